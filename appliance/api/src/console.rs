@@ -1,0 +1,116 @@
+//! Console and agent: the console connects to [`crate::paths::CONSOLE_SOCKET`], sends one
+//! [`Request`] after another and gets one [`Response`] each. The agent decides what a role may do;
+//! the console only shows.
+
+use serde::{Deserialize, Serialize};
+use weir_policy::SecretBytes;
+use weir_policy::snapshot::Snapshot;
+
+use crate::engine::{Counters, FilterEvent, SessionRecord};
+use crate::init::MachineStatus;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Who may log in and what is known before a login (hostname, whether anybody can log in).
+    Greeting,
+    Login { user: String, password: SecretBytes },
+    Version,
+    Health,
+    Segments,
+    TlsInspection,
+    /// The newest sessions first; at most `limit`.
+    Sessions { limit: usize },
+    /// The newest filter events first; at most `limit`.
+    Events { limit: usize },
+    /// The newest lines of the system log last; at most `limit`.
+    Log { limit: usize },
+    /// The running configuration as a document, secrets left out.
+    Configuration,
+    ForceFallback(bool),
+    Reboot,
+    PowerOff,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Response {
+    Greeting(Greeting),
+    LoggedIn { user: String, role: Role },
+    /// What was asked for is not allowed or cannot be done now, and why.
+    Refused(String),
+    Done(String),
+    Version { version: String, kernel: String, slot: Option<String> },
+    Health(Box<Health>),
+    Segments(Vec<SegmentView>),
+    TlsInspection(Box<TlsInspectionView>),
+    Sessions(Vec<SessionRecord>),
+    Events(Vec<FilterEvent>),
+    Log(Vec<String>),
+    Configuration(String),
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Greeting {
+    pub hostname: String,
+    pub version: String,
+    /// False: no administrator was provisioned; the console is read-only.
+    pub login_possible: bool,
+    /// What went wrong at provisioning, in the words that were printed at boot.
+    pub provisioning_errors: Vec<String>,
+}
+
+/// SPEC L5. Without a login: `Viewer`, which may only `show`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Viewer,
+    Operator,
+    Administrator,
+    Superuser,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Health {
+    /// `None`: init did not answer (the lab has none).
+    pub machine: Option<MachineStatus>,
+    pub engine_connected: bool,
+    /// How often an engine connected since the agent started.
+    pub engine_starts: u64,
+    pub generation: u64,
+    pub fallback_forced: bool,
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SegmentView {
+    pub name: String,
+    pub ports: [String; 2],
+    pub layer2_fallback: String,
+    /// `inspecting`, `Layer-2 fallback (forced)`, `Layer-2 fallback (engine down)`, ...
+    pub state: String,
+    pub counters: Vec<(String, u64)>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct TlsInspectionView {
+    pub client_inspection: bool,
+    pub server_inspection: bool,
+    pub max_concurrent_sessions: u32,
+    pub counters: Option<Counters>,
+    /// What is configured, by name.
+    pub server_proxies: Vec<String>,
+    pub client_proxies: Vec<String>,
+}
+
+impl TlsInspectionView {
+    /// The configured part of the view.
+    pub fn configured(snapshot: &Snapshot) -> Self {
+        Self {
+            client_inspection: snapshot.device.client_inspection,
+            server_inspection: snapshot.device.server_inspection,
+            max_concurrent_sessions: snapshot.device.max_concurrent_sessions,
+            counters: None,
+            server_proxies: snapshot.server_proxies.iter().map(|p| p.name.clone()).collect(),
+            client_proxies: snapshot.client_proxies.iter().map(|p| p.name.clone()).collect(),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Agent and engine: the agent listens on [`crate::paths::ENGINE_SOCKET`], the engine connects and
+//! reconnects. The agent sends whole snapshots and commands, the engine streams events and
+//! counters and answers the snapshots. An engine that lost its agent keeps its policy.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use weir_policy::snapshot::{SegmentId, Snapshot};
+use weir_policy::Outcome;
+
+/// Agent to engine.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ToEngine {
+    /// Whole policy; answered by [`FromEngine::Applied`] or [`FromEngine::Refused`].
+    Snapshot(Box<Snapshot>),
+    /// Layer-2 fallback by command, on all segments (SPEC D2, D10); `false`: back to normal.
+    ForceFallback(bool),
+}
+
+/// Engine to agent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum FromEngine {
+    /// First message after connecting.
+    Started { version: String, segments: Vec<SegmentId>, runtimes: u32 },
+    Applied { generation: u64 },
+    /// The running policy stays.
+    Refused { generation: u64, error: String },
+    /// A session ended, or was released; one each.
+    Session(Box<SessionRecord>),
+    /// A filter fired.
+    Filter(Box<FilterEvent>),
+    /// About once a second.
+    Counters(Box<Counters>),
+}
+
+/// One session, told when its outcome is known and it ended (decrypted) or was judged (released).
+/// Times are milliseconds since the Unix epoch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SessionRecord {
+    /// Unique while the engine runs; counts from 1.
+    pub id: u64,
+    pub started: u64,
+    pub ended: u64,
+    pub segment: SegmentId,
+    pub client: SocketAddr,
+    pub server: SocketAddr,
+    pub server_name: Option<String>,
+    /// Names in the snapshot of `generation`.
+    pub virtual_segment: Option<String>,
+    pub profile: Option<String>,
+    pub policy: Option<String>,
+    pub generation: u64,
+    pub outcome: Outcome,
+    /// What the client's side of the session negotiated, where it was decrypted (SPEC T4).
+    pub client_leg: Option<LegRecord>,
+    pub server_leg: Option<LegRecord>,
+    /// The server certificate's verdict in words, where one was verified.
+    pub verdict: Option<String>,
+    /// Plaintext bytes from client to server, and back.
+    pub bytes_to_server: u64,
+    pub bytes_to_client: u64,
+}
+
+/// What one side negotiated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegRecord {
+    pub version: String,
+    pub suite: String,
+    pub group: Option<String>,
+    pub alpn: Option<String>,
+    pub resumed: bool,
+}
+
+/// A rule that matched.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FilterEvent {
+    pub session: u64,
+    pub time: u64,
+    pub segment: SegmentId,
+    pub client: SocketAddr,
+    pub server: SocketAddr,
+    pub server_name: Option<String>,
+    pub profile: Option<String>,
+    pub sid: u32,
+    pub rev: u32,
+    pub message: String,
+    pub action: FilterAction,
+    pub tls_inspected: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FilterAction {
+    Permit,
+    Block,
+}
+
+/// Everything the engine counts, cumulative since it started, unless said otherwise.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// The generation in force.
+    pub generation: u64,
+    /// Seconds since the engine started.
+    pub uptime: u64,
+    /// Now.
+    pub sessions_decrypted_now: u64,
+    /// Sessions by outcome and reason, in the outcome's words: (`outcome`, `reason`, count).
+    pub outcomes: Vec<(String, Option<String>, u64)>,
+    pub segments: Vec<SegmentCounters>,
+    /// Named counters of the TLS side, in a fixed order.
+    pub tls: Vec<(String, u64)>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SegmentCounters {
+    pub segment: SegmentId,
+    /// Inspecting, or in Layer-2 fallback.
+    pub fallback: bool,
+    /// Named counters of the data plane, in a fixed order.
+    pub counters: Vec<(String, u64)>,
+}

@@ -1,0 +1,58 @@
+//! A frame: a 32-bit big-endian length, then that many bytes of JSON.
+
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use zeroize::Zeroizing;
+
+/// Largest frame: a snapshot with 1000 certificates and a large rule set is below it. A longer
+/// one is refused before a byte of it is read.
+pub const MAX_FRAME: usize = 64 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    #[error("frame of {0} bytes is over the bound of {MAX_FRAME}")]
+    TooLarge(usize),
+    #[error("frame does not hold the expected message: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// Reads one message; `None` where the peer closed between frames.
+pub async fn read<T, R>(from: &mut R) -> Result<Option<T>, FrameError>
+where
+    T: DeserializeOwned,
+    R: AsyncRead + Unpin,
+{
+    let mut length = [0; 4];
+    match from.read_exact(&mut length).await {
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    let length = u32::from_be_bytes(length) as usize;
+    if length > MAX_FRAME {
+        return Err(FrameError::TooLarge(length));
+    }
+    // Snapshots carry keys: the buffer is wiped.
+    let mut body = Zeroizing::new(vec![0; length]);
+    from.read_exact(&mut body).await?;
+    Ok(Some(serde_json::from_slice(&body)?))
+}
+
+/// Writes one message.
+pub async fn write<T, W>(to: &mut W, message: &T) -> Result<(), FrameError>
+where
+    T: Serialize,
+    W: AsyncWrite + Unpin,
+{
+    let body = Zeroizing::new(serde_json::to_vec(message)?);
+    let length = u32::try_from(body.len())
+        .ok()
+        .filter(|_| body.len() <= MAX_FRAME)
+        .ok_or(FrameError::TooLarge(body.len()))?;
+    to.write_all(&length.to_be_bytes()).await?;
+    to.write_all(&body).await?;
+    to.flush().await?;
+    Ok(())
+}

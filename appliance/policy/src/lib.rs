@@ -1,0 +1,19 @@
+//! The vocabulary of Weir: segments, proxies, policies, outcomes; what a configuration may say and
+//! the order in which a flow is judged.
+//!
+//! For: types that every other crate shares, parsing and validating the configuration document,
+//! compiling it to an immutable [`Snapshot`], and [`judge`], the one place where the order of
+//! judgement stands. Not for: I/O of any kind; nothing here opens a file or a socket.
+//! Fails by typed errors that name the place in the document, what was wrong and what would be
+//! right.
+#![forbid(unsafe_code)]
+
+pub mod judge;
+pub mod outcome;
+pub mod secret;
+pub mod snapshot;
+
+pub use judge::{Candidate, Decision, FirstBytes, Inspection, judge};
+pub use outcome::Outcome;
+pub use secret::SecretBytes;
+pub use snapshot::Snapshot;

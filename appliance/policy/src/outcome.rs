@@ -1,0 +1,156 @@
+//! The five session outcomes of SPEC T11, each with its typed reason.
+//!
+//! The same value feeds the log, the counters and the tests; strings are made at the edge, by
+//! `Display` (the outcome's words, exactly as SPEC T11 has them) and [`Outcome::reason`].
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What became of one session (SPEC T11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Outcome {
+    DecryptedAndInspected,
+    DecryptedNotInspected(NotInspected),
+    NotDecrypted(NotDecrypted),
+    Bypassed(Bypassed),
+    Blocked(Blocked),
+}
+
+/// Why a decrypted session was not inspected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum NotInspected {
+    /// No filter applies to the profile's traffic.
+    NoFilters,
+}
+
+/// Which exception of policy kept a session from being decrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum NotDecrypted {
+    DomainException,
+    SourceException,
+}
+
+/// Which requirement of TLS inspection a session did not meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Bypassed {
+    /// No virtual segment's policy covers the flow's addresses and port.
+    NoPolicy,
+    /// The first bytes on a client proxy's port are not TLS.
+    NotTls,
+    /// The hello is SSLv2-format, or offers no version and suite this device decrypts.
+    UnsupportedTls,
+    /// A ClientHello that breaks the protocol's grammar.
+    MalformedHello,
+    /// A ClientHello longer than 64 KiB.
+    OversizeHello,
+    /// The hello stayed incomplete for longer than it may be held.
+    IncompleteHello,
+    /// The server sent data before the client's first byte was judged.
+    ServerSpokeFirst,
+    /// The maximum of concurrent sessions, or of held flows, was reached (SPEC D9).
+    SessionThreshold,
+    /// The kernel refused one of the two sockets, or another flow owns the same tuple.
+    TakeoverFailed,
+    /// The flow ended (FIN or RST) while it was held.
+    EndedWhileHeld,
+}
+
+/// Why a session was blocked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Blocked {
+    /// A filter dropped it; the rule's `sid`.
+    Filter(u32),
+    /// Cleartext, or something else than a TLS handshake, to a server proxy (SPEC T9).
+    NotTlsOnServerProxy,
+    /// The server's certificate fails verification and the client proxy blocks those.
+    InvalidCertificate,
+    /// The server's certificate has expired and the client proxy blocks those.
+    ExpiredCertificate,
+    /// The server asked for a client certificate (SPEC T10).
+    ClientCertificateRequested,
+    /// The TLS handshake with the server failed.
+    ServerHandshakeFailed,
+    /// The TLS handshake with the client failed.
+    ClientHandshakeFailed,
+    /// A request or response head longer than 64 KiB, which cannot be withheld whole.
+    HeadTooLarge,
+    /// Traffic that breaks the grammar of the service it is said to be.
+    ProtocolViolation,
+}
+
+impl Outcome {
+    /// The reason in the log's words, or `None` for the outcome that needs none.
+    pub fn reason(&self) -> Option<String> {
+        let reason: &dyn fmt::Display = match self {
+            Self::DecryptedAndInspected => return None,
+            Self::DecryptedNotInspected(reason) => reason,
+            Self::NotDecrypted(reason) => reason,
+            Self::Bypassed(reason) => reason,
+            Self::Blocked(reason) => reason,
+        };
+        Some(reason.to_string())
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::DecryptedAndInspected => "decrypted and inspected",
+            Self::DecryptedNotInspected(_) => "decrypted but not inspected",
+            Self::NotDecrypted(_) => "not decrypted",
+            Self::Bypassed(_) => "bypassed",
+            Self::Blocked(_) => "blocked",
+        })
+    }
+}
+
+impl fmt::Display for NotInspected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoFilters => "no filters apply",
+        })
+    }
+}
+
+impl fmt::Display for NotDecrypted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::DomainException => "domain exception",
+            Self::SourceException => "source exception",
+        })
+    }
+}
+
+impl fmt::Display for Bypassed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoPolicy => "no policy covers the flow",
+            Self::NotTls => "not TLS",
+            Self::UnsupportedTls => "TLS version or suites not supported",
+            Self::MalformedHello => "malformed ClientHello",
+            Self::OversizeHello => "ClientHello over 64 KiB",
+            Self::IncompleteHello => "incomplete ClientHello",
+            Self::ServerSpokeFirst => "server spoke first",
+            Self::SessionThreshold => "maximum of concurrent sessions",
+            Self::TakeoverFailed => "takeover failed",
+            Self::EndedWhileHeld => "ended while held",
+        })
+    }
+}
+
+impl fmt::Display for Blocked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Filter(sid) => write!(f, "filter {sid}"),
+            Self::NotTlsOnServerProxy => f.write_str("not TLS on a server proxy"),
+            Self::InvalidCertificate => f.write_str("invalid server certificate"),
+            Self::ExpiredCertificate => f.write_str("expired server certificate"),
+            Self::ClientCertificateRequested => f.write_str("server asked for a client certificate"),
+            Self::ServerHandshakeFailed => f.write_str("TLS handshake with the server failed"),
+            Self::ClientHandshakeFailed => f.write_str("TLS handshake with the client failed"),
+            Self::HeadTooLarge => f.write_str("message head over 64 KiB"),
+            Self::ProtocolViolation => f.write_str("protocol violation"),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The compiled policy: whole, immutable, numbered. The agent makes one from a validated
+//! configuration and sends it to the engine; nothing in it refers to a file.
+//!
+//! References between items are indices into the snapshot's own vectors and are checked when it is
+//! made: [`Snapshot`] is right by construction.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::secret::SecretBytes;
+
+/// One generation of policy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Grows by one with every change; a session keeps the generation it started with (SPEC P10).
+    pub generation: u64,
+    pub device: Device,
+    pub segments: Vec<Segment>,
+    /// In order: the first that matches a packet owns it (SPEC D3).
+    pub virtual_segments: Vec<VirtualSegment>,
+    pub profiles: Vec<Profile>,
+    pub server_proxies: Vec<ServerProxy>,
+    pub client_proxies: Vec<ClientProxy>,
+    pub decryption_policies: Vec<DecryptionPolicy>,
+    pub trust_stores: Vec<TrustStore>,
+    pub filters: Vec<FilterSet>,
+    /// Signs what does not verify (SPEC T7); made by the agent at first boot.
+    pub untrusted_authority: Option<CertifiedKey>,
+}
+
+/// Device settings (SPEC P1, D9).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Device {
+    pub client_inspection: bool,
+    pub server_inspection: bool,
+    /// Most TLS sessions decrypted at one time; past it new ones are bypassed (SPEC D9).
+    pub max_concurrent_sessions: u32,
+}
+
+impl Default for Device {
+    fn default() -> Self {
+        Self { client_inspection: true, server_inspection: true, max_concurrent_sessions: 10_000 }
+    }
+}
+
+/// A pair of ports, bridged (SPEC D2).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Number from 1: segment 1 has the ports 1A and 1B.
+    pub id: SegmentId,
+    pub name: String,
+    pub layer2_fallback: Layer2Fallback,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SegmentId(pub u16);
+
+/// What a segment does when the engine is down, stuck or told to fall back (SPEC D2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layer2Fallback {
+    #[default]
+    PermitAll,
+    BlockAll,
+}
+
+/// A side of a segment: the port a packet came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Side {
+    A,
+    B,
+}
+
+/// A match on segment and direction, VLANs and addresses; carries one profile (SPEC D3).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VirtualSegment {
+    pub name: String,
+    /// Empty: every segment.
+    pub segments: Vec<SegmentId>,
+    /// The side the client's SYN comes in by; `None`: both.
+    pub from: Option<Side>,
+    /// Empty: any VLAN and none.
+    pub vlans: Vec<u16>,
+    /// Empty: any.
+    pub sources: Vec<IpNet>,
+    /// Empty: any.
+    pub destinations: Vec<IpNet>,
+    /// Index into [`Snapshot::profiles`].
+    pub profile: usize,
+}
+
+/// An inspection profile: what a virtual segment does with its traffic.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Profile {
+    pub name: String,
+    pub server_policies: Vec<ServerPolicy>,
+    pub client_policies: Vec<ClientPolicy>,
+    /// Indices into [`Snapshot::filters`].
+    pub filters: Vec<usize>,
+}
+
+/// SPEC P8.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServerPolicy {
+    pub name: String,
+    /// Index into [`Snapshot::server_proxies`].
+    pub server_proxy: usize,
+    /// Clients whose sessions are never decrypted.
+    pub source_exceptions: Vec<IpNet>,
+}
+
+/// SPEC P7.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClientPolicy {
+    pub name: String,
+    /// Index into [`Snapshot::client_proxies`].
+    pub client_proxy: usize,
+    /// Index into [`Snapshot::decryption_policies`].
+    pub decryption_policy: Option<usize>,
+    /// Index into [`Snapshot::trust_stores`].
+    pub trust_store: usize,
+    /// Clients whose sessions are never decrypted.
+    pub source_exceptions: Vec<IpNet>,
+}
+
+/// SPEC P3.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServerProxy {
+    pub name: String,
+    pub destinations: Vec<IpNet>,
+    pub detection_ports: Vec<PortRange>,
+    pub service: Service,
+    /// At least one; the first is the default for names that match none (SPEC T6).
+    pub certificates: Vec<CertifiedKey>,
+    /// Reset the server's connection on a block, too (SPEC T8).
+    pub reset_server_on_block: bool,
+}
+
+/// SPEC P4.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClientProxy {
+    pub name: String,
+    pub detection_ports: Vec<PortRange>,
+    pub service: Service,
+    pub signing_certificate: CertifiedKey,
+    pub block_invalid_certificates: bool,
+    pub block_expired_certificates: bool,
+    /// Reset the client's connection on a block, too (SPEC T8).
+    pub reset_client_on_block: bool,
+}
+
+/// The decrypted service: which decoder inspects the plaintext (SPEC P3, I1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Service {
+    #[default]
+    Http,
+    /// Service-independent filters only.
+    Other,
+}
+
+/// SPEC P5, domains only; `*.example.org` matches any depth below, not the bare domain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DecryptionPolicy {
+    pub name: String,
+    pub domains_not_to_decrypt: Vec<DomainPattern>,
+}
+
+/// SPEC P6.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrustStore {
+    pub name: String,
+    /// Certificates of authorities, DER.
+    #[serde(with = "der_list")]
+    pub authorities: Vec<Vec<u8>>,
+    /// Mozilla's list as well.
+    pub default_ca_package: bool,
+}
+
+/// Rules as written, with the name the messages about them use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FilterSet {
+    pub name: String,
+    /// Where the text came from: a file's path, or the place in the configuration document.
+    pub origin: String,
+    /// Rules in Suricata's syntax, a line each (SPEC I2).
+    pub rules: String,
+}
+
+/// A certificate chain (leaf first, DER) and its private key (PKCS#8 DER).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CertifiedKey {
+    #[serde(with = "der_list")]
+    pub chain: Vec<Vec<u8>>,
+    pub key: SecretBytes,
+}
+
+/// Inclusive, `first <= last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRange {
+    pub first: u16,
+    pub last: u16,
+}
+
+impl PortRange {
+    pub fn contains(&self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+}
+
+/// A domain name or a `*.` wildcard, lower case, no trailing dot, A-labels.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct DomainPattern {
+    /// The name without `*.`.
+    pub domain: String,
+    /// Matches every name below `domain`, and not `domain` itself.
+    pub wildcard: bool,
+}
+
+impl DomainPattern {
+    /// `name` is matched as it came from the wire: any case, with or without a trailing dot.
+    pub fn matches(&self, name: &str) -> bool {
+        let name = name.strip_suffix('.').unwrap_or(name);
+        if !self.wildcard {
+            return name.eq_ignore_ascii_case(&self.domain);
+        }
+        let Some(cut) = name.len().checked_sub(self.domain.len()) else { return false };
+        match (name.get(..cut), name.get(cut..)) {
+            (Some(below), Some(domain)) => {
+                below.len() > 1 && below.ends_with('.') && domain.eq_ignore_ascii_case(&self.domain)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Whether an address lies in one of the networks; an empty list matches everything.
+pub fn any_or_in(networks: &[IpNet], address: IpAddr) -> bool {
+    networks.is_empty() || networks.iter().any(|network| network.contains(&address))
+}
+
+/// DER blobs as base64 strings.
+mod der_list {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+
+    pub fn serialize<S: Serializer>(list: &[Vec<u8>], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(list.iter().map(|der| STANDARD.encode(der)))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Vec<u8>>, D::Error> {
+        Vec::<String>::deserialize(from)?
+            .iter()
+            .map(|text| STANDARD.decode(text).map_err(D::Error::custom))
+            .collect()
+    }
+}
