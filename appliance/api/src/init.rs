@@ -39,13 +39,15 @@ pub enum ToInit {
     Status,
     Reboot,
     PowerOff,
+    /// SIGKILL to a service, which supervision then restarts (`debug engine kill`).
+    KillService { name: String },
 }
 
 /// init's answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum FromInit {
     Status(MachineStatus),
-    /// Reboot or shutdown has begun.
+    /// Reboot or shutdown has begun, or the service was killed.
     Going,
     Refused(String),
 }
