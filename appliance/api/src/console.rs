@@ -13,32 +13,50 @@ use crate::init::MachineStatus;
 pub enum Request {
     /// Who may log in and what is known before a login (hostname, whether anybody can log in).
     Greeting,
-    Login { user: String, password: SecretBytes },
+    Login {
+        user: String,
+        password: SecretBytes,
+    },
     Version,
     Health,
     Segments,
     TlsInspection,
     /// The newest sessions first; at most `limit`.
-    Sessions { limit: usize },
+    Sessions {
+        limit: usize,
+    },
     /// The newest filter events first; at most `limit`.
-    Events { limit: usize },
+    Events {
+        limit: usize,
+    },
     /// The newest lines of the system log last; at most `limit`.
-    Log { limit: usize },
+    Log {
+        limit: usize,
+    },
     /// The running configuration as a document, secrets left out.
     Configuration,
     ForceFallback(bool),
     Reboot,
     PowerOff,
+    /// `debug engine kill`: init kills the engine, to show fail-open; supervision restarts it.
+    KillEngine,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Response {
     Greeting(Greeting),
-    LoggedIn { user: String, role: Role },
+    LoggedIn {
+        user: String,
+        role: Role,
+    },
     /// What was asked for is not allowed or cannot be done now, and why.
     Refused(String),
     Done(String),
-    Version { version: String, kernel: String, slot: Option<String> },
+    Version {
+        version: String,
+        kernel: String,
+        slot: Option<String>,
+    },
     Health(Box<Health>),
     Segments(Vec<SegmentView>),
     TlsInspection(Box<TlsInspectionView>),
@@ -56,6 +74,9 @@ pub struct Greeting {
     pub login_possible: bool,
     /// What went wrong at provisioning, in the words that were printed at boot.
     pub provisioning_errors: Vec<String>,
+    /// What this connection may do without a login: by the peer's credentials, or `Viewer` where
+    /// nobody can log in. `None`: a login is needed.
+    pub role: Option<Role>,
 }
 
 /// SPEC L5. Without a login: `Viewer`, which may only `show`.

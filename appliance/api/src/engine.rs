@@ -5,8 +5,8 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
-use weir_policy::snapshot::{SegmentId, Snapshot};
 use weir_policy::Outcome;
+use weir_policy::snapshot::{SegmentId, Snapshot};
 
 /// Agent to engine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,10 +21,19 @@ pub enum ToEngine {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum FromEngine {
     /// First message after connecting.
-    Started { version: String, segments: Vec<SegmentId>, runtimes: u32 },
-    Applied { generation: u64 },
+    Started {
+        version: String,
+        segments: Vec<SegmentId>,
+        runtimes: u32,
+    },
+    Applied {
+        generation: u64,
+    },
     /// The running policy stays.
-    Refused { generation: u64, error: String },
+    Refused {
+        generation: u64,
+        error: String,
+    },
     /// A session ended, or was released; one each.
     Session(Box<SessionRecord>),
     /// A filter fired.

@@ -10,8 +10,8 @@ pub const MAX_FRAME: usize = 64 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    #[error("frame of {0} bytes is over the bound of {MAX_FRAME}")]
-    TooLarge(usize),
+    #[error("frame of {length} bytes is over the bound of {bound}")]
+    TooLarge { length: usize, bound: usize },
     #[error("frame does not hold the expected message: {0}")]
     Json(#[from] serde_json::Error),
     #[error(transparent)]
@@ -24,6 +24,16 @@ where
     T: DeserializeOwned,
     R: AsyncRead + Unpin,
 {
+    read_at_most(from, MAX_FRAME).await
+}
+
+/// Reads one message of at most `bound` bytes: for peers that send small messages only, so that
+/// they cannot make the reader set aside more. `None` where the peer closed between frames.
+pub async fn read_at_most<T, R>(from: &mut R, bound: usize) -> Result<Option<T>, FrameError>
+where
+    T: DeserializeOwned,
+    R: AsyncRead + Unpin,
+{
     let mut length = [0; 4];
     match from.read_exact(&mut length).await {
         Ok(_) => {}
@@ -31,8 +41,8 @@ where
         Err(error) => return Err(error.into()),
     }
     let length = u32::from_be_bytes(length) as usize;
-    if length > MAX_FRAME {
-        return Err(FrameError::TooLarge(length));
+    if length > bound {
+        return Err(FrameError::TooLarge { length, bound });
     }
     // Snapshots carry keys: the buffer is wiped.
     let mut body = Zeroizing::new(vec![0; length]);
@@ -50,7 +60,7 @@ where
     let length = u32::try_from(body.len())
         .ok()
         .filter(|_| body.len() <= MAX_FRAME)
-        .ok_or(FrameError::TooLarge(body.len()))?;
+        .ok_or(FrameError::TooLarge { length: body.len(), bound: MAX_FRAME })?;
     to.write_all(&length.to_be_bytes()).await?;
     to.write_all(&body).await?;
     to.flush().await?;

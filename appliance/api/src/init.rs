@@ -40,7 +40,9 @@ pub enum ToInit {
     Reboot,
     PowerOff,
     /// SIGKILL to a service, which supervision then restarts (`debug engine kill`).
-    KillService { name: String },
+    KillService {
+        name: String,
+    },
 }
 
 /// init's answer.

@@ -10,6 +10,8 @@ pub const INIT_SOCKET: &str = "/run/weir/init.sock";
 pub const BOOT_PLAN: &str = "/run/weir/boot-plan.json";
 /// What `weir-agent provision` leaves for the agent: `weir_provisioning::Provisioned` as JSON.
 pub const PROVISIONED: &str = "/run/weir/agent/provisioned.json";
+/// What went wrong at provisioning, a line each, for the console's greeting.
+pub const PROVISIONING_ERRORS: &str = "/run/weir/agent/provisioning-errors";
 /// The image's own configuration document.
 pub const IMAGE_CONFIGURATION: &str = "/etc/weir/weir.toml";
 /// Where named network namespaces live, as iproute2 has them.
