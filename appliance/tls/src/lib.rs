@@ -1,1 +1,26 @@
-//! placeholder
+//! Everything TLS that the engine needs, without a socket and without a clock of its own.
+//!
+//! For: telling what a client's first bytes are ([`hello`]), the two legs of a decrypted session
+//! behind one trait ([`leg`]) and their modern stack ([`modern`]), choosing a server's certificate
+//! by name ([`server_certificates`]), judging a server's certificate ([`verify`]) and forging its
+//! copy ([`forge`]). Not for: policy (the order of judgement is `weir_policy::judge`), sockets,
+//! threads, files. Fails by typed errors; no byte of a peer can make it panic, and every buffer and
+//! cache has a bound written beside it.
+#![forbid(unsafe_code)]
+
+pub mod alert;
+mod certificate;
+mod der;
+pub mod hello;
+pub mod key;
+pub mod leg;
+pub mod modern;
+pub mod names;
+pub mod server_certificates;
+
+pub use alert::Alert;
+pub use hello::{ClientHello, HelloError, Peek, peek};
+pub use key::{KeyError, LegKey};
+pub use leg::{LegError, Negotiated, PlainState, TlsLeg};
+pub use modern::ModernStack;
+pub use server_certificates::ServerCertificates;

@@ -1,0 +1,102 @@
+//! Gathers the first handshake message out of TLS records (RFC 8446 section 5.1).
+
+use std::borrow::Cow;
+
+use super::{HelloError, MAX_HELLO};
+
+const RECORD_HEADER: usize = 5;
+const HANDSHAKE_HEADER: usize = 4;
+const CLIENT_HELLO: u8 = 1;
+/// Longest plaintext fragment of a record.
+const MAX_FRAGMENT: usize = 1 << 14;
+
+pub(super) enum Gathered<'a> {
+    Whole(Message<'a>),
+    /// Everything so far is well formed.
+    Partial,
+    /// The message says of itself that it is longer than [`MAX_HELLO`].
+    Oversize,
+}
+
+/// A ClientHello's body, without the handshake header.
+pub(super) struct Message<'a> {
+    pub(super) body: Cow<'a, [u8]>,
+    /// Bytes on the wire up to the end of the message's last record.
+    pub(super) wire_length: usize,
+}
+
+/// Walks the records from the start of `bytes`. The first one's type and major version are known
+/// to be right.
+pub(super) fn handshake_message(bytes: &[u8]) -> Result<Gathered<'_>, HelloError> {
+    // Borrowed as long as one record has it all, which is the common case.
+    let mut gathered: Cow<'_, [u8]> = Cow::Borrowed(&[]);
+    let mut rest = bytes;
+    loop {
+        let Some((fragment, after, whole)) = next_fragment(rest)? else {
+            return Ok(Gathered::Partial);
+        };
+        if gathered.is_empty() {
+            gathered = Cow::Borrowed(fragment);
+        } else {
+            gathered.to_mut().extend_from_slice(fragment);
+        }
+        rest = after;
+        if gathered.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
+            return Err(HelloError::NotClientHello);
+        }
+        if let [_, high, middle, low, ..] = *gathered {
+            let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+            if length > MAX_HELLO {
+                return Ok(Gathered::Oversize);
+            }
+            let end = HANDSHAKE_HEADER + length;
+            if gathered.len() > end {
+                // A client has nothing to say before the server's answer, and a handshake message
+                // may not straddle a change of keys.
+                return Err(HelloError::TrailingHandshake);
+            }
+            if gathered.len() == end && whole {
+                let wire_length = bytes.len() - rest.len();
+                let body = match gathered {
+                    Cow::Borrowed(message) => {
+                        Cow::Borrowed(message.get(HANDSHAKE_HEADER..).unwrap_or_default())
+                    }
+                    Cow::Owned(mut message) => {
+                        message.drain(..HANDSHAKE_HEADER);
+                        Cow::Owned(message)
+                    }
+                };
+                return Ok(Gathered::Whole(Message { body, wire_length }));
+            }
+        }
+        if !whole {
+            return Ok(Gathered::Partial);
+        }
+    }
+}
+
+/// The next record's fragment as far as it is there, what follows it, and whether it is whole;
+/// `None` when its header is not all there. A header is refused by its first wrong byte.
+#[allow(clippy::type_complexity)]
+fn next_fragment(bytes: &[u8]) -> Result<Option<(&[u8], &[u8], bool)>, HelloError> {
+    const HANDSHAKE: u8 = 22;
+    match bytes {
+        [kind, ..] if *kind != HANDSHAKE => return Err(HelloError::InterruptedByRecord(*kind)),
+        [_, major, ..] if *major != 3 => return Err(HelloError::RecordVersion),
+        _ => {}
+    }
+    let Some((&[_, _, _, high, low], rest)) = bytes.split_first_chunk::<RECORD_HEADER>() else {
+        return Ok(None);
+    };
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    if length == 0 {
+        return Err(HelloError::EmptyRecord);
+    }
+    if length > MAX_FRAGMENT {
+        return Err(HelloError::OversizedRecord(length));
+    }
+    Ok(Some(match rest.split_at_checked(length) {
+        Some((fragment, after)) => (fragment, after, true),
+        None => (rest, &[], false),
+    }))
+}

@@ -1,0 +1,145 @@
+//! A certificate chain with its private key, ready for a client leg.
+//!
+//! For: loading a key once and sharing it by reference. Not for: importing keys in other forms than
+//! PKCS#8 (`appliance/pki` does). Keys that no stack can use are refused by name. The key lives in
+//! aws-lc's memory, which wipes it when freed; `Debug` does not show it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::sign::{CertifiedKey, SigningKey};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use thiserror::Error;
+use weir_policy::snapshot;
+
+use crate::certificate::Certificate;
+use crate::der::{self, DerError, Reader};
+
+/// A chain (leaf first) and its signing key.
+#[derive(Clone)]
+pub struct LegKey {
+    certified: Arc<CertifiedKey>,
+    kind: KeyKind,
+}
+
+/// Key types of the modern stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum KeyKind {
+    Rsa,
+    P256,
+    P384,
+}
+
+/// Why a chain and key cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum KeyError {
+    #[error("no certificate")]
+    NoCertificate,
+    #[error("certificate {index} of the chain is not DER X.509: {error}")]
+    Certificate { index: usize, error: DerError },
+    #[error("the key is not PKCS#8: {0}")]
+    NotPkcs8(DerError),
+    #[error("keys of type {0} are not supported; RSA, P-256 and P-384 are")]
+    Unsupported(String),
+    #[error("the key was refused: {0}")]
+    Refused(String),
+    #[error("the key does not belong to the certificate")]
+    Mismatch,
+}
+
+impl LegKey {
+    /// Loads the key and checks that it belongs to the chain's first certificate.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn new(pair: &snapshot::CertifiedKey) -> Result<Self, KeyError> {
+        let kind = KeyKind::of_pkcs8(pair.key.expose())?;
+        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pair.key.expose()));
+        let key = any_supported_type(&der).map_err(|error| KeyError::Refused(error.to_string()))?;
+        for (index, certificate) in pair.chain.iter().enumerate() {
+            Certificate::parse(certificate)
+                .map_err(|error| KeyError::Certificate { index, error })?;
+        }
+        let chain = pair.chain.iter().cloned().map(CertificateDer::from).collect();
+        Self::from_parts(chain, key, kind)
+    }
+
+    /// Joins a chain and a loaded key.
+    pub(crate) fn from_parts(
+        chain: Vec<CertificateDer<'static>>,
+        key: Arc<dyn SigningKey>,
+        kind: KeyKind,
+    ) -> Result<Self, KeyError> {
+        let leaf = chain.first().ok_or(KeyError::NoCertificate)?;
+        let leaf =
+            Certificate::parse(leaf).map_err(|error| KeyError::Certificate { index: 0, error })?;
+        match key.public_key() {
+            Some(public) if public.as_ref() == leaf.subject_public_key_info => {}
+            _ => return Err(KeyError::Mismatch),
+        }
+        Ok(Self { certified: Arc::new(CertifiedKey::new(chain, key)), kind })
+    }
+
+    /// Leaf first.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.certified.cert
+    }
+
+    pub fn kind(&self) -> KeyKind {
+        self.kind
+    }
+
+    pub(crate) fn certified(&self) -> &Arc<CertifiedKey> {
+        &self.certified
+    }
+
+    pub(crate) fn signing_key(&self) -> &Arc<dyn SigningKey> {
+        &self.certified.key
+    }
+}
+
+impl KeyKind {
+    /// The type that a PKCS#8 key (RFC 5208) says of itself.
+    fn of_pkcs8(der: &[u8]) -> Result<Self, KeyError> {
+        const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+        const PRIME256V1: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+        const SECP224R1: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x21];
+        const SECP384R1: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x22];
+        const SECP521R1: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x23];
+        const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
+        let (algorithm, curve) = algorithm_of_pkcs8(der).map_err(KeyError::NotPkcs8)?;
+        let unsupported = |name: &str| Err(KeyError::Unsupported(name.to_owned()));
+        match (algorithm, curve) {
+            (crate::certificate::oid::RSA_ENCRYPTION, _) => Ok(Self::Rsa),
+            (EC_PUBLIC_KEY, Some(PRIME256V1)) => Ok(Self::P256),
+            (EC_PUBLIC_KEY, Some(SECP384R1)) => Ok(Self::P384),
+            (EC_PUBLIC_KEY, Some(SECP224R1)) => unsupported("P-224"),
+            (EC_PUBLIC_KEY, Some(SECP521R1)) => unsupported("P-521"),
+            (EC_PUBLIC_KEY, _) => unsupported("EC on another curve"),
+            (ED25519, _) => unsupported("Ed25519"),
+            _ => unsupported("neither RSA nor EC"),
+        }
+    }
+}
+
+/// The algorithm's object identifier, and its parameters' where they are one.
+fn algorithm_of_pkcs8(der: &[u8]) -> Result<(&[u8], Option<&[u8]>), DerError> {
+    let mut outer = Reader(der);
+    let mut info = Reader(outer.expect(der::SEQUENCE)?.contents);
+    outer.end()?;
+    info.expect(der::INTEGER)?;
+    let mut algorithm = Reader(info.expect(der::SEQUENCE)?.contents);
+    let identifier = algorithm.expect(der::OBJECT_IDENTIFIER)?.contents;
+    let parameters = algorithm.optional(der::OBJECT_IDENTIFIER)?;
+    Ok((identifier, parameters.map(|parameters| parameters.contents)))
+}
+
+impl fmt::Debug for LegKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LegKey")
+            .field("kind", &self.kind)
+            .field("certificates", &self.chain().len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,169 @@
+//! One leg of a decrypted session: a TLS endpoint without I/O.
+//!
+//! For: the trait that the modern stack implements now and the legacy stack will later, and what
+//! both can tell about a session. The *server leg* goes to the server (Weir is the TLS client), the
+//! *client leg* to the client (Weir is the TLS server). The server leg is opened first; the client
+//! leg only when the server's certificate is known, with the client's bytes held so far as its
+//! first input. Not for: sockets, timers, policy.
+//! Fails by [`LegError`]; after an error the leg may still have an alert to write
+//! ([`TlsLeg::write_wire`]) and takes no more input.
+
+use std::fmt;
+
+use rustls_pki_types::CertificateDer;
+use thiserror::Error;
+
+use crate::alert::Alert;
+use crate::names::{Group, SignatureScheme, Suite, Version};
+
+/// Plaintext that a leg holds for [`TlsLeg::read_plain`] before [`TlsLeg::wants_read`] turns false.
+/// One more [`TlsLeg::read_wire`] call's worth may come on top of it.
+pub const PLAIN_BOUND: usize = 64 * 1024;
+
+/// Plaintext, or records made of it, that a leg holds for [`TlsLeg::write_wire`]; past it
+/// [`TlsLeg::write_plain`] accepts nothing. Handshake records and alerts are not counted.
+pub const WIRE_BOUND: usize = 64 * 1024;
+
+/// A TLS endpoint that is fed with wire bytes and plaintext and gives the other.
+///
+/// Order of use after every event: `read_wire`, `read_plain`, `write_plain`, `write_wire`.
+pub trait TlsLeg: Send {
+    /// Processes bytes from the peer: the whole input is consumed, decrypted and kept for
+    /// [`Self::read_plain`]. Bytes after the peer's close_notify are ignored (RFC 8446 section
+    /// 6.1). Plaintext that came before an error stays readable.
+    ///
+    /// # Errors
+    /// Whatever ends the session; see [`LegError`]. [`LegError::Overfed`] when called while
+    /// [`Self::wants_read`] is false.
+    fn read_wire(&mut self, wire: &[u8]) -> Result<(), LegError>;
+
+    /// False while more than [`PLAIN_BOUND`] bytes of plaintext wait, after an error, and after
+    /// the peer's close_notify.
+    fn wants_read(&self) -> bool;
+
+    /// Appends everything that must go to the peer: at most [`WIRE_BOUND`] bytes of records, and
+    /// what handshake or alert is due.
+    fn write_wire(&mut self, out: &mut Vec<u8>);
+
+    fn wants_write(&self) -> bool;
+
+    /// Appends all plaintext that was received.
+    fn read_plain(&mut self, out: &mut Vec<u8>) -> PlainState;
+
+    /// Takes plaintext for the peer, also while handshaking, and returns how many bytes were
+    /// accepted: fewer than given when [`WIRE_BOUND`] is reached, none after
+    /// [`Self::close_notify`] or an error.
+    fn write_plain(&mut self, plain: &[u8]) -> usize;
+
+    /// Ends our direction: after what was written, close_notify goes out. The other direction
+    /// stays open.
+    fn close_notify(&mut self);
+
+    /// The peer ended its direction by close_notify. A TCP FIN without it is a truncation, which
+    /// only the owner of the socket can see.
+    fn peer_closed(&self) -> bool;
+
+    fn handshaking(&self) -> bool;
+
+    /// `None` while handshaking.
+    fn negotiated(&self) -> Option<Negotiated>;
+
+    /// The peer's certificates, leaf first, as sent; known from the moment the server leg's
+    /// handshake is done. `None` on a client leg.
+    fn peer_chain(&self) -> Option<Vec<CertificateDer<'static>>>;
+
+    /// Server leg: the server sent a CertificateRequest (SPEC T10). It was answered with an empty
+    /// certificate.
+    fn client_certificate_requested(&self) -> bool;
+}
+
+/// What [`TlsLeg::read_plain`] says about more plaintext.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlainState {
+    Open,
+    /// Everything was read and the peer has sent close_notify.
+    Closed,
+}
+
+/// What a leg negotiated (SPEC T4). The parts print as IANA names them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Negotiated {
+    pub version: Version,
+    pub suite: Suite,
+    pub group: Option<Group>,
+    /// Of the server's handshake signature.
+    pub signature: Option<SignatureScheme>,
+    pub alpn: Option<Vec<u8>>,
+    pub resumed: bool,
+}
+
+impl Negotiated {
+    /// The application protocol as text; bytes that do not print are escaped.
+    pub fn alpn_text(&self) -> Option<String> {
+        self.alpn.as_ref().map(|name| name.escape_ascii().to_string())
+    }
+}
+
+/// Why a leg ended, and who said so.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum LegError {
+    /// The peer ended the session by this alert.
+    #[error("the peer sent the alert {0}")]
+    AlertReceived(Alert),
+    /// We ended the session, and this alert waits in [`TlsLeg::write_wire`].
+    #[error("{fault}; answered by the alert {alert}")]
+    Refused { fault: Fault, alert: Alert },
+    /// [`TlsLeg::read_wire`] was called while [`TlsLeg::wants_read`] was false.
+    #[error("more input than the leg may hold")]
+    Overfed,
+    /// Nothing the peer did: a configuration that cannot work, no random bytes, ....
+    #[error("internal: {0}")]
+    Internal(String),
+}
+
+/// What was wrong with a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Fault {
+    /// Its handshake signature does not verify, or its certificate has no key that could.
+    BadSignature,
+    /// No version, suite, group or signature scheme in common.
+    Incompatible,
+    /// Bytes that are no TLS message.
+    Malformed,
+    /// A message out of its order, or contents that break the protocol.
+    Misbehaved,
+    /// No application protocol in common (RFC 7301).
+    NoApplicationProtocol,
+    /// A record over 2^14 bytes and what encryption adds.
+    OversizedRecord,
+    /// A record that does not decrypt.
+    Undecryptable,
+}
+
+impl LegError {
+    /// The nearest alert for the other leg's peer.
+    pub fn alert_for_other_side(&self) -> Alert {
+        match self {
+            Self::AlertReceived(alert) => alert.for_other_side(),
+            Self::Refused { fault: Fault::Incompatible, .. } => Alert::HANDSHAKE_FAILURE,
+            Self::Refused { fault: Fault::NoApplicationProtocol, .. } => {
+                Alert::NO_APPLICATION_PROTOCOL
+            }
+            Self::Refused { .. } | Self::Overfed | Self::Internal(_) => Alert::INTERNAL_ERROR,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BadSignature => "the handshake's signature does not verify",
+            Self::Incompatible => "no version, suite, group or signature scheme in common",
+            Self::Malformed => "malformed TLS message",
+            Self::Misbehaved => "the peer broke the protocol",
+            Self::NoApplicationProtocol => "no application protocol in common",
+            Self::OversizedRecord => "oversized record",
+            Self::Undecryptable => "a record does not decrypt",
+        })
+    }
+}

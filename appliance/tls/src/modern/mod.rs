@@ -1,0 +1,116 @@
+//! The modern stack: TLS 1.3 and TLS 1.2 with ECDHE and AEAD, in memory-safe code (SPEC T13).
+//!
+//! For: both legs of a session whose hello [`ClientHello::supported`] is true for, on rustls with
+//! aws-lc's primitives, X25519MLKEM768 first (SPEC T12). Not for: anything older. Weir never
+//! accepts early data, never renegotiates, and resumes nothing yet: a resumed session must be bound
+//! to the policy's generation and the certificate's verdict first.
+//! Fails by [`LegError`]; [`ModernStack::new`] only if the provider itself is broken.
+//!
+//! [`ClientHello::supported`]: crate::ClientHello::supported
+
+mod leg;
+mod support;
+mod witness;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::server::NoServerSessionStorage;
+use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
+use rustls_pki_types::{DnsName, ServerName};
+
+use self::leg::ModernLeg;
+use self::witness::{Presented, Witness};
+use crate::key::LegKey;
+use crate::leg::{LegError, TlsLeg};
+
+/// What all modern legs share. Cheap to clone; one per process is enough.
+#[derive(Clone, Debug)]
+pub struct ModernStack {
+    provider: Arc<CryptoProvider>,
+    /// Copied for every server leg, with the leg's own witness.
+    client: ClientConfig,
+    /// Copied for every client leg, with the leg's own key and ALPN.
+    server: ServerConfig,
+}
+
+impl ModernStack {
+    /// # Errors
+    /// [`LegError::Internal`] where the provider lacks what TLS 1.2 and 1.3 need.
+    pub fn new() -> Result<Self, LegError> {
+        let internal = |error: rustls::Error| LegError::Internal(error.to_string());
+        let provider = Arc::new(default_provider());
+        let witness = Arc::new(Witness::new(provider.clone()));
+        let mut client = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(internal)?
+            .dangerous()
+            .with_custom_certificate_verifier(witness.clone())
+            .with_client_cert_resolver(witness);
+        client.resumption = Resumption::disabled();
+        client.enable_early_data = false;
+        let mut server = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(internal)?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(Presented::nothing()));
+        // The default is a cache of its own in every configuration (31 KiB).
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.send_tls13_tickets = 0;
+        server.max_early_data_size = 0;
+        Ok(Self { provider, client, server })
+    }
+
+    /// The leg to a server, with its ClientHello waiting to be written.
+    ///
+    /// `server_name` is the client's own, sent on as the client sent it but in lower case and
+    /// without a trailing dot (RFC 6066 section 3); none is sent where the client sent none or
+    /// where it is no DNS name. `alpn` is what to offer, in order; empty: no such extension.
+    /// Every certificate is accepted here: the caller reads the chain when the handshake is done
+    /// and judges it by [`crate::verify`]. The handshake's signature is verified always.
+    ///
+    /// # Errors
+    /// [`LegError::Internal`] only.
+    pub fn server_leg(
+        &self,
+        server_name: Option<&str>,
+        address: IpAddr,
+        alpn: Vec<Vec<u8>>,
+    ) -> Result<Box<dyn TlsLeg>, LegError> {
+        let name = server_name
+            .and_then(|name| DnsName::try_from(name.to_owned()).ok())
+            .map_or(ServerName::IpAddress(address.into()), ServerName::DnsName);
+        let witness = Arc::new(Witness::new(self.provider.clone()));
+        let mut config = self.client.clone();
+        config.dangerous().set_certificate_verifier(witness.clone());
+        config.client_auth_cert_resolver = witness.clone();
+        let connection = ClientConnection::new_with_alpn(Arc::new(config), name, alpn)
+            .map_err(|error| LegError::Internal(error.to_string()))?;
+        Ok(Box::new(ModernLeg::new(connection.into(), witness.observed())))
+    }
+
+    /// The leg to a client, waiting for its ClientHello: feed the bytes held so far.
+    ///
+    /// `alpn` is the protocol that the server leg negotiated: it is the only one offered. `None`:
+    /// the client's list is ignored (an offer without overlap would be a fatal alert, RFC 7301
+    /// section 3.2).
+    ///
+    /// # Errors
+    /// [`LegError::Internal`] only.
+    pub fn client_leg(
+        &self,
+        key: &LegKey,
+        alpn: Option<Vec<u8>>,
+    ) -> Result<Box<dyn TlsLeg>, LegError> {
+        let presented = Arc::new(Presented::new(key));
+        let mut config = self.server.clone();
+        config.cert_resolver = presented.clone();
+        config.alpn_protocols = alpn.into_iter().collect();
+        let connection = ServerConnection::new(Arc::new(config))
+            .map_err(|error| LegError::Internal(error.to_string()))?;
+        Ok(Box::new(ModernLeg::new(connection.into(), presented.observed())))
+    }
+}
