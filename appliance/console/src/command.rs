@@ -1,0 +1,99 @@
+//! From a parsed line to the agent's answer, shown.
+//!
+//! Not for: reading lines (see [`crate::grammar`]) and not for what answers look like (see
+//! [`crate::render`]). Fails by words for the operator.
+
+use std::path::Path;
+
+use anyhow::{anyhow, bail};
+use weir_api::console::{Request, Response};
+
+use crate::agent::{Agent, Away};
+use crate::grammar::{self, Command, Line};
+use crate::render;
+
+/// Shown where the line names no count: a screen or two.
+const RECORDS: usize = 20;
+const LOG_LINES: usize = 50;
+
+/// What a line leads to.
+pub enum Step {
+    /// Ask the agent.
+    Ask(Request),
+    /// Ask the operator first: the question.
+    Confirm(&'static str, Request),
+    Help,
+    Leave,
+}
+
+pub fn step(line: Line) -> Step {
+    let records = line.count.unwrap_or(RECORDS);
+    match line.command {
+        Command::ShowVersion => Step::Ask(Request::Version),
+        Command::ShowHealth => Step::Ask(Request::Health),
+        Command::ShowSegments => Step::Ask(Request::Segments),
+        Command::ShowTlsInspection => Step::Ask(Request::TlsInspection),
+        Command::ShowSessions | Command::ShowSessionsDetail => {
+            Step::Ask(Request::Sessions { limit: records })
+        }
+        Command::ShowEvents => Step::Ask(Request::Events { limit: records }),
+        Command::ShowLog => Step::Ask(Request::Log { limit: line.count.unwrap_or(LOG_LINES) }),
+        Command::ShowConfiguration => Step::Ask(Request::Configuration),
+        Command::ForceFallback => Step::Ask(Request::ForceFallback(true)),
+        Command::ForceNormal => Step::Ask(Request::ForceFallback(false)),
+        Command::DebugEngineKill => Step::Ask(Request::KillEngine),
+        Command::Reboot => Step::Confirm("Restart the appliance?", Request::Reboot),
+        Command::RebootUnasked => Step::Ask(Request::Reboot),
+        Command::Shutdown => Step::Confirm("Shut the appliance down?", Request::PowerOff),
+        Command::ShutdownUnasked => Step::Ask(Request::PowerOff),
+        Command::Help => Step::Help,
+        Command::Exit => Step::Leave,
+    }
+}
+
+/// Asks and shows. `Ok(Err(..))`: the agent refused, in its words.
+pub fn ask(
+    agent: &mut Agent,
+    command: Command,
+    request: &Request,
+) -> Result<Result<String, String>, Away> {
+    Ok(match agent.ask(request)? {
+        Response::Refused(reason) => Err(reason),
+        response => Ok(match (command, response) {
+            (Command::ShowSessionsDetail, Response::Sessions(sessions)) => {
+                render::sessions_detail(&sessions)
+            }
+            (_, response) => render::response(&response),
+        }),
+    })
+}
+
+/// `weir -c COMMAND`: prints the answer; an error where the line is wrong, the agent is away or
+/// refuses.
+pub fn run_one(socket: &Path, line: &str) -> anyhow::Result<()> {
+    let parsed = match grammar::parse(line) {
+        Ok(Some(parsed)) => parsed,
+        Ok(None) => bail!("the command is empty\n{}", grammar::list(&valid_at_start())),
+        Err(mistake) => bail!("{line}\n{}", mistake.show(0).trim_end()),
+    };
+    let request = match step(parsed) {
+        Step::Ask(request) | Step::Confirm(_, request) => request,
+        Step::Help => {
+            print!("{}", render::help());
+            return Ok(());
+        }
+        Step::Leave => return Ok(()),
+    };
+    let mut agent = Agent::connect(socket)
+        .map_err(|error| anyhow!("the agent does not answer at {}: {error}", socket.display()))?;
+    match ask(&mut agent, parsed.command, &request) {
+        Ok(Ok(shown)) => print!("{shown}"),
+        Ok(Err(refused)) => bail!("refused: {refused}"),
+        Err(Away(why)) => bail!("the agent went away: {why}"),
+    }
+    Ok(())
+}
+
+fn valid_at_start() -> Vec<(&'static str, &'static str)> {
+    grammar::help("").unwrap_or_default()
+}

@@ -1,0 +1,331 @@
+//! Reading a line by the tree.
+
+use super::tree::{Command, Node, ROOT, Word};
+use crate::text::WIDTH;
+
+/// A line understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line {
+    pub command: Command,
+    /// Where the line gave one.
+    pub count: Option<usize>,
+}
+
+/// What is wrong with a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// Characters before the place.
+    pub column: usize,
+    pub message: String,
+    /// What is valid there: (`keyword`, `description`).
+    pub valid: Vec<(&'static str, &'static str)>,
+}
+
+/// What Tab does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Completion {
+    /// These characters complete the word.
+    Append(String),
+    /// Several words fit: they are shown.
+    Several(Vec<(&'static str, &'static str)>),
+    Nothing,
+}
+
+/// `None` for an empty line.
+pub fn parse(line: &str) -> Result<Option<Line>, Mistake> {
+    let mut at = Position::start();
+    for word in words(line) {
+        at = at.step(&word)?;
+    }
+    if at.steps == 0 {
+        return Ok(None);
+    }
+    match at.command {
+        Some(command) => Ok(Some(Line { command, count: at.count })),
+        None => Err(Mistake {
+            column: line.trim_end().chars().count() + 1,
+            message: "the command is incomplete".into(),
+            valid: entries(at.next),
+        }),
+    }
+}
+
+/// What is valid at the end of `line`: after its last word, or in place of the word it ends in.
+pub fn help(line: &str) -> Result<Vec<(&'static str, &'static str)>, Mistake> {
+    let (at, unfinished) = walk(line)?;
+    let mut valid = match &unfinished {
+        Some(word) => {
+            let fitting = fitting(at.next, word.text);
+            if fitting.is_empty() {
+                return Err(at.unknown(word));
+            }
+            fitting.iter().map(|node| entry(node)).collect()
+        }
+        None => entries(at.next),
+    };
+    if unfinished.is_none() && at.command.is_some() {
+        valid.push(("<Enter>", "Run the command"));
+    }
+    Ok(valid)
+}
+
+pub fn complete(line: &str) -> Completion {
+    let Ok((at, unfinished)) = walk(line) else { return Completion::Nothing };
+    let written = unfinished.as_ref().map_or("", |word| word.text);
+    let fitting = fitting(at.next, written);
+    let keywords: Vec<&str> = fitting.iter().filter_map(|node| keyword(node)).collect();
+    match (keywords.as_slice(), fitting.len()) {
+        ([only], 1) => Completion::Append(format!("{} ", only.get(written.len()..).unwrap_or(""))),
+        ([], 0) => Completion::Nothing,
+        (keywords, _) => {
+            let common = common_prefix(keywords);
+            match common.get(written.len()..) {
+                Some(more) if !more.is_empty() && keywords.len() == fitting.len() => {
+                    Completion::Append(more.to_owned())
+                }
+                _ => Completion::Several(fitting.iter().map(|node| entry(node)).collect()),
+            }
+        }
+    }
+}
+
+/// `keyword  description` lines, at most 80 columns.
+pub fn list(valid: &[(&'static str, &'static str)]) -> String {
+    let mut text = String::from("Valid entries at this position are:\n");
+    for (keyword, description) in valid {
+        let line = format!("  {keyword:<20}{description}");
+        text.push_str(line.get(..WIDTH).unwrap_or(&line).trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+impl Mistake {
+    /// The message under the line, a caret below the place. `prompt`: characters before the line.
+    pub fn show(&self, prompt: usize) -> String {
+        let column = (prompt + self.column).min(WIDTH - 1);
+        format!("{}^\n{}\n{}", " ".repeat(column), self.message, list(&self.valid))
+    }
+}
+
+/// How far the tree was followed.
+struct Position {
+    next: &'static [Node],
+    command: Option<Command>,
+    count: Option<usize>,
+    steps: usize,
+}
+
+struct WrittenWord<'a> {
+    text: &'a str,
+    column: usize,
+}
+
+impl Position {
+    fn start() -> Self {
+        Self { next: ROOT, command: None, count: None, steps: 0 }
+    }
+
+    fn step(self, word: &WrittenWord<'_>) -> Result<Self, Mistake> {
+        let exact = self.next.iter().find(|node| keyword(node) == Some(word.text));
+        let fitting = fitting(self.next, word.text);
+        let node = match (exact, fitting.as_slice()) {
+            (Some(node), _) => node,
+            (None, [node]) => *node,
+            (None, []) => return Err(self.unknown(word)),
+            (None, several) => {
+                return Err(Mistake {
+                    column: word.column,
+                    message: format!("\"{}\" is ambiguous here", clipped(word.text)),
+                    valid: several.iter().map(|node| entry(node)).collect(),
+                });
+            }
+        };
+        let count = match node.word {
+            Word::Count(..) => word.text.parse().ok(),
+            Word::Keyword(_) => self.count,
+        };
+        Ok(Self { next: node.next, command: node.command, count, steps: self.steps + 1 })
+    }
+
+    fn unknown(&self, word: &WrittenWord<'_>) -> Mistake {
+        let message = if self.next.is_empty() {
+            format!("\"{}\" is too much: the command ends before it", clipped(word.text))
+        } else {
+            format!("\"{}\" is not valid here", clipped(word.text))
+        };
+        let mut valid = entries(self.next);
+        if self.command.is_some() {
+            valid.push(("<Enter>", "Run the command"));
+        }
+        Mistake { column: word.column, message, valid }
+    }
+}
+
+/// Follows all words that are finished; the last is not, unless a space follows it.
+fn walk(line: &str) -> Result<(Position, Option<WrittenWord<'_>>), Mistake> {
+    let mut words: Vec<WrittenWord<'_>> = words(line).collect();
+    let unfinished = if line.ends_with(char::is_whitespace) { None } else { words.pop() };
+    let mut at = Position::start();
+    for word in &words {
+        at = at.step(word)?;
+    }
+    Ok((at, unfinished))
+}
+
+fn words(line: &str) -> impl Iterator<Item = WrittenWord<'_>> {
+    line.split_whitespace().map(move |text| {
+        // `text` is a part of `line`, so the difference of their places is its offset.
+        let offset = text.as_ptr().addr().saturating_sub(line.as_ptr().addr());
+        WrittenWord { text, column: line.get(..offset).map_or(0, |before| before.chars().count()) }
+    })
+}
+
+fn fitting(nodes: &'static [Node], written: &str) -> Vec<&'static Node> {
+    nodes
+        .iter()
+        .filter(|node| match node.word {
+            Word::Keyword(keyword) => keyword.starts_with(written),
+            Word::Count(_, most) => {
+                written.is_empty()
+                    || written.parse().is_ok_and(|count: usize| (1..=most).contains(&count))
+            }
+        })
+        .collect()
+}
+
+fn keyword(node: &Node) -> Option<&'static str> {
+    match node.word {
+        Word::Keyword(keyword) => Some(keyword),
+        Word::Count(..) => None,
+    }
+}
+
+fn entry(node: &Node) -> (&'static str, &'static str) {
+    let (Word::Keyword(word) | Word::Count(word, _)) = node.word;
+    (word, node.description)
+}
+
+fn entries(nodes: &'static [Node]) -> Vec<(&'static str, &'static str)> {
+    nodes.iter().map(entry).collect()
+}
+
+fn common_prefix(words: &[&str]) -> String {
+    let Some((first, others)) = words.split_first() else { return String::new() };
+    let length = first
+        .char_indices()
+        .find(|(at, character)| {
+            others
+                .iter()
+                .any(|other| other.get(*at..).and_then(|o| o.chars().next()) != Some(*character))
+        })
+        .map_or(first.len(), |(at, _)| at);
+    first.get(..length).unwrap_or_default().to_owned()
+}
+
+/// A wrong word, short enough for one line.
+fn clipped(word: &str) -> String {
+    const LONGEST: usize = 30;
+    let safe = crate::text::printable(word);
+    match safe.get(..LONGEST) {
+        Some(start) if safe.len() > LONGEST => format!("{start}..."),
+        _ => safe,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(line: &str) -> Command {
+        parse(line).unwrap().unwrap().command
+    }
+
+    #[test]
+    fn whole_and_abbreviated_lines_mean_the_same() {
+        assert_eq!(command("show version"), Command::ShowVersion);
+        assert_eq!(command("  sho   ver "), Command::ShowVersion);
+        assert_eq!(command("hi fo fa"), Command::ForceFallback);
+        assert_eq!(command("high-availability force normal"), Command::ForceNormal);
+        assert_eq!(command("show sessions d"), Command::ShowSessionsDetail);
+        assert_eq!(parse("   "), Ok(None));
+    }
+
+    #[test]
+    fn counts_are_read_within_their_bounds() {
+        assert_eq!(parse("show log 5").unwrap().unwrap().count, Some(5));
+        assert_eq!(parse("show sessions detail 7").unwrap().unwrap().count, Some(7));
+        assert_eq!(parse("show sessions").unwrap().unwrap().count, None);
+        for wrong in ["show log 0", "show log 1001", "show log -1", "show log x"] {
+            assert_eq!(parse(wrong).unwrap_err().column, 9, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn wrong_word_is_named_with_its_place_and_what_is_valid_there() {
+        let mistake = parse("show  sesions").unwrap_err();
+        assert_eq!(mistake.column, 6);
+        assert!(mistake.message.contains("\"sesions\" is not valid here"));
+        assert!(mistake.valid.iter().any(|(word, _)| *word == "sessions"));
+        let shown = mistake.show(7);
+        assert!(shown.starts_with(&format!("{}^\n", " ".repeat(13))));
+        assert!(shown.contains("Valid entries at this position are:\n  configuration "));
+    }
+
+    #[test]
+    fn ambiguous_word_lists_only_what_it_could_mean() {
+        let mistake = parse("sh").unwrap_err();
+        assert_eq!(mistake.message, "\"sh\" is ambiguous here");
+        let words: Vec<_> = mistake.valid.iter().map(|(word, _)| *word).collect();
+        assert_eq!(words, ["show", "shutdown"]);
+    }
+
+    #[test]
+    fn incomplete_line_says_what_may_follow() {
+        let mistake = parse("high-availability force").unwrap_err();
+        assert_eq!(mistake.message, "the command is incomplete");
+        let words: Vec<_> = mistake.valid.iter().map(|(word, _)| *word).collect();
+        assert_eq!(words, ["fallback", "normal"]);
+    }
+
+    #[test]
+    fn too_many_words_are_refused() {
+        let mistake = parse("show version now").unwrap_err();
+        assert!(mistake.message.contains("\"now\" is too much"));
+        assert_eq!(mistake.valid, [("<Enter>", "Run the command")]);
+    }
+
+    #[test]
+    fn help_depends_on_the_position() {
+        let words = |line| help(line).unwrap().iter().map(|(word, _)| *word).collect::<Vec<_>>();
+        assert!(words("").contains(&"high-availability"));
+        assert_eq!(words("show s"), ["segments", "sessions"]);
+        assert_eq!(words("show sessions "), ["detail", "<count>", "<Enter>"]);
+        assert_eq!(words("show version "), ["<Enter>"]);
+        assert!(help("shw ").is_err());
+    }
+
+    #[test]
+    fn completion_appends_what_is_certain_and_shows_the_rest() {
+        assert_eq!(complete("show v"), Completion::Append("ersion ".into()));
+        assert_eq!(complete("sh"), Completion::Several(help("sh").unwrap()));
+        assert_eq!(complete("show s"), Completion::Append("e".into()));
+        assert_eq!(complete("show version"), Completion::Append(" ".into()));
+        assert_eq!(complete("nonsense"), Completion::Nothing);
+        assert_eq!(complete("show version "), Completion::Nothing);
+    }
+
+    #[test]
+    fn every_description_fits_its_line() {
+        fn check(nodes: &'static [Node]) {
+            for node in nodes {
+                let (word, description) = entry(node);
+                assert!(word.len() < 20, "{word}");
+                assert!(22 + description.len() <= WIDTH, "{description}");
+                assert!(node.command.is_some() || !node.next.is_empty(), "{word} leads nowhere");
+                check(node.next);
+            }
+        }
+        check(ROOT);
+    }
+}

@@ -1,0 +1,141 @@
+//! The tree itself. Contexts (`edit`) and the two-step commit come to stand beside `show` here.
+
+/// What a whole line asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    ShowVersion,
+    ShowHealth,
+    ShowSegments,
+    ShowTlsInspection,
+    ShowSessions,
+    ShowSessionsDetail,
+    ShowEvents,
+    ShowLog,
+    ShowConfiguration,
+    ForceFallback,
+    ForceNormal,
+    DebugEngineKill,
+    Reboot,
+    RebootUnasked,
+    Shutdown,
+    ShutdownUnasked,
+    Help,
+    Exit,
+}
+
+/// A word that may stand at a position, and what may follow it.
+#[derive(Debug)]
+pub struct Node {
+    pub word: Word,
+    pub description: &'static str,
+    /// The line may end here, and then means this.
+    pub command: Option<Command>,
+    pub next: &'static [Node],
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Word {
+    Keyword(&'static str),
+    /// A number from 1 to the bound; shown by its name.
+    Count(&'static str, usize),
+}
+
+const fn leaf(word: &'static str, description: &'static str, command: Command) -> Node {
+    Node { word: Word::Keyword(word), description, command: Some(command), next: &[] }
+}
+
+const fn branch(word: &'static str, description: &'static str, next: &'static [Node]) -> Node {
+    Node { word: Word::Keyword(word), description, command: None, next }
+}
+
+const fn both(
+    word: &'static str,
+    description: &'static str,
+    command: Command,
+    next: &'static [Node],
+) -> Node {
+    Node { word: Word::Keyword(word), description, command: Some(command), next }
+}
+
+const fn count(description: &'static str, command: Command) -> Node {
+    Node { word: Word::Count("<count>", 1000), description, command: Some(command), next: &[] }
+}
+
+/// The root: what may stand at the start of a line.
+pub static ROOT: &[Node] = &[
+    branch(
+        "debug",
+        "Commands for troubleshooting",
+        &[branch(
+            "engine",
+            "The inspection engine",
+            &[leaf("kill", "Kill the engine; traffic fails open", Command::DebugEngineKill)],
+        )],
+    ),
+    leaf("exit", "Leave the console", Command::Exit),
+    leaf("help", "What can be typed and how", Command::Help),
+    branch(
+        "high-availability",
+        "Layer-2 fallback",
+        &[branch(
+            "force",
+            "Force a state on all segments",
+            &[
+                leaf("fallback", "Layer-2 fallback: no new inspection", Command::ForceFallback),
+                leaf("normal", "Back to normal operation", Command::ForceNormal),
+            ],
+        )],
+    ),
+    leaf("logout", "Leave the console", Command::Exit),
+    both(
+        "reboot",
+        "Restart the appliance",
+        Command::Reboot,
+        &[leaf("-y", "Without asking", Command::RebootUnasked)],
+    ),
+    branch("show", "Show the state of the appliance", SHOW),
+    both(
+        "shutdown",
+        "Shut the appliance down",
+        Command::Shutdown,
+        &[leaf("-y", "Without asking", Command::ShutdownUnasked)],
+    ),
+];
+
+static SHOW: &[Node] = &[
+    leaf(
+        "configuration",
+        "The running configuration, secrets left out",
+        Command::ShowConfiguration,
+    ),
+    both(
+        "events",
+        "Filter events, the newest first",
+        Command::ShowEvents,
+        &[count("How many", Command::ShowEvents)],
+    ),
+    leaf("health", "Machine, services, engine and warnings", Command::ShowHealth),
+    both(
+        "log",
+        "The system log, the newest last",
+        Command::ShowLog,
+        &[count("How many lines", Command::ShowLog)],
+    ),
+    leaf("segments", "Segments, their state and counters", Command::ShowSegments),
+    both(
+        "sessions",
+        "TLS sessions, the newest first",
+        Command::ShowSessions,
+        &[
+            both(
+                "detail",
+                "All that is known of each session",
+                Command::ShowSessionsDetail,
+                &[count("How many", Command::ShowSessionsDetail)],
+            ),
+            count("How many", Command::ShowSessions),
+        ],
+    ),
+    leaf("tls-inspection", "TLS inspection: settings and counters", Command::ShowTlsInspection),
+    leaf("version", "Versions of appliance and kernel", Command::ShowVersion),
+];

@@ -1,0 +1,243 @@
+//! The agent's answers as text of at most 80 columns.
+//!
+//! Not for: asking. Everything that came from outside goes through [`crate::text::fold`], which
+//! makes it printable. Cannot fail.
+
+mod machine;
+mod records;
+
+use weir_api::console::{Greeting, Response, SegmentView, TlsInspectionView};
+
+use crate::grammar;
+use crate::text::{field, fold};
+
+pub use records::sessions_detail;
+
+pub fn response(response: &Response) -> String {
+    match response {
+        Response::Greeting(greeting) => banner(greeting),
+        Response::LoggedIn { user, role } => {
+            fold("", &format!("Logged in as {user}, role {}", format!("{role:?}").to_lowercase()))
+        }
+        Response::Refused(text) | Response::Done(text) => fold("", text),
+        Response::Version { version, kernel, slot } => {
+            let slot = slot.as_deref().unwrap_or("none (not booted from the image)");
+            field("Weir", version) + &field("Kernel", kernel) + &field("Slot", slot)
+        }
+        Response::Health(health) => machine::health(health),
+        Response::Segments(segments) => self::segments(segments),
+        Response::TlsInspection(view) => tls_inspection(view),
+        Response::Sessions(sessions) => records::sessions(sessions),
+        Response::Events(events) => records::events(events),
+        Response::Log(lines) => lines.iter().map(|line| fold("", line)).collect(),
+        Response::Configuration(document) => configuration(document),
+    }
+}
+
+/// What the console says before a login.
+pub fn banner(greeting: &Greeting) -> String {
+    let mut text = fold("", &format!("Weir {} on {}", greeting.version, greeting.hostname));
+    for error in &greeting.provisioning_errors {
+        text += &fold("Provisioning: ", error);
+    }
+    if !greeting.login_possible {
+        text += "No user was provisioned: the console is read-only.\n";
+    }
+    text
+}
+
+/// `help`.
+pub fn help() -> String {
+    let mut text = String::from(
+        "Type ? at any position for what is valid there, Tab to complete a word, the\n\
+         arrow keys for earlier commands. Words may be abbreviated: sh ver.\n\n",
+    );
+    text += &grammar::list(&grammar::help("").unwrap_or_default());
+    text
+}
+
+fn segments(segments: &[SegmentView]) -> String {
+    if segments.is_empty() {
+        return "No segments.\n".into();
+    }
+    let mut text = String::new();
+    for segment in segments {
+        let [a, b] = &segment.ports;
+        text += &fold("", &format!("Segment {} (ports {a} and {b})", segment.name));
+        text += &field("  State", &segment.state);
+        text += &field("  Layer-2 fallback", &segment.layer2_fallback);
+        text += &counters(&segment.counters);
+    }
+    text
+}
+
+fn tls_inspection(view: &TlsInspectionView) -> String {
+    let on = |on| if on { "on" } else { "off" };
+    let mut text = field("Client inspection", on(view.client_inspection));
+    text += &field("Server inspection", on(view.server_inspection));
+    text += &field("Client proxies", &names(&view.client_proxies));
+    text += &field("Server proxies", &names(&view.server_proxies));
+    text += &field("Concurrent at most", &view.max_concurrent_sessions.to_string());
+    let Some(counted) = &view.counters else {
+        return text + &field("Counters", "none: no engine is connected");
+    };
+    text += &field("Decrypted now", &counted.sessions_decrypted_now.to_string());
+    text += "Sessions by outcome\n";
+    for (outcome, reason, count) in &counted.outcomes {
+        let what = match reason {
+            Some(reason) => format!("{outcome} ({reason})"),
+            None => outcome.clone(),
+        };
+        text += &counter(&what, *count);
+    }
+    if !counted.tls.is_empty() {
+        text += "TLS\n";
+        text += &counters(&counted.tls);
+    }
+    text
+}
+
+fn names(names: &[String]) -> String {
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}
+
+fn counters(counters: &[(String, u64)]) -> String {
+    counters.iter().map(|(name, count)| counter(name, *count)).collect()
+}
+
+fn counter(name: &str, count: u64) -> String {
+    fold(&format!("  {count:>20}  "), name)
+}
+
+/// Keeps the document's indentation where lines are folded.
+fn configuration(document: &str) -> String {
+    let mut text = String::new();
+    for line in document.lines() {
+        let content = line.trim_start();
+        let indent = line.len() - content.len();
+        text += &fold(&" ".repeat(indent.min(40)), content);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_api::engine::Counters;
+
+    use super::*;
+    use crate::text::WIDTH;
+
+    fn fits(text: &str) {
+        for line in text.lines() {
+            assert!(line.chars().count() <= WIDTH, "too long: {line}");
+            assert!(!line.contains(|c: char| c.is_control()), "not printable: {line:?}");
+        }
+    }
+
+    #[test]
+    fn segments_show_state_and_counters() {
+        let view = SegmentView {
+            name: "dmz".into(),
+            ports: ["1A".into(), "1B".into()],
+            layer2_fallback: "permit-all".into(),
+            state: "inspecting".into(),
+            counters: vec![("held".into(), 12)],
+        };
+        let expected = "\
+Segment dmz (ports 1A and 1B)
+  State                 inspecting
+  Layer-2 fallback      permit-all
+                    12  held
+";
+        assert_eq!(segments(&[view]), expected);
+        assert_eq!(segments(&[]), "No segments.\n");
+    }
+
+    #[test]
+    fn every_view_fits_with_the_longest_values() {
+        let long = "\x1b[31m".repeat(40);
+        fits(&segments(&[SegmentView {
+            name: long.clone(),
+            ports: [long.clone(), long.clone()],
+            layer2_fallback: long.clone(),
+            state: long.clone(),
+            counters: vec![(long.clone(), u64::MAX)],
+        }]));
+        fits(&tls_inspection(&TlsInspectionView {
+            client_inspection: true,
+            max_concurrent_sessions: u32::MAX,
+            counters: Some(Counters {
+                sessions_decrypted_now: u64::MAX,
+                outcomes: vec![(long.clone(), Some(long.clone()), u64::MAX)],
+                tls: vec![(long.clone(), u64::MAX)],
+                ..Counters::default()
+            }),
+            server_proxies: vec![long.clone(); 3],
+            client_proxies: vec![long.clone(); 3],
+            ..TlsInspectionView::default()
+        }));
+        fits(&banner(&Greeting {
+            hostname: long.clone(),
+            version: long.clone(),
+            provisioning_errors: vec![long.clone()],
+            ..Greeting::default()
+        }));
+        fits(&response(&Response::Log(vec![long.clone()])));
+        fits(&response(&Response::Refused(long.clone())));
+        fits(&response(&Response::Configuration(format!("{}x: {long}", " ".repeat(100)))));
+        fits(&response(&Response::Version {
+            version: long.clone(),
+            kernel: long.clone(),
+            slot: Some(long),
+        }));
+        fits(&help());
+    }
+
+    #[test]
+    fn tls_inspection_counts_by_outcome_and_reason() {
+        let view = TlsInspectionView {
+            client_inspection: true,
+            client_proxies: vec!["staff".into(), "guests".into()],
+            max_concurrent_sessions: 10_000,
+            counters: Some(Counters {
+                outcomes: vec![
+                    ("decrypted and inspected".into(), None, 3),
+                    ("blocked".into(), Some("filter 7".into()), 1),
+                ],
+                tls: vec![("forged certificates".into(), 2)],
+                ..Counters::default()
+            }),
+            ..TlsInspectionView::default()
+        };
+        let expected = "\
+Client inspection       on
+Server inspection       off
+Client proxies          staff, guests
+Server proxies          none
+Concurrent at most      10000
+Decrypted now           0
+Sessions by outcome
+                     3  decrypted and inspected
+                     1  blocked (filter 7)
+TLS
+                     2  forged certificates
+";
+        assert_eq!(tls_inspection(&view), expected);
+    }
+
+    #[test]
+    fn banner_tells_what_went_wrong_at_provisioning() {
+        let greeting = Greeting {
+            hostname: "edge".into(),
+            version: "0.1.0".into(),
+            provisioning_errors: vec!["user-data:17: weir: wrong".into()],
+            ..Greeting::default()
+        };
+        let expected = "\
+Weir 0.1.0 on edge
+Provisioning: user-data:17: weir: wrong
+No user was provisioned: the console is read-only.
+";
+        assert_eq!(banner(&greeting), expected);
+    }
+}

@@ -1,0 +1,222 @@
+//! `show sessions`, `show sessions detail`, `show events`.
+
+use weir_api::engine::{FilterAction, FilterEvent, LegRecord, SessionRecord};
+
+use crate::text::{bytes, field, fold, moment};
+
+/// Two lines a session: who with whom, and what became of it.
+pub fn sessions(sessions: &[SessionRecord]) -> String {
+    if sessions.is_empty() {
+        return "No sessions.\n".into();
+    }
+    let mut text = String::new();
+    for session in sessions {
+        let ends = format!("{} > {}", session.client, session.server);
+        text += &fold(&format!("{}  ", moment(session.started)), &ends);
+        text += &fold("  ", &outcome(session));
+        if session.bytes_to_server + session.bytes_to_client > 0 || session.server_name.is_some() {
+            text += &fold("  ", &traffic(session));
+        }
+    }
+    text
+}
+
+pub fn sessions_detail(sessions: &[SessionRecord]) -> String {
+    if sessions.is_empty() {
+        return "No sessions.\n".into();
+    }
+    sessions.iter().map(detail).collect::<Vec<_>>().join("\n")
+}
+
+/// Two or three lines an event.
+pub fn events(events: &[FilterEvent]) -> String {
+    if events.is_empty() {
+        return "No events.\n".into();
+    }
+    let mut text = String::new();
+    for event in events {
+        let action = match event.action {
+            FilterAction::Permit => "permit",
+            FilterAction::Block => "block",
+        };
+        let rule = format!("{action}  filter {} rev {}: {}", event.sid, event.rev, event.message);
+        text += &fold(&format!("{}  ", moment(event.time)), &rule);
+        let mut ends = format!("{} > {}", event.client, event.server);
+        if let Some(name) = &event.server_name {
+            ends += &format!(" ({name})");
+        }
+        text += &fold("  ", &ends);
+        let inspected = if event.tls_inspected { "yes" } else { "no" };
+        let profile = event.profile.as_deref().unwrap_or("none");
+        let place = format!(
+            "session {}, segment {}, profile {profile}, TLS inspected: {inspected}",
+            event.session, event.segment.0
+        );
+        text += &fold("  ", &place);
+    }
+    text
+}
+
+fn outcome(session: &SessionRecord) -> String {
+    match session.outcome.reason() {
+        Some(reason) => format!("{} ({reason})", session.outcome),
+        None => session.outcome.to_string(),
+    }
+}
+
+fn traffic(session: &SessionRecord) -> String {
+    let name = session.server_name.as_deref().unwrap_or("no server name");
+    format!(
+        "{name}; {} to server, {} to client",
+        bytes(session.bytes_to_server),
+        bytes(session.bytes_to_client)
+    )
+}
+
+fn detail(session: &SessionRecord) -> String {
+    let optional = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".into());
+    let mut text = field("Session", &session.id.to_string());
+    text += &field("Started", &moment(session.started));
+    text += &field("Ended", &moment(session.ended));
+    text += &field("Segment", &session.segment.0.to_string());
+    text += &field("Client", &session.client.to_string());
+    text += &field("Server", &session.server.to_string());
+    text += &field("Server name", &optional(&session.server_name));
+    text += &field("Virtual segment", &optional(&session.virtual_segment));
+    text += &field("Profile", &optional(&session.profile));
+    text += &field("Policy", &optional(&session.policy));
+    text += &field("Policy generation", &session.generation.to_string());
+    text += &field("Outcome", &outcome(session));
+    if let Some(verdict) = &session.verdict {
+        text += &field("Server certificate", verdict);
+    }
+    if let Some(record) = &session.client_leg {
+        text += &field("TLS with the client", &leg(record));
+    }
+    if let Some(record) = &session.server_leg {
+        text += &field("TLS with the server", &leg(record));
+    }
+    text += &field("To server", &bytes(session.bytes_to_server));
+    text += &field("To client", &bytes(session.bytes_to_client));
+    text
+}
+
+fn leg(record: &LegRecord) -> String {
+    let mut text = format!("{} {}", record.version, record.suite);
+    if let Some(group) = &record.group {
+        text += &format!(" {group}");
+    }
+    if let Some(alpn) = &record.alpn {
+        text += &format!(", ALPN {alpn}");
+    }
+    if record.resumed {
+        text += ", resumed";
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_policy::Outcome;
+    use weir_policy::outcome::Blocked;
+    use weir_policy::snapshot::SegmentId;
+
+    use super::*;
+    use crate::text::WIDTH;
+
+    fn session(text: &str, address: &str) -> SessionRecord {
+        let leg = LegRecord {
+            version: "TLSv1.3".into(),
+            suite: "TLS_AES_128_GCM_SHA256".into(),
+            group: Some("X25519MLKEM768".into()),
+            alpn: Some("http/1.1".into()),
+            resumed: false,
+        };
+        SessionRecord {
+            id: 7,
+            started: 1_767_225_600_000,
+            ended: 1_767_225_601_000,
+            segment: SegmentId(1),
+            client: address.parse().unwrap(),
+            server: address.parse().unwrap(),
+            server_name: Some(text.into()),
+            virtual_segment: Some(text.into()),
+            profile: Some(text.into()),
+            policy: Some(text.into()),
+            generation: 3,
+            outcome: Outcome::Blocked(Blocked::Filter(1000)),
+            client_leg: Some(leg.clone()),
+            server_leg: Some(leg),
+            verdict: Some(text.into()),
+            bytes_to_server: 1200,
+            bytes_to_client: 20_000_000,
+        }
+    }
+
+    fn event(text: &str, address: &str) -> FilterEvent {
+        FilterEvent {
+            session: 7,
+            time: 1_767_225_600_000,
+            segment: SegmentId(1),
+            client: address.parse().unwrap(),
+            server: address.parse().unwrap(),
+            server_name: Some(text.into()),
+            profile: Some(text.into()),
+            sid: 1000,
+            rev: 1,
+            message: text.into(),
+            action: FilterAction::Block,
+            tls_inspected: true,
+        }
+    }
+
+    #[test]
+    fn session_tells_ends_outcome_and_traffic() {
+        let expected = "\
+2026-01-01 00:00:00  10.66.0.1:51234 > 10.66.0.1:51234
+  blocked (filter 1000)
+  shop.example; 1.2 KB to server, 20.0 MB to client
+";
+        assert_eq!(sessions(&[session("shop.example", "10.66.0.1:51234")]), expected);
+    }
+
+    #[test]
+    fn session_detail_tells_both_legs() {
+        let shown = sessions_detail(&[session("x", "10.66.0.1:1")]);
+        let leg = "TLSv1.3 TLS_AES_128_GCM_SHA256 X25519MLKEM768, ALPN\n                        \
+                   http/1.1\n";
+        assert!(shown.contains(&format!("TLS with the client     {leg}")), "{shown}");
+        assert!(shown.contains(&format!("TLS with the server     {leg}")), "{shown}");
+        assert!(shown.contains("Outcome                 blocked (filter 1000)\n"), "{shown}");
+    }
+
+    #[test]
+    fn event_tells_rule_ends_and_place() {
+        let expected = "\
+2026-01-01 00:00:00  block  filter 1000 rev 1: attack
+  10.66.0.1:51234 > 10.66.0.1:51234 (attack)
+  session 7, segment 1, profile attack, TLS inspected: yes
+";
+        assert_eq!(events(&[event("attack", "10.66.0.1:51234")]), expected);
+    }
+
+    #[test]
+    fn records_fit_with_the_longest_values() {
+        let long = "a\x1b]0;title\x07 ".repeat(30);
+        let address = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535";
+        let shown = sessions(&[session(&long, address)])
+            + &sessions_detail(&[session(&long, address)])
+            + &events(&[event(&long, address)]);
+        for line in shown.lines() {
+            assert!(line.chars().count() <= WIDTH, "{line}");
+            assert!(!line.contains(|c: char| c.is_control()), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_to_show_is_said() {
+        assert_eq!(sessions(&[]), "No sessions.\n");
+        assert_eq!(sessions_detail(&[]), "No sessions.\n");
+        assert_eq!(events(&[]), "No events.\n");
+    }
+}
