@@ -1,1 +1,74 @@
-fn main() {}
+//! Builds the appliance's disk image, `dist/weir.qcow2`, without root and without loop devices.
+//!
+//! For: developers and CI. Not for: building the binaries that go in (`ci/image` does), starting
+//! the image (`tests/lab`). Fails with one line that names the phase and the tool, and leaves the
+//! old image where it was.
+#![forbid(unsafe_code)]
+
+mod boot;
+mod build;
+mod cpio;
+mod disk;
+mod elf;
+mod initrd;
+mod modules;
+mod packages;
+mod root;
+mod tool;
+mod tree;
+mod verity;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "weir-image", about = "Builds the appliance's disk image", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Builds the qcow2 disk and, in boot/ beside it, what a direct kernel boot needs
+    Build(Build),
+}
+
+#[derive(clap::Args)]
+struct Build {
+    /// Directory with the static binaries weir-init, weir-agent, weir-engine and weir
+    #[arg(long)]
+    binaries: PathBuf,
+    /// Directory whose files are laid over the root file system
+    #[arg(long)]
+    overlay: PathBuf,
+    /// Directory that keeps unpacked Debian packages from one build to the next
+    #[arg(long)]
+    cache: PathBuf,
+    /// The disk to write
+    #[arg(long)]
+    output: PathBuf,
+    /// More arguments for the kernel's command line
+    #[arg(long, default_value = "")]
+    append: String,
+}
+
+fn main() -> ExitCode {
+    let Command::Build(build) = Arguments::parse().command;
+    let request = build::Request {
+        binaries: build.binaries,
+        overlay: build.overlay,
+        cache: build.cache,
+        output: build.output,
+        append: build.append,
+    };
+    match build::run(&request) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("image: failed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
