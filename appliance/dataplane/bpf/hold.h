@@ -1,0 +1,120 @@
+/* Handing the packets of held flows to user space. A record is reserved before the flow's state
+ * changes: records are read in the order of reservation, so a flow's first packet comes first. */
+#ifndef WEIR_HOLD_H
+#define WEIR_HOLD_H
+
+enum { HOLD_OK, HOLD_RING_FULL, HOLD_TOO_LARGE, HOLD_RACE, HOLD_TABLE_FULL };
+
+/* From watching to held: the entry moves from half_open to flows. */
+static __always_inline int promote(struct packet *p, struct flow *f, __u64 word)
+{
+	if (!swap(f, word, STATE_HELD))
+		return HOLD_RACE;
+	long error = bpf_map_update_elem(&flows, &p->key, f, BPF_NOEXIST);
+	if (error) {
+		swap(f, (word & ~0xffULL) | STATE_HELD, STATE_IGNORED);
+		return error == -17 /* EEXIST */ ? HOLD_RACE : HOLD_TABLE_FULL;
+	}
+	bpf_map_delete_elem(&half_open, &p->key);
+	return HOLD_OK;
+}
+
+static __always_inline void describe(struct __sk_buff *skb, struct packet *p, struct flow *f, __u64 word, struct held *h, __u32 kind, __u32 length)
+{
+	h->id = word >> 8;
+	__builtin_memcpy(&h->flow, f, sizeof(h->flow));
+	__builtin_memcpy(&h->key, &p->key, sizeof(h->key));
+	h->kind = kind;
+	h->length = length;
+	h->gso_size = skb ? skb->gso_size : 0;
+	h->gso_segments = skb ? skb->gso_segs : 0;
+	h->vlan_tci = skb ? skb->vlan_tci : 0;
+	h->vlan_present = skb ? skb->vlan_present : 0;
+}
+
+/* One function for each size of record. */
+#define HOLD_CLASS(SIZE)                                                                                             \
+	static __noinline int hold_##SIZE(struct __sk_buff *skb, struct packet *p, struct flow *f, __u64 word,       \
+					  __u32 kind)                                                                \
+	{                                                                                                            \
+		__u32 length = skb->len;                                                                             \
+		if (!p || !f)                                                                                        \
+			return HOLD_RACE;                                                                            \
+		struct held *h = bpf_ringbuf_reserve(&held_ring, sizeof(*h) + SIZE, 0);                              \
+		if (!h)                                                                                              \
+			return HOLD_RING_FULL;                                                                       \
+		asm volatile("" : "+r"(length)); /* keeps clang from moving the bound away from its use */           \
+		if (length < 1 || length > SIZE || bpf_skb_load_bytes(skb, 0, (void *)(h + 1), length)) {            \
+			bpf_ringbuf_discard(h, 0);                                                                   \
+			return HOLD_TOO_LARGE;                                                                       \
+		}                                                                                                    \
+		describe(skb, p, f, word, h, kind, length);                                                          \
+		if (kind == HELD_FIRST) {                                                                            \
+			int result = promote(p, f, word);                                                            \
+			if (result) {                                                                                \
+				bpf_ringbuf_discard(h, 0);                                                           \
+				return result;                                                                       \
+			}                                                                                            \
+		}                                                                                                    \
+		bpf_ringbuf_submit(h, 0);                                                                            \
+		return HOLD_OK;                                                                                      \
+	}
+HOLD_CLASS(2048)
+HOLD_CLASS(16384)
+HOLD_CLASS(65600) /* the largest IPv4 packet with its link-layer header */
+
+/* Takes a client's packet off the wire and hands it to the engine. */
+static __always_inline int hold(struct __sk_buff *skb, struct packet *p, struct flow *f, __u64 word, __u32 segment, __u32 kind)
+{
+	int result;
+	if (skb->len <= 2048)
+		result = hold_2048(skb, p, f, word, kind);
+	else if (skb->len <= 16384)
+		result = hold_16384(skb, p, f, word, kind);
+	else
+		result = hold_65600(skb, p, f, word, kind);
+	switch (result) {
+	case HOLD_OK:
+		count(segment, packet_held);
+		if (kind == HELD_FIRST)
+			count(segment, flow_held);
+		return TC_ACT_SHOT;
+	case HOLD_TABLE_FULL:
+		count(segment, flow_table_full_passed);
+		return TC_ACT_OK;
+	case HOLD_RING_FULL:
+		count(segment, ring_full_dropped);
+		return TC_ACT_SHOT;
+	case HOLD_TOO_LARGE:
+		count(segment, frame_too_large_dropped);
+		return TC_ACT_SHOT;
+	default:
+		count(segment, state_race_dropped);
+		return TC_ACT_SHOT;
+	}
+}
+
+/* The server speaks, or ends, before the client's bytes were judged: the flow will not be taken,
+ * the engine is told and gives it back in order. */
+static __always_inline int server_ends_hold(struct packet *p, struct flow *f, __u64 word, __u32 segment)
+{
+	struct held *h = bpf_ringbuf_reserve(&held_ring, sizeof(*h), 0);
+	if (!h) {
+		count(segment, ring_full_dropped);
+		return TC_ACT_SHOT;
+	}
+	describe(0, p, f, word, h, p->payload ? HELD_SERVER_SPOKE : HELD_SERVER_ENDED, 0);
+	if (!swap(f, word, STATE_RELEASING)) {
+		bpf_ringbuf_discard(h, 0);
+		count(segment, state_race_dropped);
+		return TC_ACT_SHOT;
+	}
+	if (p->payload)
+		count(segment, server_spoke_first);
+	else
+		count(segment, held_ended);
+	bpf_ringbuf_submit(h, 0);
+	return TC_ACT_OK;
+}
+
+#endif

@@ -1,0 +1,132 @@
+/* The maps. Those that must outlive an engine are pinned by name; the ring, the listener and the
+ * heartbeat belong to one engine and are new with each. Sizes here are replaced at load time by
+ * Options; what happens past each bound is said beside it. */
+#ifndef WEIR_MAPS_H
+#define WEIR_MAPS_H
+
+#define PINNED __uint(pinning, LIBBPF_PIN_BY_NAME)
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_SEGMENTS * 3);
+	__type(key, __u32);
+	__type(value, struct port);
+	PINNED;
+} ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct configuration);
+	PINNED;
+} configuration SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_SEGMENTS);
+	__type(key, __u32);
+	__type(value, struct segment_settings);
+	PINNED;
+} segments SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_SEGMENTS * 2); /* segment * 2 + half */
+	__type(key, __u32);
+	__type(value, struct candidate_ports);
+	PINNED;
+} candidates SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 65536); /* past it a policy is refused by apply() */
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct destination_key);
+	__type(value, __u8);
+	PINNED;
+} destinations SEC(".maps");
+
+/* Handshakes being watched. Past its size the least recently used is forgotten: that flow stays on
+ * the bridge; held and taken flows are elsewhere. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+	PINNED;
+} half_open SEC(".maps");
+
+/* Held, taken and finished flows. Past its size a candidate stays on the bridge. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+	PINNED;
+} flows SEC(".maps");
+
+/* Which flow the engine's sockets of a tuple belong to. Past its size a flow is not taken. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct tuple_key);
+	__type(value, struct flow_key);
+	PINNED;
+} engine_tuples SEC(".maps");
+
+enum counter {
+#define COUNTER(name, meaning) COUNTER_##name,
+#include "counters.h"
+#undef COUNTER
+	COUNTERS
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_SEGMENTS * COUNTERS);
+	__type(key, __u32);
+	__type(value, __u64);
+	PINNED;
+} counters SEC(".maps");
+
+/* Past its size a held packet is dropped; TCP sends it again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 16 * 1024 * 1024);
+} held_ring SEC(".maps");
+
+/* Slot 0: a listening socket of the engine. The kernel takes it out when the engine ends. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKMAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} listener SEC(".maps");
+
+/* CLOCK_MONOTONIC ns of the engine's last heartbeat. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} heartbeat SEC(".maps");
+
+/* A new flow entry is built here: it is too large for the stack. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct flow);
+} scratch SEC(".maps");
+
+static __always_inline void count_index(__u32 segment, __u32 counter)
+{
+	__u32 index = segment * COUNTERS + counter;
+	__u64 *value = bpf_map_lookup_elem(&counters, &index);
+	if (value)
+		(*value)++; /* per CPU, and programs on one CPU do not interrupt one another */
+}
+#define count(segment, name) count_index(segment, COUNTER_##name)
+
+#endif

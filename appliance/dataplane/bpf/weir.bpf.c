@@ -1,0 +1,316 @@
+/* The data plane's programs. port_ingress sees every packet that enters a segment; engine_ingress
+ * sees what the engine's sockets send; state_command lets user space change a flow's state by
+ * compare-and-swap, between packets and never over them.
+ *
+ * Nothing here decides policy: a flow is held when policy might want it, and user space judges.
+ * Whatever is not understood passes: the bridge forwards it. */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "weir.h"
+#include "maps.h"
+#include "packet.h"
+#include "engine.h"
+#include "hold.h"
+
+static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c);
+static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f);
+static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f, __u64 word);
+static __always_inline int on_taken(struct __sk_buff *skb, struct packet *p, struct port *port, struct flow *f, __u64 word);
+
+SEC("classifier")
+int port_ingress(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	__u32 index = skb->ifindex, zero = 0;
+	struct port *port = bpf_map_lookup_elem(&ports, &index);
+	struct configuration *c = bpf_map_lookup_elem(&configuration, &zero);
+	if (!port || !c || port->side > SIDE_B)
+		return TC_ACT_OK;
+	__u32 segment = port->segment;
+	struct segment_settings *settings = bpf_map_lookup_elem(&segments, &segment);
+	if (settings && settings->block_all && (c->forced || engine_dead(c))) {
+		count(segment, fallback_dropped);
+		return TC_ACT_SHOT;
+	}
+	if (!parse(skb, &p, segment))
+		return TC_ACT_OK;
+
+	struct flow *f = bpf_map_lookup_elem(&flows, &p.key);
+	if (!f) {
+		if ((p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+			return on_syn(skb, &p, port, c);
+		f = bpf_map_lookup_elem(&half_open, &p.key);
+		return f ? on_handshake(skb, &p, port, c, f) : TC_ACT_OK;
+	}
+	__u64 word = *(volatile __u64 *)&f->word;
+	switch (word & 0xff) {
+	case STATE_HELD:
+	case STATE_RELEASING:
+		return on_held(skb, &p, port, c, f, word);
+	case STATE_TOMBSTONE:
+	case STATE_BLOCKED:
+		if ((p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
+			if (swap(f, word, STATE_RELEASED)) {
+				if ((word & 0xff) == STATE_TOMBSTONE)
+					forget_tuple(&p.key);
+				bpf_map_delete_elem(&flows, &p.key);
+				count(segment, tombstone_replaced);
+			}
+			return on_syn(skb, &p, port, c);
+		}
+		if ((word & 0xff) == STATE_BLOCKED) {
+			count(segment, blocked_dropped);
+			return TC_ACT_SHOT;
+		}
+		return on_taken(skb, &p, port, f, word);
+	case STATE_TAKEN:
+		return on_taken(skb, &p, port, f, word);
+	default:
+		return TC_ACT_OK;
+	}
+}
+
+/* Gives the packets of the engine's sockets the link-layer addresses, TTL and DSCP of the end they
+ * speak for, and sends them out of the other end's port. */
+SEC("classifier")
+int engine_ingress(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	struct tuple_key tuple = {};
+	__u32 index = skb->ifindex;
+	struct port *port = bpf_map_lookup_elem(&ports, &index);
+	if (!port || port->side != SIDE_ENGINE)
+		return TC_ACT_SHOT;
+	__u32 segment = port->segment;
+	if (!parse(skb, &p, segment))
+		goto stray;
+	tuple_of(&p.key, &tuple);
+	struct flow_key *key = bpf_map_lookup_elem(&engine_tuples, &tuple);
+	if (!key)
+		goto stray;
+	struct flow *f = bpf_map_lookup_elem(&flows, key);
+	if (!f)
+		goto stray;
+	__u32 state = *(volatile __u64 *)&f->word & 0xff;
+	if (state != STATE_TAKEN && state != STATE_TOMBSTONE)
+		goto stray;
+	if (state == STATE_TOMBSTONE)
+		f->touched = bpf_ktime_get_ns();
+	__u32 from_server = p.from_low != f->client_low;
+	struct end *end = &f->end[from_server & 1];
+	__u8 mac[12];
+	__builtin_memcpy(mac, end->mac, 12);
+	/* ECN bits are the engine's own sockets' (SPEC D17). */
+	if (rewrite_ip(skb, &p, end->ttl, (end->tos & 0xfc) | (p.tos & 3)) || bpf_skb_store_bytes(skb, 0, mac, 12, 0))
+		return TC_ACT_SHOT;
+	__u32 to_a = from_server ? f->client_side == SIDE_A : f->client_side != SIDE_A;
+	return bpf_redirect(to_a ? port->interface[0] : port->interface[1], 0);
+stray:
+	count(segment, engine_stray_dropped);
+	return TC_ACT_SHOT;
+}
+
+SEC("classifier")
+int state_command(struct __sk_buff *skb)
+{
+	struct command command;
+	struct tuple_key tuple = {};
+	if (bpf_skb_load_bytes(skb, 14, &command, sizeof(command)))
+		return 0;
+	struct flow *f = bpf_map_lookup_elem(&flows, &command.key);
+	if (!f)
+		return 0;
+	__u64 from = (command.id << 8) | (command.from & 0xff);
+	if (command.to == STATE_TAKEN) {
+		/* Before the state: what the sockets send must be known as the flow's. */
+		tuple_of(&command.key, &tuple);
+		if (bpf_map_update_elem(&engine_tuples, &tuple, &command.key, BPF_NOEXIST))
+			return COMMAND_TUPLE_OWNED;
+	}
+	__u64 found = __sync_val_compare_and_swap(&f->word, from, (command.id << 8) | (command.to & 0xff));
+	if (found != from) {
+		if (command.to == STATE_TAKEN)
+			bpf_map_delete_elem(&engine_tuples, &tuple);
+		return (found >> 8) == (command.id & ID_MASK) ? found & 0xff : 0;
+	}
+	if (command.delete) {
+		if (command.from == STATE_TOMBSTONE)
+			forget_tuple(&command.key);
+		bpf_map_delete_elem(&flows, &command.key);
+	}
+	return (found & 0xff) | COMMAND_SWAPPED;
+}
+
+static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c)
+{
+	__u32 segment = port->segment, zero = 0;
+	struct tcp_options options = {};
+	if (!candidate(p, segment, c))
+		return TC_ACT_OK;
+	count(segment, candidate_syn);
+	if (c->forced) {
+		count(segment, fallback_passed);
+		return TC_ACT_OK;
+	}
+	if (engine_dead(c)) {
+		count(segment, engine_dead_passed);
+		return TC_ACT_OK;
+	}
+	if (p->payload) {
+		count(segment, syn_payload_passed);
+		return TC_ACT_OK;
+	}
+	if (!takeable_options(skb, p, segment, &options))
+		return TC_ACT_OK;
+
+	struct flow *old = bpf_map_lookup_elem(&half_open, &p->key);
+	if (old && old->end[0].isn == p->seq && old->client_low == p->from_low) {
+		if (old->client_side != port->side) {
+			/* The same SYN came in by the other port: the tuple crosses twice (SPEC D16). */
+			__u64 word = *(volatile __u64 *)&old->word;
+			if ((word & 0xff) == STATE_HALF_OPEN && swap(old, word, STATE_IGNORED))
+				count(segment, two_passes_passed);
+		} else if (options.flags & END_TIMESTAMPS) {
+			old->end[0].tsval = options.tsval; /* a retransmission */
+		}
+		return TC_ACT_OK;
+	}
+	struct flow *fresh = bpf_map_lookup_elem(&scratch, &zero);
+	if (!fresh)
+		return TC_ACT_OK;
+	__builtin_memset(fresh, 0, sizeof(*fresh));
+	fresh->word = new_id() << 8 | STATE_HALF_OPEN;
+	fresh->client_low = p->from_low;
+	fresh->client_side = port->side;
+	learn_syn(skb, p, &options, &fresh->end[0]);
+	bpf_map_update_elem(&half_open, &p->key, fresh, BPF_ANY);
+	return TC_ACT_OK;
+}
+
+static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f)
+{
+	__u32 segment = port->segment;
+	__u64 word = *(volatile __u64 *)&f->word;
+	if ((word & 0xff) == STATE_IGNORED)
+		return TC_ACT_OK;
+	__u32 from_client = p->from_low == f->client_low;
+	if ((f->client_side == port->side) != from_client) {
+		/* Not the port this end's packets come in by: a second pass, left alone. */
+		if (swap(f, word, STATE_IGNORED))
+			count(segment, two_passes_passed);
+		return TC_ACT_OK;
+	}
+	if (p->flags & TCP_RST) {
+		bpf_map_delete_elem(&half_open, &p->key);
+		return TC_ACT_OK;
+	}
+	if (!from_client) {
+		struct tcp_options options = {};
+		if ((p->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && !p->payload) {
+			if (p->ack != f->end[0].isn + 1)
+				return TC_ACT_OK;
+			if (!takeable_options(skb, p, segment, &options)) {
+				swap(f, word, STATE_IGNORED);
+				return TC_ACT_OK;
+			}
+			learn_syn(skb, p, &options, &f->end[1]);
+			return TC_ACT_OK;
+		}
+		if (!p->payload && !(p->flags & (TCP_FIN | TCP_SYN)))
+			return TC_ACT_OK;
+		/* The server speaks or ends first: not TLS as we know it, not ours. */
+		if (swap(f, word, STATE_IGNORED)) {
+			count(segment, server_spoke_first);
+			return TC_ACT_OK;
+		}
+		/* Another CPU is holding the flow at this moment; the server will send this again. */
+		count(segment, state_race_dropped);
+		return TC_ACT_SHOT;
+	}
+	if (!p->payload) {
+		if (p->flags & (TCP_FIN | TCP_SYN))
+			swap(f, word, STATE_IGNORED);
+		return TC_ACT_OK;
+	}
+	struct end *server = &f->end[1];
+	if (!(server->flags & END_SEEN) || p->ack != server->isn + 1) {
+		/* Acknowledges bytes that we did not see, or a handshake we saw only half of. */
+		if (swap(f, word, STATE_IGNORED))
+			count(segment, server_spoke_first);
+		return TC_ACT_OK;
+	}
+	__u32 offset = p->seq - (f->end[0].isn + 1);
+	if (offset >= server->syn_window) {
+		/* The server would not take it either (SPEC D15). */
+		count(segment, outside_window_passed);
+		return TC_ACT_OK;
+	}
+	if (c->forced || engine_dead(c)) {
+		if (swap(f, word, STATE_IGNORED)) {
+			if (c->forced)
+				count(segment, fallback_passed);
+			else
+				count(segment, engine_dead_passed);
+		}
+		return TC_ACT_OK;
+	}
+	return hold(skb, p, f, word, segment, HELD_FIRST);
+}
+
+static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f, __u64 word)
+{
+	__u32 segment = port->segment;
+	__u32 from_client = p->from_low == f->client_low;
+	if ((f->client_side == port->side) != from_client) {
+		count(segment, two_passes_passed);
+		return TC_ACT_OK;
+	}
+	if (!from_client) {
+		if ((p->flags & TCP_SYN) || (word & 0xff) == STATE_RELEASING)
+			return TC_ACT_OK;
+		if (!p->payload && !(p->flags & (TCP_FIN | TCP_RST)))
+			return TC_ACT_OK;
+		return server_ends_hold(p, f, word, segment);
+	}
+	if (engine_dead(c)) {
+		/* Nothing was acknowledged: the client sends it all again, and the bridge carries it. */
+		if (!swap(f, word, STATE_RELEASED))
+			goto race;
+		bpf_map_delete_elem(&flows, &p->key);
+		count(segment, held_given_back);
+		return TC_ACT_OK;
+	}
+	if (!p->payload && !(p->flags & (TCP_FIN | TCP_RST | TCP_SYN)) && p->seq == f->end[0].isn + 1)
+		return TC_ACT_OK; /* the handshake's last ACK, late or again */
+	return hold(skb, p, f, word, segment, HELD_MORE);
+race:
+	count(segment, state_race_dropped);
+	return TC_ACT_SHOT;
+}
+
+static __always_inline int on_taken(struct __sk_buff *skb, struct packet *p, struct port *port, struct flow *f, __u64 word)
+{
+	__u32 from_server = p->from_low != f->client_low;
+	if ((f->client_side == port->side) != !from_server) {
+		count(port->segment, taken_wrong_port_dropped);
+		return TC_ACT_SHOT;
+	}
+	if ((word & 0xff) == STATE_TOMBSTONE)
+		f->touched = bpf_ktime_get_ns();
+	learn_path(skb, p, &f->end[from_server & 1]);
+	__u32 engine = port->engine;
+	__u8 mac[6];
+	__builtin_memcpy(mac, port->inner_mac, 6);
+	if (bpf_skb_store_bytes(skb, 0, mac, 6, 0))
+		return TC_ACT_SHOT;
+	return bpf_redirect(engine, 0);
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

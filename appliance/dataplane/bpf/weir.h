@@ -1,0 +1,139 @@
+/* Types shared by the eBPF programs and user space (src/layout.rs repeats each, with its size
+ * asserted on both sides). Any change of a pinned map's type needs a new LAYOUT in src/layout.rs. */
+#ifndef WEIR_H
+#define WEIR_H
+
+#include <linux/types.h>
+
+#define MAX_SEGMENTS 64 /* segment ids 1..63 index the arrays */
+
+/* SPEC D16: nothing that differs in one of these is ever mixed up. Canonical: end 0 is the lower
+ * (address, port), compared as big-endian bytes. */
+struct flow_key {
+	__u32 segment;
+	__u16 outer_vlan; /* 0: untagged; else 0x1000 | VLAN id */
+	__u16 inner_vlan;
+	__u8 tunnel; /* 0: none */
+	__u8 reserved[3];
+	__u32 tunnel_key;
+	__u8 outer[2][4];
+	__u8 address[2][16]; /* IPv4 as v4-mapped */
+	__be16 port[2];
+};
+_Static_assert(sizeof(struct flow_key) == 60, "src/layout.rs has the same type");
+
+/* What the engine's sockets are known by: a namespace has one flow for a tuple. */
+struct tuple_key {
+	__u32 segment;
+	__u8 address[2][16];
+	__be16 port[2];
+};
+_Static_assert(sizeof(struct tuple_key) == 40, "src/layout.rs has the same type");
+
+enum side { SIDE_A = 0, SIDE_B = 1, SIDE_ENGINE = 2 };
+
+/* Keyed by interface index in the wire namespace. */
+struct port {
+	__u32 segment;
+	__u32 side;
+	__u32 interface[2]; /* of side A and side B */
+	__u32 engine;	    /* outer end of the engine's veth */
+	__u8 inner_mac[6];  /* of the veth's inner end */
+	__u8 reserved[2];
+};
+_Static_assert(sizeof(struct port) == 28, "src/layout.rs has the same type");
+
+struct configuration {
+	__u64 heartbeat_timeout; /* ns */
+	__u32 forced;		 /* fallback was told */
+	__u32 half;		 /* which half of the candidate tables is in force */
+};
+_Static_assert(sizeof(struct configuration) == 16, "src/layout.rs has the same type");
+
+struct segment_settings {
+	__u32 block_all; /* layer-2-fallback: block-all */
+};
+
+/* Bit n: TCP port n is a detection port. */
+struct candidate_ports {
+	__u8 client[8192];
+	__u8 server[8192];
+};
+
+struct destination_key {
+	__u32 prefix; /* bits, scope included */
+	__u32 scope;  /* segment * 2 + half */
+	__u8 address[16];
+};
+
+/* flow.word is (id << 8) | state; every change of state is a compare-and-swap of the whole word. */
+enum state {
+	STATE_HALF_OPEN = 1, /* only in half_open */
+	STATE_IGNORED = 2,   /* only in half_open: left to the bridge until its entry is evicted */
+	STATE_HELD = 3,	     /* client's packets go to the engine; server's pass while they say nothing */
+	STATE_RELEASING = 4, /* as held, but will not be taken any more */
+	STATE_RELEASED = 5,  /* about to be deleted: packets pass */
+	STATE_TAKEN = 6,     /* two sockets of the engine are the ends */
+	STATE_TOMBSTONE = 7, /* finished: what is left goes to the engine's closing sockets, never to the bridge */
+	STATE_BLOCKED = 8,   /* every packet is dropped */
+};
+
+#define END_SEEN 1
+#define END_WINDOW_SCALE 2
+#define END_SACK 4
+#define END_TIMESTAMPS 8
+
+/* What one end's own packets said. */
+struct end {
+	__u32 isn;
+	__u32 tsval;	   /* of its SYN */
+	__u16 syn_window;  /* never scaled */
+	__u16 mss;	   /* 0: no option */
+	__u8 window_scale;
+	__u8 flags;
+	__u8 ttl;
+	__u8 tos;
+	__u8 mac[12]; /* destination, source */
+};
+_Static_assert(sizeof(struct end) == 28, "src/layout.rs has the same type");
+
+struct flow {
+	__u64 word;
+	__u64 touched; /* CLOCK_MONOTONIC ns of a tombstone's last packet */
+	struct end end[2]; /* 0: client, 1: server */
+	__u8 client_low;   /* the client is end 0 of the key */
+	__u8 client_side;
+	__u8 reserved[6];
+};
+_Static_assert(sizeof(struct flow) == 80, "src/layout.rs has the same type");
+
+enum held_kind { HELD_FIRST = 1, HELD_MORE = 2, HELD_SERVER_SPOKE = 3, HELD_SERVER_ENDED = 4 };
+
+/* A record of the ring: this header, then `length` bytes of the frame from its Ethernet header. */
+struct held {
+	__u64 id;
+	struct flow flow;
+	struct flow_key key;
+	__u32 kind;
+	__u32 length;
+	__u32 gso_size; /* payload of a segment; 0: not a GSO frame */
+	__u32 gso_segments;
+	__u16 vlan_tci;
+	__u16 vlan_present;
+};
+_Static_assert(sizeof(struct held) == 168, "src/layout.rs has the same type");
+
+/* Test packet of state_command: 14 bytes of nothing, then this. Returns state found | COMMAND_SWAPPED;
+ * COMMAND_TUPLE_OWNED: another flow's sockets have the tuple; 0: no entry of that id. */
+struct command {
+	__u64 id;
+	struct flow_key key;
+	__u32 from;
+	__u32 to;
+	__u32 delete; /* after the swap */
+};
+_Static_assert(sizeof(struct command) == 80, "src/layout.rs has the same type");
+#define COMMAND_SWAPPED 0x100
+#define COMMAND_TUPLE_OWNED 0x200
+
+#endif

@@ -1,0 +1,127 @@
+//! A wire for tests: a client's and a server's namespace with a segment between them.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
+
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use weir_dataplane::namespace::inside;
+use weir_dataplane::segment::{self, Names};
+use weir_policy::snapshot::SegmentId;
+
+pub const CLIENT: &str = "10.77.0.1";
+pub const SERVER: &str = "10.77.0.2";
+pub const SEGMENT: SegmentId = SegmentId(1);
+
+pub struct Wire {
+    pub names: Names,
+    pub client: PathBuf,
+    pub server: PathBuf,
+    pub pins: PathBuf,
+    prefix: String,
+}
+
+impl Wire {
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "these tests make network namespaces: run as root"
+        );
+        let prefix = format!("wdp{}-{}-", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let names = Names { prefix: prefix.clone(), ..Names::default() };
+        let path = |name: &str| names.netns_directory.join(format!("{prefix}{name}"));
+        let wire = Self {
+            client: path("client"),
+            server: path("server"),
+            pins: PathBuf::from(format!("/run/{prefix}pins")),
+            names: names.clone(),
+            prefix: prefix.clone(),
+        };
+        for name in ["yard", "client", "server"] {
+            ip(&format!("netns add {prefix}{name}"));
+            ip(&format!("-n {prefix}{name} link set lo up"));
+        }
+        for (port, end, address) in [("portA", "client", CLIENT), ("portB", "server", SERVER)] {
+            let mac = if end == "client" { "02:aa:00:00:00:01" } else { "02:bb:00:00:00:02" };
+            ip(&format!(
+                "-n {prefix}yard link add name {port} type veth peer name e0 address {mac} netns {prefix}{end}"
+            ));
+            ip(&format!("-n {prefix}{end} addr add {address}/24 dev e0"));
+            let six = if end == "client" { "fd77::1" } else { "fd77::2" };
+            ip(&format!("-n {prefix}{end} addr add {six}/64 dev e0 nodad"));
+            ip(&format!("-n {prefix}{end} link set e0 up"));
+        }
+        inside(&path("yard"), || segment::create(&names, SEGMENT, ["portA", "portB"]))
+            .unwrap()
+            .unwrap();
+        wire
+    }
+
+    /// `ip netns exec` in the client's or server's namespace.
+    pub fn run(&self, namespace: &Path, command: &str) -> String {
+        let output = Command::new("ip")
+            .args(["netns", "exec"])
+            .arg(namespace.file_name().unwrap())
+            .args(["sh", "-c", command])
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{command}: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Sends a datagram each way and opens a TCP connection, between the two ends' addresses.
+    pub fn crosses(&self, client: &str, server: &str) {
+        let bind = format!("{}:0", bracket(server));
+        let (udp, tcp) = inside(&self.server, || {
+            (UdpSocket::bind(&bind).unwrap(), TcpListener::bind(&bind).unwrap())
+        })
+        .unwrap();
+        let (to_udp, to_tcp) = (udp.local_addr().unwrap(), tcp.local_addr().unwrap());
+        udp.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        inside(&self.client, || {
+            let socket = UdpSocket::bind(format!("{}:0", bracket(client))).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            socket.send_to(b"there", to_udp).unwrap();
+            let mut bytes = [0; 16];
+            let (length, from) = udp.recv_from(&mut bytes).unwrap();
+            assert_eq!(&bytes[..length], b"there");
+            udp.send_to(b"back", from).unwrap();
+            assert_eq!(socket.recv(&mut bytes).unwrap(), 4);
+            TcpStream::connect_timeout(&to_tcp, Duration::from_secs(5)).unwrap();
+        })
+        .unwrap();
+    }
+
+    pub fn name(&self, what: &str) -> String {
+        format!("{}{what}", self.prefix)
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        for name in ["yard", "client", "server", "engine-1", "wire"] {
+            let _ = Command::new("ip").args(["netns", "del", &self.name(name)]).status();
+        }
+        if self.pins.exists() {
+            let _ = nix::mount::umount2(&self.pins, nix::mount::MntFlags::MNT_DETACH);
+            let _ = std::fs::remove_dir(&self.pins);
+        }
+    }
+}
+
+fn bracket(address: &str) -> String {
+    if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
+}
+
+pub fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
