@@ -23,7 +23,6 @@ pub(crate) mod oid {
 pub(crate) struct Certificate<'a> {
     /// The inner signature algorithm's identifier, the object identifier's contents.
     pub(crate) signature_algorithm: &'a [u8],
-    pub(crate) issuer: &'a [u8],
     pub(crate) validity: Validity<'a>,
     /// Raw, a SEQUENCE.
     pub(crate) subject: &'a [u8],
@@ -73,7 +72,8 @@ impl<'a> Certificate<'a> {
         fields.expect(der::INTEGER)?;
         let mut algorithm = Reader(fields.expect(der::SEQUENCE)?.contents);
         let signature_algorithm = algorithm.expect(der::OBJECT_IDENTIFIER)?.contents;
-        let issuer = fields.expect(der::SEQUENCE)?.raw;
+        // The issuer: a forged certificate has its own.
+        fields.expect(der::SEQUENCE)?;
         let validity = Validity::parse(fields.expect(der::SEQUENCE)?)?;
         let subject = fields.expect(der::SEQUENCE)?.raw;
         let subject_public_key_info = fields.expect(der::SEQUENCE)?.raw;
@@ -85,30 +85,12 @@ impl<'a> Certificate<'a> {
             None => Vec::new(),
         };
         fields.end()?;
-        Ok(Self {
-            signature_algorithm,
-            issuer,
-            validity,
-            subject,
-            subject_public_key_info,
-            extensions,
-        })
+        Ok(Self { signature_algorithm, validity, subject, subject_public_key_info, extensions })
     }
 
     /// The first extension of this identifier.
     pub(crate) fn extension(&self, id: &[u8]) -> Option<&Extension<'a>> {
         self.extensions.iter().find(|extension| extension.id == id)
-    }
-
-    /// The subject public key's bits, without the leading count of unused bits.
-    pub(crate) fn public_key_bits(&self) -> Result<&'a [u8], DerError> {
-        let mut outer = Reader(self.subject_public_key_info);
-        let mut info = Reader(outer.expect(der::SEQUENCE)?.contents);
-        info.expect(der::SEQUENCE)?;
-        match info.expect(der::BIT_STRING)?.contents {
-            [0, bits @ ..] => Ok(bits),
-            _ => Err(DerError::Value),
-        }
     }
 
     pub(crate) fn public_key(&self) -> Result<PublicKey, DerError> {
@@ -119,7 +101,7 @@ impl<'a> Certificate<'a> {
             return Ok(PublicKey::Other);
         }
         // RSAPublicKey of RFC 8017 section A.1.1.
-        let mut bits = Reader(self.public_key_bits()?);
+        let mut bits = Reader(public_key_bits(self.subject_public_key_info)?);
         let mut key = Reader(bits.expect(der::SEQUENCE)?.contents);
         let mut modulus = key.expect(der::INTEGER)?.contents;
         while let [0, rest @ ..] = modulus {
@@ -203,6 +185,17 @@ impl<'a> Extension<'a> {
             extensions.push(Self { id, value, raw: element.raw });
         }
         Ok(extensions)
+    }
+}
+
+/// The key's bits in a raw SubjectPublicKeyInfo, without the leading count of unused ones.
+pub(crate) fn public_key_bits(info: &[u8]) -> Result<&[u8], DerError> {
+    let mut outer = Reader(info);
+    let mut fields = Reader(outer.expect(der::SEQUENCE)?.contents);
+    fields.expect(der::SEQUENCE)?;
+    match fields.expect(der::BIT_STRING)?.contents {
+        [0, bits @ ..] => Ok(bits),
+        _ => Err(DerError::Value),
     }
 }
 

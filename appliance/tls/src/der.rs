@@ -27,6 +27,7 @@ pub(crate) const fn context_constructed(number: u8) -> u8 {
     0xa0 | number
 }
 
+/// What kept bytes from being read as DER.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub enum DerError {
     #[error("element of tag {found:#04x} where {expected:#04x} belongs")]

@@ -11,16 +11,21 @@
 pub mod alert;
 mod certificate;
 mod der;
+pub mod forge;
 pub mod hello;
 pub mod key;
 pub mod leg;
 pub mod modern;
 pub mod names;
 pub mod server_certificates;
+pub mod verify;
 
 pub use alert::Alert;
+pub use der::DerError;
+pub use forge::{ForgeError, Forger, ForgerError, Signer};
 pub use hello::{ClientHello, HelloError, Peek, peek};
 pub use key::{KeyError, LegKey};
 pub use leg::{LegError, Negotiated, PlainState, TlsLeg};
 pub use modern::ModernStack;
 pub use server_certificates::ServerCertificates;
+pub use verify::{TrustAnchors, Verdict};

@@ -1,0 +1,161 @@
+//! Forged certificates: the server's own, copied byte for byte where a client looks, under a
+//! signing authority of the device (SPEC T7).
+//!
+//! For: client inspection. Every forged certificate has the same P-256 leaf key, made at start and
+//! never written down; it is signed by the proxy's signing certificate, or by the untrusted
+//! authority, as the verdict says ([`crate::verify::Verdict::signer`]). Not for: deciding that.
+//!
+//! Forged certificates are kept in a cache of [`CACHE_BOUND`] entries, least recently used first
+//! out; an entry that fell out is forged again when asked for. Parallel first visits to one server
+//! wait for one forge. Fails by [`ForgeError`] where the server's certificate has no frame that
+//! could be copied, and, when made, by [`ForgerError`].
+
+mod copy;
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
+use lru::LruCache;
+use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
+use rustls::sign::SigningKey;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use thiserror::Error;
+use weir_policy::snapshot::CertifiedKey;
+
+use self::copy::{Authority, copy_certificate};
+use crate::certificate::Certificate;
+use crate::der::DerError;
+use crate::key::{KeyError, KeyKind, LegKey};
+
+/// Forged certificates kept, about 3 KiB each.
+pub const CACHE_BOUND: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
+
+/// Who signs a forged certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Signer {
+    /// The client proxy's signing certificate, which clients trust.
+    Trusted,
+    /// The built-in authority that nobody trusts, so that the client warns.
+    Untrusted,
+}
+
+/// Forges for one client proxy.
+pub struct Forger {
+    trusted: Authority,
+    untrusted: Authority,
+    leaf: LeafKey,
+    cache: Mutex<LruCache<CacheKey, Slot>>,
+    signatures: AtomicU64,
+}
+
+/// Why a forger could not be made.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ForgerError {
+    #[error("{0} certificate: {1}")]
+    Key(&'static str, KeyError),
+    #[error("{0} certificate is not an authority's: its basicConstraints do not say CA:TRUE")]
+    NotAuthority(&'static str),
+    #[error("no leaf key could be made")]
+    LeafKey,
+}
+
+/// Why a certificate could not be forged.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ForgeError {
+    #[error("the server's certificate is not DER X.509: {0}")]
+    Certificate(#[from] DerError),
+    #[error("signing failed: {0}")]
+    Signing(String),
+    #[error("{0}")]
+    Key(#[from] KeyError),
+}
+
+/// SHA-256 of the server's leaf certificate, and the signer.
+type CacheKey = ([u8; 32], Signer);
+
+/// Filled by the first of those who ask for it; the others wait in it. An error is kept as well:
+/// the same bytes would fail again.
+type Slot = Arc<OnceLock<Result<Arc<LegKey>, ForgeError>>>;
+
+/// The key of all forged certificates.
+struct LeafKey {
+    key: Arc<dyn SigningKey>,
+    /// SubjectPublicKeyInfo, raw.
+    info: Vec<u8>,
+}
+
+impl Forger {
+    /// Loads both authorities and makes a leaf key.
+    ///
+    /// # Errors
+    /// Where an authority's key cannot be used or its certificate is none of an authority.
+    pub fn new(signing: &CertifiedKey, untrusted: &CertifiedKey) -> Result<Self, ForgerError> {
+        Ok(Self {
+            trusted: authority(signing, "signing")?,
+            untrusted: authority(untrusted, "untrusted authority's")?,
+            leaf: LeafKey::generate()?,
+            cache: Mutex::new(LruCache::new(CACHE_BOUND)),
+            signatures: AtomicU64::new(0),
+        })
+    }
+
+    /// The forged certificate for a server's leaf certificate (DER), with the authority's chain
+    /// after it and the shared leaf key.
+    ///
+    /// Copied as they are: subject, validity, subjectAltName and extendedKeyUsage. What the server's
+    /// certificate lacks, the forged one lacks as well: a client that refuses the one (no
+    /// subjectAltName, say) refuses the other, as it should.
+    ///
+    /// # Errors
+    /// See [`ForgeError`].
+    pub fn forge(&self, server_leaf: &[u8], signer: Signer) -> Result<Arc<LegKey>, ForgeError> {
+        let mut key = ([0; 32], signer);
+        key.0.copy_from_slice(digest(&SHA256, server_leaf).as_ref());
+        let slot = {
+            let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+            cache.get_or_insert(key, Slot::default).clone()
+        };
+        slot.get_or_init(|| self.forge_anew(server_leaf, signer).map(Arc::new)).clone()
+    }
+
+    /// Certificates signed so far.
+    pub fn signatures(&self) -> u64 {
+        self.signatures.load(Relaxed)
+    }
+
+    fn forge_anew(&self, server_leaf: &[u8], signer: Signer) -> Result<LegKey, ForgeError> {
+        let authority = match signer {
+            Signer::Trusted => &self.trusted,
+            Signer::Untrusted => &self.untrusted,
+        };
+        let server = Certificate::parse(server_leaf)?;
+        let forged = copy_certificate(&server, authority, &self.leaf.info)?;
+        self.signatures.fetch_add(1, Relaxed);
+        let chain = std::iter::once(CertificateDer::from(forged))
+            .chain(authority.chain().iter().cloned())
+            .collect();
+        Ok(LegKey::from_parts(chain, self.leaf.key.clone(), KeyKind::P256)?)
+    }
+}
+
+fn authority(pair: &CertifiedKey, whose: &'static str) -> Result<Authority, ForgerError> {
+    let key = LegKey::new(pair).map_err(|error| ForgerError::Key(whose, error))?;
+    Authority::new(key).ok_or(ForgerError::NotAuthority(whose))
+}
+
+impl LeafKey {
+    fn generate() -> Result<Self, ForgerError> {
+        // The document wipes itself when dropped; the loaded key stays in aws-lc's memory.
+        let document =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new())
+                .map_err(|_| ForgerError::LeafKey)?;
+        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(document.as_ref()));
+        let key = any_ecdsa_type(&der).map_err(|_| ForgerError::LeafKey)?;
+        let info = key.public_key().ok_or(ForgerError::LeafKey)?.to_vec();
+        Ok(Self { key, info })
+    }
+}
