@@ -5,8 +5,12 @@
 
 use std::net::SocketAddr;
 
+use ipnet::IpNet;
+
 use crate::outcome::{Blocked, Bypassed, NotDecrypted, Outcome};
-use crate::snapshot::{SegmentId, Side, Snapshot, VirtualSegment, any_or_in};
+use crate::snapshot::{
+    ClientPolicy, PortRange, SegmentId, ServerPolicy, Side, Snapshot, VirtualSegment, any_or_in,
+};
 
 /// A held flow, as far as policy looks at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +27,10 @@ pub struct Candidate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstBytes<'a> {
     /// A whole ClientHello. `server_name` as sent; `supported`: a version and suite we decrypt.
-    ClientHello { server_name: Option<&'a str>, supported: bool },
+    ClientHello {
+        server_name: Option<&'a str>,
+        supported: bool,
+    },
     /// SSLv2-format hello: recognised, never decrypted.
     Sslv2Hello,
     NotTls,
@@ -40,7 +47,10 @@ pub enum Decision {
     Release(Outcome),
     TakeOver(Inspection),
     /// `reset`: the client's connection is reset (SPEC T8, T9).
-    Block { outcome: Outcome, reset: bool },
+    Block {
+        outcome: Outcome,
+        reset: bool,
+    },
 }
 
 /// Which policy decrypts a flow.
@@ -75,72 +85,94 @@ pub fn judge(snapshot: &Snapshot, candidate: &Candidate, first: &FirstBytes<'_>)
     let Some((virtual_segment, profile, policy)) = owner(snapshot, candidate) else {
         return Decision::Release(Outcome::Bypassed(Bypassed::NoPolicy));
     };
-    let owner = &snapshot.profiles[profile];
-    let exceptions = match policy {
-        PolicyKind::Server(index) => &owner.server_policies[index].source_exceptions,
-        PolicyKind::Client(index) => &owner.client_policies[index].source_exceptions,
-    };
-    if exceptions.iter().any(|network| network.contains(&candidate.client.ip())) {
+    if policy.source_exceptions().iter().any(|network| network.contains(&candidate.client.ip())) {
         return Decision::Release(Outcome::NotDecrypted(NotDecrypted::SourceException));
     }
     let (server_name, supported) = match (*first, policy) {
         (FirstBytes::ClientHello { server_name, supported }, _) => (server_name, supported),
-        (FirstBytes::NotTls, PolicyKind::Server(_)) => {
+        (FirstBytes::NotTls, Owner::Server(..)) => {
             return Decision::Block {
                 outcome: Outcome::Blocked(Blocked::NotTlsOnServerProxy),
                 reset: true,
             };
         }
-        (FirstBytes::NotTls, PolicyKind::Client(_)) => return bypass(Bypassed::NotTls),
+        (FirstBytes::NotTls, Owner::Client(..)) => return bypass(Bypassed::NotTls),
         (FirstBytes::Sslv2Hello, _) => return bypass(Bypassed::UnsupportedTls),
         (FirstBytes::Malformed, _) => return bypass(Bypassed::MalformedHello),
         (FirstBytes::Oversize, _) => return bypass(Bypassed::OversizeHello),
         (FirstBytes::Incomplete, _) => return bypass(Bypassed::IncompleteHello),
     };
-    if let (PolicyKind::Client(index), Some(name)) = (policy, server_name)
-        && let Some(decryption) = owner.client_policies[index].decryption_policy
-        && snapshot.decryption_policies[decryption]
-            .domains_not_to_decrypt
-            .iter()
-            .any(|pattern| pattern.matches(name))
+    if let (Owner::Client(_, client), Some(name)) = (policy, server_name)
+        && let Some(index) = client.decryption_policy
+        && let Some(decryption) = snapshot.decryption_policies.get(index)
+        && decryption.domains_not_to_decrypt.iter().any(|pattern| pattern.matches(name))
     {
         return Decision::Release(Outcome::NotDecrypted(NotDecrypted::DomainException));
     }
     if !supported {
         return bypass(Bypassed::UnsupportedTls);
     }
-    Decision::TakeOver(Inspection { virtual_segment, profile, policy })
+    Decision::TakeOver(Inspection { virtual_segment, profile, policy: policy.kind() })
 }
 
 fn bypass(reason: Bypassed) -> Decision {
     Decision::Release(Outcome::Bypassed(reason))
 }
 
-/// The policy that owns the flow: its virtual segment, profile, and server or client policy.
-fn owner(snapshot: &Snapshot, candidate: &Candidate) -> Option<(usize, usize, PolicyKind)> {
+/// The policy that owns a flow, with its place in the profile.
+#[derive(Clone, Copy)]
+enum Owner<'a> {
+    Server(usize, &'a ServerPolicy),
+    Client(usize, &'a ClientPolicy),
+}
+
+impl<'a> Owner<'a> {
+    fn source_exceptions(self) -> &'a [IpNet] {
+        match self {
+            Self::Server(_, policy) => &policy.source_exceptions,
+            Self::Client(_, policy) => &policy.source_exceptions,
+        }
+    }
+
+    fn kind(self) -> PolicyKind {
+        match self {
+            Self::Server(index, _) => PolicyKind::Server(index),
+            Self::Client(index, _) => PolicyKind::Client(index),
+        }
+    }
+}
+
+/// The flow's virtual segment, profile, and server or client policy.
+fn owner<'a>(snapshot: &'a Snapshot, candidate: &Candidate) -> Option<(usize, usize, Owner<'a>)> {
     let (index, segment) = snapshot
         .virtual_segments
         .iter()
         .enumerate()
         .find(|(_, segment)| contains(segment, candidate))?;
-    let profile = &snapshot.profiles[segment.profile];
+    let profile = snapshot.profiles.get(segment.profile)?;
     let port = candidate.server.port();
-    let on_port = |ports: &[crate::snapshot::PortRange]| ports.iter().any(|p| p.contains(port));
-    let server = snapshot.device.server_inspection.then(|| {
-        profile.server_policies.iter().position(|policy| {
-            let proxy = &snapshot.server_proxies[policy.server_proxy];
-            on_port(&proxy.detection_ports)
-                && proxy.destinations.iter().any(|net| net.contains(&candidate.server.ip()))
+    let on_port = |ports: &[PortRange]| ports.iter().any(|range| range.contains(port));
+    let server = || {
+        profile.server_policies.iter().enumerate().find(|(_, policy)| {
+            snapshot.server_proxies.get(policy.server_proxy).is_some_and(|proxy| {
+                on_port(&proxy.detection_ports)
+                    && proxy.destinations.iter().any(|net| net.contains(&candidate.server.ip()))
+            })
         })
-    });
-    let client = snapshot.device.client_inspection.then(|| {
-        profile.client_policies.iter().position(|policy| {
-            on_port(&snapshot.client_proxies[policy.client_proxy].detection_ports)
+    };
+    let client = || {
+        profile.client_policies.iter().enumerate().find(|(_, policy)| {
+            snapshot
+                .client_proxies
+                .get(policy.client_proxy)
+                .is_some_and(|proxy| on_port(&proxy.detection_ports))
         })
-    });
-    let policy = match (server.flatten(), client.flatten()) {
-        (Some(server), _) => PolicyKind::Server(server),
-        (None, Some(client)) => PolicyKind::Client(client),
+    };
+    let server = snapshot.device.server_inspection.then(server).flatten();
+    let client = snapshot.device.client_inspection.then(client).flatten();
+    let policy = match (server, client) {
+        (Some((index, policy)), _) => Owner::Server(index, policy),
+        (None, Some((index, policy))) => Owner::Client(index, policy),
         (None, None) => return None,
     };
     Some((index, segment.profile, policy))

@@ -8,12 +8,22 @@
 //! right.
 #![forbid(unsafe_code)]
 
+pub mod configuration;
+mod document;
+pub mod error;
 pub mod judge;
+pub mod layers;
+pub mod located;
+pub mod material;
 pub mod outcome;
 pub mod secret;
 pub mod snapshot;
 
+pub use configuration::Configuration;
+pub use error::LocatedError;
 pub use judge::{Candidate, Decision, FirstBytes, Inspection, judge};
+pub use layers::{Layer, Syntax};
+pub use material::Material;
 pub use outcome::Outcome;
 pub use secret::SecretBytes;
 pub use snapshot::Snapshot;

@@ -146,7 +146,9 @@ impl fmt::Display for Blocked {
             Self::NotTlsOnServerProxy => f.write_str("not TLS on a server proxy"),
             Self::InvalidCertificate => f.write_str("invalid server certificate"),
             Self::ExpiredCertificate => f.write_str("expired server certificate"),
-            Self::ClientCertificateRequested => f.write_str("server asked for a client certificate"),
+            Self::ClientCertificateRequested => {
+                f.write_str("server asked for a client certificate")
+            }
             Self::ServerHandshakeFailed => f.write_str("TLS handshake with the server failed"),
             Self::ClientHandshakeFailed => f.write_str("TLS handshake with the client failed"),
             Self::HeadTooLarge => f.write_str("message head over 64 KiB"),

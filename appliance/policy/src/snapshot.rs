@@ -1,18 +1,20 @@
 //! The compiled policy: whole, immutable, numbered. The agent makes one from a validated
 //! configuration and sends it to the engine; nothing in it refers to a file.
 //!
-//! References between items are indices into the snapshot's own vectors and are checked when it is
-//! made: [`Snapshot`] is right by construction.
+//! References between items are indices into the snapshot's own vectors. A configuration compiles to
+//! right ones, and [`Snapshot::check`] runs on every snapshot that is deserialised.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::secret::SecretBytes;
 
 /// One generation of policy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Snapshot {
     /// Grows by one with every change; a session keeps the generation it started with (SPEC P10).
     pub generation: u64,
@@ -28,6 +30,65 @@ pub struct Snapshot {
     pub filters: Vec<FilterSet>,
     /// Signs what does not verify (SPEC T7); made by the agent at first boot.
     pub untrusted_authority: Option<CertifiedKey>,
+}
+
+/// A reference inside a snapshot that leads nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{item} refers to {kind} number {index}, of which there are {count}")]
+pub struct DanglingReference {
+    pub item: String,
+    pub kind: &'static str,
+    pub index: usize,
+    pub count: usize,
+}
+
+impl Snapshot {
+    /// Whether every index refers to something.
+    pub fn check(&self) -> Result<(), DanglingReference> {
+        let refer = |item: String, kind, index: usize, count: usize| {
+            let dangling = DanglingReference { item, kind, index, count };
+            if index < count { Ok(()) } else { Err(dangling) }
+        };
+        for segment in &self.virtual_segments {
+            let item = format!("virtual segment {:?}", segment.name);
+            refer(item, "profile", segment.profile, self.profiles.len())?;
+        }
+        for profile in &self.profiles {
+            for policy in &profile.server_policies {
+                let item = format!("server policy {:?}", policy.name);
+                refer(item, "server proxy", policy.server_proxy, self.server_proxies.len())?;
+            }
+            for policy in &profile.client_policies {
+                let item = || format!("client policy {:?}", policy.name);
+                refer(item(), "client proxy", policy.client_proxy, self.client_proxies.len())?;
+                if let Some(index) = policy.decryption_policy {
+                    let count = self.decryption_policies.len();
+                    refer(item(), "decryption policy", index, count)?;
+                }
+                refer(item(), "trust store", policy.trust_store, self.trust_stores.len())?;
+            }
+            for index in &profile.filters {
+                let item = format!("profile {:?}", profile.name);
+                refer(item, "filter set", *index, self.filters.len())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Snapshot {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // The derived one: `remote = "Self"` makes it an inherent function.
+        Self::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Snapshot {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let snapshot = Self::deserialize(deserializer)?;
+        snapshot.check().map_err(D::Error::custom)?;
+        Ok(snapshot)
+    }
 }
 
 /// Device settings (SPEC P1, D9).

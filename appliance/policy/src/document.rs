@@ -1,0 +1,190 @@
+//! The configuration document as it is written: the `weir:` section of user-data (YAML) and
+//! `/etc/weir/weir.toml` have the same keys.
+//!
+//! For: shapes and single values (names, networks, port ranges, domains), each with a message that
+//! says what would be right. Not for: what needs a second key to judge; see
+//! [`crate::configuration`].
+
+mod scalar;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+pub(crate) use scalar::{Domain, Name, Network, Ports, Text, Vlan};
+
+use crate::snapshot::{Layer2Fallback, Service, Side};
+
+/// Longest name of a proxy, policy, profile, virtual segment or filter set (SPEC P2).
+pub const MAX_NAME: usize = 128;
+/// Longest name of a segment or trust store (SPEC P2).
+pub const MAX_SHORT_NAME: usize = 64;
+
+/// What holds where no document says otherwise.
+pub(crate) const BUILT_IN: &str = "
+[device]
+client-inspection = true
+server-inspection = true
+max-concurrent-sessions = 10000
+";
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Document {
+    pub device: DeviceSection,
+    #[serde(default)]
+    pub segments: Vec<SegmentSection>,
+    #[serde(default)]
+    pub virtual_segments: Vec<VirtualSegmentSection>,
+    #[serde(default)]
+    pub profiles: Vec<ProfileSection>,
+    #[serde(default)]
+    pub server_proxies: Vec<ServerProxySection>,
+    #[serde(default)]
+    pub client_proxies: Vec<ClientProxySection>,
+    #[serde(default)]
+    pub decryption_policies: Vec<DecryptionPolicySection>,
+    #[serde(default)]
+    pub trust_stores: Vec<TrustStoreSection>,
+    #[serde(default)]
+    pub filters: Vec<FilterSection>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct DeviceSection {
+    pub client_inspection: bool,
+    pub server_inspection: bool,
+    pub max_concurrent_sessions: u32,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct SegmentSection {
+    pub id: u16,
+    /// Default: `segment ID`.
+    pub name: Option<Name<MAX_SHORT_NAME>>,
+    #[serde(default)]
+    pub layer_2_fallback: Layer2Fallback,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct VirtualSegmentSection {
+    pub name: Name<MAX_NAME>,
+    /// Default: the place in the list, from 1.
+    pub order: Option<u32>,
+    #[serde(default)]
+    pub segments: Vec<u16>,
+    pub from: Option<Side>,
+    #[serde(default)]
+    pub vlans: Vec<Vlan>,
+    #[serde(default)]
+    pub sources: Vec<Network>,
+    #[serde(default)]
+    pub destinations: Vec<Network>,
+    pub profile: Text,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ProfileSection {
+    pub name: Name<MAX_NAME>,
+    #[serde(default)]
+    pub server_policies: Vec<ServerPolicySection>,
+    #[serde(default)]
+    pub client_policies: Vec<ClientPolicySection>,
+    #[serde(default)]
+    pub filters: Vec<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ServerPolicySection {
+    pub name: Name<MAX_NAME>,
+    pub server_proxy: Text,
+    #[serde(default)]
+    pub source_exceptions: Vec<Network>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ClientPolicySection {
+    pub name: Name<MAX_NAME>,
+    pub client_proxy: Text,
+    pub decryption_policy: Option<Text>,
+    /// Default: the default CA package.
+    pub trust_store: Option<Text>,
+    #[serde(default)]
+    pub source_exceptions: Vec<Network>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ServerProxySection {
+    pub name: Name<MAX_NAME>,
+    pub destinations: Vec<Network>,
+    pub detection_ports: Vec<Ports>,
+    #[serde(default)]
+    pub service: Service,
+    pub certificates: Vec<KeyPairSection>,
+    #[serde(default = "yes")]
+    pub reset_server_on_block: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ClientProxySection {
+    pub name: Name<MAX_NAME>,
+    pub detection_ports: Vec<Ports>,
+    #[serde(default)]
+    pub service: Service,
+    pub signing_certificate: KeyPairSection,
+    #[serde(default)]
+    pub block_invalid_certificates: bool,
+    #[serde(default)]
+    pub block_expired_certificates: bool,
+    #[serde(default = "yes")]
+    pub reset_client_on_block: bool,
+}
+
+/// PEM inline, or a file's path.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct KeyPairSection {
+    pub certificate: Text,
+    pub key: Text,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct DecryptionPolicySection {
+    pub name: Name<MAX_NAME>,
+    #[serde(default)]
+    pub domains_not_to_decrypt: Vec<Domain>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct TrustStoreSection {
+    pub name: Name<MAX_SHORT_NAME>,
+    #[serde(default)]
+    pub certificates: Vec<Text>,
+    #[serde(default)]
+    pub default_ca_package: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct FilterSection {
+    pub name: Name<MAX_NAME>,
+    pub rules: Option<Text>,
+    pub file: Option<Text>,
+}
+
+pub(crate) fn networks(list: &[Network]) -> Vec<IpNet> {
+    list.iter().map(|network| network.0).collect()
+}
+
+fn yes() -> bool {
+    true
+}

@@ -1,0 +1,175 @@
+//! Documents in, configurations or located errors out.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use support::{errors, load, load_layers, messages};
+use weir_policy::snapshot::{Layer2Fallback, SegmentId, Side};
+use weir_policy::{Layer, Syntax};
+
+const WHOLE: &str = include_str!("documents/whole.yaml");
+
+#[test]
+fn empty_section_is_valid_and_only_bridges() {
+    for text in ["weir:\n", "weir: {}\n", "hostname: x\n"] {
+        let configuration = load(text).unwrap();
+        let snapshot = configuration.compile(1, None);
+        assert!(configuration.boot_segments().is_empty());
+        assert!(snapshot.virtual_segments.is_empty() && snapshot.profiles.is_empty());
+        assert_eq!(snapshot.device.max_concurrent_sessions, 10_000);
+    }
+}
+
+#[test]
+fn whole_document_compiles_to_indices() {
+    let configuration = load(WHOLE).unwrap();
+    let snapshot = configuration.compile(7, None);
+    snapshot.check().unwrap();
+    assert_eq!(snapshot.generation, 7);
+    assert_eq!(configuration.boot_segments()[0].id, SegmentId(1));
+    assert_eq!(configuration.boot_segments()[0].layer2_fallback, Layer2Fallback::PermitAll);
+    assert_eq!(snapshot.virtual_segments[0].from, Some(Side::A));
+    let profile = &snapshot.profiles[snapshot.virtual_segments[0].profile];
+    assert_eq!(profile.name, "default");
+    let proxy = &snapshot.server_proxies[profile.server_policies[0].server_proxy];
+    assert_eq!(proxy.name, "web");
+    assert_eq!(proxy.detection_ports[1].last, 8449);
+    assert!(proxy.reset_server_on_block);
+    let policy = &profile.client_policies[0];
+    assert_eq!(snapshot.client_proxies[policy.client_proxy].name, "staff");
+    assert_eq!(snapshot.trust_stores[policy.trust_store].name, "corporate");
+    let private = &snapshot.decryption_policies[policy.decryption_policy.unwrap()];
+    assert_eq!(private.domains_not_to_decrypt[0].domain, "bank.example");
+    assert!(private.domains_not_to_decrypt[0].wildcard);
+    assert_eq!(private.domains_not_to_decrypt[2].domain, "xn--bcher-kva.example");
+    assert_eq!(snapshot.filters[profile.filters[0]].origin, "user-data:48");
+}
+
+#[test]
+fn later_layer_wins_and_its_lists_replace() {
+    let image = "
+[device]
+max-concurrent-sessions = 5
+client-inspection = false
+[[segments]]
+id = 1
+name = 'from the image'
+";
+    let provisioned =
+        "weir:\n  device: { max-concurrent-sessions: 6 }\n  segments: [ { id: 2 } ]\n";
+    let configuration = load_layers(&[
+        Layer { name: "weir.toml", syntax: Syntax::Toml, text: image, section: None },
+        Layer { name: "user-data", syntax: Syntax::Yaml, text: provisioned, section: Some("weir") },
+    ])
+    .unwrap();
+    let device = configuration.compile(0, None).device;
+    assert_eq!(device.max_concurrent_sessions, 6);
+    assert!(!device.client_inspection && device.server_inspection);
+    assert_eq!(configuration.boot_segments().len(), 1);
+    assert_eq!(configuration.boot_segments()[0].name, "segment 2");
+}
+
+#[test]
+fn error_names_the_layer_it_stands_in() {
+    let image = "[device]\nclient-inspection = 3\n[[segments]]\nid = 99\n";
+    let layer = Layer { name: "weir.toml", syntax: Syntax::Toml, text: image, section: None };
+    let found = messages(load_layers(&[layer]).unwrap_err());
+    assert_eq!(
+        found,
+        ["weir.toml:2: device.client-inspection: is the number 3; true or false is expected"]
+    );
+    let fixed = image.replace('3', "true");
+    let layer = Layer { text: &fixed, ..layer };
+    let found = messages(load_layers(&[layer]).unwrap_err());
+    assert_eq!(found, ["weir.toml:4: segments[0].id: is 99; 1 to 16 is expected"]);
+}
+
+#[test]
+fn one_profile_without_virtual_segments_takes_all_traffic() {
+    let snapshot = load("weir:\n  profiles: [ { name: only } ]\n").unwrap().compile(1, None);
+    assert_eq!(snapshot.virtual_segments.len(), 1);
+    assert!(snapshot.virtual_segments[0].segments.is_empty());
+}
+
+#[test]
+fn client_policy_without_trust_store_trusts_the_default_package() {
+    let text = WHOLE.replace("trust-store: corporate,", "");
+    let snapshot = load(&text).unwrap().compile(1, None);
+    let store = &snapshot.trust_stores[snapshot.profiles[0].client_policies[0].trust_store];
+    assert_eq!(store.name, "default CA package");
+    assert!(store.default_ca_package && store.authorities.is_empty());
+}
+
+#[test]
+fn virtual_segments_are_tried_in_their_order() {
+    let text = "weir:
+  profiles: [ { name: p } ]
+  virtual-segments:
+    - { name: last, order: 20, profile: p }
+    - { name: first, order: 10, vlans: [5], profile: p }
+";
+    let snapshot = load(text).unwrap().compile(1, None);
+    let names = snapshot.virtual_segments.iter().map(|s| s.name.as_str()).collect::<Vec<_>>();
+    assert_eq!(names, ["first", "last"]);
+}
+
+#[test]
+fn duplicate_certificates_are_dropped() {
+    let text = WHOLE.replace(
+        "certificates: [ { certificate: /pki/web.pem, key: /pki/web.key } ]",
+        "certificates: [ { certificate: /pki/web.pem, key: /pki/web.key }, \
+         { certificate: /pki/web.pem, key: /pki/web.key } ]",
+    );
+    assert_ne!(text, WHOLE);
+    let snapshot = load(&text).unwrap().compile(1, None);
+    assert_eq!(snapshot.server_proxies[0].certificates.len(), 1);
+}
+
+#[test]
+fn shown_document_has_no_secret_and_is_a_document() {
+    let configuration = load(WHOLE).unwrap();
+    let shown = configuration.to_document();
+    assert!(!shown.contains("SECRET"), "{shown}");
+    assert!(shown.contains("certificate: \"subject of web"), "{shown}");
+    assert!(shown.contains("key: \"(not shown)\""), "{shown}");
+    let tree = weir_policy::located::yaml("shown", &shown).unwrap();
+    let weir = tree.get("weir").unwrap();
+    let ports = weir.get("server-proxies").unwrap().sequence().unwrap()[0].get("detection-ports");
+    assert_eq!(ports.unwrap().sequence().unwrap().len(), 2);
+}
+
+#[test]
+fn all_errors_of_one_document_are_told() {
+    let text = "weir:
+  segments:
+    - { id: one }
+    - { id: 2, naem: dmz }
+    - { name: x }
+  server-proxies:
+    - name: 'bad/name'
+      destinations: [192.0.2.1/24, 192.0.2.0/24, nonsense]
+      detection-ports: [0, 443, 9-8]
+      certificates: []
+";
+    let found = messages(errors(text));
+    let expected = [
+        "user-data:3: segments[0].id: is a text; a whole number from 0 to 65535 is expected",
+        "user-data:4: segments[1].naem: is not a known key; valid here: id, name, \
+         layer-2-fallback; did you mean \"name\"?",
+        "user-data:5: segments[2]: lacks the key \"id\", which is required",
+        "user-data:7: server-proxies[0].name: contains '/'; letters, digits, `_`, `-` and space \
+         are allowed in a name",
+        "user-data:8: server-proxies[0].destinations[0]: is 192.0.2.1/24, which has bits set \
+         after its prefix; write 192.0.2.0/24 or 192.0.2.1/32",
+        "user-data:8: server-proxies[0].destinations[2]: is \"nonsense\"; an address or a CIDR is \
+         expected, like 192.0.2.0/24 or 2001:db8::/32",
+        "user-data:9: server-proxies[0].detection-ports[0]: is \"0\"; a port from 1 to 65535 or \
+         a range is expected, like 443 or 8440-8449",
+        "user-data:9: server-proxies[0].detection-ports[2]: is 9-8, which runs backwards; write \
+         8-9",
+    ];
+    for message in expected {
+        assert!(found.contains(&message.to_owned()), "{message}\nnot in {found:#?}");
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+}
