@@ -32,11 +32,12 @@ impl Agent {
 
     pub fn ask(&mut self, request: &Request) -> Result<Response, Away> {
         let stream = &mut self.stream;
+        let asked = async {
+            frame::write(stream, request).await?;
+            frame::read(stream).await
+        };
         self.runtime
-            .block_on(tokio::time::timeout(ANSWER_WITHIN, async {
-                frame::write(stream, request).await?;
-                frame::read(stream).await
-            }))
+            .block_on(async { tokio::time::timeout(ANSWER_WITHIN, asked).await })
             .map_err(|_| Away(format!("no answer within {} s", ANSWER_WITHIN.as_secs())))?
             .map_err(|error| Away(error.to_string()))?
             .ok_or_else(|| Away("the agent closed the connection".into()))

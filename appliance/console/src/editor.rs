@@ -27,13 +27,25 @@ pub enum Event {
     EndOfInput,
 }
 
+/// What is being typed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Entry {
+    /// With help, completion and history.
+    #[default]
+    Command,
+    /// Shown and edited, and forgotten: a name, a yes or no.
+    Answer,
+    /// Nothing typed is shown: a password.
+    Secret,
+}
+
 #[derive(Default)]
 pub struct Editor {
     keys: Keys,
     prompt: String,
     line: Vec<char>,
     cursor: usize,
-    echo: bool,
+    entry: Entry,
     width: usize,
     history: Vec<String>,
     /// Index into `history` while an earlier line is shown; the line typed before is kept.
@@ -43,12 +55,11 @@ pub struct Editor {
 }
 
 impl Editor {
-    /// Begins a line and returns what to print. Without `echo` (passwords) nothing typed is shown,
-    /// and help, completion and history are off.
-    pub fn begin(&mut self, prompt: &str, echo: bool, width: usize) -> String {
+    /// Begins a line and returns what to print.
+    pub fn begin(&mut self, prompt: &str, entry: Entry, width: usize) -> String {
         prompt.clone_into(&mut self.prompt);
         self.clear_line();
-        self.echo = echo;
+        self.entry = entry;
         self.width = width.max(20);
         self.recalled = None;
         // Printed at the start of a line: nothing to erase, and serial logs stay plain.
@@ -58,16 +69,19 @@ impl Editor {
     /// One byte from the terminal; what it echoes is appended to `output`.
     pub fn feed(&mut self, byte: u8, output: &mut String) -> Option<Event> {
         let key = self.keys.feed(byte)?;
-        if !self.echo {
+        if self.entry == Entry::Secret {
             return self.press_unseen(key, output);
         }
+        let command = self.entry == Entry::Command;
         match key {
-            Key::Character('?') => return Some(Event::Help(self.before_cursor())),
-            Key::Tab => return Some(Event::Complete(self.before_cursor())),
+            Key::Character('?') if command => return Some(Event::Help(self.before_cursor())),
+            Key::Tab if command => return Some(Event::Complete(self.before_cursor())),
             Key::Enter => {
                 output.push('\n');
                 let line: String = self.line.iter().collect();
-                self.remember(&line);
+                if command {
+                    self.remember(&line);
+                }
                 return Some(Event::Line(line));
             }
             Key::EndOfInput if self.line.is_empty() => return Some(Event::EndOfInput),
@@ -78,6 +92,7 @@ impl Editor {
                 output.push_str(&self.redraw());
             }
             Key::Character(character) => self.insert(character, output),
+            Key::Up | Key::Down if !command => {}
             key => {
                 self.edit(key);
                 output.push_str(&self.redraw());
@@ -95,7 +110,7 @@ impl Editor {
 
     /// The prompt and the line again, below something that was printed.
     pub fn redraw(&self) -> String {
-        if !self.echo {
+        if self.entry == Entry::Secret {
             return self.prompt.clone();
         }
         let room = self.room();

@@ -12,7 +12,7 @@ use weir_policy::SecretBytes;
 
 use crate::agent::{Agent, Away};
 use crate::command::{self, Step};
-use crate::editor::{Editor, Event};
+use crate::editor::{Editor, Entry, Event};
 use crate::grammar::{self, Completion};
 use crate::render;
 use crate::terminal::{Input, Terminal};
@@ -80,10 +80,12 @@ impl Shell {
                 Err(away) => return self.agent_away(away),
             },
             // The serial line of an appliance without users: its reader may have gone.
-            Some(Role::Viewer) => match self.read("Press Enter for the console. ", true, None)? {
-                Typed::Closed => return Ok(Sitting::Leave),
-                Typed::Line(_) | Typed::Idle | Typed::EndOfInput => {}
-            },
+            Some(Role::Viewer) => {
+                match self.read("Press Enter for the console. ", Entry::Answer, None)? {
+                    Typed::Closed => return Ok(Sitting::Leave),
+                    Typed::Line(_) | Typed::Idle | Typed::EndOfInput => {}
+                }
+            }
             Some(_) => {}
         }
         let end = self.commands(&mut agent, &greeting)?;
@@ -132,7 +134,7 @@ impl Shell {
     fn log_in(&mut self, agent: &mut Agent, greeting: &Greeting) -> io::Result<Result<bool, Away>> {
         let prompt = format!("{} login: ", prompt_name(greeting));
         loop {
-            let user = match self.read(&prompt, true, None)? {
+            let user = match self.read(&prompt, Entry::Answer, None)? {
                 Typed::Line(user) if user.trim().is_empty() => continue,
                 Typed::Line(user) => user.trim().to_owned(),
                 Typed::Closed => return Ok(Ok(false)),
@@ -142,7 +144,7 @@ impl Shell {
                 }
             };
             self.editor.forget();
-            let password = match self.read("Password: ", false, Some(PASSWORD_WITHIN))? {
+            let password = match self.read("Password: ", Entry::Secret, Some(PASSWORD_WITHIN))? {
                 Typed::Line(password) => SecretBytes::new(password.into_bytes()),
                 Typed::Closed => return Ok(Ok(false)),
                 Typed::EndOfInput | Typed::Idle => {
@@ -165,7 +167,7 @@ impl Shell {
         // Contexts of `edit` will stand between the braces.
         let prompt = format!("{}{{}} ", prompt_name(greeting));
         loop {
-            let line = match self.read(&prompt, true, Some(IDLE_LOGOUT))? {
+            let line = match self.read(&prompt, Entry::Command, Some(IDLE_LOGOUT))? {
                 Typed::Line(line) => line,
                 Typed::Closed => return Ok(Sitting::Leave),
                 Typed::EndOfInput => {
@@ -211,13 +213,19 @@ impl Shell {
     }
 
     fn confirm(&mut self, question: &str) -> io::Result<bool> {
-        let typed = self.read(&format!("{question} [y/N] "), true, Some(PASSWORD_WITHIN))?;
+        let typed =
+            self.read(&format!("{question} [y/N] "), Entry::Answer, Some(PASSWORD_WITHIN))?;
         Ok(matches!(typed, Typed::Line(answer) if matches!(answer.trim(), "y" | "Y" | "yes")))
     }
 
     /// `patience`: without a key for longer, [`Typed::Idle`]; `None`: for ever.
-    fn read(&mut self, prompt: &str, echo: bool, patience: Option<Duration>) -> io::Result<Typed> {
-        let start = self.editor.begin(prompt, echo, WIDTH);
+    fn read(
+        &mut self,
+        prompt: &str,
+        entry: Entry,
+        patience: Option<Duration>,
+    ) -> io::Result<Typed> {
+        let start = self.editor.begin(prompt, entry, WIDTH);
         self.terminal.print(&start)?;
         loop {
             let byte = match self.terminal.read(patience.unwrap_or(IDLE_LOGOUT))? {

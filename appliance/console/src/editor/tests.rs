@@ -2,7 +2,7 @@ use super::*;
 
 fn begin() -> Editor {
     let mut editor = Editor::default();
-    editor.begin("edge{} ", true, 80);
+    editor.begin("edge{} ", Entry::Command, 80);
     editor
 }
 
@@ -62,12 +62,12 @@ fn help_and_completion_see_the_line_up_to_the_cursor() {
 fn history_goes_back_and_forth_and_keeps_what_was_typed() {
     let mut editor = begin();
     feed(&mut editor, b"first\r");
-    editor.begin("edge{} ", true, 80);
+    editor.begin("edge{} ", Entry::Command, 80);
     feed(&mut editor, b"second\r");
-    editor.begin("edge{} ", true, 80);
+    editor.begin("edge{} ", Entry::Command, 80);
     let (events, _) = feed(&mut editor, b"third\x1b[A\x1b[A\x1b[A\r");
     assert_eq!(events, [Event::Line("first".into())]);
-    editor.begin("edge{} ", true, 80);
+    editor.begin("edge{} ", Entry::Command, 80);
     let (events, _) = feed(&mut editor, b"new\x1b[A\x1b[B\r");
     assert_eq!(events, [Event::Line("new".into())]);
 }
@@ -77,7 +77,7 @@ fn history_is_bounded_and_forgotten_with_its_user() {
     let mut editor = begin();
     for number in 0..LINES_REMEMBERED + 5 {
         feed(&mut editor, format!("line {number}\r").as_bytes());
-        editor.begin("", true, 80);
+        editor.begin("", Entry::Command, 80);
     }
     assert_eq!(editor.history.len(), LINES_REMEMBERED);
     editor.forget();
@@ -87,12 +87,22 @@ fn history_is_bounded_and_forgotten_with_its_user() {
 #[test]
 fn password_is_neither_echoed_nor_remembered() {
     let mut editor = Editor::default();
-    editor.begin("Password: ", false, 80);
+    editor.begin("Password: ", Entry::Secret, 80);
     let (events, output) = feed(&mut editor, b"secrex\x7ft?\t\x1b[A\r");
     assert_eq!(events, [Event::Line("secret?".into())]);
     assert_eq!(output, "\n");
-    editor.begin("edge{} ", true, 80);
+    editor.begin("edge{} ", Entry::Command, 80);
     assert_eq!(feed(&mut editor, b"\x1b[A\r").0, [Event::Line(String::new())]);
+}
+
+#[test]
+fn answers_have_neither_help_nor_history() {
+    let mut editor = begin();
+    feed(&mut editor, b"reboot\r");
+    editor.begin("Sure? ", Entry::Answer, 80);
+    assert_eq!(feed(&mut editor, b"\x1b[Aw?\r").0, [Event::Line("w?".into())]);
+    editor.begin("edge{} ", Entry::Command, 80);
+    assert_eq!(feed(&mut editor, b"\x1b[A\r").0, [Event::Line("reboot".into())]);
 }
 
 #[test]
@@ -122,7 +132,7 @@ fn control_c_drops_the_line_and_control_d_ends_an_empty_one() {
     let (events, output) = feed(&mut editor, b"nonsense\x03show\r");
     assert_eq!(events, [Event::Line("show".into())]);
     assert!(output.contains("^C\n"));
-    editor.begin("", true, 80);
+    editor.begin("", Entry::Command, 80);
     assert_eq!(feed(&mut editor, b"\x04").0, [Event::EndOfInput]);
 }
 
@@ -137,7 +147,8 @@ fn nothing_a_terminal_can_send_makes_it_panic() {
         state ^= state << 17;
         let mut output = String::new();
         if let Some(Event::Line(_)) = editor.feed(state.to_le_bytes()[3], &mut output) {
-            editor.begin("edge{} ", state & 1 == 0, 80);
+            let entry = [Entry::Command, Entry::Answer, Entry::Secret][(state % 3) as usize];
+            editor.begin("edge{} ", entry, 80);
         }
         assert!(editor.cursor <= editor.line.len());
     }
