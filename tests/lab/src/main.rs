@@ -1,1 +1,123 @@
-fn main() {}
+//! `weir-lab`: the demo, on either wire.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+use nix::sys::signal::{SigSet, Signal};
+use weir_lab::bench::Bench;
+use weir_lab::report::Report;
+use weir_lab::wire::lab::Lab;
+use weir_lab::wire::machine::{Firmware, Machine};
+use weir_lab::{checks, process};
+
+#[derive(Parser)]
+#[command(name = "weir-lab", about = "Weir between real ends", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The six checks, with the evidence for each.
+    Demo {
+        /// What is between the ends.
+        #[arg(long, value_enum, default_value_t = WireKind::Machine)]
+        wire: WireKind,
+        #[arg(long, value_enum, default_value_t = FirmwareKind::Seabios)]
+        firmware: FirmwareKind,
+        /// Leave the appliance running afterwards, this terminal on its serial console; Ctrl-]
+        /// stops it.
+        #[arg(long)]
+        keep: bool,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum WireKind {
+    /// Weir's processes on this machine's kernel.
+    Lab,
+    /// The appliance, booted from its image under QEMU.
+    Machine,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FirmwareKind {
+    Seabios,
+    Ovmf,
+}
+
+fn main() -> ExitCode {
+    if let Err(error) = end_cleanly_by_signal() {
+        eprintln!("weir-lab: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    let Command::Demo { wire, firmware, keep } = Arguments::parse().command;
+    let firmware = match firmware {
+        FirmwareKind::Seabios => Firmware::SeaBios,
+        FirmwareKind::Ovmf => Firmware::Ovmf,
+    };
+    match demo(wire, firmware, keep) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo(wire: WireKind, firmware: Firmware, keep: bool) -> Result<bool> {
+    let mut report = Report::new("demo");
+    let mut bench = match wire {
+        WireKind::Lab => {
+            report.progress("starting curl's and nginx's namespaces, agent and engine");
+            Bench::start(Lab::start)?
+        }
+        WireKind::Machine => {
+            report.progress("booting the appliance under QEMU, curl on port 1A, nginx on port 1B");
+            Bench::start(|ends| Machine::start(ends, firmware))?
+        }
+    };
+    report.progress("the appliance inspects");
+    println!("     files of this run: {}", bench.run.directory().display());
+    checks::all(&mut bench, &mut report);
+    let passed = report.conclude();
+    if keep {
+        stay(&mut bench)?;
+    }
+    if passed {
+        bench.run.succeeded();
+    }
+    Ok(passed)
+}
+
+/// `--keep`: until the user has enough.
+fn stay(bench: &mut Bench) -> Result<()> {
+    println!("\nThe ends are namespaces of this machine; for instance, in another terminal:");
+    println!(
+        "  ip netns exec {} curl --cacert {} --resolve public.example:443:10.66.0.2 \
+         https://public.example/",
+        bench.ends.client.name(),
+        bench.ends.certificates.client_trust.display()
+    );
+    bench.wire.attach().context("attaching this terminal")
+}
+
+/// SIGINT and SIGTERM end this program's processes and namespaces too.
+fn end_cleanly_by_signal() -> Result<()> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    signals.thread_block()?;
+    std::thread::spawn(move || {
+        if let Ok(signal) = signals.wait() {
+            process::kill_all();
+            weir_lab::run::remove_own();
+            std::process::exit(128 + signal as i32);
+        }
+    });
+    Ok(())
+}

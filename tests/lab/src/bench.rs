@@ -1,0 +1,57 @@
+//! Ends and wire together, inspecting: where every check and test begins.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::certificates::SIGNING_CA;
+use crate::ends::Ends;
+use crate::fetch::Fetch;
+use crate::run::Run;
+use crate::wire::Wire;
+
+/// How long inspection may take to be there, from the start of the engine (SPEC: within a minute).
+pub const INSPECTION: Duration = Duration::from_secs(60);
+
+pub struct Bench {
+    // Dropped in this order: Weir, then its ends, then the run's directory.
+    pub wire: Box<dyn Wire>,
+    pub ends: Ends,
+    pub run: Arc<Run>,
+}
+
+impl Bench {
+    /// A new run on the wire that `start` makes; inspecting.
+    pub fn start<W: Wire + 'static>(start: impl FnOnce(&mut Ends) -> Result<W>) -> Result<Self> {
+        let run = Run::new()?;
+        let mut ends = Ends::new(&run)?;
+        let wire = start(&mut ends)?;
+        let mut bench = Self { wire: Box::new(wire), ends, run };
+        bench.wait_for_inspection()?;
+        Ok(bench)
+    }
+
+    /// Waits, bounded by [`INSPECTION`], until a connection is inspected; how long it took.
+    pub fn wait_for_inspection(&mut self) -> Result<Duration> {
+        let started = Instant::now();
+        loop {
+            let fetched = Fetch::new("public.example", "/").limit(10).run(&self.ends)?;
+            let seen = fetched.certificate();
+            if fetched.exit == 0 && seen.as_ref().is_ok_and(|seen| seen.issuer.contains(SIGNING_CA))
+            {
+                return Ok(started.elapsed());
+            }
+            if started.elapsed() > INSPECTION {
+                bail!(
+                    "no inspection after {} s: curl ended with {} {}, certificate: {seen:?}; {}",
+                    INSPECTION.as_secs(),
+                    fetched.exit,
+                    fetched.messages,
+                    self.wire.state()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Certificates of the lab, made with the openssl command, and what openssl says of others.
+//!
+//! For: an outside judge: what Weir forges is read by openssl, not by Weir's own code.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::process::succeed;
+
+/// A certificate and its key, as PEM files.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Identity {
+    pub fn certificate_pem(&self) -> Result<String> {
+        read(&self.certificate)
+    }
+
+    pub fn key_pem(&self) -> Result<String> {
+        read(&self.key)
+    }
+}
+
+/// Everything that is certified in the lab.
+pub struct Certificates {
+    /// Signs the servers the client and Weir trust.
+    pub public_ca: Identity,
+    /// Weir's signing CA for client inspection; the client trusts it.
+    pub signing_ca: Identity,
+    pub public: Identity,
+    pub bank: Identity,
+    pub self_signed: Identity,
+    /// Server inspection: Weir has these keys too.
+    pub shop: Identity,
+    pub wholesale: Identity,
+    /// What curl trusts: both CAs.
+    pub client_trust: PathBuf,
+}
+
+pub const PUBLIC_CA: &str = "Weir lab public CA";
+pub const SIGNING_CA: &str = "Weir lab signing CA";
+
+impl Certificates {
+    /// Makes them all in `directory`.
+    pub fn make(directory: &Path) -> Result<Self> {
+        std::fs::create_dir_all(directory)?;
+        let maker = Maker { directory };
+        let public_ca = maker.authority("public-ca", PUBLIC_CA)?;
+        let signing_ca = maker.authority("signing-ca", SIGNING_CA)?;
+        let p256 = ["EC", "ec_paramgen_curve:P-256"];
+        let rsa = ["RSA", "rsa_keygen_bits:2048"];
+        let public = maker.server("public", p256, &["public.example"], &public_ca)?;
+        let bank = maker.server("bank", p256, &["bank.example"], &public_ca)?;
+        let shop = maker.server("shop", rsa, &["shop.example", "*.shop.example"], &public_ca)?;
+        let wholesale = maker.server("wholesale", p256, &["wholesale.example"], &public_ca)?;
+        let self_signed = maker.self_signed("selfsigned", "selfsigned.example")?;
+        let client_trust = directory.join("client-trust.pem");
+        let both = public_ca.certificate_pem()? + &signing_ca.certificate_pem()?;
+        std::fs::write(&client_trust, both)?;
+        Ok(Self { public_ca, signing_ca, public, bank, self_signed, shop, wholesale, client_trust })
+    }
+}
+
+struct Maker<'a> {
+    directory: &'a Path,
+}
+
+impl Maker<'_> {
+    fn authority(&self, file: &str, name: &str) -> Result<Identity> {
+        let identity = self.key(file, ["EC", "ec_paramgen_curve:P-256"])?;
+        let mut command = openssl(["req", "-x509", "-new", "-sha256", "-days", "3650"]);
+        command.arg("-key").arg(&identity.key).arg("-out").arg(&identity.certificate);
+        command.args(["-subj", &format!("/O=Weir lab/CN={name}")]);
+        command.args(["-addext", "keyUsage=critical,keyCertSign,cRLSign"]);
+        succeed(&mut command)?;
+        Ok(identity)
+    }
+
+    fn self_signed(&self, file: &str, name: &str) -> Result<Identity> {
+        let identity = self.key(file, ["EC", "ec_paramgen_curve:P-256"])?;
+        let mut command = openssl(["req", "-x509", "-new", "-sha256", "-days", "90"]);
+        command.arg("-key").arg(&identity.key).arg("-out").arg(&identity.certificate);
+        command.args(["-subj", &format!("/CN={name}")]);
+        command.args(["-addext", &format!("subjectAltName=DNS:{name}")]);
+        succeed(&mut command)?;
+        Ok(identity)
+    }
+
+    fn server(
+        &self,
+        file: &str,
+        algorithm: [&str; 2],
+        names: &[&str],
+        by: &Identity,
+    ) -> Result<Identity> {
+        let identity = self.key(file, algorithm)?;
+        let request = self.directory.join(format!("{file}.csr"));
+        let name = names.first().copied().unwrap_or_default();
+        let mut command = openssl(["req", "-new", "-sha256"]);
+        command.arg("-key").arg(&identity.key).arg("-out").arg(&request);
+        succeed(command.args(["-subj", &format!("/O=Weir lab/CN={name}")]))?;
+
+        let extensions = self.directory.join(format!("{file}.ext"));
+        let names: Vec<String> = names.iter().map(|name| format!("DNS:{name}")).collect();
+        std::fs::write(
+            &extensions,
+            format!(
+                "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\n\
+                 extendedKeyUsage=serverAuth\nsubjectAltName={}\n\
+                 subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n",
+                names.join(",")
+            ),
+        )?;
+        let mut command = openssl(["x509", "-req", "-sha256", "-days", "90"]);
+        command.arg("-in").arg(&request).arg("-CA").arg(&by.certificate);
+        command.arg("-CAkey").arg(&by.key).arg("-out").arg(&identity.certificate);
+        command.arg("-extfile").arg(&extensions);
+        succeed(&mut command)?;
+        Ok(identity)
+    }
+
+    fn key(&self, file: &str, [algorithm, option]: [&str; 2]) -> Result<Identity> {
+        let key = self.directory.join(format!("{file}.key"));
+        let mut command = openssl(["genpkey", "-algorithm", algorithm, "-pkeyopt", option]);
+        succeed(command.arg("-out").arg(&key))?;
+        Ok(Identity { certificate: self.directory.join(format!("{file}.crt")), key })
+    }
+}
+
+/// What openssl says of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub subject: String,
+    pub issuer: String,
+    /// SHA-256 of the whole certificate, `AB:CD:...`.
+    pub fingerprint: String,
+}
+
+/// Reads the first certificate of `pem` with openssl.
+pub fn seen(pem: &str) -> Result<Seen> {
+    let text =
+        openssl_on(&["x509", "-noout", "-subject", "-issuer", "-fingerprint", "-sha256"], pem)?;
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| {
+            let (key, value) = line.split_once('=')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+        });
+        line.with_context(|| format!("openssl x509 printed no {name}: {text}"))
+    };
+    Ok(Seen {
+        subject: field("subject")?,
+        issuer: field("issuer")?,
+        fingerprint: field("sha256 Fingerprint")?,
+    })
+}
+
+/// `openssl verify -x509_strict` of the chain's first certificate against `anchors`.
+pub fn verify_strictly(chain_pem: &str, anchors: &Path, scratch: &Path) -> Result<()> {
+    std::fs::write(scratch, chain_pem)?;
+    let mut command = openssl(["verify", "-x509_strict"]);
+    command.arg("-CAfile").arg(anchors).arg("-untrusted").arg(scratch).arg(scratch);
+    succeed(&mut command).map(drop)
+}
+
+fn openssl_on(arguments: &[&str], input: &str) -> Result<String> {
+    let mut child = Command::new("openssl")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("running openssl")?;
+    child.stdin.take().context("openssl's input")?.write_all(input.as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(
+        output.status.success(),
+        "openssl {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn openssl<const N: usize>(arguments: [&str; N]) -> Command {
+    let mut command = Command::new("openssl");
+    command.args(arguments);
+    command
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+}

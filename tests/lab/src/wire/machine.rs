@@ -1,0 +1,264 @@
+//! The appliance booted from its image under QEMU, a tap in each end's namespace on its ports.
+//!
+//! For: the very file a user boots, its firmware, boot loader, init and console. The image is never
+//! changed (`snapshot=on`). Emulation is TCG unless `WEIR_TEST_ACCEL` names another accelerator:
+//! a /dev/kvm that opens may still not run this kernel. Fails by deadlines, with the serial log.
+
+mod attach;
+mod tap;
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::Signal;
+
+use super::serial::{Listener, Serial};
+use super::{Wire, repository, seed};
+use crate::document;
+use crate::ends::Ends;
+use crate::process::{Process, shown};
+use crate::run::Run;
+
+/// From power on to the login prompt, on a busy machine under TCG.
+const BOOT: Duration = Duration::from_secs(180);
+/// A console command.
+const COMMAND: Duration = Duration::from_secs(60);
+/// The line init prints when every service was started.
+const READY: &str = "weir: ready";
+const PROMPT: &str = "{}";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Firmware {
+    SeaBios,
+    Ovmf,
+}
+
+/// A running appliance.
+pub struct Machine {
+    qemu: Process,
+    serial: Serial,
+    run: Arc<Run>,
+    /// The command line QEMU was started by.
+    pub command: String,
+    /// From QEMU's start to [`READY`].
+    pub boot_time: Duration,
+}
+
+impl Machine {
+    /// Boots the image with the lab's document and logs in.
+    pub fn start(ends: &mut Ends, firmware: Firmware) -> Result<Self> {
+        let section = document::weir_section(&ends.certificates)?;
+        let mut machine = Self::boot(ends, firmware, &seed::user_data(&section)?)?;
+        machine.log_in()?;
+        Ok(machine)
+    }
+
+    /// Boots the image with `user_data`, up to [`READY`].
+    pub fn boot(ends: &mut Ends, firmware: Firmware, user_data: &str) -> Result<Self> {
+        let run = ends.run.clone();
+        let image = image()?;
+        let iso = seed::iso(&run, user_data)?;
+        let taps = [tap::open(&ends.client)?, tap::open(&ends.server)?];
+        ends.connect()?;
+
+        let socket = run.path("serial.sock");
+        let listener = Listener::bind(&socket, run.path("serial.log"))?;
+        let mut command = qemu(&run, firmware, &image, &iso, &socket, &taps)?;
+        let shown = shown(&command);
+        std::fs::write(run.path("qemu-command"), &shown)?;
+        let started = Instant::now();
+        let mut qemu = Process::start("qemu", &mut command, &run.path("qemu.log"))?;
+        drop(taps);
+        let serial = match listener.accept(Duration::from_secs(20)) {
+            Ok(serial) => serial,
+            Err(error) => {
+                qemu.check()?;
+                return Err(error);
+            }
+        };
+        let mut machine = Self { qemu, serial, run, command: shown, boot_time: Duration::ZERO };
+        machine.serial.expect(&[READY], BOOT).map_err(|error| machine.explain(error))?;
+        machine.boot_time = started.elapsed();
+        Ok(machine)
+    }
+
+    /// Logs in as the provisioned administrator.
+    pub fn log_in(&mut self) -> Result<()> {
+        // A console that started before it was looked at has printed its prompt already; a return
+        // brings another.
+        let deadline = Instant::now() + COMMAND;
+        while self.serial.expect(&["ogin:"], Duration::from_secs(5)).is_err() {
+            ensure!(Instant::now() < deadline, "no login prompt on the serial console");
+            self.serial.send("\r")?;
+        }
+        self.serial.send(&format!("{}\r", seed::USER))?;
+        self.serial.expect(&["assword:"], COMMAND)?;
+        self.serial.send(&format!("{}\r", seed::PASSWORD))?;
+        self.serial.settle(PROMPT, COMMAND)?;
+        Ok(())
+    }
+
+    /// Everything the serial console printed so far.
+    pub fn serial_text(&self) -> &str {
+        self.serial.seen()
+    }
+
+    /// Waits for text on the serial console.
+    pub fn expect(&mut self, wanted: &str, limit: Duration) -> Result<()> {
+        self.serial.expect(&[wanted], limit).map(drop)
+    }
+
+    /// Waits until the appliance has powered itself off.
+    pub fn wait_for_power_off(&mut self, limit: Duration) -> Result<()> {
+        let Some(status) = self.qemu.wait(limit) else {
+            bail!("the appliance still runs {} s after it was told to stop", limit.as_secs());
+        };
+        ensure!(status.success(), "QEMU ended with {status}");
+        Ok(())
+    }
+
+    /// Sends text and return, without waiting for anything.
+    pub fn type_line(&mut self, text: &str) -> Result<()> {
+        self.serial.send(&format!("{text}\r"))
+    }
+
+    /// An error with what QEMU has to say.
+    fn explain(&mut self, error: anyhow::Error) -> anyhow::Error {
+        match self.qemu.check() {
+            Ok(()) => error,
+            Err(ended) => error.context(format!("{ended:#}")),
+        }
+    }
+}
+
+impl Wire for Machine {
+    fn console(&mut self, command: &str) -> Result<String> {
+        self.serial.send(&format!("{command}\r"))?;
+        let text = self.serial.settle(PROMPT, COMMAND)?;
+        Ok(answer(&text, command))
+    }
+
+    fn kill_engine(&mut self) -> Result<String> {
+        let command = "debug engine kill";
+        let answer = self.console(command)?;
+        Ok(format!("console: {command}   # {}", answer.trim()))
+    }
+
+    fn attach(&mut self) -> Result<()> {
+        println!("The appliance's serial console; Ctrl-] stops the appliance.");
+        attach::attach(self.serial.stream()?)
+    }
+
+    fn state(&mut self) -> String {
+        match self.qemu.check() {
+            Err(error) => format!("{error:#}"),
+            Ok(()) => format!("serial console: {}", self.run.path("serial.log").display()),
+        }
+    }
+}
+
+/// What stands between the echo of `command` and the next prompt.
+fn answer(text: &str, command: &str) -> String {
+    let after = text.rfind(command).map_or(text, |at| &text[at + command.len()..]);
+    let lines: Vec<&str> = after.trim_end().lines().collect();
+    let answer = lines.split_last().map_or(&[] as &[&str], |(_, answer)| answer);
+    answer.join("\n").trim_matches('\n').to_owned() + "\n"
+}
+
+/// `dist/weir.qcow2`, or what `WEIR_IMAGE` names.
+fn image() -> Result<PathBuf> {
+    let image = match std::env::var_os("WEIR_IMAGE") {
+        Some(path) => PathBuf::from(path),
+        None => repository().join("dist/weir.qcow2"),
+    };
+    ensure!(image.exists(), "no image {}: build it first (ci/image)", image.display());
+    Ok(image)
+}
+
+fn qemu(
+    run: &Run,
+    firmware: Firmware,
+    image: &Path,
+    iso: &Path,
+    serial: &Path,
+    taps: &[OwnedFd; 2],
+) -> Result<Command> {
+    let accelerator = std::env::var("WEIR_TEST_ACCEL").unwrap_or("tcg,thread=multi".to_owned());
+    let cpu = if accelerator.starts_with("tcg") { "max" } else { "host" };
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args(["-name", "weir", "-nodefaults", "-no-user-config", "-display", "none"]);
+    command.args(["-no-reboot", "-accel", &accelerator, "-cpu", cpu, "-smp", "2", "-m", "4096"]);
+    if firmware == Firmware::Ovmf {
+        let variables = run.path("ovmf-variables.fd");
+        std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &variables)
+            .context("OVMF's variables (package ovmf)")?;
+        command.args([
+            "-drive",
+            "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
+        ]);
+        command.args(["-drive", &format!("if=pflash,format=raw,file={}", variables.display())]);
+    }
+    command.args(["-chardev", &format!("socket,id=serial0,path={}", serial.display())]);
+    command.args(["-serial", "chardev:serial0", "-device", "virtio-rng-pci"]);
+    command.args([
+        "-drive",
+        &format!("if=none,id=disk,format=qcow2,snapshot=on,file={}", image.display()),
+        "-device",
+        "virtio-blk-pci,drive=disk,bootindex=0",
+        "-drive",
+        &format!("if=ide,media=cdrom,format=raw,readonly=on,file={}", iso.display()),
+    ]);
+    // The order is the appliance's order of ports: management, 1A, 1B.
+    command.args(["-netdev", "user,id=management,restrict=on"]);
+    command.args(["-device", "virtio-net-pci,netdev=management,mac=52:54:00:00:00:01"]);
+    for (port, tap) in ["1a", "1b"].iter().zip(taps) {
+        command.args(["-netdev", &format!("tap,id=port{port},fd={}", tap.as_raw_fd())]);
+        command.args([
+            "-device",
+            &format!("virtio-net-pci,netdev=port{port},mac=52:54:00:00:00:{port}"),
+        ]);
+    }
+    let descriptors = [taps[0].as_raw_fd(), taps[1].as_raw_fd()];
+    // SAFETY: between fork and exec only fcntl(2) is called, which is async-signal-safe; the
+    // descriptors are open, as `taps` outlives the spawn. There is no safe way to let a child
+    // inherit chosen descriptors without letting all children inherit them.
+    unsafe {
+        command.pre_exec(move || {
+            for descriptor in descriptors {
+                let descriptor = std::os::fd::BorrowedFd::borrow_raw(descriptor);
+                fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            }
+            Ok(())
+        });
+    }
+    Ok(command)
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.qemu.stop(Signal::SIGTERM);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_stands_between_echo_and_prompt() {
+        let text = "show version\nWeir 0.1.0\nkernel 6.12\nweir-lab{} ";
+        assert_eq!(answer(text, "show version"), "Weir 0.1.0\nkernel 6.12\n");
+    }
+
+    #[test]
+    fn repainted_prompts_of_the_echo_are_left_out() {
+        let text = "weir-lab{} sweir-lab{} show eventsweir-lab{} show events\nnone\n\nweir-lab{}";
+        assert_eq!(answer(text, "show events"), "none\n");
+    }
+}
