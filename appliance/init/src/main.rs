@@ -6,18 +6,51 @@
 //! goes on with what is there, because a segment that only bridges is better than none. It never
 //! exits and never panics out of a stage.
 
+mod command_line;
+mod kernel_log;
+mod modules;
+mod operator;
+mod partition;
+mod reboot;
+mod stage1;
+mod stage2;
 mod supervise;
 
 use std::process::ExitCode;
 
+const USAGE: &str = "weir-init is PID 1 of the appliance; elsewhere: \
+                     weir-init supervise --services FILE.json [--runtime-directory DIR] \
+                     [--control-socket PATH]";
+
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
-    let result = match arguments.next().as_deref() {
-        Some("supervise") => supervise::lab::run(arguments),
-        _ => Err(anyhow::anyhow!(
-            "weir-init is PID 1 of the appliance; elsewhere: weir-init supervise --services FILE"
-        )),
-    };
+    let mut arguments = std::env::args();
+    let program = arguments.next().unwrap_or_default();
+    if std::process::id() == 1 {
+        std::panic::set_hook(Box::new(|panic| operator::say(&format!("internal error: {panic}"))));
+        // The kernel runs the initramfs's program as /init, and stage 1 the root's as /sbin/...
+        if program == "/init" { stage1::run() } else { stage2::run() }
+    }
+    let mut arguments = arguments.peekable();
+    match arguments.next().as_deref() {
+        Some("supervise") => told(supervise::lab::run(arguments)),
+        // Children of PID 1: they say on the console what went wrong, as it would.
+        Some("management") => {
+            on_console("management", stage2::configure_management(arguments.next()))
+        }
+        Some("segment") => {
+            let name = format!("segment {}", arguments.peek().map_or("", String::as_str));
+            on_console(&name, stage2::create_segment(arguments))
+        }
+        // The kernel's request for a module: `-q -- ALIAS`.
+        Some("-q") => match modules::answer(arguments.filter(|word| word != "--")) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        _ => told(Err(anyhow::anyhow!(USAGE))),
+    }
+}
+
+fn told(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -25,4 +58,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn on_console(what: &str, result: anyhow::Result<()>) -> ExitCode {
+    if let Err(error) = &result {
+        operator::warn(&format!("{what}: {error:#}"));
+    }
+    told(result)
 }

@@ -284,6 +284,10 @@ impl Lifecycle {
         };
     }
 
+    pub fn is_ready(&self) -> bool {
+        matches!(self.phase, Phase::Running { ready: true, killed: false, .. })
+    }
+
     pub fn is_done(&self) -> bool {
         self.phase == Phase::Done
     }

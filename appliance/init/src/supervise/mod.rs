@@ -127,23 +127,23 @@ impl Supervisor {
         wish.or(self.control())
     }
 
-    /// Turns until `condition` holds or `limit` has passed; `false`: it has passed, or somebody
-    /// wished for something (told in the result's second part).
+    /// Turns until `condition` holds (`true`) or `limit` has passed (`false`). A wish that comes
+    /// in the meantime is the error.
     pub fn turn_until(
         &mut self,
         limit: std::time::Duration,
         condition: impl Fn(&Self) -> bool,
-    ) -> (bool, Option<Wish>) {
+    ) -> Result<bool, Wish> {
         let until = self.clock.now() + limit;
         loop {
             if condition(self) {
-                return (true, None);
+                return Ok(true);
             }
             if self.clock.now() >= until {
-                return (false, None);
+                return Ok(false);
             }
             if let Some(wish) = self.turn() {
-                return (false, Some(wish));
+                return Err(wish);
             }
         }
     }
@@ -182,6 +182,10 @@ impl Supervisor {
             .iter()
             .find(|s| s.service.name == name && s.lifecycle.is_done())
             .and_then(|s| s.lifecycle.last_exit())
+    }
+
+    pub fn is_ready(&self, name: &str) -> bool {
+        self.services.iter().any(|s| s.service.name == name && s.lifecycle.is_ready())
     }
 
     fn act(&mut self, index: usize, now: Lived) {

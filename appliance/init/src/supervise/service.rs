@@ -91,6 +91,11 @@ impl Service {
         seconds(self.stop_time)
     }
 
+    /// Without one: a day.
+    pub fn time_limit(&self) -> Duration {
+        self.time_limit.map_or(seconds(f64::INFINITY), seconds)
+    }
+
     /// The period for WATCHDOG_USEC.
     pub fn watchdog(&self) -> Option<Duration> {
         self.watchdog.map(seconds)

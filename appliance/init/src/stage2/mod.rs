@@ -1,0 +1,340 @@
+//! Stage 2, from the verified root: from mounts to running services, and down again.
+//!
+//! For: the order of boot and shutdown. Not for: how each step is done (its own module). Nothing
+//! here stops the boot: a step that fails leaves a warning on the console and in the machine's
+//! status, and the next one goes on with what is there. A panic costs the step it happened in.
+//!
+//! Order: mounts, modules, clock, identity, machine checks; journald; provisioning; management
+//! port and segments, so that the wire is whole before anything that could fail for long; agent
+//! and engine; console.
+
+mod clock;
+mod identity;
+mod machine;
+mod management;
+mod mounts;
+mod ports;
+mod segments;
+mod services;
+mod settings;
+mod slot;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use weir_api::init::{BootPlan, MachineStatus, PlannedSegment};
+use weir_api::paths;
+
+pub use management::configure as configure_management;
+pub use segments::create as create_segment;
+
+use crate::modules::{self, Modules};
+use crate::operator;
+use crate::reboot::{End, end};
+use crate::supervise::account::Accounts;
+use crate::supervise::{Control, Supervisor, Wish};
+use ports::Nic;
+
+/// Notification sockets.
+const RUNTIME_DIRECTORY: &str = "/run/init";
+/// journald's own socket; it is there when journald is.
+const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
+const JOURNAL_APPEARS: Duration = Duration::from_secs(10);
+/// After this the appliance counts as up without what is not ready.
+const SERVICES_READY: Duration = Duration::from_secs(60);
+/// Panics of the main loop that are survived; more, and the machine reboots.
+const PANICS_SURVIVED: u32 = 100;
+
+pub fn run() -> ! {
+    let mut warnings = Warnings::default();
+    let machine = step(&mut warnings, "preparation", prepare).unwrap_or_default();
+    let accounts = Accounts::of_this_machine();
+    let directory = PathBuf::from(RUNTIME_DIRECTORY);
+    let supervisor =
+        Supervisor::new(directory, accounts.clone(), Box::new(|line: &str| operator::say(line)));
+    let how = match supervisor {
+        Ok(mut supervisor) => supervise(&mut supervisor, machine, &accounts, warnings),
+        Err(error) => {
+            operator::say(&format!("cannot supervise: {error}; rebooting in 10 s"));
+            std::thread::sleep(Duration::from_secs(10));
+            End::Reboot
+        }
+    };
+    finish(how)
+}
+
+/// What an operator should know; each is said once on the console and kept for the status.
+#[derive(Default)]
+struct Warnings(Vec<String>);
+
+impl Warnings {
+    fn add(&mut self, warning: impl Into<String>) {
+        let warning = warning.into();
+        tracing::warn!("{warning}");
+        operator::warn(&warning);
+        self.0.push(warning);
+    }
+}
+
+/// Runs a step; where it panics, that is a warning.
+fn step<T>(
+    warnings: &mut Warnings,
+    what: &str,
+    action: impl FnOnce(&mut Warnings) -> T,
+) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(|| action(warnings))) {
+        Ok(result) => Some(result),
+        Err(_) => {
+            warnings.add(format!("{what}: internal error"));
+            None
+        }
+    }
+}
+
+/// All that needs no service.
+fn prepare(warnings: &mut Warnings) -> MachineStatus {
+    mounts::basic(warnings);
+    crate::kernel_log::begin();
+    settings::apply();
+    match Modules::of_running_kernel() {
+        Ok(mut modules) => {
+            if let Err(error) = modules::answer_the_kernel("/sbin/weir-init") {
+                warnings.add(format!("modules on demand: {error}"));
+            }
+            modules.cold_plug();
+        }
+        Err(error) => warnings.add(error.to_string()),
+    }
+    mounts::data(warnings);
+    clock::check(warnings);
+    identity::settle(warnings);
+    let machine = machine::examine(warnings);
+    operator::say(&machine::summary(&machine));
+    machine
+}
+
+fn supervise(
+    supervisor: &mut Supervisor,
+    machine: MachineStatus,
+    accounts: &Accounts,
+    mut warnings: Warnings,
+) -> End {
+    let wish =
+        step(&mut warnings, "boot", |warnings| boot(supervisor, machine, accounts, warnings).err());
+    let mut wish = wish.flatten();
+    let mut panics = 0;
+    let wish = loop {
+        if let Some(wish) = wish {
+            break wish;
+        }
+        match catch_unwind(AssertUnwindSafe(|| supervisor.turn())) {
+            Ok(turned) => wish = turned,
+            Err(_) if panics < PANICS_SURVIVED => panics += 1,
+            Err(_) => wish = Some(Wish::Reboot),
+        }
+    };
+    let how = match wish {
+        Wish::Reboot => End::Reboot,
+        Wish::PowerOff | Wish::Stop => End::PowerOff,
+    };
+    operator::say(match how {
+        End::Reboot => "rebooting",
+        End::PowerOff => "shutting down",
+    });
+    // A panic here must not keep the machine from ending.
+    let _ = catch_unwind(AssertUnwindSafe(|| supervisor.stop()));
+    how
+}
+
+/// Starts everything, in order. An `Err` is a wish that came in the meantime.
+fn boot(
+    supervisor: &mut Supervisor,
+    mut machine: MachineStatus,
+    accounts: &Accounts,
+    warnings: &mut Warnings,
+) -> Result<(), Wish> {
+    mounts::directories(accounts, warnings);
+    supervisor.add(services::journal());
+    let journal = |_: &Supervisor| Path::new(JOURNAL_SOCKET).exists();
+    if !wait(supervisor, JOURNAL_APPEARS, journal)? {
+        warnings.add("the journal does not start; the appliance goes on without it");
+    }
+    let nics = ports::in_order();
+    if !one_shot(supervisor, services::provision())? {
+        warnings.add("provisioning failed; segments only bridge");
+    }
+    let plan = plan(warnings);
+    identity::set_hostname(plan.hostname.as_deref(), warnings);
+    if !one_shot(supervisor, services::management(nics.first()))? {
+        warnings.add("the management port is not configured");
+    }
+    let planned = planned_segments(&plan, &nics);
+    for segment in &planned {
+        join(supervisor, segment, &nics, warnings)?;
+    }
+    machine.warnings = warnings.0.clone();
+    let ports = ports::Watched::new(&nics, &planned, warnings);
+    let root_verified = machine.verified_root;
+    let agent = accounts.user(services::AGENT_USER).map(|account| account.uid);
+    let status = Box::new(move || machine::now(&machine, &ports));
+    match Control::bind(Path::new(paths::INIT_SOCKET), agent.into_iter().collect(), status) {
+        Ok(control) => supervisor.serve(control),
+        Err(error) => warnings.add(format!("{}: {error}", paths::INIT_SOCKET)),
+    }
+    supervisor.add(services::agent());
+    supervisor.add(services::engine());
+    let ready =
+        |supervisor: &Supervisor| supervisor.is_ready("agent") && supervisor.is_ready("engine");
+    if wait(supervisor, SERVICES_READY, ready)? {
+        if root_verified {
+            slot::mark_good();
+        }
+        operator::say("ready");
+    } else {
+        warnings.add("not all services are ready");
+    }
+    supervisor.add(services::console());
+    Ok(())
+}
+
+fn wait(
+    supervisor: &mut Supervisor,
+    limit: Duration,
+    condition: impl Fn(&Supervisor) -> bool,
+) -> Result<bool, Wish> {
+    supervisor.turn_until(limit, condition)
+}
+
+/// Runs it to its end; whether it succeeded. Its own time limit ends it.
+fn one_shot(supervisor: &mut Supervisor, service: crate::supervise::Service) -> Result<bool, Wish> {
+    let name = service.name.clone();
+    let limit = service.time_limit() + Duration::from_secs(10);
+    supervisor.add(service);
+    wait(supervisor, limit, |supervisor| supervisor.ended(&name).is_some())?;
+    Ok(supervisor.ended(&name).is_some_and(|exit| exit.is_success()))
+}
+
+/// What provisioning left; else the built-in plan.
+fn plan(warnings: &mut Warnings) -> BootPlan {
+    match std::fs::read(paths::BOOT_PLAN) {
+        Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+            warnings.add(format!("{}: {error}; segments only bridge", paths::BOOT_PLAN));
+            BootPlan::default()
+        }),
+        Err(_) => BootPlan::default(),
+    }
+}
+
+/// SPEC L2: the first NIC is the management port, then come 1A, 1B, 2A, 2B, ...
+fn planned_segments(plan: &BootPlan, nics: &[Nic]) -> Vec<PlannedSegment> {
+    if !plan.segments.is_empty() {
+        return plan.segments.clone();
+    }
+    let pairs = nics.len().saturating_sub(1) / 2;
+    (1..=u16::try_from(pairs).unwrap_or(u16::MAX))
+        .map(|number| PlannedSegment {
+            id: weir_policy::snapshot::SegmentId(number),
+            name: number.to_string(),
+            layer2_fallback: Default::default(),
+        })
+        .collect()
+}
+
+fn join(
+    supervisor: &mut Supervisor,
+    segment: &PlannedSegment,
+    nics: &[Nic],
+    warnings: &mut Warnings,
+) -> Result<(), Wish> {
+    let id = segment.id;
+    let Some([a, b]) = ports::of_segment(nics, id) else {
+        warnings.add(format!(
+            "segment {} needs {} NICs, this machine has {}",
+            id.0,
+            u32::from(id.0) * 2 + 1,
+            nics.len()
+        ));
+        return Ok(());
+    };
+    if one_shot(supervisor, services::segment(id, [&a.name, &b.name]))? {
+        operator::say(&format!("segment {0} bridges {0}A and {0}B", id.0));
+    } else {
+        warnings.add(format!("segment {} does not bridge", id.0));
+    }
+    Ok(())
+}
+
+/// Ends what services left behind, then the machine.
+fn finish(how: End) -> ! {
+    let _ = catch_unwind(|| {
+        for (signal, patience) in [(Signal::SIGTERM, 20), (Signal::SIGKILL, 20)] {
+            // All processes but this one.
+            if kill(Pid::from_raw(-1), signal).is_err() {
+                break;
+            }
+            let mut left = true;
+            for _ in 0..patience {
+                while let Ok(status) = waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
+                    if status == WaitStatus::StillAlive {
+                        break;
+                    }
+                }
+                left = waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)).is_ok();
+                if !left {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            if !left {
+                break;
+            }
+        }
+        clock::keep();
+        mounts::release();
+    });
+    end(how)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nics(count: usize) -> Vec<Nic> {
+        (0..count).map(|n| Nic { name: format!("eth{n}"), ..Nic::default() }).collect()
+    }
+
+    #[test]
+    fn without_a_plan_each_pair_after_the_first_nic_is_a_segment() {
+        for (count, expected) in [(0, 0), (1, 0), (2, 0), (3, 1), (4, 1), (5, 2)] {
+            let planned = planned_segments(&BootPlan::default(), &nics(count));
+            assert_eq!(planned.len(), expected, "{count} NICs");
+            for (segment, number) in planned.iter().zip(1..) {
+                assert_eq!(segment.id.0, number);
+                assert!(ports::of_segment(&nics(count), segment.id).is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn a_plan_that_names_segments_is_the_plan() {
+        let two = PlannedSegment {
+            id: weir_policy::snapshot::SegmentId(2),
+            name: "dmz".into(),
+            layer2_fallback: Default::default(),
+        };
+        let plan = BootPlan { segments: vec![two.clone()], ..BootPlan::default() };
+        assert_eq!(planned_segments(&plan, &nics(9)), [two]);
+    }
+
+    #[test]
+    fn a_panic_costs_its_step_only() {
+        let mut warnings = Warnings::default();
+        let result = step(&mut warnings, "test", |_| -> u8 { panic!("expected by the test") });
+        assert_eq!(result, None);
+        assert_eq!(warnings.0, ["test: internal error"]);
+    }
+}

@@ -1,0 +1,150 @@
+//! The appliance's services, in the order of starting.
+//!
+//! For: who runs as whom with what. One place to read it; the descriptions are the same type that
+//! the lab's JSON has.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use caps::Capability;
+use weir_policy::snapshot::SegmentId;
+
+use super::ports::Nic;
+use crate::supervise::{Restart, Service, Stdio};
+
+pub const AGENT_USER: &str = "weir-agent";
+pub const ENGINE_USER: &str = "weir-engine";
+const CONSOLE_USER: &str = "weir-console";
+const THIS_PROGRAM: &str = "/sbin/weir-init";
+
+/// Two sockets a session, ten thousand sessions, and room.
+const ENGINE_FILES: u64 = 262_144;
+
+/// Debian's systemd-journald, alone.
+pub fn journal() -> Service {
+    Service {
+        no_new_privileges: false,
+        notifies: true,
+        watchdog: Some(60.0),
+        ..service("journal", &["/lib/systemd/systemd-journald"], Restart::Always)
+    }
+}
+
+/// Finds and applies the datasource; prints what is wrong with it on the console itself.
+pub fn provision() -> Service {
+    Service {
+        time_limit: Some(60.0),
+        ..service("provision", &["/usr/bin/weir-agent", "provision"], Restart::Never)
+    }
+}
+
+pub fn management(nic: Option<&Nic>) -> Service {
+    let mut command = vec![THIS_PROGRAM, "management"];
+    command.extend(nic.map(|nic| nic.name.as_str()));
+    Service { time_limit: Some(30.0), ..service("management", &command, Restart::Never) }
+}
+
+pub fn segment(id: SegmentId, interfaces: [&str; 2]) -> Service {
+    let number = id.0.to_string();
+    let [a, b] = interfaces;
+    let command = [THIS_PROGRAM, "segment", &number, a, b];
+    Service {
+        time_limit: Some(30.0),
+        ..service(&format!("segment-{number}"), &command, Restart::Never)
+    }
+}
+
+pub fn agent() -> Service {
+    Service {
+        user: Some(AGENT_USER.to_owned()),
+        groups: vec!["systemd-journal".to_owned()],
+        notifies: true,
+        watchdog: Some(30.0),
+        ..service("agent", &["/usr/bin/weir-agent", "run"], Restart::Always)
+    }
+}
+
+/// The short watchdog is what bounds the outage of new inspected flows when it hangs; flows cross
+/// meanwhile, because the data plane has a heartbeat of its own.
+pub fn engine() -> Service {
+    Service {
+        user: Some(ENGINE_USER.to_owned()),
+        capabilities: vec![
+            // Programs and maps; with CAP_PERFMON for their pointers.
+            Capability::CAP_BPF,
+            Capability::CAP_PERFMON,
+            // TCP_REPAIR, transparent sockets, links of programs to interfaces.
+            Capability::CAP_NET_ADMIN,
+            // Packet sockets.
+            Capability::CAP_NET_RAW,
+            // setns into the engine namespaces.
+            Capability::CAP_SYS_ADMIN,
+            Capability::CAP_SYS_RESOURCE,
+        ],
+        notifies: true,
+        watchdog: Some(5.0),
+        open_files: Some(ENGINE_FILES),
+        ..service("engine", &["/usr/bin/weir-engine"], Restart::Always)
+    }
+}
+
+/// A login on the last console of the kernel's list, which is the one it calls /dev/console.
+pub fn console() -> Service {
+    let active = std::fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
+    let environment = [("TERM", "vt220"), ("LANG", "C.UTF-8")];
+    Service {
+        user: Some(CONSOLE_USER.to_owned()),
+        stdio: Stdio::Terminal(login_terminal(&active)),
+        environment: environment.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+        ..service("console", &["/usr/bin/weir"], Restart::Session)
+    }
+}
+
+/// tty0 is whatever virtual terminal is in front, and cannot be logged in on.
+fn login_terminal(active: &str) -> PathBuf {
+    let name = match active.split_whitespace().next_back() {
+        Some("tty0") => "tty1",
+        Some(name) => name,
+        None => "ttyS0",
+    };
+    PathBuf::from("/dev").join(name)
+}
+
+fn service(name: &str, command: &[&str], restart: Restart) -> Service {
+    Service {
+        name: name.to_owned(),
+        command: command.iter().map(|&word| word.to_owned()).collect(),
+        user: None,
+        groups: Vec::new(),
+        capabilities: Vec::new(),
+        no_new_privileges: true,
+        restart,
+        notifies: false,
+        watchdog: None,
+        time_limit: None,
+        stop_time: 5.0,
+        open_files: None,
+        environment: BTreeMap::new(),
+        stdio: Stdio::Journal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_login_is_on_the_last_console() {
+        assert_eq!(login_terminal("tty0 ttyS0\n"), PathBuf::from("/dev/ttyS0"));
+        assert_eq!(login_terminal("ttyS0 tty0\n"), PathBuf::from("/dev/tty1"));
+        assert_eq!(login_terminal(""), PathBuf::from("/dev/ttyS0"));
+    }
+
+    #[test]
+    fn the_engine_is_not_root_and_has_a_short_watchdog() {
+        let engine = engine();
+        assert_eq!(engine.user.as_deref(), Some("weir-engine"));
+        assert_eq!(engine.watchdog, Some(5.0));
+        assert!(engine.no_new_privileges);
+    }
+}
