@@ -11,7 +11,7 @@ use crate::run::Run;
 pub const HOSTNAME: &str = "weir-lab";
 pub const USER: &str = "admin";
 /// Of the lab's appliance only, which lives as long as the run.
-pub const PASSWORD: &str = "bump-in-the-wire";
+pub const PASSWORD: &str = "weir-demo";
 
 /// user-data with `weir_section` at its end.
 pub fn user_data(weir_section: &str) -> Result<String> {
