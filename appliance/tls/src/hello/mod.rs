@@ -13,7 +13,7 @@
 mod message;
 mod records;
 
-pub use message::{ClientHello, HelloError};
+pub use message::{ClientHello, Field, HelloError};
 
 /// Longest handshake message that is taken for a ClientHello; past it [`Peek::Oversize`].
 pub const MAX_HELLO: usize = 64 * 1024;

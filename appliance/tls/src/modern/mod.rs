@@ -66,8 +66,8 @@ impl ModernStack {
 
     /// The leg to a server, with its ClientHello waiting to be written.
     ///
-    /// `server_name` is the client's own, sent on as the client sent it but in lower case and
-    /// without a trailing dot (RFC 6066 section 3); none is sent where the client sent none or
+    /// `server_name` is the client's own, sent on as it is but for a trailing dot (RFC
+    /// 6066 section 3 has none); none is sent where the client sent none or
     /// where it is no DNS name. `alpn` is what to offer, in order; empty: no such extension.
     /// Every certificate is accepted here: the caller reads the chain when the handshake is done
     /// and judges it by [`crate::verify`]. The handshake's signature is verified always.
