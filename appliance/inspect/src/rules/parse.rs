@@ -302,14 +302,18 @@ impl Draft {
         if let Some(sticky) = self.of_request.filter(|_| flow.to_client) {
             problems.push((sticky.offset, RuleProblem::BufferToClient(sticky.keyword)));
         }
-        if self.contents.is_empty() && self.sticky.is_none() {
+        // What could not be read is not missing.
+        let unread = problems.iter().any(|(_, problem)| {
+            matches!(
+                problem,
+                RuleProblem::Value { .. } | RuleProblem::Quote(_) | RuleProblem::Unended(_)
+            )
+        });
+        if self.contents.is_empty() && self.sticky.is_none() && !unread {
             problems.push((0, RuleProblem::NoContent));
         }
         let Some((sid, sid_offset)) = self.sid else {
-            if !problems
-                .iter()
-                .any(|(_, problem)| matches!(problem, RuleProblem::Value { keyword: "sid", .. }))
-            {
+            if !unread {
                 problems.push((0, RuleProblem::NoSid));
             }
             return Err(problems);
