@@ -63,13 +63,10 @@ fn fetch_with(apt: &Apt<'_>, say: &dyn Fn(String)) -> anyhow::Result<Packages> {
         }
     }
     let kernel_version = kernel_name.trim_start_matches("linux-image-").to_owned();
-    let mut unpacked = wanted.iter().map(|package| {
-        let is_kernel = package.name == kernel_name;
-        apt.unpacked(package, is_kernel.then_some(kernel_version.as_str()), say)
-    });
-    let kernel = unpacked.next().context("no kernel package")??;
-    let others = unpacked.collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(Packages { kernel_version, kernel, others })
+    apt.unpack_missing(&wanted, &kernel_name, say)?;
+    let mut trees = wanted.iter().map(|package| apt.tree(package));
+    let kernel = trees.next().context("no kernel package")?;
+    Ok(Packages { kernel_version, kernel, others: trees.collect() })
 }
 
 /// The kernel package that the meta package stands for.
@@ -149,40 +146,68 @@ impl Apt<'_> {
         Ok(Candidate::parse_all(&String::from_utf8_lossy(&text)))
     }
 
-    /// The package's tree in the cache. A kernel also gets depmod's tables. A tree that is there
-    /// is whole: it gets its name last.
-    fn unpacked(
+    /// Where the package is unpacked. A tree that is there is whole: it gets its name last.
+    fn tree(&self, package: &Candidate) -> PathBuf {
+        self.cache.join(&package.stem)
+    }
+
+    fn unpack_missing(
         &self,
+        wanted: &[Candidate],
+        kernel_name: &str,
+        say: &dyn Fn(String),
+    ) -> anyhow::Result<()> {
+        let is_missing = |package: &&Candidate| !self.tree(package).is_dir();
+        let missing: Vec<&Candidate> = wanted.iter().filter(is_missing).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let exact: Vec<String> =
+            missing.iter().map(|package| format!("{}={}", package.name, package.version)).collect();
+        say(format!("downloading {} Debian packages into {}", exact.len(), self.cache.display()));
+        let work = tempfile::tempdir_in(self.cache)?;
+        run(self.command("apt-get").current_dir(work.path()).arg("download").args(&exact))?;
+        for package in missing {
+            let version = package.name.strip_prefix("linux-image-");
+            let version = version.filter(|_| package.name == kernel_name);
+            self.unpack(work.path(), package, version)?;
+        }
+        Ok(())
+    }
+
+    /// A kernel also gets depmod's tables.
+    fn unpack(
+        &self,
+        downloads: &Path,
         package: &Candidate,
         kernel_version: Option<&str>,
-        say: &dyn Fn(String),
-    ) -> anyhow::Result<PathBuf> {
-        let tree = self.cache.join(&package.stem);
-        if tree.is_dir() {
-            return Ok(tree);
-        }
-        let work = tempfile::tempdir_in(self.cache)?;
-        say(format!("downloading {} {}", package.name, package.version));
-        run(self
-            .command("apt-get")
-            .current_dir(work.path())
-            .arg("download")
-            .arg(format!("{}={}", package.name, package.version)))?;
-        let files = fs::read_dir(work.path())?.collect::<Result<Vec<_>, _>>()?;
-        let [archive] = &files[..] else {
-            bail!("apt-get download {}: {} files", package.name, files.len());
-        };
-        let content = work.path().join("content");
-        run(tool("dpkg-deb").arg("-x").arg(archive.path()).arg(&content))?;
+    ) -> anyhow::Result<()> {
+        let archive = archive_of(downloads, &package.name)?;
+        let content = downloads.join(&package.stem);
+        run(tool("dpkg-deb").arg("-x").args([&archive, &content]))?;
         if let Some(version) = kernel_version {
             run(tool("depmod").arg("-b").arg(&content).arg(version))?;
         }
+        let tree = self.tree(package);
         match fs::rename(&content, &tree) {
-            // A build beside this one was quicker.
-            Err(_) if tree.is_dir() => Ok(tree),
-            renamed => renamed.map(|()| tree).context("cache"),
+            Err(_) if tree.is_dir() => Ok(()), // a build beside this one was quicker
+            renamed => renamed.with_context(|| tree.display().to_string()),
         }
     }
+}
+
+/// apt names the file `NAME_VERSION_ARCHITECTURE.deb`; a colon in the version is written `%3a`.
+fn archive_of(downloads: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let prefix = format!("{name}_");
+    for entry in fs::read_dir(downloads)? {
+        let entry = entry?;
+        let file = entry.file_name();
+        let file = file.to_string_lossy();
+        if file.starts_with(&prefix) && file.ends_with(".deb") {
+            return Ok(entry.path());
+        }
+    }
+    bail!("apt-get download {name}: no file");
 }
 
 #[cfg(test)]
