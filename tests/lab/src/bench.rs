@@ -14,20 +14,20 @@ use crate::wire::Wire;
 /// How long inspection may take to be there, from the start of the engine (SPEC: within a minute).
 pub const INSPECTION: Duration = Duration::from_secs(60);
 
-pub struct Bench {
+pub struct Bench<W> {
     // Dropped in this order: Weir, then its ends, then the run's directory.
-    pub wire: Box<dyn Wire>,
+    pub wire: W,
     pub ends: Ends,
     pub run: Arc<Run>,
 }
 
-impl Bench {
+impl<W: Wire> Bench<W> {
     /// A new run on the wire that `start` makes; inspecting.
-    pub fn start<W: Wire + 'static>(start: impl FnOnce(&mut Ends) -> Result<W>) -> Result<Self> {
+    pub fn start(start: impl FnOnce(&mut Ends) -> Result<W>) -> Result<Self> {
         let run = Run::new()?;
         let mut ends = Ends::new(&run)?;
         let wire = start(&mut ends)?;
-        let mut bench = Self { wire: Box::new(wire), ends, run };
+        let mut bench = Self { wire, ends, run };
         bench.wait_for_inspection()?;
         Ok(bench)
     }

@@ -15,13 +15,14 @@ use crate::document::{ATTACK_MESSAGE, ATTACK_SID};
 use crate::ends::{CLIENT, DOWNLOAD, sha256};
 use crate::fetch::{Fetch, Fetched};
 use crate::report::{Evidence, Report};
+use crate::wire::Wire;
 
 /// How long the console may take to show what happened.
 const SHOWN: Duration = Duration::from_secs(20);
 
 /// Runs all six and prints their verdicts.
-pub fn all(bench: &mut Bench, report: &mut Report) {
-    let checks: [(&str, fn(&mut Bench, &mut Evidence) -> Result<()>); 6] = [
+pub fn all<W: Wire>(bench: &mut Bench<W>, report: &mut Report) {
+    let checks: [(&str, fn(&mut Bench<W>, &mut Evidence) -> Result<()>); 6] = [
         (
             "a benign download of 20 MB is decrypted and inspected, and arrives whole",
             benign_download,
@@ -38,7 +39,7 @@ pub fn all(bench: &mut Bench, report: &mut Report) {
 }
 
 /// 1. 20 MB through the proxy: right checksum, Weir's certificate, the console's word for it.
-pub fn benign_download(bench: &mut Bench, evidence: &mut Evidence) -> Result<()> {
+pub fn benign_download<W: Wire>(bench: &mut Bench<W>, evidence: &mut Evidence) -> Result<()> {
     let fetched =
         Fetch::new("public.example", "/random.bin").limit(150).run_into(&bench.ends, "download")?;
     show(evidence, &fetched);
@@ -59,7 +60,7 @@ pub fn benign_download(bench: &mut Bench, evidence: &mut Evidence) -> Result<()>
 }
 
 /// 2. The request is dropped: an event on the console, nothing in nginx's log.
-pub fn attack_blocked(bench: &mut Bench, evidence: &mut Evidence) -> Result<()> {
+pub fn attack_blocked<W: Wire>(bench: &mut Bench<W>, evidence: &mut Evidence) -> Result<()> {
     let before = bench.ends.access_log()?.len();
     let attack = Fetch::new("public.example", "/?file=../../etc/passwd").run(&bench.ends)?;
     show(evidence, &attack);
@@ -85,7 +86,7 @@ pub fn attack_blocked(bench: &mut Bench, evidence: &mut Evidence) -> Result<()> 
 }
 
 /// 3. The client is shown the very certificate the server has.
-pub fn do_not_decrypt(bench: &mut Bench, evidence: &mut Evidence) -> Result<()> {
+pub fn do_not_decrypt<W: Wire>(bench: &mut Bench<W>, evidence: &mut Evidence) -> Result<()> {
     let own = seen(&bench.ends.certificates.bank.certificate_pem()?)?;
     let fetched = Fetch::new("bank.example", "/").run(&bench.ends)?;
     show(evidence, &fetched);
@@ -100,7 +101,7 @@ pub fn do_not_decrypt(bench: &mut Bench, evidence: &mut Evidence) -> Result<()> 
 }
 
 /// 4. A self-signed server: curl refuses, and what it refuses is signed by the untrusted CA.
-pub fn untrusted_server(bench: &mut Bench, evidence: &mut Evidence) -> Result<()> {
+pub fn untrusted_server<W: Wire>(bench: &mut Bench<W>, evidence: &mut Evidence) -> Result<()> {
     let refused = Fetch::new("selfsigned.example", "/").run(&bench.ends)?;
     show(evidence, &refused);
     evidence.line(format!("curl: exit {}, {}", refused.exit, refused.messages));
@@ -120,7 +121,7 @@ pub fn untrusted_server(bench: &mut Bench, evidence: &mut Evidence) -> Result<()
 }
 
 /// 5. Captures on both ends during one decrypted connection.
-pub fn transparent(bench: &mut Bench, evidence: &mut Evidence) -> Result<()> {
+pub fn transparent<W: Wire>(bench: &mut Bench<W>, evidence: &mut Evidence) -> Result<()> {
     let ends = &bench.ends;
     let at_client = Capture::start(&bench.run, &ends.client, "client")?;
     let at_server = Capture::start(&bench.run, &ends.server, "server")?;
@@ -177,8 +178,8 @@ pub fn ensure_signed_by_weir(fetched: &Fetched) -> Result<()> {
 
 /// Asks the console until it shows a row with `what`; the row in one line; printed as
 /// evidence.
-pub fn row_on_console(
-    bench: &mut Bench,
+pub fn row_on_console<W: Wire>(
+    bench: &mut Bench<W>,
     evidence: &mut Evidence,
     command: &str,
     what: &str,

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use nix::sys::signal::{SigSet, Signal};
 use weir_lab::bench::Bench;
 use weir_lab::report::Report;
+use weir_lab::wire::Wire;
 use weir_lab::wire::lab::Lab;
 use weir_lab::wire::machine::{Firmware, Machine};
 use weir_lab::{checks, process};
@@ -69,18 +70,23 @@ fn main() -> ExitCode {
 }
 
 fn demo(wire: WireKind, firmware: Firmware, keep: bool) -> Result<bool> {
-    let mut report = Report::new("demo");
-    let mut bench = match wire {
+    let report = Report::new("demo");
+    match wire {
         WireKind::Lab => {
             report.progress("starting curl's and nginx's namespaces, agent and engine");
-            Bench::start(Lab::start)?
+            run(Bench::start(Lab::start)?, report, keep)
         }
         WireKind::Machine => {
             report.progress("booting the appliance under QEMU, curl on port 1A, nginx on port 1B");
-            Bench::start(|ends| Machine::start(ends, firmware))?
+            let bench = Bench::start(|ends| Machine::start(ends, firmware))?;
+            report.progress(&format!("it was up after {} s", bench.wire.boot_time.as_secs()));
+            run(bench, report, keep)
         }
-    };
-    report.progress("the appliance inspects");
+    }
+}
+
+fn run<W: Wire>(mut bench: Bench<W>, mut report: Report, keep: bool) -> Result<bool> {
+    report.progress("it inspects");
     println!("     files of this run: {}", bench.run.directory().display());
     checks::all(&mut bench, &mut report);
     let passed = report.conclude();
@@ -94,7 +100,7 @@ fn demo(wire: WireKind, firmware: Firmware, keep: bool) -> Result<bool> {
 }
 
 /// `--keep`: until the user has enough.
-fn stay(bench: &mut Bench) -> Result<()> {
+fn stay<W: Wire>(bench: &mut Bench<W>) -> Result<()> {
     println!("\nThe ends are namespaces of this machine; for instance, in another terminal:");
     println!(
         "  ip netns exec {} curl --cacert {} --resolve public.example:443:10.66.0.2 \

@@ -10,6 +10,7 @@ use crate::certificates::SIGNING_CA;
 use crate::ends::Ends;
 use crate::fetch::{Fetch, Fetched};
 use crate::report::Evidence;
+use crate::wire::Wire;
 
 /// Kills until a connection fell between two engines: a quick machine restarts the engine before
 /// the next connection was made. Supervision's delay doubles from kill to kill.
@@ -26,7 +27,7 @@ enum Seen {
 
 /// One connection after another, the engine killed meanwhile. Decrypted sessions die with their
 /// engine, so the one that is open at the kill may fail; no later one may.
-pub fn engine_killed(bench: &mut Bench, evidence: &mut Evidence) -> Result<()> {
+pub fn engine_killed<W: Wire>(bench: &mut Bench<W>, evidence: &mut Evidence) -> Result<()> {
     for _ in 0..KILLS {
         let series = kill_and_watch(bench, evidence)?;
         if series.contains(&Seen::NotInspected) {
@@ -37,7 +38,7 @@ pub fn engine_killed(bench: &mut Bench, evidence: &mut Evidence) -> Result<()> {
     bail!("no connection was made while no engine ran, in {KILLS} kills")
 }
 
-fn kill_and_watch(bench: &mut Bench, evidence: &mut Evidence) -> Result<Vec<Seen>> {
+fn kill_and_watch<W: Wire>(bench: &mut Bench<W>, evidence: &mut Evidence) -> Result<Vec<Seen>> {
     let ends = &bench.ends;
     let wire = &mut bench.wire;
     let stop = std::sync::atomic::AtomicBool::new(false);

@@ -1,0 +1,356 @@
+//! Weir's processes between real ends, on this machine's kernel.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use common::{connect, lab, read_until, write_record};
+use nix::sys::signal::{Signal, kill};
+use weir_lab::bench::Bench;
+use weir_lab::certificates::{seen, verify_strictly};
+use weir_lab::checks;
+use weir_lab::document::{self, MALWARE_SID, UPLOAD_ATTACK, UPLOAD_SID};
+use weir_lab::ends::{MALWARE, OWN_SERVER, sha256};
+use weir_lab::fetch::Fetch;
+use weir_lab::report::Evidence;
+use weir_lab::wire::Wire as _;
+use weir_lab::wire::lab::Lab;
+
+fn passes(check: impl FnOnce(&mut Bench<Lab>, &mut Evidence) -> anyhow::Result<()>) {
+    let mut bench = lab();
+    if let Err(error) = check(&mut bench, &mut Evidence) {
+        panic!("{error:#}; {}", bench.wire.state());
+    }
+    bench.run.succeeded();
+}
+
+#[test]
+fn a_benign_download_is_decrypted_inspected_and_whole() {
+    passes(checks::benign_download);
+}
+
+#[test]
+fn an_attack_is_blocked_and_never_reaches_the_server() {
+    passes(checks::attack_blocked);
+}
+
+#[test]
+fn a_domain_not_to_decrypt_keeps_its_certificate() {
+    passes(checks::do_not_decrypt);
+}
+
+#[test]
+fn an_untrusted_server_stays_untrusted() {
+    passes(checks::untrusted_server);
+}
+
+#[test]
+fn addresses_and_ports_are_the_same_on_both_sides() {
+    passes(checks::transparent);
+}
+
+#[test]
+fn connections_survive_a_killed_engine_and_inspection_comes_back() {
+    passes(checks::engine_killed);
+}
+
+#[test]
+fn a_stopped_engine_lets_new_connections_cross() {
+    passes(|bench, _| {
+        let engine = bench.wire.engine()?;
+        kill(engine, Signal::SIGSTOP)?;
+        // Longer than the heartbeat's age at which eBPF holds nothing any more.
+        std::thread::sleep(Duration::from_secs(1));
+        let fetched = Fetch::new("public.example", "/").run(&bench.ends)?;
+        // Supervision may have killed it by its watchdog meanwhile.
+        let _ = kill(engine, Signal::SIGCONT);
+        fetched.succeeded()?;
+        assert!(checks::is_own(&bench.ends.certificates, &fetched.certificate()?)?);
+        bench.wait_for_inspection().map(drop)
+    });
+}
+
+#[test]
+fn forced_fallback_lets_new_connections_cross_until_it_is_lifted() {
+    passes(|bench, _| {
+        bench.wire.console("high-availability force fallback")?;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let fetched = Fetch::new("public.example", "/").run(&bench.ends)?;
+            fetched.succeeded()?;
+            if checks::is_own(&bench.ends.certificates, &fetched.certificate()?)? {
+                break;
+            }
+            assert!(Instant::now() < deadline, "still inspected after fallback was forced");
+        }
+        bench.wire.console("high-availability force normal")?;
+        bench.wait_for_inspection().map(drop)
+    });
+}
+
+#[test]
+fn server_inspection_answers_with_the_servers_own_key_by_server_name() {
+    passes(|bench, evidence| {
+        let own = [
+            ("shop.example", bench.ends.certificates.shop.clone()),
+            ("wholesale.example", bench.ends.certificates.wholesale.clone()),
+        ];
+        for (name, identity) in own {
+            let fetched = Fetch::new(name, "/").own_server().run(&bench.ends)?;
+            fetched.succeeded()?;
+            assert_eq!(fetched.certificate()?, seen(&identity.certificate_pem()?)?, "{name}");
+            let row = checks::row_on_console(
+                bench,
+                evidence,
+                "show sessions",
+                &format!("10.66.0.1:{} ", fetched.port),
+            )?;
+            assert!(row.contains("decrypted and inspected"), "{row}");
+        }
+        let attack = Fetch::new("shop.example", "/?f=/etc/passwd").own_server().run(&bench.ends)?;
+        assert_ne!(attack.exit, 0, "the attack got through");
+        assert!(!bench.ends.access_log()?.contains("passwd"));
+        Ok(())
+    });
+}
+
+#[test]
+fn cleartext_to_a_server_proxy_is_reset() {
+    passes(|bench, _| {
+        let mut stream = bench.ends.connect_from_client(SocketAddr::from((OWN_SERVER, 443)))?;
+        stream.write_all(b"GET /cleartext HTTP/1.1\r\nHost: shop.example\r\n\r\n")?;
+        let error = stream.read(&mut [0; 100]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        assert!(!bench.ends.access_log()?.contains("cleartext"));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_forged_certificate_passes_the_strictest_verification() {
+    passes(|bench, _| {
+        let fetched = Fetch::new("public.example", "/").run(&bench.ends)?;
+        fetched.succeeded()?;
+        checks::ensure_signed_by_weir(&fetched)?;
+        let anchors = bench.ends.certificates.signing_ca.certificate.clone();
+        verify_strictly(&fetched.chain, &anchors, &bench.run.path("shown.pem"))
+    });
+}
+
+#[test]
+fn both_tls_versions_are_inspected() {
+    passes(|bench, _| {
+        for (option, version) in [("--tls-max", "1.2"), ("--tlsv1.3", "1.3")] {
+            let arguments: &[&str] =
+                if option == "--tls-max" { &["-v", option, version] } else { &["-v", option] };
+            let fetched =
+                Fetch::new("public.example", "/").arguments(arguments).run(&bench.ends)?;
+            fetched.succeeded()?;
+            checks::ensure_signed_by_weir(&fetched)?;
+            let wanted = format!("SSL connection using TLSv{version}");
+            assert!(fetched.messages.contains(&wanted), "{}", fetched.messages);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn the_post_quantum_group_is_negotiated_with_a_client_that_has_it() {
+    passes(|bench, _| {
+        let tls = connect(&bench.ends, "public.example");
+        let group = tls.conn.negotiated_key_exchange_group().unwrap().name();
+        assert_eq!(group, rustls::NamedGroup::X25519MLKEM768);
+        Ok(())
+    });
+}
+
+#[test]
+fn an_attack_split_over_records_is_blocked() {
+    passes(|bench, _| {
+        let mut tls = connect(&bench.ends, "public.example");
+        write_record(&mut tls, b"GET /?split=../../etc/pas")?;
+        std::thread::sleep(Duration::from_millis(100));
+        write_record(&mut tls, b"swd HTTP/1.1\r\nHost: public.example\r\n\r\n")?;
+        let (answer, _) = read_until(&mut tls, "\r\n\r\n", 1);
+        assert_eq!(answer, "", "the attack was answered");
+        assert!(!bench.ends.access_log()?.contains("split"));
+        Ok(())
+    });
+}
+
+#[test]
+fn an_attack_in_an_upload_split_over_records_is_blocked() {
+    passes(|bench, evidence| {
+        let mut tls = connect(&bench.ends, "public.example");
+        let body = format!("field={UPLOAD_ATTACK}evil.example/a}}");
+        let (first, second) = body.split_at(14);
+        let length = body.len();
+        let head = format!(
+            "PUT /upload/attack HTTP/1.1\r\nHost: public.example\r\nContent-Length: {length}\r\n\r\n"
+        );
+        write_record(&mut tls, head.as_bytes())?;
+        write_record(&mut tls, first.as_bytes())?;
+        std::thread::sleep(Duration::from_millis(100));
+        write_record(&mut tls, second.as_bytes())?;
+        let (answer, _) = read_until(&mut tls, "\r\n\r\n", 1);
+        assert_eq!(answer, "", "the attack was answered");
+        assert!(!bench.ends.served("upload/attack").exists(), "the upload was stored");
+        checks::row_on_console(bench, evidence, "show events", &UPLOAD_SID.to_string())?;
+        Ok(())
+    });
+}
+
+#[test]
+fn malware_in_a_response_never_arrives_whole() {
+    passes(|bench, evidence| {
+        let fetched = Fetch::new("public.example", "/malware.txt").run(&bench.ends)?;
+        assert_ne!(fetched.exit, 0, "the response got through");
+        let body = std::fs::read_to_string(&fetched.body).unwrap_or_default();
+        assert!(!body.contains(MALWARE), "{body}");
+        checks::row_on_console(bench, evidence, "show events", &MALWARE_SID.to_string())?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_large_upload_arrives_whole() {
+    passes(|bench, _| {
+        let source = bench.ends.served("random.bin");
+        let upload = ["--upload-file", source.to_str().unwrap()];
+        let fetched = Fetch::new("public.example", "/upload/random.bin")
+            .arguments(&upload)
+            .limit(120)
+            .run(&bench.ends)?;
+        fetched.succeeded()?;
+        checks::ensure_signed_by_weir(&fetched)?;
+        assert_eq!(sha256(&source)?, sha256(&bench.ends.served("upload/random.bin"))?);
+        Ok(())
+    });
+}
+
+#[test]
+fn fifty_connections_at_once_are_all_inspected() {
+    passes(|bench, _| {
+        let ends = &bench.ends;
+        let wanted = sha256(&ends.served("index.html"))?;
+        let fetched: Vec<_> = std::thread::scope(|scope| {
+            let fetches: Vec<_> = (0..50)
+                .map(|number| {
+                    scope.spawn(move || {
+                        Fetch::new("public.example", "/")
+                            .limit(60)
+                            .run_into(ends, &format!("parallel-{number}"))
+                    })
+                })
+                .collect();
+            fetches.into_iter().map(|fetch| fetch.join().unwrap().unwrap()).collect()
+        });
+        for fetched in fetched {
+            fetched.succeeded()?;
+            checks::ensure_signed_by_weir(&fetched)?;
+            assert_eq!(sha256(&fetched.body)?, wanted);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_connection_serves_one_request_after_another() {
+    passes(|bench, _| {
+        let request = b"GET / HTTP/1.1\r\nHost: public.example\r\n\r\n";
+        let page = std::fs::read_to_string(bench.ends.served("index.html"))?;
+        let mut tls = connect(&bench.ends, "public.example");
+        for _ in 0..2 {
+            write_record(&mut tls, request)?;
+            let (answer, end) = read_until(&mut tls, page.trim_end(), 1);
+            end?;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order_up_to_the_attack() {
+    passes(|bench, _| {
+        let page = std::fs::read_to_string(bench.ends.served("index.html"))?;
+        let request =
+            |target: &str| format!("GET {target} HTTP/1.1\r\nHost: public.example\r\n\r\n");
+        let mut tls = connect(&bench.ends, "public.example");
+        write_record(&mut tls, (request("/?n=1") + &request("/?n=2")).as_bytes())?;
+        let (answers, end) = read_until(&mut tls, page.trim_end(), 2);
+        end?;
+        assert_eq!(answers.matches("HTTP/1.1 200").count(), 2, "{answers}");
+
+        let mut tls = connect(&bench.ends, "public.example");
+        write_record(&mut tls, (request("/?n=3") + &request("/?n=/etc/passwd")).as_bytes())?;
+        let (answers, _) = read_until(&mut tls, page.trim_end(), 2);
+        assert!(answers.matches("HTTP/1.1 200").count() <= 1, "{answers}");
+        assert!(!bench.ends.access_log()?.contains("passwd"));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_bad_configuration_is_refused_and_a_good_one_taken_while_traffic_goes_on() {
+    passes(|bench, _| {
+        let good = document::weir_section(&bench.ends.certificates)?;
+        bench
+            .wire
+            .configure(&good.replace("detection-ports: [\"443\"]", "detection-ports: [\"44x\"]"))?;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !bench.wire.log()?.contains("44x") {
+            assert!(Instant::now() < deadline, "the agent does not name the bad port");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let fetched = Fetch::new("public.example", "/").run(&bench.ends)?;
+        fetched.succeeded()?;
+        checks::ensure_signed_by_weir(&fetched)?;
+
+        bench
+            .wire
+            .configure(&good.replace("\"bank.example\"", "\"bank.example\", \"public.example\""))?;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let fetched = Fetch::new("public.example", "/").run(&bench.ends)?;
+            fetched.succeeded()?;
+            if checks::is_own(&bench.ends.certificates, &fetched.certificate()?)? {
+                return Ok(());
+            }
+            assert!(Instant::now() < deadline, "the new exception is not in force");
+        }
+    });
+}
+
+#[test]
+fn every_show_command_fits_eighty_columns_and_tells_no_key() {
+    passes(|bench, _| {
+        Fetch::new("public.example", "/").run(&bench.ends)?.succeeded()?;
+        Fetch::new("public.example", "/?f=/etc/passwd").run(&bench.ends)?;
+        let what = [
+            "version",
+            "health",
+            "segments",
+            "tls-inspection",
+            "sessions",
+            "sessions detail",
+            "events",
+            "configuration",
+        ];
+        for what in what {
+            let text = bench.wire.console(&format!("show {what}"))?;
+            assert!(!text.trim().is_empty(), "show {what}");
+            assert!(!text.contains("PRIVATE KEY"), "show {what}");
+            for line in text.lines() {
+                assert!(line.chars().count() <= 80, "show {what}: {line}");
+            }
+        }
+        assert!(bench.wire.console("show configuration")?.contains("bank.example"));
+        let wrong = bench.wire.console("show nothing").unwrap_err().to_string();
+        assert!(wrong.contains("sessions"), "{wrong}");
+        Ok(())
+    });
+}

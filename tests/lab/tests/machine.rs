@@ -1,0 +1,81 @@
+//! The appliance, booted from its image. One machine at a time: each is two processors' work.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use weir_lab::bench::Bench;
+use weir_lab::certificates::Certificates;
+use weir_lab::checks;
+use weir_lab::document;
+use weir_lab::ends::Ends;
+use weir_lab::fetch::Fetch;
+use weir_lab::report::{Evidence, Report};
+use weir_lab::run::Run;
+use weir_lab::wire::Wire as _;
+use weir_lab::wire::machine::{Firmware, Machine};
+use weir_lab::wire::seed;
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn boot(firmware: Firmware) -> Bench<Machine> {
+    Bench::start(|ends| Machine::start(ends, firmware)).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+#[test]
+fn booted_by_seabios_the_six_checks_pass_and_it_shuts_down() {
+    let _alone = alone();
+    let mut bench = boot(Firmware::SeaBios);
+    let mut report = Report::new("machine");
+    checks::all(&mut bench, &mut report);
+    assert!(report.conclude(), "{}", bench.wire.state());
+    bench.wire.type_line("shutdown -y").unwrap();
+    bench.wire.wait_for_power_off(Duration::from_secs(60)).unwrap();
+    bench.run.succeeded();
+}
+
+#[test]
+fn booted_by_ovmf_the_console_answers_and_a_download_is_inspected() {
+    let _alone = alone();
+    let mut bench = boot(Firmware::Ovmf);
+    let version = bench.wire.console("show version").unwrap();
+    assert!(version.contains(env!("CARGO_PKG_VERSION")) && version.contains("6.12"), "{version}");
+    let health = bench.wire.console("show health").unwrap();
+    assert!(health.contains("performance"), "{health}");
+    let segments = bench.wire.console("show segments").unwrap();
+    assert!(segments.contains("1A") && segments.contains("inspecting"), "{segments}");
+    checks::benign_download(&mut bench, &mut Evidence).unwrap();
+    bench.run.succeeded();
+}
+
+#[test]
+fn a_bad_seed_is_named_on_the_console_and_the_wire_still_bridges() {
+    let _alone = alone();
+    let run = Run::new().unwrap();
+    let mut ends = Ends::new(&run).unwrap();
+    let (user_data, line) = bad_user_data(&ends.certificates);
+    let mut machine = Machine::boot(&mut ends, Firmware::SeaBios, &user_data)
+        .unwrap_or_else(|error| panic!("{error:#}"));
+    let place = format!("user-data:{line}");
+    assert!(machine.serial_text().contains(&place), "{}", machine.serial_text());
+    let fetched = Fetch::new("public.example", "/").run(&ends).unwrap();
+    fetched.succeeded().unwrap();
+    let shown = fetched.certificate().unwrap();
+    assert!(checks::is_own(&ends.certificates, &shown).unwrap());
+    // Nobody can log in; the console may be read.
+    machine.expect("{}", Duration::from_secs(30)).unwrap();
+    assert!(machine.console("show version").unwrap().contains("6.12"));
+    run.succeeded();
+}
+
+/// The lab's user-data with a port that is none, and the line it is in.
+fn bad_user_data(certificates: &Certificates) -> (String, usize) {
+    let good = seed::user_data(&document::weir_section(certificates).unwrap()).unwrap();
+    let bad = good.replacen("detection-ports: [\"443\"]", "detection-ports: [\"44x\"]", 1);
+    let line = bad.lines().position(|line| line.contains("44x")).unwrap() + 1;
+    (bad, line)
+}
