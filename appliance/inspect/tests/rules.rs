@@ -1,5 +1,7 @@
 //! Rule texts as operators write them: what is accepted, and what is refused with which words.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use weir_inspect::{RuleSet, RuleText};
 
 fn parse(text: &str) -> Result<RuleSet, Vec<String>> {
