@@ -1,0 +1,312 @@
+//! The console's socket: logins, roles, and an answer for each request.
+//!
+//! This is the place where it is decided what a role may do (SPEC L5); the console only shows.
+//! Not for: how answers look. Fails by refusing in words, or by closing a connection that does not
+//! speak the protocol.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::unistd::Uid;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Mutex;
+use tokio::task::{spawn_blocking, spawn_local};
+use tracing::{info, warn};
+use weir_api::console::{Greeting, Health, Request, Response, Role};
+use weir_api::frame::{self, FrameError};
+use weir_api::init::ToInit;
+use weir_policy::SecretBytes;
+
+use crate::accounts::Throttle;
+use crate::journal;
+use crate::logging::LogLines;
+use crate::machine;
+use crate::peers::{self, AllowedPeers};
+use crate::state::State;
+
+/// Consoles at one time; past it connections are closed at once.
+const MOST_CONNECTIONS: usize = 16;
+
+/// Largest request: a login. A longer one closes the connection.
+const LARGEST_REQUEST: usize = 64 << 10;
+
+/// Most sessions or events in one answer.
+const MOST_RECORDS: usize = 1000;
+
+/// What all consoles share.
+pub struct Consoles {
+    pub state: Rc<RefCell<State>>,
+    pub init_socket: PathBuf,
+    pub log: LogLines,
+    /// Held through a whole attempt, so that attempts are judged one after another.
+    pub throttle: Mutex<Throttle>,
+}
+
+/// Accepts consoles for ever.
+pub async fn serve(consoles: Rc<Consoles>, listener: UnixListener) {
+    let allowed = AllowedPeers::named(&["weir-console"]);
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                warn!(%error, "console socket: accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        match allowed.admit(&stream) {
+            Err(error) => warn!(%error, "console socket: connection refused"),
+            // One of the references is this listener's own.
+            Ok(_) if Rc::strong_count(&consoles) > MOST_CONNECTIONS => {
+                warn!("console socket: more than {MOST_CONNECTIONS} connections; one refused");
+            }
+            Ok(uid) => {
+                spawn_local(serve_one(consoles.clone(), stream, uid));
+            }
+        }
+    }
+}
+
+async fn serve_one(consoles: Rc<Consoles>, mut stream: UnixStream, uid: Uid) {
+    let mut console = Console { consoles, login_free: peers::needs_no_login(uid), login: None };
+    if let Err(error) = console.talk(&mut stream).await {
+        warn!(%error, "console connection closed");
+    }
+}
+
+/// One connection.
+struct Console {
+    consoles: Rc<Consoles>,
+    /// The peer's credentials make it superuser.
+    login_free: bool,
+    login: Option<(String, Role)>,
+}
+
+impl Console {
+    async fn talk(&mut self, stream: &mut UnixStream) -> Result<(), FrameError> {
+        while let Some(request) = frame::read_at_most(stream, LARGEST_REQUEST).await? {
+            let response = self.answer(request).await;
+            frame::write(stream, &response).await?;
+        }
+        Ok(())
+    }
+
+    fn role(&self) -> Option<Role> {
+        if let Some((_, role)) = &self.login {
+            return Some(*role);
+        }
+        if self.login_free {
+            return Some(Role::Superuser);
+        }
+        (!self.consoles.state.borrow().accounts.can_log_in()).then_some(Role::Viewer)
+    }
+
+    fn user(&self) -> &str {
+        match &self.login {
+            Some((user, _)) => user,
+            None if self.login_free => "(by the peer's credentials)",
+            None => "(no login)",
+        }
+    }
+
+    async fn answer(&mut self, request: Request) -> Response {
+        if let Err(refused) = authorise(self.role(), &request) {
+            return Response::Refused(refused);
+        }
+        let state = &self.consoles.state;
+        match request {
+            Request::Greeting => Response::Greeting(self.greeting()),
+            Request::Login { user, password } => self.log_in(user, password).await,
+            Request::Version => self.version().await,
+            Request::Health => self.health().await,
+            Request::Segments => Response::Segments(state.borrow().segment_views()),
+            Request::TlsInspection => {
+                Response::TlsInspection(Box::new(state.borrow().tls_inspection_view()))
+            }
+            Request::Sessions { limit } => {
+                Response::Sessions(state.borrow().sessions.newest(limit.min(MOST_RECORDS)))
+            }
+            Request::Events { limit } => {
+                Response::Events(state.borrow().events.newest(limit.min(MOST_RECORDS)))
+            }
+            Request::Log { limit } => self.log(limit).await,
+            Request::Configuration => Response::Configuration(state.borrow().document.clone()),
+            Request::ForceFallback(on) => self.force_fallback(on),
+            Request::Reboot => self.order(ToInit::Reboot, "the appliance reboots").await,
+            Request::PowerOff => self.order(ToInit::PowerOff, "the appliance shuts down").await,
+            Request::KillEngine => {
+                let kill = ToInit::KillService { name: "weir-engine".into() };
+                self.order(kill, "the engine was killed; supervision restarts it").await
+            }
+        }
+    }
+
+    fn greeting(&self) -> Greeting {
+        let state = self.consoles.state.borrow();
+        Greeting {
+            hostname: hostname(&state),
+            version: env!("CARGO_PKG_VERSION").into(),
+            login_possible: state.accounts.can_log_in(),
+            provisioning_errors: state.configuration_errors.clone(),
+            role: self.role(),
+        }
+    }
+
+    async fn log_in(&mut self, user: String, password: SecretBytes) -> Response {
+        let mut throttle = self.consoles.throttle.lock().await;
+        tokio::time::sleep(throttle.delay()).await;
+        let accounts = self.consoles.state.borrow().accounts.clone();
+        let name = user.clone();
+        let role = spawn_blocking(move || accounts.verify(&name, &password)).await.ok().flatten();
+        match role {
+            Some(role) => {
+                throttle.succeeded();
+                drop(throttle);
+                info!(user, ?role, "login");
+                self.login = Some((user.clone(), role));
+                Response::LoggedIn { user, role }
+            }
+            None => {
+                throttle.failed();
+                // The name may be a password typed one prompt too early: its length is enough.
+                warn!(name_length = user.len(), "login refused");
+                Response::Refused("Login incorrect".into())
+            }
+        }
+    }
+
+    async fn version(&self) -> Response {
+        let machine = machine::status(&self.consoles.init_socket).await.ok();
+        let kernel = machine.as_ref().map(|machine| machine.kernel.clone());
+        Response::Version {
+            version: env!("CARGO_PKG_VERSION").into(),
+            kernel: kernel.filter(|kernel| !kernel.is_empty()).unwrap_or_else(running_kernel),
+            slot: machine.and_then(|machine| machine.slot),
+        }
+    }
+
+    async fn health(&self) -> Response {
+        // Newer than what the agent's own round has.
+        let machine = machine::status(&self.consoles.init_socket).await.ok();
+        let state = self.consoles.state.borrow();
+        Response::Health(Box::new(Health {
+            machine,
+            engine_connected: state.engine.connections > 0,
+            engine_starts: state.engine.starts,
+            generation: state.snapshot().generation,
+            fallback_forced: state.fallback_forced(),
+            warnings: state.all_warnings(),
+        }))
+    }
+
+    async fn log(&self, limit: usize) -> Response {
+        let own = self.consoles.log.clone();
+        match spawn_blocking(move || journal::newest(limit, &own)).await {
+            Ok(lines) => Response::Log(lines),
+            Err(error) => Response::Refused(format!("the log cannot be read: {error}")),
+        }
+    }
+
+    fn force_fallback(&self, on: bool) -> Response {
+        warn!(user = self.user(), on, "Layer-2 fallback by command");
+        let state = self.consoles.state.borrow();
+        state.orders.send_modify(|orders| orders.fallback_forced = on);
+        Response::Done(
+            match (on, state.engine.connections) {
+                (true, _) => "Layer-2 fallback is forced on all segments",
+                (false, 0) => "normal operation is asked for; no engine is connected yet",
+                (false, _) => "normal operation",
+            }
+            .into(),
+        )
+    }
+
+    async fn order(&self, order: ToInit, done: &str) -> Response {
+        warn!(user = self.user(), ?order, "order to init");
+        match machine::order(&self.consoles.init_socket, &order).await {
+            Ok(()) => Response::Done(done.into()),
+            Err(error) => Response::Refused(error.to_string()),
+        }
+    }
+}
+
+/// What a role may ask (SPEC L5). Without a role: greeting and login only.
+fn authorise(role: Option<Role>, request: &Request) -> Result<(), String> {
+    let least = match request {
+        Request::Greeting | Request::Login { .. } => return Ok(()),
+        Request::Version
+        | Request::Health
+        | Request::Segments
+        | Request::TlsInspection
+        | Request::Sessions { .. }
+        | Request::Events { .. }
+        | Request::Log { .. }
+        | Request::Configuration => Role::Viewer,
+        Request::ForceFallback(_) | Request::Reboot | Request::PowerOff | Request::KillEngine => {
+            Role::Administrator
+        }
+    };
+    match role {
+        None => Err("log in first".into()),
+        Some(Role::Viewer) if least > Role::Viewer => {
+            Err("the console is read-only: no user was provisioned".into())
+        }
+        Some(role) if role < least => Err(format!(
+            "this needs the role administrator; yours is {}",
+            format!("{role:?}").to_lowercase()
+        )),
+        Some(_) => Ok(()),
+    }
+}
+
+fn hostname(state: &State) -> String {
+    state.hostname.clone().or_else(running_hostname).unwrap_or_else(|| "weir".into())
+}
+
+fn running_hostname() -> Option<String> {
+    nix::unistd::gethostname().ok()?.into_string().ok()
+}
+
+fn running_kernel() -> String {
+    nix::sys::utsname::uname()
+        .map(|names| names.release().to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_login_only_greeting_and_login_are_answered() {
+        let login = Request::Login { user: String::new(), password: SecretBytes::new(vec![]) };
+        assert!(authorise(None, &Request::Greeting).is_ok());
+        assert!(authorise(None, &login).is_ok());
+        assert!(authorise(None, &Request::Version).is_err());
+        assert!(authorise(None, &Request::Reboot).is_err());
+    }
+
+    #[test]
+    fn orders_need_an_administrator() {
+        for request in [
+            Request::Reboot,
+            Request::PowerOff,
+            Request::KillEngine,
+            Request::ForceFallback(true),
+            Request::ForceFallback(false),
+        ] {
+            assert!(authorise(Some(Role::Viewer), &request).is_err(), "{request:?}");
+            assert!(authorise(Some(Role::Operator), &request).is_err(), "{request:?}");
+            assert!(authorise(Some(Role::Administrator), &request).is_ok(), "{request:?}");
+            assert!(authorise(Some(Role::Superuser), &request).is_ok(), "{request:?}");
+        }
+    }
+
+    #[test]
+    fn showing_needs_no_more_than_a_read_only_console() {
+        assert!(authorise(Some(Role::Viewer), &Request::Configuration).is_ok());
+        assert!(authorise(Some(Role::Operator), &Request::Log { limit: 1 }).is_ok());
+    }
+}

@@ -1,0 +1,172 @@
+//! The engine's socket: each engine that connects gets the whole policy and every later one, and
+//! tells sessions, events and counters.
+//!
+//! Not for: what policy says. Fails by closing the one connection; the engine keeps its policy and
+//! connects again.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::spawn_local;
+use tracing::{info, warn};
+use weir_api::engine::{FilterAction, FilterEvent, FromEngine, SessionRecord, ToEngine};
+use weir_api::frame::{self, FrameError};
+
+use crate::peers::AllowedPeers;
+use crate::state::{Orders, State};
+
+/// Connections at one time: an engine, its successor, and one to spare. Past it they are refused.
+const MOST_CONNECTIONS: usize = 3;
+
+/// Largest message of an engine: counters of all segments.
+const LARGEST_MESSAGE: usize = 4 << 20;
+
+/// Accepts engines for ever.
+pub async fn serve(state: Rc<RefCell<State>>, listener: UnixListener) {
+    let allowed = AllowedPeers::named(&["weir-engine"]);
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                warn!(%error, "engine socket: accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        if let Err(error) = allowed.admit(&stream) {
+            warn!(%error, "engine socket: connection refused");
+        } else if state.borrow().engine.connections >= MOST_CONNECTIONS {
+            warn!("engine socket: more than {MOST_CONNECTIONS} connections; one refused");
+        } else {
+            spawn_local(serve_one(state.clone(), stream));
+        }
+    }
+}
+
+async fn serve_one(state: Rc<RefCell<State>>, stream: UnixStream) {
+    let orders = {
+        let mut state = state.borrow_mut();
+        state.engine.connections += 1;
+        state.engine.starts += 1;
+        state.engine.counters = None;
+        state.engine.applied = None;
+        state.orders.subscribe()
+    };
+    let (from_engine, to_engine) = stream.into_split();
+    let writer = spawn_local(tell(orders, to_engine));
+    let end = listen(&state, from_engine).await;
+    writer.abort();
+    state.borrow_mut().engine.connections -= 1;
+    match end {
+        Ok(()) => warn!("engine disconnected"),
+        Err(error) => warn!(%error, "engine connection closed"),
+    }
+}
+
+/// Sends the policy and forced fallback, and each of them again when it changes.
+async fn tell(mut orders: watch::Receiver<Orders>, mut to: OwnedWriteHalf) {
+    let mut told: Option<Orders> = None;
+    loop {
+        let now = orders.borrow_and_update().clone();
+        if let Err(error) = tell_changes(told.as_ref(), &now, &mut to).await {
+            // The reading half sees the same end and reports it.
+            tracing::debug!(%error, "engine: write");
+            return;
+        }
+        told = Some(now);
+        if orders.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn tell_changes(
+    told: Option<&Orders>,
+    now: &Orders,
+    to: &mut OwnedWriteHalf,
+) -> Result<(), FrameError> {
+    if told.is_none_or(|told| told.snapshot.generation != now.snapshot.generation) {
+        frame::write(to, &ToEngine::Snapshot(Box::new((*now.snapshot).clone()))).await?;
+    }
+    if told.map_or(now.fallback_forced, |told| told.fallback_forced != now.fallback_forced) {
+        frame::write(to, &ToEngine::ForceFallback(now.fallback_forced)).await?;
+    }
+    Ok(())
+}
+
+async fn listen(state: &RefCell<State>, mut from: OwnedReadHalf) -> Result<(), FrameError> {
+    while let Some(message) = frame::read_at_most(&mut from, LARGEST_MESSAGE).await? {
+        hear(&mut state.borrow_mut(), message);
+    }
+    Ok(())
+}
+
+fn hear(state: &mut State, message: FromEngine) {
+    match message {
+        FromEngine::Started { version, segments, runtimes } => {
+            info!(version, runtimes, segments = segments.len(), "engine connected");
+            state.engine.segments = segments;
+        }
+        FromEngine::Applied { generation } => {
+            info!(generation, "policy in force");
+            state.engine.applied = Some(generation);
+            state.engine.refused = None;
+        }
+        FromEngine::Refused { generation, error } => {
+            warn!(generation, error, "engine refused the policy; the running one stays");
+            state.engine.refused = Some(error);
+        }
+        FromEngine::Session(session) => {
+            log_session(&session);
+            state.sessions.push(*session);
+        }
+        FromEngine::Filter(event) => {
+            log_event(&event);
+            state.events.push(*event);
+        }
+        FromEngine::Counters(counters) => state.engine.counters = Some(*counters),
+    }
+}
+
+fn log_session(session: &SessionRecord) {
+    info!(
+        session = session.id,
+        segment = session.segment.0,
+        client = %session.client,
+        server = %session.server,
+        server_name = session.server_name.as_deref(),
+        profile = session.profile.as_deref(),
+        policy = session.policy.as_deref(),
+        outcome = %session.outcome,
+        reason = session.outcome.reason().as_deref(),
+        verdict = session.verdict.as_deref(),
+        bytes_to_server = session.bytes_to_server,
+        bytes_to_client = session.bytes_to_client,
+        "session"
+    );
+}
+
+fn log_event(event: &FilterEvent) {
+    let action = match event.action {
+        FilterAction::Permit => "permit",
+        FilterAction::Block => "block",
+    };
+    warn!(
+        session = event.session,
+        segment = event.segment.0,
+        client = %event.client,
+        server = %event.server,
+        server_name = event.server_name.as_deref(),
+        profile = event.profile.as_deref(),
+        sid = event.sid,
+        rev = event.rev,
+        filter = event.message,
+        action,
+        tls_inspected = event.tls_inspected,
+        "filter event"
+    );
+}

@@ -1,0 +1,228 @@
+//! What the agent holds while it runs: the policy in force, what the engine told, and the newest
+//! sessions and events.
+//!
+//! Not for: I/O; the tasks that serve engine and consoles change this state through its methods.
+//! Everything here is bounded: rings drop their oldest, the rest is one value each.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use weir_api::console::{SegmentView, TlsInspectionView};
+use weir_api::engine::{Counters, FilterEvent, SegmentCounters, SessionRecord};
+use weir_api::init::{MachineStatus, Mode};
+use weir_policy::snapshot::{Layer2Fallback, SegmentId, Snapshot};
+
+use crate::accounts::Accounts;
+
+/// Sessions and events kept; a new one drops the oldest.
+const RECORDS_KEPT: usize = 4096;
+
+/// What every connected engine is to have, now.
+#[derive(Clone, Debug, Default)]
+pub struct Orders {
+    pub snapshot: Arc<Snapshot>,
+    pub fallback_forced: bool,
+}
+
+#[derive(Debug)]
+pub struct State {
+    pub orders: watch::Sender<Orders>,
+    pub hostname: Option<String>,
+    /// The running configuration for showing, secrets left out.
+    pub document: String,
+    pub accounts: Accounts,
+    /// What was wrong with the configuration at boot or at the last reload; a line each.
+    pub configuration_errors: Vec<String>,
+    /// Things an operator should know that hold until the agent ends.
+    pub warnings: Vec<String>,
+    pub machine: Option<MachineStatus>,
+    pub engine: Engine,
+    pub sessions: Ring<SessionRecord>,
+    pub events: Ring<FilterEvent>,
+}
+
+/// What the engine told.
+#[derive(Debug, Default)]
+pub struct Engine {
+    /// Connections now; more than one only for the moment in which a restarted engine is faster
+    /// than the end of its predecessor.
+    pub connections: usize,
+    pub starts: u64,
+    pub segments: Vec<SegmentId>,
+    pub applied: Option<u64>,
+    pub refused: Option<String>,
+    pub counters: Option<Counters>,
+}
+
+/// The newest values, at most [`RECORDS_KEPT`].
+#[derive(Debug)]
+pub struct Ring<T>(VecDeque<T>);
+
+impl<T> Default for Ring<T> {
+    fn default() -> Self {
+        Self(VecDeque::new())
+    }
+}
+
+impl<T: Clone> Ring<T> {
+    pub fn push(&mut self, value: T) {
+        if self.0.len() == RECORDS_KEPT {
+            self.0.pop_front();
+        }
+        self.0.push_back(value);
+    }
+
+    /// The newest first.
+    pub fn newest(&self, limit: usize) -> Vec<T> {
+        self.0.iter().rev().take(limit).cloned().collect()
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            orders: watch::Sender::new(Orders::default()),
+            hostname: None,
+            document: String::new(),
+            accounts: Accounts::default(),
+            configuration_errors: Vec::new(),
+            warnings: Vec::new(),
+            machine: None,
+            engine: Engine::default(),
+            sessions: Ring::default(),
+            events: Ring::default(),
+        }
+    }
+}
+
+impl State {
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.orders.borrow().snapshot.clone()
+    }
+
+    pub fn fallback_forced(&self) -> bool {
+        self.orders.borrow().fallback_forced
+    }
+
+    /// The counters of the engine that is connected; none of one that went away.
+    pub fn counters(&self) -> Option<&Counters> {
+        self.engine.counters.as_ref().filter(|_| self.engine.connections > 0)
+    }
+
+    /// SPEC L3: TLS inspection runs in performance mode only. Without init (the lab) it is
+    /// assumed.
+    pub fn mode(&self) -> Mode {
+        self.machine.as_ref().map_or(Mode::Performance, |machine| machine.mode)
+    }
+
+    /// What an operator should know, newest facts included.
+    pub fn all_warnings(&self) -> Vec<String> {
+        let mut warnings = self.warnings.clone();
+        if let Some(machine) = &self.machine {
+            warnings.extend(machine.warnings.iter().cloned());
+            if !machine.rdrand && !machine.warnings.iter().any(|w| w.contains("RDRAND")) {
+                warnings.push("the processor offers no RDRAND".into());
+            }
+            if machine.mode == Mode::Normal {
+                warnings.push("normal mode: TLS inspection is off".into());
+            }
+        }
+        if self.engine.connections == 0 {
+            warnings.push("no engine is connected: new flows cross uninspected".into());
+        }
+        if let Some(refused) = &self.engine.refused {
+            warnings.push(format!("the engine refused the policy: {refused}"));
+        }
+        warnings.extend(
+            self.configuration_errors.iter().map(|error| format!("configuration: {error}")),
+        );
+        warnings
+    }
+
+    pub fn segment_views(&self) -> Vec<SegmentView> {
+        let snapshot = self.snapshot();
+        let mut ids: Vec<SegmentId> = snapshot.segments.iter().map(|segment| segment.id).collect();
+        for id in &self.engine.segments {
+            if !ids.contains(id) {
+                ids.push(*id);
+            }
+        }
+        ids.sort_unstable();
+        ids.iter().map(|id| self.segment_view(&snapshot, *id)).collect()
+    }
+
+    fn segment_view(&self, snapshot: &Snapshot, id: SegmentId) -> SegmentView {
+        let configured = snapshot.segments.iter().find(|segment| segment.id == id);
+        let counters = self
+            .counters()
+            .and_then(|counters| counters.segments.iter().find(|one| one.segment == id));
+        let fallback = configured.map_or(Layer2Fallback::default(), |one| one.layer2_fallback);
+        SegmentView {
+            name: configured.map_or_else(|| format!("segment {}", id.0), |one| one.name.clone()),
+            ports: [format!("{}A", id.0), format!("{}B", id.0)],
+            layer2_fallback: match fallback {
+                Layer2Fallback::PermitAll => "permit-all",
+                Layer2Fallback::BlockAll => "block-all",
+            }
+            .into(),
+            state: self.segment_state(snapshot, counters).into(),
+            counters: counters.map(|one| one.counters.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn segment_state(
+        &self,
+        snapshot: &Snapshot,
+        counters: Option<&SegmentCounters>,
+    ) -> &'static str {
+        if self.engine.connections == 0 {
+            "Layer-2 fallback (engine down)"
+        } else if self.fallback_forced() {
+            "Layer-2 fallback (forced)"
+        } else if counters.is_some_and(|counters| counters.fallback) {
+            "Layer-2 fallback"
+        } else if !snapshot.device.client_inspection && !snapshot.device.server_inspection {
+            "bridging, TLS inspection off"
+        } else {
+            "inspecting"
+        }
+    }
+
+    pub fn tls_inspection_view(&self) -> TlsInspectionView {
+        TlsInspectionView {
+            counters: self.counters().cloned(),
+            ..TlsInspectionView::configured(&self.snapshot())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ring_drops_its_oldest_and_tells_the_newest_first() {
+        let mut ring = Ring::default();
+        for number in 0..=RECORDS_KEPT {
+            ring.push(number);
+        }
+        assert_eq!(ring.newest(2), [RECORDS_KEPT, RECORDS_KEPT - 1]);
+        let all = ring.newest(usize::MAX);
+        assert_eq!(all.len(), RECORDS_KEPT);
+        assert_eq!(all.last(), Some(&1));
+    }
+
+    #[test]
+    fn segment_without_an_engine_is_in_fallback() {
+        let mut state = State::default();
+        state.engine.segments = vec![SegmentId(2)];
+        let state_of = |state: &State| state.segment_views()[0].state.clone();
+        assert_eq!(state_of(&state), "Layer-2 fallback (engine down)");
+        state.engine.connections = 1;
+        assert_eq!(state_of(&state), "inspecting");
+        state.orders.send_modify(|orders| orders.fallback_forced = true);
+        assert_eq!(state_of(&state), "Layer-2 fallback (forced)");
+        assert_eq!(state.segment_views()[0].ports, ["2A", "2B"]);
+    }
+}

@@ -1,0 +1,278 @@
+//! `weir-agent run` end to end: a fake engine, a fake init and consoles on its real sockets.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+
+use support::{Agent, PATIENCE, Peer, fake_init};
+use weir_api::console::{Request, Response, Role};
+use weir_api::engine::{
+    Counters, FilterAction, FilterEvent, FromEngine, SegmentCounters, SessionRecord, ToEngine,
+};
+use weir_api::init::{MachineStatus, Mode, ToInit};
+use weir_policy::outcome::Blocked;
+use weir_policy::snapshot::{SegmentId, Snapshot};
+use weir_policy::{Outcome, SecretBytes};
+
+const CONFIGURATION: &str = r#"
+weir:
+  segments: [ { id: 1, name: dmz } ]
+  filters:
+    - name: web
+      rules: 'drop http any any -> any any (msg:"attack"; content:"evil"; sid:7; rev:1;)'
+  profiles: [ { name: default, filters: [web] } ]
+"#;
+
+#[test]
+fn engine_gets_the_policy_and_each_later_one() {
+    let agent = Agent::start(CONFIGURATION, |_| {});
+    let mut engine = agent.engine();
+    let first = snapshot(&mut engine);
+    assert_eq!(first.segments[0].name, "dmz");
+    assert!(first.filters[0].rules.contains("evil"));
+    assert!(first.untrusted_authority.is_some());
+    assert!(first.device.client_inspection && first.device.server_inspection);
+
+    agent.configure(&CONFIGURATION.replace("dmz", "campus"));
+    let second = snapshot(&mut engine);
+    assert_eq!(second.segments[0].name, "campus");
+    assert_eq!(second.generation, first.generation + 1);
+    assert_eq!(second.untrusted_authority, first.untrusted_authority);
+
+    // An engine that was restarted gets the newest at once.
+    drop(engine);
+    assert_eq!(snapshot(&mut agent.engine()), second);
+}
+
+#[test]
+fn bad_configuration_is_refused_with_its_line_and_the_running_policy_stays() {
+    let agent = Agent::start(CONFIGURATION, |_| {});
+    let mut engine = agent.engine();
+    let running = snapshot(&mut engine);
+    agent.configure(&CONFIGURATION.replace("content:", "contnt:"));
+    let refused = agent.wait_for("configuration refused");
+    assert!(refused.contains("weir.yaml:6"), "{refused}");
+    assert!(refused.contains("contnt"), "{refused}");
+    let Response::Health(health) = agent.console().ask(&Request::Health) else { panic!() };
+    assert_eq!(health.generation, running.generation);
+    assert!(health.warnings.iter().any(|warning| warning.contains("contnt")));
+    // The next good one is told, and nothing was told between.
+    agent.configure(CONFIGURATION);
+    assert_eq!(snapshot(&mut engine).generation, running.generation + 1);
+    let Response::Health(health) = agent.console().ask(&Request::Health) else { panic!() };
+    assert!(!health.warnings.iter().any(|warning| warning.contains("contnt")));
+}
+
+#[test]
+fn agent_that_starts_with_a_bad_configuration_bridges_and_says_why() {
+    let agent = Agent::start("weir: { segmnts: [] }", |_| {});
+    let policy = snapshot(&mut agent.engine());
+    assert!(!policy.device.client_inspection && !policy.device.server_inspection);
+    let Response::Greeting(greeting) = agent.console().ask(&Request::Greeting) else { panic!() };
+    assert!(greeting.provisioning_errors.iter().any(|error| error.contains("segmnts")));
+}
+
+#[test]
+fn sessions_events_and_counters_of_the_engine_are_shown() {
+    let agent = Agent::start(CONFIGURATION, |_| {});
+    let mut engine = agent.engine();
+    snapshot(&mut engine);
+    for id in 1..=3 {
+        engine.tell(&FromEngine::Session(Box::new(session(id))));
+    }
+    engine.tell(&FromEngine::Filter(Box::new(event())));
+    engine.tell(&FromEngine::Counters(Box::new(counters())));
+    agent.wait_for("filter event");
+    let mut console = agent.console();
+    let Response::Sessions(sessions) = console.ask(&Request::Sessions { limit: 2 }) else {
+        panic!()
+    };
+    assert_eq!(sessions.iter().map(|session| session.id).collect::<Vec<_>>(), [3, 2]);
+    let Response::Events(events) = console.ask(&Request::Events { limit: 10 }) else { panic!() };
+    assert_eq!((events.len(), events[0].sid), (1, 7));
+    // Counters come last on the socket: wait until the agent has read them.
+    engine.tell(&FromEngine::Applied { generation: 1 });
+    agent.wait_for("policy in force");
+    let Response::Segments(segments) = console.ask(&Request::Segments) else { panic!() };
+    assert_eq!(segments[0].state, "inspecting");
+    assert_eq!(segments[0].counters, [("held".to_owned(), 9)]);
+    drop(engine);
+    agent.wait_for("engine disconnected");
+    let Response::Segments(segments) = console.ask(&Request::Segments) else { panic!() };
+    assert_eq!(segments[0].state, "Layer-2 fallback (engine down)");
+    assert_eq!(segments[0].counters, []);
+}
+
+#[test]
+fn forced_fallback_reaches_the_engine_and_its_successor() {
+    let agent = Agent::start(CONFIGURATION, |_| {});
+    let mut engine = agent.engine();
+    snapshot(&mut engine);
+    let mut console = agent.console();
+    assert!(matches!(console.ask(&Request::ForceFallback(true)), Response::Done(_)));
+    assert!(matches!(engine.hear(), ToEngine::ForceFallback(true)));
+    let mut successor = agent.engine();
+    snapshot(&mut successor);
+    assert!(matches!(successor.hear(), ToEngine::ForceFallback(true)));
+    console.ask(&Request::ForceFallback(false));
+    assert!(matches!(engine.hear(), ToEngine::ForceFallback(false)));
+}
+
+#[test]
+fn login_gives_the_provisioned_role_and_no_more() {
+    let agent = Agent::start(CONFIGURATION, |directory| provision(directory, "operator"));
+    let mut console = agent.console();
+    let login = |password: &str| Request::Login {
+        user: "ops".into(),
+        password: SecretBytes::new(password.into()),
+    };
+    assert!(matches!(console.ask(&login("wrong")), Response::Refused(_)));
+    let Response::LoggedIn { user, role } = console.ask(&login("correct horse")) else { panic!() };
+    assert_eq!((user.as_str(), role), ("ops", Role::Operator));
+    assert!(matches!(console.ask(&Request::Version), Response::Version { .. }));
+    for order in [Request::Reboot, Request::PowerOff, Request::KillEngine] {
+        let Response::Refused(reason) = console.ask(&order) else { panic!() };
+        assert_eq!(reason, "this needs the role administrator; yours is operator");
+    }
+    let Response::Greeting(greeting) = agent.console().ask(&Request::Greeting) else { panic!() };
+    assert!(greeting.login_possible);
+    assert_eq!(greeting.hostname, "edge");
+}
+
+#[test]
+fn orders_go_to_init() {
+    let mut orders = None;
+    let agent = Agent::start(CONFIGURATION, |directory| {
+        let status = MachineStatus { mode: Mode::Performance, ..MachineStatus::default() };
+        orders = Some(fake_init(&directory.join("init.sock"), status));
+    });
+    let orders = orders.unwrap();
+    let mut console = agent.console();
+    assert!(matches!(console.ask(&Request::KillEngine), Response::Done(_)));
+    let ToInit::KillService { name } = orders.recv_timeout(PATIENCE).unwrap() else { panic!() };
+    assert_eq!(name, "weir-engine");
+    assert!(matches!(console.ask(&Request::Reboot), Response::Done(_)));
+    assert!(matches!(orders.recv_timeout(PATIENCE).unwrap(), ToInit::Reboot));
+}
+
+#[test]
+fn orders_without_an_init_are_refused_with_the_reason() {
+    let agent = Agent::start(CONFIGURATION, |_| {});
+    let Response::Refused(reason) = agent.console().ask(&Request::KillEngine) else { panic!() };
+    assert!(reason.contains("no init on this machine"), "{reason}");
+}
+
+#[test]
+fn normal_mode_turns_tls_inspection_off_and_says_so() {
+    let agent = Agent::start(CONFIGURATION, |directory| {
+        let status = MachineStatus { mode: Mode::Normal, ..MachineStatus::default() };
+        fake_init(&directory.join("init.sock"), status);
+    });
+    let policy = snapshot(&mut agent.engine());
+    assert!(!policy.device.client_inspection && !policy.device.server_inspection);
+    let Response::Health(health) = agent.console().ask(&Request::Health) else { panic!() };
+    assert!(health.warnings.iter().any(|w| w == "normal mode: TLS inspection is off"));
+}
+
+#[test]
+fn console_that_breaks_the_protocol_is_closed_and_the_agent_goes_on() {
+    let agent = Agent::start(CONFIGURATION, |_| {});
+    for broken in [&[0xff; 64][..], b"\0\0\0\x04nope", b"\0\0"] {
+        let mut console = agent.console();
+        console.raw().write_all(broken).unwrap();
+        console.raw().shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(console.try_hear::<Response>().is_none());
+    }
+    assert!(matches!(agent.console().ask(&Request::Version), Response::Version { .. }));
+}
+
+#[test]
+fn provisioning_errors_are_in_the_greeting() {
+    let agent = Agent::start(CONFIGURATION, |directory| {
+        fs::write(directory.join("provisioning-errors"), "user-data:17: wrong\n").unwrap();
+    });
+    let Response::Greeting(greeting) = agent.console().ask(&Request::Greeting) else { panic!() };
+    assert_eq!(greeting.provisioning_errors, ["user-data:17: wrong"]);
+}
+
+fn snapshot(engine: &mut Peer) -> Snapshot {
+    match engine.hear() {
+        ToEngine::Snapshot(snapshot) => *snapshot,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A provisioned user `ops` with the password `correct horse`.
+fn provision(directory: &std::path::Path, role: &str) {
+    let seed = directory.join("seed");
+    fs::create_dir(&seed).unwrap();
+    // openssl passwd -6 -salt weirsalt 'correct horse'
+    let hash = "$6$weirsalt$nyE.LoOsxBhP2tG/5l3OXExTeFfmEtRILOES5mYd.rcA3Mlwmg2m0PxGZnxzjztxLDVol9vOZDoHrSxqYt0wJ/";
+    fs::write(seed.join("meta-data"), "instance-id: one\nlocal-hostname: edge\n").unwrap();
+    let user_data = format!(
+        "#cloud-config\nusers:\n  - name: ops\n    passwd: {hash}\n    lock_passwd: false\n    weir-role: {role}\n"
+    );
+    fs::write(seed.join("user-data"), user_data).unwrap();
+    let status = std::process::Command::new(env!("CARGO_BIN_EXE_weir-agent"))
+        .arg("provision")
+        .args(["--seed".as_ref(), seed.as_os_str()])
+        .args(["--run-directory".as_ref(), directory.join("run").as_os_str()])
+        .args(["--console", "/dev/null"])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    fs::copy(directory.join("run/agent/provisioned.json"), directory.join("provisioned.json"))
+        .unwrap();
+}
+
+fn session(id: u64) -> SessionRecord {
+    SessionRecord {
+        id,
+        started: 1,
+        ended: 2,
+        segment: SegmentId(1),
+        client: "10.0.0.1:1".parse().unwrap(),
+        server: "10.0.0.2:443".parse().unwrap(),
+        server_name: None,
+        virtual_segment: None,
+        profile: None,
+        policy: None,
+        generation: 1,
+        outcome: Outcome::Blocked(Blocked::Filter(7)),
+        client_leg: None,
+        server_leg: None,
+        verdict: None,
+        bytes_to_server: 0,
+        bytes_to_client: 0,
+    }
+}
+
+fn event() -> FilterEvent {
+    FilterEvent {
+        session: 3,
+        time: 2,
+        segment: SegmentId(1),
+        client: "10.0.0.1:1".parse().unwrap(),
+        server: "10.0.0.2:443".parse().unwrap(),
+        server_name: None,
+        profile: None,
+        sid: 7,
+        rev: 1,
+        message: "attack".into(),
+        action: FilterAction::Block,
+        tls_inspected: true,
+    }
+}
+
+fn counters() -> Counters {
+    Counters {
+        segments: vec![SegmentCounters {
+            segment: SegmentId(1),
+            fallback: false,
+            counters: vec![("held".into(), 9)],
+        }],
+        ..Counters::default()
+    }
+}
