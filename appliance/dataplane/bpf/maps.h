@@ -101,7 +101,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_SOCKMAP);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, __u32);
 } listener SEC(".maps");
 
 /* CLOCK_MONOTONIC ns of the engine's last heartbeat. */

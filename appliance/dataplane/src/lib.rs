@@ -1,2 +1,29 @@
+//! The data plane: segments as bridges, eBPF on their ports, and flows that are held, released,
+//! blocked or taken over in mid-flight.
+//!
+//! For: [`segment::create`] once at boot; [`Dataplane`] in the engine, which hands out each
+//! [`HeldFlow`] of a flow that policy might want decrypted. Not for: judging flows, TLS, moving
+//! bytes between the two sockets of a [`TakenFlow`]. Every failure leaves a flow on the bridge,
+//! except that of an engine with taken flows, which are reset at both ends.
+
 pub mod namespace;
 pub mod segment;
+
+mod core;
+mod dataplane;
+mod frame;
+mod held;
+mod layout;
+mod link;
+mod programs;
+mod ring;
+mod socket;
+mod state;
+mod tables;
+mod taken;
+
+pub use dataplane::{Dataplane, OpenError, Options, SegmentReport, TableSizes};
+pub use held::{BlockError, Held, HeldFlow, HeldFlows, ReleaseError, TakeOverError};
+pub use programs::{Attach, ProgramError};
+pub use tables::ApplyError;
+pub use taken::{FlowGuard, TakenFlow, set_reset_on_close};

@@ -10,6 +10,7 @@ use std::thread;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
 
 /// Runs `work` on a new thread inside the namespace at `path`, and waits for it.
 pub fn inside<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> io::Result<T> {
@@ -56,8 +57,7 @@ fn share(directory: &Path) -> io::Result<()> {
 
 /// Whether a namespace is mounted at `path`, and not just a file left behind.
 pub(crate) fn is_namespace(path: &Path) -> bool {
-    const NSFS_MAGIC: i64 = 0x6e73_6673;
-    nix::sys::statfs::statfs(path).is_ok_and(|found| found.filesystem_type().0 as i64 == NSFS_MAGIC)
+    statfs(path).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC)
 }
 
 fn on_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {

@@ -33,7 +33,7 @@ pub const MAX_SEGMENT: u16 = 63;
 
 /// Link-layer addresses of the engine's veth, outer and inner end. They never reach a wire.
 const OUTER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0xef];
-const INNER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0xee];
+pub(crate) const INNER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0xee];
 /// The permanent neighbour that stands for every destination in an engine's namespace.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 255, 1);
 /// Routing table of what comes in by the engine's veth: everything is local.

@@ -11,6 +11,8 @@ use weir_dataplane::namespace::inside;
 use weir_dataplane::segment::{self, Names};
 use weir_policy::snapshot::SegmentId;
 
+pub mod engine;
+
 pub const CLIENT: &str = "10.77.0.1";
 pub const SERVER: &str = "10.77.0.2";
 pub const SEGMENT: SegmentId = SegmentId(1);

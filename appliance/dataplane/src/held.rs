@@ -1,0 +1,303 @@
+//! A held flow: its client's bytes, and the three ways it ends.
+//!
+//! For: reading the client's first bytes while its flow is held, then [`HeldFlow::release`],
+//! [`HeldFlow::block`] or [`HeldFlow::take_over`]. Not for: judging. A flow dropped undecided is
+//! released; every failure leaves the flow on the bridge.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::mpsc;
+use weir_policy::Candidate;
+use weir_policy::snapshot::{SegmentId, Side};
+
+use crate::core::{Core, Count, Disposition, Finished, SegmentLinks, Shared, SharedState};
+use crate::frame::{ACK, Assembly, Frame, RST, Segment};
+use crate::layout::{End, Flow, FlowKey, Held as HeldRecord, State};
+use crate::state::Swap;
+
+/// The held flows of one runtime, in the order they were held.
+#[derive(Debug)]
+pub struct HeldFlows {
+    pub(crate) receiver: mpsc::Receiver<HeldFlow>,
+}
+
+impl HeldFlows {
+    /// The next one; `None` once the data plane is closed.
+    pub async fn next(&mut self) -> Option<HeldFlow> {
+        self.receiver.recv().await
+    }
+}
+
+/// What came while a flow was held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// [`HeldFlow::payload`] is longer than before.
+    More,
+    /// FIN, RST or a new SYN of the client, or the server ended: nothing more will come.
+    Ended,
+    /// The server sent data before the judgement: the flow cannot be taken over any more.
+    ServerSpoke,
+    /// As much as is ever kept of a held flow.
+    Full,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReleaseError {
+    /// The flow's entry could not be changed; its packets are forwarded by user space.
+    #[error("flow table: {0}")]
+    Table(#[from] io::Error),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BlockError {
+    #[error("flow table: {0}")]
+    Table(#[from] io::Error),
+    /// It ended, or was given back to the bridge because the engine seemed dead.
+    #[error("the flow is not held any more")]
+    NotHeld,
+}
+
+/// Why a flow was not taken over; it has been released.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeOverError {
+    /// It ended, the server spoke first, or it was given back because the engine seemed dead.
+    #[error("the flow is not held any more")]
+    NotHeld,
+    #[error("another flow has the same addresses and ports")]
+    TupleOwned,
+    #[error("no socket: {0}")]
+    Socket(io::Error),
+    #[error("socket towards the client: {0}")]
+    Client(io::Error),
+    #[error("socket towards the server: {0}")]
+    Server(io::Error),
+    #[error("flow table: {0}")]
+    Table(io::Error),
+}
+
+/// A flow that waits for its judgement. Its client's packets are off the wire.
+#[derive(Debug)]
+pub struct HeldFlow {
+    pub(crate) core: Arc<Core>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) key: FlowKey,
+    pub(crate) id: u64,
+    /// As it was when the flow was held.
+    pub(crate) flow: Flow,
+    pub(crate) assembly: Assembly,
+    pub(crate) runtime: usize,
+    decided: bool,
+}
+
+impl HeldFlow {
+    /// From the ring's first record of a flow.
+    pub(crate) fn new(core: &Arc<Core>, record: &HeldRecord, frame: Frame, runtime: usize) -> Self {
+        core.held_now.fetch_add(1, Ordering::Relaxed);
+        let mut flow = Self {
+            core: Arc::clone(core),
+            shared: Arc::new(Shared::new(frame)),
+            key: record.key,
+            id: record.id,
+            flow: record.flow,
+            assembly: Assembly::new(record.flow.end[0].isn.wrapping_add(1)),
+            runtime,
+            decided: false,
+        };
+        flow.absorb();
+        flow
+    }
+
+    /// The flow, as policy looks at it.
+    pub fn candidate(&self) -> Candidate {
+        Candidate {
+            segment: SegmentId(self.key.segment as u16),
+            from: self.from(),
+            vlan: (self.key.outer_vlan != 0).then_some(self.key.outer_vlan & 0xfff),
+            client: self.client(),
+            server: self.server(),
+        }
+    }
+
+    /// The client's bytes so far, from its first, without gaps.
+    pub fn payload(&self) -> &[u8] {
+        self.assembly.payload()
+    }
+
+    /// Waits for something new. Waits for ever where nothing comes: put a limit around it. Safe to
+    /// cancel.
+    pub async fn more(&mut self) -> Held {
+        let before = self.payload().len();
+        loop {
+            let (server_spoke, server_ended) = self.absorb();
+            if server_spoke {
+                return Held::ServerSpoke;
+            }
+            if self.payload().len() > before {
+                return Held::More;
+            }
+            if self.assembly.ended || server_ended {
+                return Held::Ended;
+            }
+            if self.assembly.full {
+                return Held::Full;
+            }
+            let shared = Arc::clone(&self.shared);
+            shared.arrived.notified().await;
+        }
+    }
+
+    /// Gives the flow back to the bridge: its frames go out as they came, then it is on its own.
+    pub fn release(mut self) -> Result<(), ReleaseError> {
+        self.give_back()
+    }
+
+    /// Drops the flow's packets from now on. `reset`: both ends get a RST.
+    pub fn block(mut self, reset: bool) -> Result<(), BlockError> {
+        self.absorb();
+        let mut swap = self.core.state.swap(&self.key, self.id, State::Held, State::Blocked)?;
+        if swap == Swap::Found(State::Releasing) {
+            // The server spoke: it can still be blocked.
+            swap = self.core.state.swap(&self.key, self.id, State::Releasing, State::Blocked)?;
+        }
+        if swap != Swap::Done {
+            return Err(BlockError::NotHeld); // dropped here: released
+        }
+        self.finish(Disposition::Blocked);
+        if let Some(links) = self.links() {
+            links.counts.add(Count::Blocked);
+            if reset {
+                self.reset(links);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what the ring's thread left for this flow. Whether the server spoke, and ended.
+    fn absorb(&mut self) -> (bool, bool) {
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        self.absorb_locked(&mut state);
+        (state.server_spoke, state.server_ended)
+    }
+
+    pub(crate) fn absorb_locked(&mut self, state: &mut SharedState) {
+        state.weight = 0;
+        for frame in state.inbox.drain(..) {
+            self.assembly.push(frame);
+        }
+    }
+
+    /// Under the flow's lock: what comes by the ring meanwhile waits, and is then sent on directly.
+    pub(crate) fn give_back(&mut self) -> Result<(), ReleaseError> {
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        self.absorb_locked(&mut state);
+        let swap = self.core.state.swap(&self.key, self.id, State::Held, State::Releasing);
+        let ours = matches!(swap, Ok(Swap::Done | Swap::Found(State::Releasing)) | Err(_));
+        if let Some(links) = self.links()
+            && ours
+        {
+            for frame in self.assembly.frames() {
+                links.send(other(self.from()), frame);
+            }
+            links.counts.add(Count::Released);
+        }
+        let removed = match swap {
+            Ok(_) => self.core.state.remove(&self.key, self.id, State::Releasing),
+            Err(error) => Err(error),
+        };
+        state.disposition = Disposition::Released;
+        drop(state);
+        self.finish(Disposition::Released);
+        removed.map(drop).map_err(ReleaseError::Table)
+    }
+
+    /// A RST as each end would send it, to the other.
+    fn reset(&self, links: &SegmentLinks) {
+        let [client, server] = &self.flow.end;
+        let Some(newest) = self.assembly.frames().last() else { return };
+        // What the client expects next; nothing of the client's reached the server.
+        let expected = newest.acknowledged;
+        let to_client = self.segment(server, self.server(), self.client());
+        let to_client = Segment {
+            sequence: expected,
+            acknowledged: self.assembly.next_sequence(),
+            flags: RST | ACK,
+            ..to_client
+        };
+        let to_server = Segment {
+            sequence: client.isn.wrapping_add(1),
+            acknowledged: expected,
+            flags: RST | ACK,
+            ..self.segment(client, self.client(), self.server())
+        };
+        for (segment, side) in [(to_client, self.from()), (to_server, other(self.from()))] {
+            if let Some(frame) = segment.frame() {
+                links.send(side, &frame);
+            }
+        }
+    }
+
+    /// An empty segment with the link-layer addresses, TTL and DSCP of `end`.
+    pub(crate) fn segment(&self, end: &End, from: SocketAddr, to: SocketAddr) -> Segment {
+        Segment {
+            mac: end.mac,
+            ttl: end.ttl,
+            tos: end.tos & 0xfc,
+            from,
+            to,
+            sequence: 0,
+            acknowledged: 0,
+            flags: ACK,
+            window: 0,
+            timestamps: None,
+        }
+    }
+
+    /// Decided: says what becomes of the flow's late packets.
+    pub(crate) fn finish(&mut self, disposition: Disposition) {
+        self.shared.lock().disposition = disposition;
+        if !self.decided {
+            self.decided = true;
+            self.core.held_now.fetch_sub(1, Ordering::Relaxed);
+        }
+        // The thread is gone only when the data plane is.
+        let _ = self.core.finished.send(Finished { key: self.key, id: self.id, disposition });
+    }
+
+    pub(crate) fn links(&self) -> Option<&SegmentLinks> {
+        self.core.segments.get(&self.key.segment)
+    }
+
+    pub(crate) fn from(&self) -> Side {
+        if self.flow.client_side == 0 { Side::A } else { Side::B }
+    }
+
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.key.end(self.flow.client_low == 0)
+    }
+
+    pub(crate) fn server(&self) -> SocketAddr {
+        self.key.end(self.flow.client_low != 0)
+    }
+}
+
+impl Drop for HeldFlow {
+    fn drop(&mut self) {
+        if !self.decided
+            && let Err(error) = self.give_back()
+        {
+            tracing::warn!(%error, "held flow not given back");
+        }
+    }
+}
+
+pub(crate) fn other(side: Side) -> Side {
+    match side {
+        Side::A => Side::B,
+        Side::B => Side::A,
+    }
+}

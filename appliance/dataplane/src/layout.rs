@@ -1,0 +1,225 @@
+//! Types shared with the eBPF programs: `bpf/weir.h`, type for type.
+//!
+//! For: what the maps and the ring carry, with the sizes asserted on both sides. Not for: meaning;
+//! the header says what each field is. Does not fail.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Grows with every change of a pinned map's type: pins of another layout are removed on open.
+pub const LAYOUT: u32 = 1;
+
+/// Names of the programs' counters, in the order of their index (made from `bpf/counters.h`).
+pub const COUNTERS: &[&str] = include!(concat!(env!("OUT_DIR"), "/counters.rs"));
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    pub segment: u32,
+    pub outer_vlan: u16,
+    pub inner_vlan: u16,
+    pub tunnel: u8,
+    pub reserved: [u8; 3],
+    pub tunnel_key: u32,
+    pub outer: [[u8; 4]; 2],
+    pub address: [[u8; 16]; 2],
+    /// Big-endian.
+    pub port: [[u8; 2]; 2],
+}
+const _: () = assert!(size_of::<FlowKey>() == 60);
+
+impl FlowKey {
+    /// An end's address and port: 0 the lower, 1 the higher.
+    pub fn end(&self, high: bool) -> SocketAddr {
+        let (address, port) =
+            if high { (self.address[1], self.port[1]) } else { (self.address[0], self.port[0]) };
+        let address = Ipv6Addr::from(address);
+        let address = address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4);
+        SocketAddr::new(address, u16::from_be_bytes(port))
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Port {
+    pub segment: u32,
+    pub side: u32,
+    pub interface: [u32; 2],
+    pub engine: u32,
+    pub inner_mac: [u8; 6],
+    pub reserved: [u8; 2],
+}
+const _: () = assert!(size_of::<Port>() == 28);
+pub const SIDE_ENGINE: u32 = 2;
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Configuration {
+    pub heartbeat_timeout: u64,
+    pub forced: u32,
+    pub half: u32,
+}
+const _: () = assert!(size_of::<Configuration>() == 16);
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SegmentSettings {
+    pub block_all: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct CandidatePorts {
+    pub client: [u8; 8192],
+    pub server: [u8; 8192],
+}
+
+/// The data of an LPM key: scope, then the address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Destination {
+    pub scope: u32,
+    pub address: [u8; 16],
+}
+const _: () = assert!(size_of::<Destination>() == 20);
+
+/// A flow's state in the eBPF tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum State {
+    Held = 3,
+    Releasing = 4,
+    Released = 5,
+    Taken = 6,
+    Tombstone = 7,
+    Blocked = 8,
+}
+
+impl State {
+    pub fn of(word: u64) -> Option<Self> {
+        Some(match word & 0xff {
+            3 => Self::Held,
+            4 => Self::Releasing,
+            5 => Self::Released,
+            6 => Self::Taken,
+            7 => Self::Tombstone,
+            8 => Self::Blocked,
+            _ => return None,
+        })
+    }
+}
+
+pub const END_WINDOW_SCALE: u8 = 2;
+pub const END_SACK: u8 = 4;
+pub const END_TIMESTAMPS: u8 = 8;
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct End {
+    pub isn: u32,
+    pub tsval: u32,
+    pub syn_window: u16,
+    pub mss: u16,
+    pub window_scale: u8,
+    pub flags: u8,
+    pub ttl: u8,
+    pub tos: u8,
+    pub mac: [u8; 12],
+}
+const _: () = assert!(size_of::<End>() == 28);
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Flow {
+    pub word: u64,
+    pub touched: u64,
+    /// 0: client, 1: server.
+    pub end: [End; 2],
+    pub client_low: u8,
+    pub client_side: u8,
+    pub reserved: [u8; 6],
+}
+const _: () = assert!(size_of::<Flow>() == 80);
+
+/// A flow entry's identity: the word without its state.
+pub fn id_of(word: u64) -> u64 {
+    word >> 8
+}
+
+pub const HELD_FIRST: u32 = 1;
+pub const HELD_SERVER_SPOKE: u32 = 3;
+pub const HELD_SERVER_ENDED: u32 = 4;
+
+/// Header of a record of the ring.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    pub id: u64,
+    pub flow: Flow,
+    pub key: FlowKey,
+    pub kind: u32,
+    pub length: u32,
+    pub gso_size: u32,
+    pub gso_segments: u32,
+    pub vlan_tci: u16,
+    pub vlan_present: u16,
+}
+const _: () = assert!(size_of::<Held>() == 168);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Command {
+    pub id: u64,
+    pub key: FlowKey,
+    pub from: u32,
+    pub to: u32,
+    pub delete: u32,
+}
+const _: () = assert!(size_of::<Command>() == 80);
+pub const COMMAND_SWAPPED: u32 = 0x100;
+pub const COMMAND_TUPLE_OWNED: u32 = 0x200;
+
+/// IPv4 as v4-mapped, as in the keys.
+pub fn mapped(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => Ipv4Addr::to_ipv6_mapped(&address).octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// Reads a `Held` at the start of a ring record, and the frame after it.
+pub fn read_held(record: &[u8]) -> Option<(Held, &[u8])> {
+    let (header, rest) = record.split_at_checked(size_of::<Held>())?;
+    // SAFETY: `Held` is plain integers, valid for any bytes, and `header` has its size;
+    // read_unaligned asks for no alignment. std has no safe way to read a struct from bytes.
+    let held = unsafe { header.as_ptr().cast::<Held>().read_unaligned() };
+    let frame = rest.get(..usize::try_from(held.length).ok()?)?;
+    Some((held, frame))
+}
+
+/// The bytes of a command, as the test packet carries it.
+pub fn command_bytes(command: &Command) -> [u8; 14 + size_of::<Command>()] {
+    let mut bytes = [0; 14 + size_of::<Command>()];
+    // SAFETY: `Command` has no padding (8 + 60 + 3 * 4 = 80, asserted above), so all its bytes are
+    // initialised; std has no safe way to view a struct as bytes.
+    let view = unsafe {
+        std::slice::from_raw_parts(std::ptr::from_ref(command).cast::<u8>(), size_of::<Command>())
+    };
+    bytes[14..].copy_from_slice(view);
+    bytes
+}
+
+// SAFETY: all of these are `repr(C)`, `Copy`, plain integers, valid for any bytes, and have no
+// padding (their sizes are asserted); aya::Pod asks for no more and has no safe derive.
+unsafe impl aya::Pod for FlowKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Port {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Configuration {}
+// SAFETY: as above.
+unsafe impl aya::Pod for SegmentSettings {}
+// SAFETY: as above.
+unsafe impl aya::Pod for CandidatePorts {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Destination {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Flow {}

@@ -1,0 +1,200 @@
+//! Loading, pinning and attaching the eBPF programs.
+//!
+//! For: programs that outlive an engine, and are replaced in one step by the next. Pinned maps are
+//! taken on; the ring, the listener and the heartbeat are new with each engine. Not for: what is in
+//! the maps. Fails by naming the step and what the kernel said.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact};
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use crate::layout::LAYOUT;
+
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
+
+/// Filter priority and handle with clsact: fixed, so that the next engine replaces the program.
+const CLSACT: (u16, u32) = (1, 1);
+
+/// How programs are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attach {
+    /// tcx where the kernel has it (6.6 and later), else clsact.
+    #[default]
+    Auto,
+    Tcx,
+    Clsact,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    #[error("{path}: {error}")]
+    PinDirectory { path: PathBuf, error: io::Error },
+    #[error("eBPF programs: {}", chain(.0))]
+    Load(#[from] aya::EbpfError),
+    #[error("eBPF program {name}: {}", chain(.error))]
+    Program { name: &'static str, error: aya::programs::ProgramError },
+    #[error("eBPF program {0} is not in the object")]
+    Missing(&'static str),
+    #[error("interface {interface}: {what}")]
+    Attach { interface: String, what: String },
+}
+
+/// Table sizes and the like, by map name.
+pub type Sizes<'a> = [(&'a str, u32)];
+
+/// Loads the programs; pinned maps below `pins` are taken on, missing ones are made.
+pub fn load(pins: &Path, sizes: &Sizes<'_>) -> Result<Ebpf, ProgramError> {
+    let layout = layout_directory(pins)
+        .map_err(|error| ProgramError::PinDirectory { path: pins.to_owned(), error })?;
+    let mut loader = EbpfLoader::new();
+    loader.btf(None).map_pin_path(&layout);
+    for (name, size) in sizes {
+        loader.set_max_entries(name, *size);
+    }
+    let mut ebpf = loader.load(OBJECT)?;
+    for name in ["port_ingress", "engine_ingress", "state_command"] {
+        program(&mut ebpf, name)?.load().map_err(|error| ProgramError::Program { name, error })?;
+    }
+    Ok(ebpf)
+}
+
+/// A descriptor of a program.
+pub fn descriptor(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, ProgramError> {
+    let program = program(ebpf, name)?;
+    let fd = program.fd().map_err(|error| ProgramError::Program { name, error })?;
+    fd.as_fd().try_clone_to_owned().map_err(|error| ProgramError::Program {
+        name,
+        error: aya::programs::ProgramError::IOError(error),
+    })
+}
+
+/// Attaches a program to the ingress of an interface of the calling thread's namespace, in place of
+/// the one an engine before left there.
+pub fn attach(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    interface: &str,
+    pins: &Path,
+    how: Attach,
+) -> Result<(), ProgramError> {
+    let failed = |what: String| ProgramError::Attach { interface: interface.to_owned(), what };
+    let program = program(ebpf, name)?;
+    let pin = pins.join(format!("layout-{LAYOUT}")).join(format!("link-{interface}"));
+    if how != Attach::Clsact {
+        match attach_tcx(program, interface, &pin) {
+            Ok(()) => return Ok(()),
+            Err(error) if how == Attach::Tcx => return Err(failed(format!("tcx: {error}"))),
+            Err(error) => tracing::info!(%error, interface, "no tcx, attaching with clsact"),
+        }
+    }
+    attach_clsact(program, interface).map_err(|error| failed(format!("clsact: {error}")))
+}
+
+fn attach_tcx(program: &mut SchedClassifier, interface: &str, pin: &Path) -> Result<(), String> {
+    if let Ok(pinned) = PinnedLink::from_pin(pin) {
+        let adopted = SchedClassifierLink::try_from(FdLink::from(pinned))
+            .map_err(|error| chain(&error))
+            .and_then(|link| program.attach_to_link(link).map_err(|error| chain(&error)));
+        match adopted {
+            Ok(id) => {
+                let link = program.take_link(id).map_err(|error| chain(&error))?;
+                // The pin keeps it attached.
+                drop(FdLink::try_from(link));
+                return Ok(());
+            }
+            // Its interface is gone; there is a new one of the same name.
+            Err(error) => tracing::debug!(error, interface, "pinned link is of no use"),
+        }
+        fs::remove_file(pin).map_err(|error| error.to_string())?;
+    }
+    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let id = program
+        .attach_with_options(interface, TcAttachType::Ingress, options)
+        .map_err(|error| chain(&error))?;
+    let link = program.take_link(id).map_err(|error| chain(&error))?;
+    let link = FdLink::try_from(link).map_err(|error| chain(&error))?;
+    link.pin(pin).map_err(|error| chain(&error))?;
+    Ok(())
+}
+
+fn attach_clsact(program: &mut SchedClassifier, interface: &str) -> Result<(), String> {
+    match qdisc_add_clsact(interface) {
+        Err(error) if error.raw_os_error() != Some(libc::EEXIST) => return Err(error.to_string()),
+        _ => {}
+    }
+    let (priority, handle) = CLSACT;
+    // Replaces the filter where there is one.
+    let replaced =
+        SchedClassifierLink::attached(interface, TcAttachType::Ingress, priority, handle)
+            .map_err(|error| error.to_string())
+            .and_then(|link| program.attach_to_link(link).map_err(|error| chain(&error)));
+    let id = match replaced {
+        Ok(id) => id,
+        Err(_) => program
+            .attach_with_options(
+                interface,
+                TcAttachType::Ingress,
+                TcAttachOptions::Netlink(NlOptions { priority, handle }),
+            )
+            .map_err(|error| chain(&error))?,
+    };
+    let link = program.take_link(id).map_err(|error| chain(&error))?;
+    // Dropped, it would detach the program: the filter must outlive the engine.
+    std::mem::forget(link);
+    Ok(())
+}
+
+fn program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, ProgramError> {
+    ebpf.program_mut(name)
+        .ok_or(ProgramError::Missing(name))?
+        .try_into()
+        .map_err(|error| ProgramError::Program { name, error })
+}
+
+/// The directory of this layout's pins, on a bpf file system (mounted here where there is none);
+/// what another layout pinned is removed, and so detached.
+fn layout_directory(pins: &Path) -> io::Result<PathBuf> {
+    fs::create_dir_all(pins)?;
+    if statfs(pins)?.filesystem_type() != BPF_FS_MAGIC {
+        mount(Some("bpf"), pins, Some("bpf"), MsFlags::empty(), None::<&str>).map_err(|error| {
+            io::Error::new(
+                io::Error::from(error).kind(),
+                format!("not a bpf file system, and mounting one fails: {error}"),
+            )
+        })?;
+    }
+    let own = format!("layout-{LAYOUT}");
+    for entry in fs::read_dir(pins)? {
+        let entry = entry?;
+        if entry.file_name() != own.as_str()
+            && entry.file_name().to_string_lossy().starts_with("layout-")
+        {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    let layout = pins.join(own);
+    fs::create_dir_all(&layout)?;
+    Ok(layout)
+}
+
+/// An error with what it came from: aya's own messages leave the cause out.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,293 @@
+//! The thread that reads the ring: one for each open data plane.
+//!
+//! For: handing each held flow's frames to its judge, sending on what comes after a flow was
+//! decided, and removing finished flows' entries. Not for: judging. It waits for nothing but the
+//! kernel: a judge that does not keep up loses frames (counted), which TCP sends again.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use aya::maps::{HashMap as EbpfHashMap, MapData, RingBuf};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::sync::mpsc;
+
+use crate::core::{Core, Count, Disposition, Finished, Shared};
+use crate::frame::{Frame, FrameError};
+use crate::held::{HeldFlow, other};
+use crate::layout::{
+    Flow, FlowKey, HELD_FIRST, HELD_SERVER_ENDED, HELD_SERVER_SPOKE, Held, State, id_of, read_held,
+};
+use crate::state::Swap;
+use weir_policy::snapshot::Side;
+
+/// How long a tombstone stays after its last packet.
+const TOMBSTONE: Duration = Duration::from_secs(60);
+/// Finished flows are looked after this often when no packet comes.
+const TICK_MILLISECONDS: u16 = 100;
+
+pub struct RingThread {
+    pub core: Arc<Core>,
+    pub ring: RingBuf<MapData>,
+    pub flows: EbpfHashMap<MapData, FlowKey, Flow>,
+    pub finished: Receiver<Finished>,
+    pub runtimes: Vec<mpsc::Sender<HeldFlow>>,
+    /// Most flows held at one time; past it new ones are released at once.
+    pub held_limit: usize,
+    /// Readable when the data plane closes.
+    pub stop: OwnedFd,
+    known: HashMap<(FlowKey, u64), Arc<Shared>>,
+    /// Entries to remove, by the time they may go. As many as the flow table has, at most.
+    graves: VecDeque<(Instant, FlowKey, u64, State)>,
+    hasher: RandomState,
+}
+
+impl RingThread {
+    pub fn new(
+        core: Arc<Core>,
+        ring: RingBuf<MapData>,
+        flows: EbpfHashMap<MapData, FlowKey, Flow>,
+        finished: Receiver<Finished>,
+        runtimes: Vec<mpsc::Sender<HeldFlow>>,
+        held_limit: usize,
+        stop: OwnedFd,
+    ) -> Self {
+        Self {
+            core,
+            ring,
+            flows,
+            finished,
+            runtimes,
+            held_limit,
+            stop,
+            known: HashMap::new(),
+            graves: VecDeque::new(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// What an engine before this one left: held flows go back to the bridge (their clients send
+    /// again), taken ones become tombstones (their sockets are gone; SPEC D10).
+    pub fn adopt(&mut self) -> io::Result<()> {
+        let entries: Vec<(FlowKey, Flow)> = self.flows.iter().filter_map(Result::ok).collect();
+        let now = Instant::now();
+        for (key, flow) in entries {
+            let id = id_of(flow.word);
+            match State::of(flow.word) {
+                Some(state @ (State::Held | State::Releasing)) => {
+                    self.core.state.remove(&key, id, state)?;
+                }
+                Some(State::Taken) => {
+                    self.core.state.swap(&key, id, State::Taken, State::Tombstone)?;
+                    self.graves.push_back((now + TOMBSTONE, key, id, State::Tombstone));
+                }
+                Some(state @ (State::Tombstone | State::Blocked)) => {
+                    self.graves.push_back((now + TOMBSTONE, key, id, state));
+                }
+                Some(State::Released) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub fn run(mut self) {
+        loop {
+            match self.wait() {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => {
+                    // Without the ring no flow can be judged; the heartbeat ends with this thread
+                    // and new flows stay on the bridge.
+                    tracing::error!(%error, "ring of held packets cannot be read");
+                    return;
+                }
+            }
+            self.read_ring();
+            self.read_finished();
+            self.remove_tombstones();
+        }
+    }
+
+    /// Whether the data plane closes.
+    fn wait(&self) -> io::Result<bool> {
+        // SAFETY: the ring's descriptor is open as long as the ring, which outlives this function.
+        let ring = unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(&self.ring)) };
+        let mut descriptors = [
+            PollFd::new(ring, PollFlags::POLLIN),
+            PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut descriptors, PollTimeout::from(TICK_MILLISECONDS)) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(descriptors[1].any().unwrap_or(false)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn read_ring(&mut self) {
+        // A record is copied out before it is handled: the ring's room is free again at once.
+        while let Some((held, frame)) = self
+            .ring
+            .next()
+            .and_then(|record| read_held(&record).map(|(held, frame)| (held, frame.to_vec())))
+        {
+            self.record(&held, &frame);
+        }
+    }
+
+    fn record(&mut self, held: &Held, bytes: &[u8]) {
+        let known = self.known.get(&(held.key, held.id)).cloned();
+        if matches!(held.kind, HELD_SERVER_SPOKE | HELD_SERVER_ENDED) {
+            if let Some(shared) = known {
+                let mut state = shared.lock();
+                state.server_spoke |= held.kind == HELD_SERVER_SPOKE;
+                state.server_ended |= held.kind == HELD_SERVER_ENDED;
+                drop(state);
+                shared.arrived.notify_one();
+            }
+            return;
+        }
+        let core = Arc::clone(&self.core);
+        let Some(links) = core.segments.get(&held.key.segment) else { return };
+        let frame = match Frame::parse(bytes, held.gso_size) {
+            Ok(frame) => frame,
+            Err(error) => {
+                links.counts.add(match error {
+                    FrameError::Checksum => Count::BadChecksum,
+                    FrameError::NotTcp => Count::NotUnderstood,
+                });
+                // The entry stays held: the client's next packet is not the first any more, and is
+                // then released below as one of an unknown flow.
+                if known.is_none() && held.kind == HELD_FIRST {
+                    self.give_back_unread(held);
+                }
+                return;
+            }
+        };
+        match known {
+            None if held.kind == HELD_FIRST => self.first(held, frame),
+            // Its flow was released: behind the frames that were sent then.
+            None => {
+                links.counts.add(Count::ForwardedLate);
+                links.send(other(client_side(&held.flow)), &frame);
+            }
+            Some(shared) => {
+                let mut state = shared.lock();
+                match state.disposition {
+                    Disposition::Held if state.weight + bytes.len() > Shared::MAX_INBOX => {
+                        links.counts.add(Count::QueueFull);
+                    }
+                    Disposition::Held => {
+                        state.weight += bytes.len();
+                        state.inbox.push(frame);
+                        drop(state);
+                        shared.arrived.notify_one();
+                    }
+                    Disposition::Released => {
+                        links.counts.add(Count::ForwardedLate);
+                        links.send(other(client_side(&held.flow)), &frame);
+                    }
+                    Disposition::Taken | Disposition::Tombstone => {
+                        links.counts.add(Count::InjectedLate);
+                        links.inject(frame);
+                    }
+                    Disposition::Blocked => {}
+                }
+            }
+        }
+    }
+
+    fn first(&mut self, held: &Held, frame: Frame) {
+        let runtime = self.hasher.hash_one(held.key) as usize % self.runtimes.len().max(1);
+        let flow = HeldFlow::new(&self.core, held, frame, runtime);
+        self.known.insert((held.key, held.id), Arc::clone(&flow.shared));
+        let room = self.core.held_now.load(Ordering::Relaxed) <= self.held_limit;
+        let sent = match self.runtimes.get(runtime) {
+            Some(runtime) if room => runtime.try_send(flow).is_ok(),
+            _ => false, // dropped: released
+        };
+        if !sent && let Some(links) = self.core.segments.get(&held.key.segment) {
+            links.counts.add(Count::ReleasedUnjudged);
+        }
+    }
+
+    /// A first packet that cannot be judged: the server would not accept it either. The flow goes
+    /// back, and the client sends again what was lost.
+    fn give_back_unread(&self, held: &Held) {
+        for state in [State::Held, State::Releasing] {
+            match self.core.state.remove(&held.key, held.id, state) {
+                Ok(Swap::Found(_)) => {}
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "held flow not given back");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn read_finished(&mut self) {
+        while let Ok(finished) = self.finished.try_recv() {
+            let Finished { key, id, disposition } = finished;
+            let state = match disposition {
+                Disposition::Held | Disposition::Taken => continue,
+                Disposition::Released => {
+                    self.known.remove(&(key, id));
+                    continue;
+                }
+                Disposition::Tombstone => State::Tombstone,
+                Disposition::Blocked => State::Blocked,
+            };
+            self.graves.push_back((Instant::now() + TOMBSTONE, key, id, state));
+        }
+    }
+
+    fn remove_tombstones(&mut self) {
+        let now = Instant::now();
+        while let Some((due, key, id, state)) = self.graves.front().copied()
+            && due <= now
+        {
+            self.graves.pop_front();
+            if state == State::Tombstone
+                && let Some(rest) = self.rest_of(&key, id)
+            {
+                self.graves.push_back((now + rest, key, id, state));
+                continue;
+            }
+            self.known.remove(&(key, id));
+            match self.core.state.remove(&key, id, state) {
+                Ok(Swap::Done) => {
+                    if let Some(links) = self.core.segments.get(&key.segment) {
+                        links.counts.add(Count::TombstoneRemoved);
+                    }
+                }
+                Ok(_) => {} // a new SYN replaced it
+                Err(error) => tracing::warn!(%error, "tombstone not removed"),
+            }
+        }
+    }
+
+    /// How long a tombstone must still stay, because packets of its flow still come.
+    fn rest_of(&self, key: &FlowKey, id: u64) -> Option<Duration> {
+        let flow = self.flows.get(key, 0).ok()?;
+        if id_of(flow.word) != id || flow.touched == 0 {
+            return None;
+        }
+        let now = monotonic_nanoseconds().ok()?;
+        let age = Duration::from_nanos(now.saturating_sub(flow.touched));
+        TOMBSTONE.checked_sub(age).filter(|rest| !rest.is_zero())
+    }
+}
+
+/// The clock of bpf_ktime_get_ns.
+pub fn monotonic_nanoseconds() -> io::Result<u64> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
+    Ok(Duration::from(now).as_nanos() as u64)
+}
+
+fn client_side(flow: &Flow) -> Side {
+    if flow.client_side == 0 { Side::A } else { Side::B }
+}

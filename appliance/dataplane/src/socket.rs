@@ -1,0 +1,173 @@
+//! Sockets of an engine's namespace, and putting one into the middle of a connection.
+//!
+//! For: TCP_REPAIR (Linux's checkpoint and restore of sockets): a socket that was never connected
+//! speaks for one end of a flow from a given sequence number on. Not for: deciding which flow.
+//! Fails with the option the kernel refused.
+//!
+//! Order and pitfalls, each found the hard way: options before TCP_REPAIR_WINDOW; TCP_MAXSEG before
+//! connect, else the first segments are 524 bytes; the window scale always, else connect's own
+//! default stays; bit 0 of TCP_TIMESTAMP means microseconds to newer kernels.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::layout::{END_SACK, END_TIMESTAMPS, END_WINDOW_SCALE, End};
+use crate::link::{set_option, set_option_bytes};
+
+/// Sockets ready in the pool: two a flow, so flows do not wait for a system call in a namespace.
+const POOL: usize = 32;
+
+/// Sockets of one engine namespace, for one runtime. A thread that lives in the namespace makes
+/// them; it ends with the pool.
+#[derive(Debug)]
+pub struct SocketPool(Mutex<Receiver<Socket>>);
+
+impl SocketPool {
+    pub fn start(namespace: &Path) -> io::Result<Self> {
+        let (sender, receiver) = sync_channel(POOL);
+        let file = std::fs::File::open(namespace)?;
+        let (entered, wait) = sync_channel(1);
+        std::thread::Builder::new().name("weir-sockets".into()).stack_size(128 * 1024).spawn(
+            move || {
+                let inside = nix::sched::setns(&file, nix::sched::CloneFlags::CLONE_NEWNET);
+                let ready = inside.is_ok();
+                let _ = entered.send(inside);
+                if ready {
+                    fill(&sender);
+                }
+            },
+        )?;
+        wait.recv().map_err(io::Error::other)??;
+        Ok(Self(Mutex::new(receiver)))
+    }
+
+    pub fn take(&self) -> io::Result<Socket> {
+        let receiver = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Made in microseconds when the pool is empty; longer means descriptors ran out.
+        receiver.recv_timeout(Duration::from_millis(20)).map_err(io::Error::other)
+    }
+}
+
+/// Makes sockets until the pool is gone. Where one cannot be made (no descriptors left) it waits a
+/// little and tries again: flows are released meanwhile.
+fn fill(pool: &SyncSender<Socket>) {
+    loop {
+        match transparent() {
+            Ok(socket) => {
+                if pool.send(socket).is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no socket for taking flows over");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    }
+}
+
+fn transparent() -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    set_option(&socket, libc::SOL_IP, libc::IP_TRANSPARENT, 1)?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    // An engine that dies resets both ends; an orderly close clears this.
+    socket.set_linger(Some(Duration::ZERO))?;
+    Ok(socket)
+}
+
+/// From where on, and how, a socket speaks for one end (`own`) to the other (`peer`).
+#[derive(Clone, Copy, Debug)]
+pub struct Position<'a> {
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+    pub own: &'a End,
+    pub peer: &'a End,
+    /// Sequence number of the first byte to send, and to receive.
+    pub send: u32,
+    pub receive: u32,
+    /// Bytes the peer may be sent, and the peer was told it may send.
+    pub send_window: u32,
+    pub receive_window: u32,
+    /// First timestamp value to send; `None` where timestamps were not negotiated.
+    pub timestamp: Option<u32>,
+}
+
+impl Position<'_> {
+    pub fn both(&self, flag: u8) -> bool {
+        self.own.flags & self.peer.flags & flag != 0
+    }
+}
+
+/// Puts a fresh socket into the connection. It stays in repair mode: nothing is sent, and closing
+/// it sends nothing.
+pub fn place(socket: &Socket, position: &Position<'_>) -> io::Result<()> {
+    const TCP_RECV_QUEUE: i32 = 1;
+    const TCP_SEND_QUEUE: i32 = 2;
+    const OPTION_MSS: u32 = 2;
+    const OPTION_WINDOW_SCALE: u32 = 3;
+    const OPTION_SACK: u32 = 4;
+    const OPTION_TIMESTAMPS: u32 = 8;
+    let tcp = |name, value: u32| set_option(socket, libc::SOL_TCP, name, value as i32);
+
+    tcp(libc::TCP_REPAIR, 1)?;
+    socket.bind(&SockAddr::from(position.local))?;
+    for (queue, sequence) in [(TCP_SEND_QUEUE, position.send), (TCP_RECV_QUEUE, position.receive)] {
+        tcp(libc::TCP_REPAIR_QUEUE, queue as u32)?;
+        tcp(libc::TCP_QUEUE_SEQ, sequence)?;
+    }
+    // RFC 9293 3.7.1: without the option an end takes 536.
+    let mss = if position.peer.mss == 0 { 536 } else { u32::from(position.peer.mss) };
+    tcp(libc::TCP_MAXSEG, mss.clamp(88, 32767))?;
+    socket.connect(&SockAddr::from(position.remote))?;
+
+    let scale = if position.both(END_WINDOW_SCALE) {
+        u32::from(position.peer.window_scale) | u32::from(position.own.window_scale) << 16
+    } else {
+        0
+    };
+    let mut options = vec![(OPTION_MSS, mss), (OPTION_WINDOW_SCALE, scale)];
+    if position.both(END_SACK) {
+        options.push((OPTION_SACK, 0));
+    }
+    if position.both(END_TIMESTAMPS) {
+        options.push((OPTION_TIMESTAMPS, 0));
+    }
+    set_option_bytes(socket, libc::SOL_TCP, libc::TCP_REPAIR_OPTIONS, &words(options))?;
+    if let Some(timestamp) = position.timestamp {
+        tcp(libc::TCP_TIMESTAMP, timestamp)?;
+    }
+    // struct tcp_repair_window: snd_wl1, snd_wnd, max_window, rcv_wnd, rcv_wup.
+    let window = words([
+        (position.receive.wrapping_sub(1), position.send_window),
+        (position.send_window, position.receive_window),
+    ])
+    .into_iter()
+    .chain(position.receive.to_ne_bytes())
+    .collect::<Vec<u8>>();
+    set_option_bytes(socket, libc::SOL_TCP, libc::TCP_REPAIR_WINDOW, &window)
+}
+
+/// Ends repair mode without a window probe: the socket speaks for its end from now on.
+pub fn speak(socket: &Socket) -> io::Result<()> {
+    const REPAIR_OFF_NO_PROBE: i32 = -1;
+    set_option(socket, libc::SOL_TCP, libc::TCP_REPAIR, REPAIR_OFF_NO_PROBE)
+}
+
+/// The kernel's clock of the socket goes on from this value: even, and newer than `seen`.
+pub fn timestamp_after(seen: u32) -> u32 {
+    seen.wrapping_add(2) & !1
+}
+
+fn words(pairs: impl IntoIterator<Item = (u32, u32)>) -> Vec<u8> {
+    pairs
+        .into_iter()
+        .flat_map(|(first, second)| [first.to_ne_bytes(), second.to_ne_bytes()].concat())
+        .collect()
+}

@@ -1,0 +1,104 @@
+//! Changing a flow's state from user space, by compare-and-swap.
+//!
+//! A plain map update would overwrite what a packet changed meanwhile; so the program
+//! `state_command` does the swap, run through BPF_PROG_TEST_RUN with the command as its packet.
+//! Fails with the system call's error only: an entry that is gone or another's is an answer.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use crate::layout::{COMMAND_SWAPPED, COMMAND_TUPLE_OWNED, Command, FlowKey, State, command_bytes};
+
+/// What became of a change of state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swap {
+    Done,
+    /// The flow is in another state.
+    Found(State),
+    /// No entry of that identity: the flow ended, or was given back.
+    Absent,
+    /// Another flow's sockets own the tuple (only towards [`State::Taken`]).
+    TupleOwned,
+}
+
+/// Handle on the program.
+#[derive(Debug)]
+pub struct StateCommand(OwnedFd);
+
+impl StateCommand {
+    pub fn new(program: OwnedFd) -> Self {
+        Self(program)
+    }
+
+    pub fn swap(&self, key: &FlowKey, id: u64, from: State, to: State) -> io::Result<Swap> {
+        self.run(key, id, from, to, false)
+    }
+
+    /// Swaps, then deletes the entry.
+    pub fn remove(&self, key: &FlowKey, id: u64, from: State) -> io::Result<Swap> {
+        self.run(key, id, from, State::Released, true)
+    }
+
+    fn run(
+        &self,
+        key: &FlowKey,
+        id: u64,
+        from: State,
+        to: State,
+        delete: bool,
+    ) -> io::Result<Swap> {
+        let command =
+            Command { id, key: *key, from: from as u32, to: to as u32, delete: u32::from(delete) };
+        let answer = self.test_run(&command_bytes(&command))?;
+        Ok(if answer & COMMAND_TUPLE_OWNED != 0 {
+            Swap::TupleOwned
+        } else if answer & COMMAND_SWAPPED != 0 {
+            Swap::Done
+        } else {
+            State::of(u64::from(answer)).map_or(Swap::Absent, Swap::Found)
+        })
+    }
+
+    fn test_run(&self, packet: &[u8]) -> io::Result<u32> {
+        const BPF_PROG_TEST_RUN: libc::c_int = 10;
+        /// `union bpf_attr`, member `test` (linux/bpf.h).
+        #[repr(C)]
+        #[derive(Default)]
+        struct Attributes {
+            program: u32,
+            answer: u32,
+            size_in: u32,
+            size_out: u32,
+            data_in: u64,
+            data_out: u64,
+            repeat: u32,
+            duration: u32,
+            context_size_in: u32,
+            context_size_out: u32,
+            context_in: u64,
+            context_out: u64,
+            flags: u32,
+            cpu: u32,
+            batch: u32,
+            reserved: u32,
+        }
+        let mut attributes = Attributes {
+            program: self.0.as_raw_fd() as u32,
+            size_in: packet.len() as u32,
+            data_in: packet.as_ptr() as u64,
+            ..Attributes::default()
+        };
+        // SAFETY: the kernel reads `size_of::<Attributes>()` bytes of `attributes` and `size_in`
+        // bytes at `data_in`, both alive during the call, and writes inside `attributes` only
+        // (no data_out). aya 0.13 has no call for BPF_PROG_TEST_RUN.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_PROG_TEST_RUN,
+                std::ptr::from_mut(&mut attributes),
+                size_of::<Attributes>(),
+            )
+        };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(attributes.answer) }
+    }
+}

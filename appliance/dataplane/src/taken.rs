@@ -1,0 +1,242 @@
+//! Taking a flow over in mid-flight, and what is left of it afterwards.
+//!
+//! For: from a held flow to two kernel sockets whose sequence numbers go on where the ends were.
+//! Not for: moving bytes between them. Where a socket cannot be made the flow is released.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{SockRef, Socket};
+use tokio::net::TcpStream;
+
+use crate::core::{Core, Count, Disposition, Finished, SegmentLinks};
+use crate::frame::{ACK, Segment};
+use crate::held::{HeldFlow, TakeOverError};
+use crate::layout::{END_TIMESTAMPS, END_WINDOW_SCALE, FlowKey, State};
+use crate::socket::{Position, place, speak, timestamp_after};
+use crate::state::Swap;
+
+/// A flow whose two ends are sockets of this process.
+#[derive(Debug)]
+pub struct TakenFlow {
+    /// Speaks to the client, for the server. Its first byte is the one after `received`.
+    pub client: TcpStream,
+    /// Speaks to the server, for the client. Nothing was sent to the server yet.
+    pub server: TcpStream,
+    /// The client's bytes that came before the takeover; the client has been told they arrived.
+    pub received: Vec<u8>,
+    /// Keep it as long as the streams.
+    pub guard: FlowGuard,
+}
+
+/// Whether closing a taken flow's stream resets the connection (as streams come, so that an engine
+/// that dies resets both ends) or ends it in order: FIN, after what was written.
+pub fn set_reset_on_close(stream: &TcpStream, on: bool) -> io::Result<()> {
+    SockRef::from(stream).set_linger(on.then_some(Duration::ZERO))
+}
+
+/// Keeps a taken flow's packets coming to its sockets. Dropped, the flow becomes a tombstone: what
+/// still comes goes to the sockets while the kernel closes them, never to the bridge; the entry is
+/// removed after 60 s without a packet, or by a new SYN.
+#[derive(Debug)]
+pub struct FlowGuard {
+    core: Arc<Core>,
+    key: FlowKey,
+    id: u64,
+}
+
+impl Drop for FlowGuard {
+    fn drop(&mut self) {
+        let swap = self.core.state.swap(&self.key, self.id, State::Taken, State::Tombstone);
+        if let Err(error) = swap {
+            tracing::warn!(%error, "flow's entry stays as taken");
+        }
+        let disposition = Disposition::Tombstone;
+        let _ = self.core.finished.send(Finished { key: self.key, id: self.id, disposition });
+    }
+}
+
+impl HeldFlow {
+    /// Takes the flow over. Call it inside the runtime that will own the streams. On an error the
+    /// flow has been released.
+    pub async fn take_over(mut self) -> Result<TakenFlow, TakeOverError> {
+        let sockets = match self.place_sockets() {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                if let Some(links) = self.links() {
+                    links.counts.add(match error {
+                        TakeOverError::TupleOwned => Count::TupleOwned,
+                        _ => Count::TakeOverFailed,
+                    });
+                }
+                return Err(error); // dropped here: released
+            }
+        };
+        // From here on the flow is ours: an error would leave its packets to nobody.
+        let guard = FlowGuard { core: Arc::clone(&self.core), key: self.key, id: self.id };
+        let [client, server] = sockets;
+        let received = self.speak(&client, &server)?;
+        Ok(TakenFlow {
+            client: stream(client).map_err(TakeOverError::Client)?,
+            server: stream(server).map_err(TakeOverError::Server)?,
+            received,
+            guard,
+        })
+    }
+
+    /// Two sockets in the middle of the connection, still silent, and the flow's state changed.
+    fn place_sockets(&mut self) -> Result<[Socket; 2], TakeOverError> {
+        let shared = Arc::clone(&self.shared);
+        // Held until the state is changed: what comes by the ring meanwhile waits.
+        let mut state = shared.lock();
+        self.absorb_locked(&mut state);
+        if state.server_spoke || state.server_ended || self.links().is_none() {
+            return Err(TakeOverError::NotHeld);
+        }
+        let pool = self
+            .core
+            .sockets
+            .get(self.runtime)
+            .and_then(|pools| pools.get(&self.key.segment))
+            .ok_or(TakeOverError::NotHeld)?;
+        let sockets = [
+            pool.take().map_err(TakeOverError::Socket)?,
+            pool.take().map_err(TakeOverError::Socket)?,
+        ];
+        let [towards_client, towards_server] = self.positions();
+        place(&sockets[0], &towards_client).map_err(TakeOverError::Client)?;
+        place(&sockets[1], &towards_server).map_err(TakeOverError::Server)?;
+        match self.core.state.swap(&self.key, self.id, State::Held, State::Taken) {
+            Ok(Swap::Done) => {}
+            Ok(Swap::TupleOwned) => return Err(TakeOverError::TupleOwned),
+            Ok(_) => return Err(TakeOverError::NotHeld),
+            Err(error) => return Err(TakeOverError::Table(error)),
+        }
+        state.disposition = Disposition::Taken;
+        Ok(sockets)
+    }
+
+    /// Where the two sockets stand in the connection.
+    fn positions(&self) -> [Position<'_>; 2] {
+        let [client, server] = &self.flow.end;
+        let scaled = client.flags & server.flags & END_WINDOW_SCALE != 0;
+        let timestamps = client.flags & server.flags & END_TIMESTAMPS != 0;
+        let shift = if scaled { client.window_scale.min(14) } else { 0 };
+        let client_window = u32::from(self.client_window()) << shift;
+        let server_start = server.isn.wrapping_add(1);
+        let towards_client = Position {
+            local: self.server(),
+            remote: self.client(),
+            own: server,
+            peer: client,
+            send: server_start,
+            receive: self.assembly.next_sequence(),
+            send_window: client_window,
+            // As a server whose application has read what came.
+            receive_window: u32::from(server.syn_window),
+            timestamp: timestamps.then(|| timestamp_after(server.tsval)),
+        };
+        let towards_server = Position {
+            local: self.client(),
+            remote: self.server(),
+            own: client,
+            peer: server,
+            send: client.isn.wrapping_add(1),
+            receive: server_start,
+            send_window: u32::from(server.syn_window),
+            receive_window: client_window,
+            timestamp: timestamps.then(|| timestamp_after(self.client_timestamp())),
+        };
+        [towards_client, towards_server]
+    }
+
+    /// Lets the sockets speak; returns the client's bytes.
+    fn speak(&mut self, client: &Socket, server: &Socket) -> Result<Vec<u8>, TakeOverError> {
+        speak(client).map_err(TakeOverError::Client)?;
+        speak(server).map_err(TakeOverError::Server)?;
+        let acknowledgements = self.acknowledgements();
+        let assembly = std::mem::replace(&mut self.assembly, crate::frame::Assembly::new(0));
+        let (received, rest) = assembly.into_parts();
+        if let Some(links) = self.links() {
+            self.prime(links, &acknowledgements);
+            // The client learns at once that its bytes arrived: it need not send them again, and
+            // may send the rest of a hello that Nagle's algorithm keeps back (RFC 9293 3.7.4).
+            if let Some(frame) = acknowledgements.server.frame() {
+                links.send(self.from(), &frame);
+            }
+            for frame in rest {
+                links.inject(frame);
+            }
+            links.counts.add(Count::TakenOver);
+        }
+        self.finish(Disposition::Taken);
+        Ok(received)
+    }
+
+    /// A socket in repair knows no timestamp of its peer and would echo 0: each is told by a pure
+    /// acknowledgement, as its peer would send it.
+    fn prime(&self, links: &SegmentLinks, acknowledgements: &Acknowledgements) {
+        let [client, server] = &self.flow.end;
+        if client.flags & server.flags & END_TIMESTAMPS == 0 {
+            return;
+        }
+        let to_us = Segment {
+            acknowledged: client.isn.wrapping_add(1),
+            timestamps: Some((server.tsval, client.tsval)),
+            ..acknowledgements.server
+        };
+        for segment in [acknowledgements.client, to_us] {
+            if let Some(frame) = segment.frame() {
+                links.inject(frame);
+            }
+        }
+    }
+
+    /// The acknowledgement each end would send now.
+    fn acknowledgements(&self) -> Acknowledgements {
+        let [client, server] = &self.flow.end;
+        let timestamps = client.flags & server.flags & END_TIMESTAMPS != 0;
+        let scaled = client.flags & server.flags & END_WINDOW_SCALE != 0;
+        let shift = if scaled { server.window_scale.min(14) } else { 0 };
+        let server_time = timestamp_after(server.tsval);
+        let server_next = server.isn.wrapping_add(1);
+        let client_next = self.assembly.next_sequence();
+        Acknowledgements {
+            client: Segment {
+                sequence: client_next,
+                acknowledged: server_next,
+                window: self.client_window(),
+                timestamps: timestamps.then(|| (self.client_timestamp(), server.tsval)),
+                ..self.segment(client, self.client(), self.server())
+            },
+            server: Segment {
+                sequence: server_next,
+                acknowledged: client_next,
+                flags: ACK,
+                window: server.syn_window >> shift,
+                timestamps: timestamps.then(|| (server_time, self.client_timestamp())),
+                ..self.segment(server, self.server(), self.client())
+            },
+        }
+    }
+
+    /// As in the newest frame of the client, not scaled.
+    fn client_window(&self) -> u16 {
+        self.assembly.frames().last().map_or(self.flow.end[0].syn_window, |frame| frame.window)
+    }
+
+    fn client_timestamp(&self) -> u32 {
+        let newest = self.assembly.frames().last().and_then(|frame| frame.timestamp());
+        newest.unwrap_or(self.flow.end[0].tsval)
+    }
+}
+
+struct Acknowledgements {
+    client: Segment,
+    server: Segment,
+}
+
+fn stream(socket: Socket) -> io::Result<TcpStream> {
+    TcpStream::from_std(socket.into())
+}

@@ -1,0 +1,194 @@
+//! An engine for tests: a data plane with a heartbeat and a runtime of its own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use weir_dataplane::{
+    Attach, Dataplane, Held, HeldFlow, HeldFlows, Options, TakenFlow, set_reset_on_close,
+};
+use weir_policy::Snapshot;
+use weir_policy::secret::SecretBytes;
+use weir_policy::snapshot::{
+    CertifiedKey, ClientPolicy, ClientProxy, Layer2Fallback, PortRange, Profile, Segment, Service,
+    VirtualSegment,
+};
+
+use super::{SEGMENT, Wire};
+
+/// The port that test policies hold flows of.
+pub const PORT: u16 = 4433;
+
+pub struct Engine {
+    pub dataplane: Arc<Dataplane>,
+    pub stop: Arc<AtomicBool>,
+    heart: Option<JoinHandle<()>>,
+}
+
+impl Engine {
+    pub fn open(wire: &Wire, attach: Attach) -> (Self, HeldFlows) {
+        let mut options = Options::new(wire.names.clone(), vec![SEGMENT], wire.pins.clone());
+        options.attach = attach;
+        let (dataplane, mut held) = Dataplane::open(options).unwrap();
+        dataplane.apply(&snapshot(Layer2Fallback::PermitAll)).unwrap();
+        dataplane.heartbeat();
+        let dataplane = Arc::new(dataplane);
+        let stop = Arc::new(AtomicBool::new(false));
+        let heart = std::thread::spawn({
+            let (dataplane, stop) = (Arc::clone(&dataplane), Arc::clone(&stop));
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    dataplane.heartbeat();
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+        });
+        (Self { dataplane, stop, heart: Some(heart) }, held.remove(0))
+    }
+
+    pub fn counter(&self, name: &str) -> u64 {
+        let report = self.dataplane.counters();
+        report[0].counters.iter().find(|(found, _)| *found == name).unwrap().1
+    }
+
+    /// Until a counter has a value; panics after ten seconds.
+    pub fn wait_for(&self, name: &str, value: u64) {
+        for _ in 0..1000 {
+            if self.counter(name) >= value {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{name} is {} and not {value}: {:?}", self.counter(name), self.dataplane.counters());
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(heart) = self.heart.take() {
+            heart.join().unwrap();
+        }
+    }
+}
+
+/// A policy that wants every flow to `PORT`.
+pub fn snapshot(fallback: Layer2Fallback) -> Snapshot {
+    let key = CertifiedKey { chain: vec![vec![1]], key: SecretBytes::new(vec![1]) };
+    Snapshot {
+        segments: vec![Segment { id: SEGMENT, name: "test".into(), layer2_fallback: fallback }],
+        virtual_segments: vec![VirtualSegment {
+            name: "all".into(),
+            segments: vec![],
+            from: None,
+            vlans: vec![],
+            sources: vec![],
+            destinations: vec![],
+            profile: 0,
+        }],
+        profiles: vec![Profile {
+            name: "default".into(),
+            server_policies: vec![],
+            client_policies: vec![ClientPolicy {
+                name: "all".into(),
+                client_proxy: 0,
+                decryption_policy: None,
+                trust_store: 0,
+                source_exceptions: vec![],
+            }],
+            filters: vec![],
+        }],
+        client_proxies: vec![ClientProxy {
+            name: "all".into(),
+            detection_ports: vec![PortRange { first: PORT, last: PORT }],
+            service: Service::Other,
+            signing_certificate: key,
+            block_invalid_certificates: false,
+            block_expired_certificates: false,
+            reset_client_on_block: false,
+        }],
+        ..Snapshot::default()
+    }
+}
+
+/// What a test engine does with each flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Does {
+    TakeOver,
+    Release,
+    Block { reset: bool },
+}
+
+/// Judges every flow once `enough` bytes of it came (or nothing more will), on a runtime of its own.
+pub fn judge_all(held: HeldFlows, enough: usize, does: Does) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(tokio::task::LocalSet::new().run_until(async move {
+            let mut held = held;
+            while let Some(flow) = held.next().await {
+                tokio::task::spawn_local(judge(flow, enough, does));
+            }
+        }));
+    })
+}
+
+async fn judge(mut flow: HeldFlow, enough: usize, does: Does) {
+    while flow.payload().len() < enough {
+        match tokio::time::timeout(Duration::from_millis(500), flow.more()).await {
+            Ok(Held::More) => {}
+            Ok(_) | Err(_) => break,
+        }
+    }
+    match does {
+        Does::Release => flow.release().unwrap(),
+        Does::Block { reset } => flow.block(reset).unwrap(),
+        Does::TakeOver => match flow.take_over().await {
+            Ok(taken) => pass_through(taken).await,
+            Err(error) => eprintln!("not taken over: {error}"),
+        },
+    }
+}
+
+/// Moves bytes both ways; ends in order where both ends do, else resets.
+pub async fn pass_through(taken: TakenFlow) {
+    let TakenFlow { client, server, received, guard } = taken;
+    let (client, server) = (client, server);
+    let result = relay(client, server, &received).await;
+    if let Ok((client, server)) = result {
+        set_reset_on_close(&client, false).unwrap();
+        set_reset_on_close(&server, false).unwrap();
+    }
+    drop(guard);
+}
+
+async fn relay(
+    mut client: TcpStream,
+    mut server: TcpStream,
+    received: &[u8],
+) -> std::io::Result<(TcpStream, TcpStream)> {
+    server.write_all(received).await?;
+    let (mut client_read, mut client_write) = client.split();
+    let (mut server_read, mut server_write) = server.split();
+    tokio::try_join!(
+        copy(&mut client_read, &mut server_write),
+        copy(&mut server_read, &mut client_write)
+    )?;
+    Ok((client, server))
+}
+
+async fn copy(
+    from: &mut tokio::net::tcp::ReadHalf<'_>,
+    to: &mut tokio::net::tcp::WriteHalf<'_>,
+) -> std::io::Result<()> {
+    let mut bytes = vec![0; 64 * 1024];
+    loop {
+        let length = from.read(&mut bytes).await?;
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&bytes[..length]).await?;
+    }
+}
