@@ -181,18 +181,29 @@ impl Preparation {
 
     fn limits(&self) -> io::Result<()> {
         // A core file would hold keys.
-        set_limit(libc::RLIMIT_CORE, 0)?;
+        set_limit(Resource::CoreSize, 0)?;
         match self.open_files {
-            Some(files) => set_limit(libc::RLIMIT_NOFILE, files),
+            Some(files) => set_limit(Resource::OpenFiles, files),
             None => Ok(()),
         }
     }
 }
 
-fn set_limit(resource: libc::__rlimit_resource_t, limit: u64) -> io::Result<()> {
+#[derive(Clone, Copy)]
+enum Resource {
+    CoreSize,
+    OpenFiles,
+}
+
+/// By libc, because nix has setrlimit only behind a feature that nobody else of the workspace
+/// needs; by an enumeration, because the type of the kernel's constants differs between C libraries.
+fn set_limit(resource: Resource, limit: u64) -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
-    // SAFETY: the pointer is to a local that outlives the call. (nix has setrlimit only behind a
-    // feature that nobody else of the workspace needs.)
+    let resource = match resource {
+        Resource::CoreSize => libc::RLIMIT_CORE,
+        Resource::OpenFiles => libc::RLIMIT_NOFILE,
+    };
+    // SAFETY: the pointer is to a local that outlives the call.
     if unsafe { libc::setrlimit(resource, &limit) } == 0 {
         Ok(())
     } else {
