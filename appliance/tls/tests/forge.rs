@@ -1,0 +1,350 @@
+//! Forged certificates as clients see them: checked by the openssl command and by a second parser.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::{Arc, Barrier};
+
+use common::{
+    Authority, authority, authority_with, der_of, intermediate, leaf, leaf_with, openssl,
+    openssl_status, pkcs8_of, write,
+};
+use proptest::prelude::*;
+use rcgen::{
+    CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256, SanType, date_time_ymd,
+};
+use weir_policy::snapshot::CertifiedKey;
+use weir_tls::forge::CACHE_BOUND;
+use weir_tls::{ForgeError, Forger, ForgerError, LegKey, Signer};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+
+fn upstream() -> Authority {
+    authority("Upstream CA", &PKCS_ECDSA_P256_SHA256)
+}
+
+fn forger(signing: &CertifiedKey) -> Forger {
+    Forger::new(signing, &authority("Untrusted", &PKCS_ECDSA_P256_SHA256).pair).unwrap()
+}
+
+/// `openssl verify -x509_strict` of a forged chain against its root. Empty: it verifies.
+fn strict_complaint(root: &[u8], forged: &LegKey, options: &[&str]) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let pem = |der: &[u8]| pem_of(directory, der);
+    write(directory, "root.pem", &pem(root));
+    write(directory, "leaf.pem", &pem(&forged.chain()[0]));
+    let rest: Vec<u8> = forged.chain()[1..].iter().flat_map(|der| pem(der)).collect();
+    write(directory, "rest.pem", &rest);
+    let mut arguments = vec!["verify", "-x509_strict", "-purpose", "sslserver"];
+    arguments.extend_from_slice(options);
+    arguments.extend_from_slice(&["-CAfile", "root.pem", "-untrusted", "rest.pem", "leaf.pem"]);
+    let output = openssl_status(directory, &arguments);
+    if output.status.success() { String::new() } else { String::from_utf8(output.stderr).unwrap() }
+}
+
+fn pem_of(directory: &Path, der: &[u8]) -> Vec<u8> {
+    write(directory, "one.der", der);
+    openssl(directory, &["x509", "-inform", "DER", "-in", "one.der"]).stdout
+}
+
+fn parsed(key: &LegKey) -> X509Certificate<'_> {
+    let (rest, certificate) = X509Certificate::from_der(&key.chain()[0]).unwrap();
+    assert!(rest.is_empty());
+    certificate
+}
+
+fn raw_extension<'a>(certificate: &X509Certificate<'a>, oid: &str) -> Option<(&'a [u8], bool)> {
+    certificate
+        .extensions()
+        .iter()
+        .find(|extension| extension.oid.to_id_string() == oid)
+        .map(|extension| (extension.value, extension.critical))
+}
+
+#[test]
+fn forged_certificates_pass_strict_verification_under_every_kind_of_authority() {
+    let server = leaf(&upstream(), &["www.example.org", "*.example.org", "192.0.2.1"]);
+    for algorithm in [&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_RSA_SHA256] {
+        let signing = authority("Corporate CA", algorithm);
+        let forged = forger(&signing.pair).forge(&server.chain[0], Signer::Trusted).unwrap();
+        for name in [
+            ["-verify_hostname", "www.example.org"],
+            ["-verify_hostname", "other.example.org"],
+            ["-verify_ip", "192.0.2.1"],
+        ] {
+            assert_eq!(strict_complaint(signing.der(), &forged, &name), "");
+        }
+        let wrong = strict_complaint(signing.der(), &forged, &["-verify_hostname", "a.b.c"]);
+        assert!(wrong.contains("hostname mismatch"), "{wrong}");
+    }
+}
+
+#[test]
+fn forged_certificate_has_the_names_dates_and_usages_of_the_original() {
+    let server = leaf_with(
+        &upstream(),
+        &["www.example.org", "192.0.2.1", "2001:db8::1"],
+        &PKCS_RSA_SHA256,
+        |params| {
+            params.extended_key_usages =
+                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+            params.not_before = date_time_ymd(2024, 2, 29);
+            params.not_after = date_time_ymd(2055, 1, 1);
+            // Must-staple (RFC 7633): speaks about the original only.
+            params.custom_extensions.push(CustomExtension::from_oid_content(
+                &[1, 3, 6, 1, 5, 5, 7, 1, 24],
+                vec![0x30, 0x03, 0x02, 0x01, 0x05],
+            ));
+        },
+    );
+    let signing = authority("Corporate CA", &PKCS_ECDSA_P256_SHA256);
+    let forged = forger(&signing.pair).forge(&server.chain[0], Signer::Trusted).unwrap();
+    let (_, original) = X509Certificate::from_der(&server.chain[0]).unwrap();
+    let copy = parsed(&forged);
+    assert_eq!(copy.subject().as_raw(), original.subject().as_raw());
+    assert_eq!(copy.validity(), original.validity());
+    for oid in ["2.5.29.17", "2.5.29.37"] {
+        let extension = raw_extension(&copy, oid);
+        assert!(extension.is_some());
+        assert_eq!(extension, raw_extension(&original, oid));
+    }
+    assert_eq!(raw_extension(&copy, "1.3.6.1.5.5.7.1.24"), None);
+    assert_ne!(copy.raw_serial(), original.raw_serial());
+    assert!(!copy.basic_constraints().unwrap().unwrap().value.ca);
+    let usage = copy.key_usage().unwrap().unwrap().value;
+    assert_eq!(usage.flags, 1, "digitalSignature alone");
+    assert_eq!(forged.chain()[1].as_ref(), signing.der());
+    assert_eq!(strict_complaint(signing.der(), &forged, &[]), "");
+}
+
+#[test]
+fn verdict_chooses_between_two_issuers() {
+    let signing = authority("Corporate CA", &PKCS_ECDSA_P256_SHA256);
+    let untrusted = authority("Nobody trusts this", &PKCS_ECDSA_P256_SHA256);
+    let forger = Forger::new(&signing.pair, &untrusted.pair).unwrap();
+    let server = leaf(&upstream(), &["www.example.org"]);
+    let trusted = forger.forge(&server.chain[0], Signer::Trusted).unwrap();
+    let warned = forger.forge(&server.chain[0], Signer::Untrusted).unwrap();
+    assert_eq!(parsed(&trusted).issuer().to_string(), "CN=Corporate CA");
+    assert_eq!(parsed(&warned).issuer().to_string(), "CN=Nobody trusts this");
+    assert_eq!(strict_complaint(signing.der(), &trusted, &[]), "");
+    assert_ne!(strict_complaint(signing.der(), &warned, &[]), "");
+}
+
+#[test]
+fn expired_certificate_keeps_its_dates() {
+    let server = leaf_with(&upstream(), &["old.example"], &PKCS_ECDSA_P256_SHA256, |params| {
+        params.not_before = date_time_ymd(2019, 1, 1);
+        params.not_after = date_time_ymd(2020, 1, 1);
+    });
+    let signing = authority("Corporate CA", &PKCS_ECDSA_P256_SHA256);
+    let forged = forger(&signing.pair).forge(&server.chain[0], Signer::Trusted).unwrap();
+    let complaint = strict_complaint(signing.der(), &forged, &[]);
+    assert!(complaint.contains("certificate has expired"), "{complaint}");
+    // 2019-07-01: nothing else is wrong with it.
+    assert_eq!(strict_complaint(signing.der(), &forged, &["-attime", "1561939200"]), "");
+}
+
+#[test]
+fn signing_certificate_below_a_root_brings_its_chain() {
+    let root = authority("Corporate Root", &PKCS_ECDSA_P256_SHA256);
+    let mut issuing = intermediate("Corporate Issuing CA", &root, |_| {}).pair;
+    issuing.chain.push(root.der().to_vec());
+    let server = leaf(&upstream(), &["www.example.org"]);
+    let forged = forger(&issuing).forge(&server.chain[0], Signer::Trusted).unwrap();
+    assert_eq!(forged.chain().len(), 3);
+    assert_eq!(strict_complaint(root.der(), &forged, &[]), "");
+}
+
+/// Two OUs, a multi-valued RDN and mixed string types, as openssl makes them: an issuer name that
+/// was rebuilt instead of copied would not join.
+#[test]
+fn signing_certificate_with_two_units_is_the_issuer_byte_for_byte() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    for (name, algorithm) in [("rsa", "RSA"), ("ec", "EC")] {
+        let key = format!("{name}.key");
+        let certificate = format!("{name}.pem");
+        let option =
+            if algorithm == "RSA" { "rsa_keygen_bits:2048" } else { "ec_paramgen_curve:P-256" };
+        openssl(directory, &["genpkey", "-algorithm", algorithm, "-pkeyopt", option, "-out", &key]);
+        openssl(
+            directory,
+            &[
+                "req",
+                "-x509",
+                "-new",
+                "-key",
+                &key,
+                "-days",
+                "3650",
+                "-out",
+                &certificate,
+                "-multivalue-rdn",
+                "-utf8",
+                "-subj",
+                "/C=CH/O=Beispiel AG/OU=Netz/OU=Prüfung/CN=Signing CA+UID=42",
+                "-addext",
+                "keyUsage=critical,keyCertSign,cRLSign",
+            ],
+        );
+        let der = der_of(directory, &certificate);
+        let signing = CertifiedKey { chain: vec![der.clone()], key: pkcs8_of(directory, &key) };
+        let server = leaf(&upstream(), &["www.example.org"]);
+        let forged = forger(&signing).forge(&server.chain[0], Signer::Trusted).unwrap();
+        let (_, authority) = X509Certificate::from_der(&der).unwrap();
+        let copy = parsed(&forged);
+        assert_eq!(copy.issuer().as_raw(), authority.subject().as_raw());
+        assert_eq!(copy.issuer().iter_organizational_unit().count(), 2);
+        assert_eq!(strict_complaint(&der, &forged, &[]), "");
+    }
+}
+
+/// Version 1, common name only: the copy lacks a subjectAltName as the original does.
+#[test]
+fn version_1_certificate_is_copied_without_names_it_does_not_have() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let pkeyopt = "ec_paramgen_curve:P-256";
+    openssl(directory, &["genpkey", "-algorithm", "EC", "-pkeyopt", pkeyopt, "-out", "v1.key"]);
+    openssl(
+        directory,
+        &["req", "-new", "-key", "v1.key", "-subj", "/CN=v1.example", "-out", "v1.csr"],
+    );
+    let sign =
+        ["x509", "-req", "-in", "v1.csr", "-signkey", "v1.key", "-days", "9", "-out", "v1.pem"];
+    openssl(directory, &sign);
+    let text = openssl(directory, &["x509", "-in", "v1.pem", "-noout", "-text"]).stdout;
+    assert!(String::from_utf8(text).unwrap().contains("Version: 1 (0x0)"));
+    let signing = authority("Corporate CA", &PKCS_ECDSA_P256_SHA256);
+    let der = der_of(directory, "v1.pem");
+    let forged = forger(&signing.pair).forge(&der, Signer::Trusted).unwrap();
+    let copy = parsed(&forged);
+    assert_eq!(copy.subject().to_string(), "CN=v1.example");
+    assert_eq!(raw_extension(&copy, "2.5.29.17"), None);
+    assert_eq!(strict_complaint(signing.der(), &forged, &[]), "");
+}
+
+#[test]
+fn empty_subject_keeps_its_critical_names() {
+    let server = leaf_with(&upstream(), &[], &PKCS_ECDSA_P256_SHA256, |params| {
+        *params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.subject_alt_names.push(SanType::DnsName("bare.example".try_into().unwrap()));
+    });
+    let (_, original) = X509Certificate::from_der(&server.chain[0]).unwrap();
+    let signing = authority("Corporate CA", &PKCS_ECDSA_P256_SHA256);
+    let forged = forger(&signing.pair).forge(&server.chain[0], Signer::Trusted).unwrap();
+    let (names, critical) = raw_extension(&parsed(&forged), "2.5.29.17").unwrap();
+    assert_eq!((names, critical), raw_extension(&original, "2.5.29.17").unwrap());
+    assert!(critical);
+    assert_eq!(strict_complaint(signing.der(), &forged, &["-verify_hostname", "bare.example"]), "");
+}
+
+#[test]
+fn serial_numbers_are_long_positive_and_never_repeat() {
+    let signing = authority("Corporate CA", &PKCS_ECDSA_P256_SHA256);
+    let forger = forger(&signing.pair);
+    let upstream = upstream();
+    let mut seen = HashSet::new();
+    for number in 0..50 {
+        let server = leaf(&upstream, &[&format!("host-{number}.example")]);
+        let forged = forger.forge(&server.chain[0], Signer::Trusted).unwrap();
+        let serial = parsed(&forged).raw_serial().to_vec();
+        assert!(serial.len() == 16 && serial[0] & 0x80 == 0 && serial[0] != 0);
+        assert!(seen.insert(serial));
+    }
+}
+
+#[test]
+fn parallel_first_visits_sign_once() {
+    const THREADS: usize = 32;
+    let signing = authority("Corporate CA", &PKCS_RSA_SHA256);
+    let forger = Arc::new(forger(&signing.pair));
+    let server = Arc::new(leaf(&upstream(), &["busy.example"]).chain[0].clone());
+    let barrier = Arc::new(Barrier::new(THREADS));
+    let threads: Vec<_> = (0..THREADS)
+        .map(|_| {
+            let (forger, server, barrier) = (forger.clone(), server.clone(), barrier.clone());
+            std::thread::spawn(move || {
+                barrier.wait();
+                forger.forge(&server, Signer::Trusted).unwrap()
+            })
+        })
+        .collect();
+    let keys: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    assert!(keys.iter().all(|key| Arc::ptr_eq(key, &keys[0])));
+    assert_eq!(forger.signatures(), 1);
+    forger.forge(&server, Signer::Untrusted).unwrap();
+    assert_eq!(forger.signatures(), 2);
+}
+
+#[test]
+fn cache_forgets_the_least_recently_used_past_its_bound() {
+    let signing = authority("Corporate CA", &PKCS_ECDSA_P256_SHA256);
+    let forger = forger(&signing.pair);
+    let template = leaf(&upstream(), &["a.example"]).chain[0].clone();
+    // The signature is not looked at here, so its last bytes tell many certificates apart.
+    let variant = |number: usize| {
+        let mut der = template.clone();
+        let end = der.len() - 2;
+        der[end..].copy_from_slice(&(number as u16).to_be_bytes());
+        der
+    };
+    for number in 0..=CACHE_BOUND.get() {
+        forger.forge(&variant(number), Signer::Trusted).unwrap();
+    }
+    let signed = forger.signatures();
+    assert_eq!(signed, CACHE_BOUND.get() as u64 + 1);
+    forger.forge(&variant(CACHE_BOUND.get()), Signer::Trusted).unwrap();
+    assert_eq!(forger.signatures(), signed, "kept");
+    forger.forge(&variant(0), Signer::Trusted).unwrap();
+    assert_eq!(forger.signatures(), signed + 1, "forgotten");
+}
+
+#[test]
+fn only_authorities_sign() {
+    let good = authority("Corporate CA", &PKCS_ECDSA_P256_SHA256);
+    let plain = leaf(&good, &["www.example.org"]);
+    assert_eq!(Forger::new(&plain, &good.pair).err(), Some(ForgerError::NotAuthority("signing")));
+    let without_identifier = authority_with("x", &PKCS_ECDSA_P256_SHA256, |_| {});
+    assert!(Forger::new(&good.pair, &without_identifier.pair).is_ok());
+}
+
+#[test]
+fn what_is_no_certificate_is_not_forged() {
+    let signing = authority("Corporate CA", &PKCS_ECDSA_P256_SHA256);
+    let error = forger(&signing.pair).forge(b"\x30\x03\x02\x01\x05", Signer::Trusted).unwrap_err();
+    assert!(matches!(error, ForgeError::Certificate(_)), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn altered_certificates_never_make_the_forger_panic(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        thread_local! {
+            static FIXTURE: (Forger, Vec<u8>) = (
+                forger(&authority("Corporate CA", &PKCS_ECDSA_P256_SHA256).pair),
+                leaf(&upstream(), &["www.example.org", "192.0.2.1"]).chain[0].clone(),
+            );
+        }
+        FIXTURE.with(|(forger, certificate)| {
+            let mut certificate = certificate.clone();
+            for (at, byte) in changes {
+                let at = at.index(certificate.len());
+                certificate[at] = byte;
+            }
+            if let Ok(key) = forger.forge(&certificate, Signer::Trusted) {
+                // Whatever was copied, the frame around it is right.
+                assert_eq!(key.chain().len(), 2);
+            }
+        });
+    }
+}
