@@ -1,1 +1,135 @@
-fn main() {}
+//! The engine: joins data plane, TLS and inspection, under the policy the agent sends.
+//!
+//! For: one process that takes held flows from the data plane, judges them, and proxies those that
+//! policy decrypts; one runtime a core. Not for: configuration (the agent's) or bringing segments
+//! up (init's). Fails by ending: eBPF then finds no live listener and new flows stay on the bridge;
+//! the supervisor starts it again.
+
+mod agent_link;
+mod compiled;
+mod counters;
+mod flow;
+mod heartbeat;
+mod leg;
+mod relay;
+mod runtime;
+mod session;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser;
+use tokio::sync::{mpsc, watch};
+use tracing::info;
+use weir_dataplane::segment::Names;
+use weir_dataplane::{Attach, Dataplane, Options};
+
+use crate::compiled::CompiledPolicy;
+use crate::counters::Totals;
+
+/// Messages to the agent that may wait for it; past it they are dropped and counted.
+const EVENT_QUEUE: usize = 8192;
+
+/// The Weir engine.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Socket the agent listens on.
+    #[arg(long, default_value = weir_api::paths::ENGINE_SOCKET)]
+    agent_socket: PathBuf,
+    /// Prefix of the network namespaces' names (the lab's).
+    #[arg(long, default_value = "")]
+    netns_prefix: String,
+    /// Directory in a BPF file system where programs and maps are pinned.
+    #[arg(long, default_value = "/sys/fs/bpf/weir")]
+    pin_directory: PathBuf,
+    /// Runtimes; 0: one for each processor.
+    #[arg(long, default_value_t = 0)]
+    runtimes: usize,
+    /// How eBPF programs are attached to ports.
+    #[arg(long, value_enum, default_value_t = AttachBy::Auto)]
+    attach: AttachBy,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum AttachBy {
+    /// tcx where the kernel has it, else clsact.
+    Auto,
+    Tcx,
+    Clsact,
+}
+
+fn main() -> anyhow::Result<()> {
+    start_logging();
+    let arguments = Arguments::parse();
+    set_limits();
+
+    let names = Names { prefix: arguments.netns_prefix.clone(), ..Names::default() };
+    let segments = names.segments_present().context("cannot list the engine namespaces")?;
+    anyhow::ensure!(
+        !segments.is_empty(),
+        "no segments: no namespace {}engine-N in {}; init (or the lab) makes them first",
+        names.prefix,
+        names.netns_directory.display()
+    );
+    let runtimes = match arguments.runtimes {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        given => given,
+    };
+    let options = Options {
+        runtimes,
+        attach: match arguments.attach {
+            AttachBy::Auto => Attach::Auto,
+            AttachBy::Tcx => Attach::Tcx,
+            AttachBy::Clsact => Attach::Clsact,
+        },
+        ..Options::new(names, segments.clone(), arguments.pin_directory.clone())
+    };
+    let (dataplane, held) = Dataplane::open(options).context("cannot open the data plane")?;
+    let dataplane = Arc::new(dataplane);
+
+    let totals = Arc::new(Totals::default());
+    let (events, outbox) = mpsc::channel(EVENT_QUEUE);
+    let (publish, policy) = watch::channel(Arc::new(CompiledPolicy::default()));
+    let ticks = runtime::start(held, &policy, &totals, &events)?;
+    heartbeat::start(Arc::clone(&dataplane), ticks)?;
+    info!(segments = segments.len(), runtimes, "engine started");
+
+    agent_link::run(agent_link::Link {
+        socket: arguments.agent_socket,
+        segments,
+        runtimes,
+        dataplane,
+        publish,
+        totals,
+        outbox,
+    })
+}
+
+/// Journald in the appliance; standard error in a terminal and in the lab.
+fn start_logging() {
+    use tracing_subscriber::prelude::*;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("WEIR_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let registry = tracing_subscriber::registry().with(filter);
+    let interactive = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    match tracing_journald::layer() {
+        Ok(journald) if !interactive => registry.with(journald).init(),
+        _ => registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr)).init(),
+    }
+}
+
+/// Two sockets a session: the default limit of descriptors is far too low. No core file: it would
+/// hold keys.
+fn set_limits() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+}
+
+/// How often runtimes show that they turn, and eBPF is told so.
+const HEARTBEAT: Duration = Duration::from_millis(50);

@@ -1,0 +1,182 @@
+//! The engine's end of the socket to the agent: snapshots and commands in, sessions, events and
+//! counters out.
+//!
+//! A lost agent is looked for until it is back; the policy in force stays. What happens meanwhile
+//! waits in the bounded outbox, past which it is lost and counted.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+use weir_api::engine::{Counters, FromEngine, SegmentCounters, ToEngine};
+use weir_api::frame;
+use weir_dataplane::Dataplane;
+use weir_policy::Snapshot;
+use weir_policy::snapshot::SegmentId;
+
+use crate::compiled::CompiledPolicy;
+use crate::counters::Totals;
+
+/// Between two attempts to reach the agent.
+const RETRY: Duration = Duration::from_millis(250);
+const COUNTERS_EVERY: Duration = Duration::from_secs(1);
+
+pub struct Link {
+    pub socket: PathBuf,
+    pub segments: Vec<SegmentId>,
+    pub runtimes: usize,
+    pub dataplane: Arc<Dataplane>,
+    pub publish: watch::Sender<Arc<CompiledPolicy>>,
+    pub totals: Arc<Totals>,
+    pub outbox: mpsc::Receiver<FromEngine>,
+}
+
+/// Serves the agent for as long as the engine lives.
+pub fn run(mut link: Link) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the agent link's runtime")?;
+    let started = Instant::now();
+    runtime.block_on(async {
+        let mut terminate =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let mut told = false;
+        loop {
+            tokio::select! {
+                () = serve_one_agent(&mut link, started, &mut told) => {}
+                _ = terminate.recv() => {
+                    info!("engine ends");
+                    return Ok(());
+                }
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    })
+}
+
+/// One connection to the agent, until it breaks.
+async fn serve_one_agent(link: &mut Link, started: Instant, told: &mut bool) {
+    let stream = match UnixStream::connect(&link.socket).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            if !std::mem::replace(told, true) {
+                warn!(socket = %link.socket.display(), %error, "agent not reached; trying again");
+            }
+            return;
+        }
+    };
+    *told = false;
+    info!("connected to the agent");
+    let (mut reader, mut writer) = stream.into_split();
+    // Frames are read by a task of their own: a frame cut in two by select! would be lost.
+    let (arrived, mut arrivals) = mpsc::channel::<ToEngine>(4);
+    let reading = tokio::spawn(async move {
+        loop {
+            match frame::read::<ToEngine, _>(&mut reader).await {
+                Ok(Some(message)) => {
+                    if arrived.send(message).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    warn!(%error, "agent sent what the engine does not understand");
+                    return;
+                }
+            }
+        }
+    });
+    let hello = FromEngine::Started {
+        version: env!("CARGO_PKG_VERSION").into(),
+        segments: link.segments.clone(),
+        runtimes: u32::try_from(link.runtimes).unwrap_or(u32::MAX),
+    };
+    let mut result = frame::write(&mut writer, &hello).await;
+    let mut counters_due = tokio::time::interval(COUNTERS_EVERY);
+    while result.is_ok() {
+        let message = tokio::select! {
+            arrival = arrivals.recv() => match arrival {
+                Some(message) => apply(link, message),
+                None => break,
+            },
+            event = link.outbox.recv() => event,
+            _ = counters_due.tick() => Some(FromEngine::Counters(Box::new(counters(link, started)))),
+        };
+        if let Some(message) = message {
+            result = frame::write(&mut writer, &message).await;
+        }
+    }
+    if let Err(error) = result {
+        warn!(%error, "connection to the agent broke");
+    }
+    reading.abort();
+}
+
+fn apply(link: &Link, message: ToEngine) -> Option<FromEngine> {
+    match message {
+        ToEngine::Snapshot(snapshot) => {
+            let generation = snapshot.generation;
+            Some(match take_policy(link, *snapshot) {
+                Ok(()) => {
+                    info!(generation, "policy in force");
+                    FromEngine::Applied { generation }
+                }
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    warn!(generation, error, "policy refused; the running one stays");
+                    FromEngine::Refused { generation, error }
+                }
+            })
+        }
+        ToEngine::ForceFallback(on) => {
+            match link.dataplane.force_fallback(on) {
+                Ok(()) => info!(on, "Layer-2 fallback by command"),
+                Err(error) => warn!(on, %error, "Layer-2 fallback by command failed"),
+            }
+            None
+        }
+    }
+}
+
+/// Compiles first: a policy that cannot be honoured changes nothing. New flows see it before eBPF
+/// begins to hold for it.
+fn take_policy(link: &Link, snapshot: Snapshot) -> anyhow::Result<()> {
+    let running = Arc::clone(&link.publish.borrow());
+    let compiled = Arc::new(CompiledPolicy::compile(snapshot)?);
+    link.publish.send_replace(Arc::clone(&compiled));
+    if let Err(error) = link.dataplane.apply(&compiled.snapshot) {
+        link.publish.send_replace(Arc::clone(&running));
+        // Part of the tables may have been written: put those of the running policy back.
+        if let Err(error) = link.dataplane.apply(&running.snapshot) {
+            warn!(%error, "the running policy's tables could not be written back");
+        }
+        return Err(anyhow::Error::new(error).context("eBPF tables"));
+    }
+    Ok(())
+}
+
+fn counters(link: &Link, started: Instant) -> Counters {
+    Counters {
+        generation: link.publish.borrow().snapshot.generation,
+        uptime: started.elapsed().as_secs(),
+        sessions_decrypted_now: link.totals.decrypted_now.load(Ordering::Relaxed).into(),
+        outcomes: link.totals.outcomes(),
+        segments: link
+            .dataplane
+            .counters()
+            .into_iter()
+            .map(|report| SegmentCounters {
+                segment: report.segment,
+                fallback: report.fallback,
+                counters: report.counters.into_iter().map(|(n, v)| (n.to_owned(), v)).collect(),
+            })
+            .collect(),
+        tls: link.totals.tls(),
+    }
+}

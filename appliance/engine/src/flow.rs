@@ -1,0 +1,298 @@
+//! One candidate flow, from the moment it is held: peek, judge, then release, block or take over.
+//!
+//! The order of judgement itself is `weir_policy::judge`; here stands only how a hello that comes
+//! in pieces is waited for. A hello still incomplete after [`HOLD`] is taken over, as its client
+//! may be waiting for an ACK that only a taken flow can give; if it then proves excepted it is
+//! relayed byte for byte (SPEC D12).
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+use weir_api::engine::{FromEngine, SessionRecord};
+use weir_dataplane::{Held, HeldFlow, TakenFlow};
+use weir_policy::outcome::{Bypassed, Outcome};
+use weir_policy::{Candidate, Decision, FirstBytes, Inspection, judge};
+use weir_tls::hello::{self, ClientHello, Peek};
+
+use crate::compiled::CompiledPolicy;
+use crate::counters::increment;
+use crate::runtime::Surroundings;
+use crate::{relay, session};
+
+/// How long a hello may stay incomplete before the flow is taken over undecided (SPEC D12).
+const HOLD: Duration = Duration::from_millis(20);
+/// How long a taken client may take to complete its hello; past it the flow is reset.
+const HELLO_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Serves one held flow to its end.
+pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
+    let policy = Arc::clone(&surroundings.policy.borrow());
+    let mut record = new_record(&policy, &held.candidate(), &surroundings);
+    let candidate = held.candidate();
+
+    let first = wait_for_hello(&mut held).await;
+    let decision = match &first {
+        First::Known(peek) => {
+            note_hello(&mut record, peek, &surroundings);
+            answerable(&policy, peek, judge(&policy.snapshot, &candidate, &peek.first_bytes()))
+        }
+        First::ServerSpoke => Decision::Release(Outcome::Bypassed(Bypassed::ServerSpokeFirst)),
+        First::Ended => Decision::Release(Outcome::Bypassed(Bypassed::EndedWhileHeld)),
+        // Whether anything can come of it at all: exceptions by address are known already.
+        First::StillIncomplete => judge(&policy.snapshot, &candidate, &PROMISING),
+    };
+    let decision = over_threshold(&policy, &surroundings, decision);
+
+    match decision {
+        Decision::Release(outcome) => {
+            if let Err(error) = held.release() {
+                debug!(%error, "release failed");
+            }
+            finish(record, outcome, &surroundings);
+        }
+        Decision::Block { outcome, reset } => {
+            if let Err(error) = held.block(reset) {
+                warn!(%error, "block failed; the flow stays held and is dropped");
+            }
+            finish(record, outcome, &surroundings);
+        }
+        Decision::TakeOver(inspection) => {
+            let taken = match held.take_over().await {
+                Ok(taken) => taken,
+                Err(error) => {
+                    debug!(%error, "takeover failed; released");
+                    let outcome = Outcome::Bypassed(Bypassed::TakeoverFailed);
+                    return finish(record, outcome, &surroundings);
+                }
+            };
+            increment(&surroundings.totals.taken_over);
+            let outcome = match first {
+                First::Known(Known::Hello(hello)) => {
+                    session::run(taken, *hello, inspection, &policy, &mut record, &surroundings)
+                        .await
+                }
+                _ => {
+                    decide_after_takeover(taken, &policy, candidate, &mut record, &surroundings)
+                        .await
+                }
+            };
+            finish(record, outcome, &surroundings);
+        }
+    }
+}
+
+/// What stands for an incomplete hello when only addresses are known.
+const PROMISING: FirstBytes<'static> =
+    FirstBytes::ClientHello { server_name: None, supported: true };
+
+/// What the wait for the hello came to.
+enum First {
+    Known(Known),
+    StillIncomplete,
+    ServerSpoke,
+    Ended,
+}
+
+/// First bytes that can be judged.
+enum Known {
+    Hello(Box<ClientHello>),
+    Sslv2,
+    NotTls,
+    Malformed,
+    Oversize,
+    Incomplete,
+}
+
+impl Known {
+    /// `None`: more bytes are needed.
+    fn from_peek(peek: Peek) -> Option<Self> {
+        Some(match peek {
+            Peek::Incomplete => return None,
+            Peek::Hello(hello) => Self::Hello(Box::new(hello)),
+            Peek::Sslv2 => Self::Sslv2,
+            Peek::NotTls(looks_like) => {
+                debug!(?looks_like, "first bytes are not TLS");
+                Self::NotTls
+            }
+            Peek::Malformed(error) => {
+                debug!(%error, "malformed ClientHello");
+                Self::Malformed
+            }
+            Peek::Oversize => Self::Oversize,
+        })
+    }
+
+    fn first_bytes(&self) -> FirstBytes<'_> {
+        match self {
+            Self::Hello(hello) => FirstBytes::ClientHello {
+                server_name: hello.server_name.as_deref(),
+                supported: hello.supported(),
+            },
+            Self::Sslv2 => FirstBytes::Sslv2Hello,
+            Self::NotTls => FirstBytes::NotTls,
+            Self::Malformed => FirstBytes::Malformed,
+            Self::Oversize => FirstBytes::Oversize,
+            Self::Incomplete => FirstBytes::Incomplete,
+        }
+    }
+}
+
+async fn wait_for_hello(held: &mut HeldFlow) -> First {
+    let deadline = Instant::now() + HOLD;
+    loop {
+        if let Some(known) = Known::from_peek(hello::peek(held.payload())) {
+            return First::Known(known);
+        }
+        match tokio::time::timeout_at(deadline, held.more()).await {
+            Ok(Held::More) => {}
+            Ok(Held::Full) => return First::Known(Known::Oversize),
+            Ok(Held::Ended) => return First::Ended,
+            Ok(Held::ServerSpoke) => return First::ServerSpoke,
+            Err(_) => return First::StillIncomplete,
+        }
+    }
+}
+
+/// A flow taken with its hello incomplete: reads the rest, judges, and decrypts or relays.
+async fn decide_after_takeover(
+    mut taken: TakenFlow,
+    policy: &Arc<CompiledPolicy>,
+    candidate: Candidate,
+    record: &mut SessionRecord,
+    surroundings: &Rc<Surroundings>,
+) -> Outcome {
+    increment(&surroundings.totals.taken_before_judgement);
+    let deadline = Instant::now() + HELLO_DEADLINE;
+    let known = loop {
+        if let Some(known) = Known::from_peek(hello::peek(&taken.received)) {
+            break known;
+        }
+        let more = read_more(&taken.client, &mut taken.received);
+        match tokio::time::timeout_at(deadline, more).await {
+            Ok(Ok(true)) => {}
+            // The client closed or went silent amid its hello.
+            Ok(_) | Err(_) => break Known::Incomplete,
+        }
+    };
+    note_hello(record, &known, surroundings);
+    let decision = judge(&policy.snapshot, &candidate, &known.first_bytes());
+    match (answerable(policy, &known, decision), known) {
+        (Decision::TakeOver(inspection), Known::Hello(hello)) => {
+            session::run(taken, *hello, inspection, policy, record, surroundings).await
+        }
+        (Decision::Block { outcome, .. }, _) => {
+            drop(taken); // resets both ends
+            outcome
+        }
+        (Decision::Release(outcome), _) => {
+            relay::as_is(taken).await;
+            outcome
+        }
+        (Decision::TakeOver(_), _) => {
+            relay::as_is(taken).await;
+            Outcome::Bypassed(Bypassed::IncompleteHello)
+        }
+    }
+}
+
+/// Appends what the client sent; `false` at its end. The bound is the parser's: over 64 KiB it says
+/// `Oversize` and nobody reads on.
+async fn read_more(client: &TcpStream, received: &mut Vec<u8>) -> std::io::Result<bool> {
+    loop {
+        client.readable().await?;
+        match client.try_read_buf(received) {
+            Ok(read) => return Ok(read > 0),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The last step of the judgement needs the certificate that the client would get: one it cannot
+/// verify would break what a bypass leaves whole.
+fn answerable(policy: &CompiledPolicy, known: &Known, decision: Decision) -> Decision {
+    match (decision, known) {
+        (Decision::TakeOver(inspection), Known::Hello(hello))
+            if !policy.of(inspection).is_some_and(|flow| flow.proxy.can_answer(hello)) =>
+        {
+            Decision::Release(Outcome::Bypassed(Bypassed::UnsupportedTls))
+        }
+        (decision, _) => decision,
+    }
+}
+
+/// SPEC D9: over the threshold new sessions are bypassed, and the system log says so.
+fn over_threshold(
+    policy: &CompiledPolicy,
+    surroundings: &Surroundings,
+    decision: Decision,
+) -> Decision {
+    let now = surroundings.totals.decrypted_now.load(Ordering::Relaxed);
+    match decision {
+        Decision::TakeOver(Inspection { .. })
+            if now >= policy.snapshot.device.max_concurrent_sessions =>
+        {
+            if surroundings.totals.threshold_reached() {
+                warn!(
+                    "TLS inspection reached critical threshold of max concurrent connections; \
+                     action: allow but bypass inspection"
+                );
+            }
+            Decision::Release(Outcome::Bypassed(Bypassed::SessionThreshold))
+        }
+        decision => decision,
+    }
+}
+
+fn note_hello(record: &mut SessionRecord, known: &Known, surroundings: &Surroundings) {
+    if let Known::Hello(hello) = known {
+        increment(&surroundings.totals.client_hellos);
+        record.server_name.clone_from(&hello.server_name);
+    }
+}
+
+fn new_record(
+    policy: &CompiledPolicy,
+    candidate: &Candidate,
+    surroundings: &Surroundings,
+) -> SessionRecord {
+    SessionRecord {
+        id: surroundings.totals.next_session(),
+        started: milliseconds_now(),
+        ended: 0,
+        segment: candidate.segment,
+        client: candidate.client,
+        server: candidate.server,
+        server_name: None,
+        virtual_segment: None,
+        profile: None,
+        policy: None,
+        generation: policy.snapshot.generation,
+        outcome: Outcome::Bypassed(Bypassed::NoPolicy),
+        client_leg: None,
+        server_leg: None,
+        verdict: None,
+        bytes_to_server: 0,
+        bytes_to_client: 0,
+    }
+}
+
+/// Counts the outcome and tells the agent.
+fn finish(mut record: SessionRecord, outcome: Outcome, surroundings: &Surroundings) {
+    record.outcome = outcome;
+    record.ended = milliseconds_now();
+    surroundings.totals.count(outcome);
+    surroundings.tell(FromEngine::Session(Box::new(record)));
+}
+
+/// Since the Unix epoch.
+pub fn milliseconds_now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

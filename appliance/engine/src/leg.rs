@@ -1,0 +1,129 @@
+//! One side of a decrypted session: a TCP stream and the TLS state that speaks on it.
+//!
+//! For: moving wire bytes between the two, with bounded buffers. Not for: what the plaintext means.
+//! Fails by [`LegFault`], which says whether TCP or TLS failed.
+
+use std::io;
+
+use tokio::net::TcpStream;
+use weir_tls::{LegError, TlsLeg};
+
+/// Wire bytes waiting for a slow peer; past it nothing more is read from the other side. One read
+/// of the other side may come on top.
+pub const HIGH_WATER: usize = 256 << 10;
+
+/// One side of a session.
+pub struct Leg {
+    pub stream: TcpStream,
+    pub tls: Box<dyn TlsLeg>,
+    /// Wire bytes to send: `out[sent..]`.
+    out: Vec<u8>,
+    sent: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LegFault {
+    #[error("TCP: {0}")]
+    Tcp(#[from] io::Error),
+    #[error("TLS: {0}")]
+    Tls(#[from] LegError),
+    #[error("the peer closed the connection amid the handshake")]
+    Closed,
+    #[error("the handshake took too long")]
+    Slow,
+}
+
+impl Leg {
+    pub fn new(stream: TcpStream, tls: Box<dyn TlsLeg>) -> Self {
+        Self { stream, tls, out: Vec::new(), sent: 0 }
+    }
+
+    /// Drives the handshake to its end. `received` is fed first.
+    pub async fn handshake(&mut self, received: &[u8]) -> Result<(), LegFault> {
+        let mut fed = if received.is_empty() { Ok(()) } else { self.tls.read_wire(received) };
+        let mut buffer = [0; 4096];
+        loop {
+            self.collect();
+            self.flush_all().await?;
+            fed?;
+            if !self.tls.handshaking() {
+                return Ok(());
+            }
+            self.stream.readable().await?;
+            fed = match self.stream.try_read(&mut buffer) {
+                Ok(0) => return Err(LegFault::Closed),
+                Ok(read) => match buffer.get(..read) {
+                    Some(bytes) => self.tls.read_wire(bytes),
+                    None => Ok(()),
+                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+        }
+    }
+
+    /// Takes plaintext whole: it is encrypted into the out buffer, whose bound the caller keeps by
+    /// not reading the other side while [`Self::pending`] is over [`HIGH_WATER`].
+    pub fn send_plain(&mut self, mut bytes: &[u8]) -> Result<(), LegFault> {
+        while !bytes.is_empty() {
+            let taken = self.tls.write_plain(bytes);
+            self.collect();
+            match bytes.get(taken..) {
+                Some(rest) if taken > 0 => bytes = rest,
+                _ => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves what TLS wants to send into the out buffer.
+    pub fn collect(&mut self) {
+        while self.tls.wants_write() {
+            let before = self.out.len();
+            self.tls.write_wire(&mut self.out);
+            if self.out.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// Wire bytes not yet taken by TCP.
+    pub fn pending(&self) -> usize {
+        self.out.len().saturating_sub(self.sent)
+    }
+
+    /// Sends what TCP takes now.
+    pub fn flush_some(&mut self) -> io::Result<()> {
+        while let Some(waiting) = self.out.get(self.sent..).filter(|waiting| !waiting.is_empty()) {
+            match self.stream.try_write(waiting) {
+                Ok(written) => self.sent = self.sent.saturating_add(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if self.pending() == 0 {
+            self.sent = 0;
+            self.out.clear();
+            // An idle session keeps no large buffer.
+            self.out.shrink_to(4096);
+        }
+        Ok(())
+    }
+
+    async fn flush_all(&mut self) -> io::Result<()> {
+        loop {
+            self.flush_some()?;
+            if self.pending() == 0 {
+                return Ok(());
+            }
+            self.stream.writable().await?;
+        }
+    }
+}
+
+/// Whether a close of the stream resets its peer. A stream that refuses stays as it was: a reset.
+pub fn reset_on_close(stream: &TcpStream, on: bool) {
+    if let Err(error) = weir_dataplane::set_reset_on_close(stream, on) {
+        tracing::debug!(%error, on, "cannot say how the stream shall close");
+    }
+}

@@ -1,0 +1,98 @@
+//! One runtime a core: a thread, a single-threaded scheduler, its own share of held flows.
+//!
+//! Nothing is shared between runtimes on a flow's path but counters and the policy's pointer. A
+//! task that panics ends its own flow (the held flow is released, the taken one reset) and no
+//! other.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::Context as _;
+use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
+use weir_api::engine::FromEngine;
+use weir_dataplane::HeldFlows;
+use weir_tls::ModernStack;
+
+use crate::HEARTBEAT;
+use crate::compiled::CompiledPolicy;
+use crate::counters::{Totals, increment};
+use crate::flow;
+use crate::relay::Scratch;
+
+/// What a flow's task needs of its runtime.
+pub struct Surroundings {
+    pub policy: watch::Receiver<Arc<CompiledPolicy>>,
+    pub totals: Arc<Totals>,
+    pub stack: ModernStack,
+    pub scratch: RefCell<Scratch>,
+    events: mpsc::Sender<FromEngine>,
+}
+
+impl Surroundings {
+    /// Never waits: a slow agent costs log lines, not traffic.
+    pub fn tell(&self, message: FromEngine) {
+        if self.events.try_send(message).is_err() {
+            increment(&self.totals.events_lost);
+        }
+    }
+}
+
+/// Starts one thread for each share; returns their tick counters (see [`crate::heartbeat`]).
+pub fn start(
+    shares: Vec<HeldFlows>,
+    policy: &watch::Receiver<Arc<CompiledPolicy>>,
+    totals: &Arc<Totals>,
+    events: &mpsc::Sender<FromEngine>,
+) -> anyhow::Result<Vec<Arc<AtomicU64>>> {
+    let mut ticks = Vec::with_capacity(shares.len());
+    for (number, held) in shares.into_iter().enumerate() {
+        let tick = Arc::new(AtomicU64::new(0));
+        ticks.push(Arc::clone(&tick));
+        let (policy, totals, events) = (policy.clone(), Arc::clone(totals), events.clone());
+        let stack = ModernStack::new().context("cannot make the TLS stack")?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start a runtime")?;
+        std::thread::Builder::new().name(format!("runtime-{number}")).spawn(move || {
+            pin_to_processor(number);
+            let surroundings = Rc::new(Surroundings {
+                policy,
+                totals,
+                stack,
+                scratch: RefCell::default(),
+                events,
+            });
+            LocalSet::new().block_on(&runtime, turn(held, surroundings, tick));
+            // The data plane ended its share: without it the engine is of no use.
+            std::process::exit(1);
+        })?;
+    }
+    Ok(ticks)
+}
+
+/// The runtime's loop: ticks, and a task for each held flow.
+async fn turn(mut held: HeldFlows, surroundings: Rc<Surroundings>, tick: Arc<AtomicU64>) {
+    tokio::task::spawn_local(async move {
+        let mut due = tokio::time::interval(HEARTBEAT);
+        loop {
+            due.tick().await;
+            tick.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    while let Some(flow) = held.next().await {
+        tokio::task::spawn_local(flow::serve(flow, Rc::clone(&surroundings)));
+    }
+}
+
+/// Best effort: an unpinned runtime works too.
+fn pin_to_processor(number: usize) {
+    let mut set = nix::sched::CpuSet::new();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    if set.set(number % processors).is_ok() {
+        let _ = nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set);
+    }
+}

@@ -1,0 +1,242 @@
+//! A session that policy decrypts: the TLS handshake with the server, then the one with the client,
+//! then the relay.
+//!
+//! The server's side comes first, so that its certificate can be verified and copied before the
+//! client is answered. Where the server's side fails, the client gets the nearest TLS alert.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustls_pki_types::UnixTime;
+use tokio::net::TcpStream;
+use tracing::debug;
+use weir_api::engine::{LegRecord, SessionRecord};
+use weir_dataplane::TakenFlow;
+use weir_policy::outcome::{Blocked, NotInspected, Outcome};
+use weir_policy::{Inspection, snapshot::ClientProxy};
+use weir_tls::forge::Forger;
+use weir_tls::hello::ClientHello;
+use weir_tls::verify::{Failure, TrustAnchors, Verdict};
+use weir_tls::{Alert, LegKey, Negotiated, TlsLeg};
+
+use crate::compiled::{CompiledPolicy, FlowPolicy, Proxy};
+use crate::counters::{Totals, increment};
+use crate::leg::{Leg, LegFault, reset_on_close};
+use crate::relay::{self, Relay};
+use crate::runtime::Surroundings;
+
+/// For each of the two handshakes; past it the session ends as a failed handshake.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Runs one decrypted session to its end.
+pub async fn run(
+    taken: TakenFlow,
+    hello: ClientHello,
+    inspection: Inspection,
+    policy: &Arc<CompiledPolicy>,
+    record: &mut SessionRecord,
+    surroundings: &Rc<Surroundings>,
+) -> Outcome {
+    let _live = LiveSession::begin(policy, &surroundings.totals);
+    let Some(flow) = policy.of(inspection) else {
+        // Cannot happen: the inspection was judged from this very snapshot.
+        relay::as_is(taken).await;
+        return Outcome::Bypassed(weir_policy::outcome::Bypassed::NoPolicy);
+    };
+    record.virtual_segment = Some(flow.virtual_segment.to_owned());
+    record.profile = Some(flow.profile.name.clone());
+    record.policy = Some(flow.proxy.policy().to_owned());
+
+    let TakenFlow { client, server, received, guard } = taken;
+    let (client, server) =
+        match handshakes(client, server, &received, &hello, &flow, record, surroundings).await {
+            Ok(legs) => legs,
+            // The streams are dropped: a reset, unless an orderly close was asked for.
+            Err(blocked) => return Outcome::Blocked(blocked),
+        };
+    drop(received);
+    let ended = Relay::new(client, server, &flow, surroundings, record).run().await;
+    drop(guard);
+    match ended {
+        Some(blocked) => Outcome::Blocked(blocked),
+        None if flow.rules.is_empty() => Outcome::DecryptedNotInspected(NotInspected::NoFilters),
+        None => Outcome::DecryptedAndInspected,
+    }
+}
+
+/// Both handshakes, the server's first.
+async fn handshakes(
+    client: TcpStream,
+    server: TcpStream,
+    received: &[u8],
+    hello: &ClientHello,
+    flow: &FlowPolicy<'_>,
+    record: &mut SessionRecord,
+    surroundings: &Rc<Surroundings>,
+) -> Result<(Leg, Leg), Blocked> {
+    let totals = &surroundings.totals;
+    let stack = &surroundings.stack;
+    let offered = application_protocols(hello);
+    let server_tls = stack
+        .server_leg(hello.server_name.as_deref(), record.server.ip(), offered)
+        .map_err(|error| {
+            debug!(session = record.id, %error, "server leg not made");
+            Blocked::ServerHandshakeFailed
+        })?;
+    let mut server = Leg::new(server, server_tls);
+    if let Err(fault) = in_time(server.handshake(&[])).await {
+        let asked = server.tls.client_certificate_requested();
+        increment(if asked {
+            &totals.client_certificates_requested
+        } else {
+            &totals.server_handshake_failures
+        });
+        debug!(session = record.id, %fault, "handshake with the server failed");
+        send_alert(&client, nearest_alert(&fault));
+        return Err(if asked {
+            Blocked::ClientCertificateRequested
+        } else {
+            Blocked::ServerHandshakeFailed
+        });
+    }
+    if server.tls.client_certificate_requested() {
+        increment(&totals.client_certificates_requested);
+        send_alert(&client, Alert::HANDSHAKE_FAILURE);
+        return Err(Blocked::ClientCertificateRequested);
+    }
+    let negotiated = server.tls.negotiated();
+    record.server_leg = negotiated.as_ref().map(leg_record);
+
+    let key = match certificate(server.tls.as_ref(), hello, flow, record, totals) {
+        Ok(key) => key,
+        Err(refusal) => {
+            if !refusal.reset_client {
+                send_alert(&client, refusal.alert);
+            }
+            return Err(refusal.blocked);
+        }
+    };
+    let client_tls = stack.client_leg(&key, negotiated.and_then(|n| n.alpn)).map_err(|error| {
+        debug!(session = record.id, %error, "client leg not made");
+        Blocked::ClientHandshakeFailed
+    })?;
+    let mut client = Leg::new(client, client_tls);
+    if let Err(fault) = in_time(client.handshake(received)).await {
+        increment(&totals.client_handshake_failures);
+        debug!(session = record.id, %fault, "handshake with the client failed");
+        return Err(Blocked::ClientHandshakeFailed);
+    }
+    record.client_leg = client.tls.negotiated().as_ref().map(leg_record);
+    Ok((client, server))
+}
+
+/// A server's certificate that the client proxy's options block.
+struct Refusal {
+    blocked: Blocked,
+    alert: Alert,
+    reset_client: bool,
+}
+
+/// The certificate the client is shown: the server's own, or a forged one.
+fn certificate(
+    server: &dyn TlsLeg,
+    hello: &ClientHello,
+    flow: &FlowPolicy<'_>,
+    record: &mut SessionRecord,
+    totals: &Totals,
+) -> Result<Arc<LegKey>, Refusal> {
+    match &flow.proxy {
+        Proxy::Server { certificates, .. } => {
+            Ok(Arc::clone(certificates.choose(hello.server_name.as_deref())))
+        }
+        Proxy::Client { proxy, forger, anchors, .. } => {
+            forged(server, hello, proxy, forger, anchors, record, totals)
+        }
+    }
+}
+
+fn forged(
+    server: &dyn TlsLeg,
+    hello: &ClientHello,
+    proxy: &ClientProxy,
+    forger: &Forger,
+    anchors: &TrustAnchors,
+    record: &mut SessionRecord,
+    totals: &Totals,
+) -> Result<Arc<LegKey>, Refusal> {
+    let refusal =
+        |blocked, alert| Refusal { blocked, alert, reset_client: proxy.reset_client_on_block };
+    let chain = server.peer_chain().unwrap_or_default();
+    let verdict: Verdict = anchors.verify(&chain, hello.server_name.as_deref(), UnixTime::now());
+    record.verdict = Some(verdict.to_string());
+    if verdict.is_invalid() && proxy.block_invalid_certificates {
+        return Err(refusal(Blocked::InvalidCertificate, Alert::BAD_CERTIFICATE));
+    }
+    if verdict.has(Failure::Expired) && proxy.block_expired_certificates {
+        return Err(refusal(Blocked::ExpiredCertificate, Alert::BAD_CERTIFICATE));
+    }
+    let leaf = chain.first().map(|leaf| leaf.as_ref()).unwrap_or_default();
+    forger.forge(leaf, verdict.signer()).inspect(|_| increment(&totals.certificates_asked)).map_err(
+        |error| {
+            debug!(session = record.id, %error, "certificate not forged");
+            refusal(Blocked::InvalidCertificate, Alert::BAD_CERTIFICATE)
+        },
+    )
+}
+
+/// What is offered to the server: the client's protocols less HTTP/2 (downgrade to HTTP/1.1; the
+/// inspection of HTTP/2 is to come). The client is then offered exactly what the server picked.
+fn application_protocols(hello: &ClientHello) -> Vec<Vec<u8>> {
+    hello.alpn.iter().filter(|protocol| protocol.as_slice() != b"h2").cloned().collect()
+}
+
+async fn in_time(handshake: impl Future<Output = Result<(), LegFault>>) -> Result<(), LegFault> {
+    tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await.unwrap_or(Err(LegFault::Slow))
+}
+
+/// The alert that tells a client best why its server could not be reached.
+fn nearest_alert(fault: &LegFault) -> Alert {
+    match fault {
+        LegFault::Tls(error) => error.alert_for_other_side(),
+        LegFault::Tcp(_) | LegFault::Closed | LegFault::Slow => Alert::INTERNAL_ERROR,
+    }
+}
+
+/// A fatal alert in clear, as a server sends it before any key is agreed (RFC 8446, section 6),
+/// then an orderly close.
+fn send_alert(client: &TcpStream, alert: Alert) {
+    if client.try_write(&alert.fatal_record()).is_ok() {
+        reset_on_close(client, false);
+    }
+}
+
+fn leg_record(negotiated: &Negotiated) -> LegRecord {
+    LegRecord {
+        version: negotiated.version.to_string(),
+        suite: negotiated.suite.to_string(),
+        group: negotiated.group.as_ref().map(ToString::to_string),
+        alpn: negotiated.alpn_text(),
+        resumed: negotiated.resumed,
+    }
+}
+
+/// Counts the session as long as it lives.
+struct LiveSession<'a> {
+    totals: &'a Totals,
+    threshold: u32,
+}
+
+impl<'a> LiveSession<'a> {
+    fn begin(policy: &CompiledPolicy, totals: &'a Totals) -> Self {
+        totals.decrypted_now.fetch_add(1, Ordering::Relaxed);
+        Self { totals, threshold: policy.snapshot.device.max_concurrent_sessions }
+    }
+}
+
+impl Drop for LiveSession<'_> {
+    fn drop(&mut self) {
+        self.totals.session_ended(self.threshold);
+    }
+}
