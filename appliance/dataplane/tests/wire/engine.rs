@@ -1,5 +1,7 @@
 //! An engine for tests: a data plane with a heartbeat and a runtime of its own.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -17,7 +19,10 @@ use weir_policy::snapshot::{
     VirtualSegment,
 };
 
-use super::{SEGMENT, Wire};
+use weir_dataplane::segment::Names;
+use weir_policy::snapshot::SegmentId;
+
+pub const SEGMENT: SegmentId = SegmentId(1);
 
 /// The port that test policies hold flows of.
 pub const PORT: u16 = 4433;
@@ -29,8 +34,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    pub fn open(wire: &Wire, attach: Attach) -> (Self, HeldFlows) {
-        let mut options = Options::new(wire.names.clone(), vec![SEGMENT], wire.pins.clone());
+    pub fn open(names: &Names, pins: &Path, attach: Attach) -> (Self, HeldFlows) {
+        let mut options = Options::new(names.clone(), vec![SEGMENT], pins.to_owned());
         options.attach = attach;
         let (dataplane, mut held) = Dataplane::open(options).unwrap();
         dataplane.apply(&snapshot(Layer2Fallback::PermitAll)).unwrap();
@@ -119,7 +124,11 @@ pub fn snapshot(fallback: Layer2Fallback) -> Snapshot {
 pub enum Does {
     TakeOver,
     Release,
-    Block { reset: bool },
+    Block {
+        reset: bool,
+    },
+    /// Never decides.
+    Hold,
 }
 
 /// Judges every flow once `enough` bytes of it came (or nothing more will), on a runtime of its own.
@@ -143,6 +152,7 @@ async fn judge(mut flow: HeldFlow, enough: usize, does: Does) {
         }
     }
     match does {
+        Does::Hold => std::future::pending().await,
         Does::Release => flow.release().unwrap(),
         Does::Block { reset } => flow.block(reset).unwrap(),
         Does::TakeOver => match flow.take_over().await {

@@ -1,21 +1,25 @@
 //! A wire for tests: a client's and a server's namespace with a segment between them.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use engine::{Engine, PORT};
 use weir_dataplane::namespace::inside;
 use weir_dataplane::segment::{self, Names};
-use weir_policy::snapshot::SegmentId;
+use weir_dataplane::{Attach, HeldFlows};
 
+pub mod capture;
 pub mod engine;
+
+pub use engine::SEGMENT;
 
 pub const CLIENT: &str = "10.77.0.1";
 pub const SERVER: &str = "10.77.0.2";
-pub const SEGMENT: SegmentId = SegmentId(1);
 
 pub struct Wire {
     pub names: Names,
@@ -60,6 +64,54 @@ impl Wire {
             .unwrap()
             .unwrap();
         wire
+    }
+
+    /// An engine inside this process.
+    pub fn engine(&self, attach: Attach) -> (Engine, HeldFlows) {
+        Engine::open(&self.names, &self.pins, attach)
+    }
+
+    /// An engine as a process of its own, once it is ready.
+    pub fn engine_process(&self, does: &str) -> Child {
+        let tests = std::env::current_exe().unwrap();
+        let engine = tests.parent().unwrap().parent().unwrap().join("examples/engine");
+        let mut child = Command::new(&engine)
+            .arg(&self.prefix)
+            .arg(&self.pins)
+            .arg(does)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", engine.display()));
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        child
+    }
+
+    /// A listener in the server's namespace, on the port whose flows are held.
+    pub fn listen(&self) -> TcpListener {
+        inside(&self.server, || TcpListener::bind((SERVER, PORT)).unwrap()).unwrap()
+    }
+
+    /// A connection of the client to it.
+    pub fn connect(&self) -> TcpStream {
+        let address = (SERVER.parse::<std::net::IpAddr>().unwrap(), PORT).into();
+        let stream = inside(&self.client, || {
+            TcpStream::connect_timeout(&address, Duration::from_secs(10)).unwrap()
+        })
+        .unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+
+    /// Both ends of a new connection.
+    pub fn pair(&self, listener: &TcpListener) -> (TcpStream, TcpStream) {
+        let client = self.connect();
+        let (server, _) = listener.accept().unwrap();
+        server.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        server.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+        (client, server)
     }
 
     /// `ip netns exec` in the client's or server's namespace.
@@ -117,6 +169,17 @@ impl Drop for Wire {
             let _ = std::fs::remove_dir(&self.pins);
         }
     }
+}
+
+/// Bytes that differ everywhere (a linear congruential generator).
+pub fn noise(length: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    (0..length)
+        .map(|_| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 56) as u8
+        })
+        .collect()
 }
 
 fn bracket(address: &str) -> String {

@@ -1,0 +1,101 @@
+//! What crosses an end's interface, as tcpdump has it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// A running capture of an end's `e0`; [`Capture::stop`] reads it.
+pub struct Capture {
+    tcpdump: Child,
+    file: PathBuf,
+}
+
+/// One TCP packet over IPv4.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    pub mac: [u8; 12],
+    pub tos: u8,
+    pub ttl: u8,
+    pub from: ([u8; 4], u16),
+    pub to: ([u8; 4], u16),
+    pub sequence: u32,
+    pub acknowledged: u32,
+    pub flags: u8,
+    pub payload: Vec<u8>,
+}
+
+impl Capture {
+    pub fn start(namespace: &Path) -> Self {
+        let name = namespace.file_name().unwrap().to_str().unwrap();
+        let file = std::env::temp_dir().join(format!("{name}.pcap"));
+        let tcpdump = Command::new("ip")
+            .args(["netns", "exec", name, "tcpdump", "-U", "-n", "-s0", "-B", "65536", "-i", "e0"])
+            .args(["--immediate-mode", "-Z", "root", "-w"])
+            .arg(&file)
+            .arg("tcp")
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // The file has its header once tcpdump listens.
+        for _ in 0..500 {
+            if fs::metadata(&file).is_ok_and(|found| found.len() >= 24) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self { tcpdump, file }
+    }
+
+    pub fn stop(mut self) -> Vec<Packet> {
+        std::thread::sleep(Duration::from_millis(300));
+        let pid = nix::unistd::Pid::from_raw(self.tcpdump.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+        self.tcpdump.wait().unwrap();
+        let bytes = fs::read(&self.file).unwrap();
+        fs::remove_file(&self.file).unwrap();
+        let mut packets = vec![];
+        let mut rest = &bytes[24..];
+        while rest.len() >= 16 {
+            let length = u32::from_ne_bytes(rest[8..12].try_into().unwrap()) as usize;
+            packets.push(read(&rest[16..16 + length]));
+            rest = &rest[16 + length..];
+        }
+        packets
+    }
+}
+
+fn read(frame: &[u8]) -> Packet {
+    let ip = &frame[14..];
+    let header = usize::from(ip[0] & 15) * 4;
+    let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
+    let tcp = &ip[header..total];
+    let four = |at: usize| u32::from_be_bytes(tcp[at..at + 4].try_into().unwrap());
+    Packet {
+        mac: frame[..12].try_into().unwrap(),
+        tos: ip[1],
+        ttl: ip[8],
+        from: (ip[12..16].try_into().unwrap(), u16::from_be_bytes([tcp[0], tcp[1]])),
+        to: (ip[16..20].try_into().unwrap(), u16::from_be_bytes([tcp[2], tcp[3]])),
+        sequence: four(4),
+        acknowledged: four(8),
+        flags: tcp[13],
+        payload: tcp[usize::from(tcp[12] >> 4) * 4..].to_vec(),
+    }
+}
+
+/// The byte stream of one direction, put together by sequence number; its first sequence number.
+pub fn stream(packets: &[Packet], from: ([u8; 4], u16)) -> (u32, Vec<u8>) {
+    let syn = packets.iter().find(|p| p.from == from && p.flags & 2 != 0).expect("a SYN");
+    let first = syn.sequence.wrapping_add(1);
+    let mut bytes = vec![];
+    for packet in packets.iter().filter(|p| p.from == from && p.flags & 2 == 0) {
+        let start = packet.sequence.wrapping_sub(first) as usize;
+        let end = start.saturating_add(packet.payload.len());
+        if start <= bytes.len() && end > bytes.len() {
+            let known = bytes.len() - start;
+            bytes.extend(&packet.payload[known..]);
+        }
+    }
+    (first, bytes)
+}
