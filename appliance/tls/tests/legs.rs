@@ -11,8 +11,9 @@ use proptest::prelude::*;
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256};
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig, ServerConnection};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use weir_tls::hello::{Field, HelloError};
 use weir_tls::leg::{Fault, PLAIN_BOUND, WIRE_BOUND};
 use weir_tls::names::{Group, SignatureScheme, Version};
 use weir_tls::{Alert, LegError, LegKey, ModernStack, Peek, PlainState, TlsLeg, peek};
@@ -218,6 +219,51 @@ fn foreign_server(
         )
         .unwrap();
     ServerConnection::new(Arc::new(config)).unwrap()
+}
+
+/// Hellos of every single suite with every single group, against every key type.
+#[test]
+fn supported_says_what_the_handshake_will_say() {
+    let authority = authority("Test CA", &PKCS_ECDSA_P256_SHA256);
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from(authority.der().to_vec())).unwrap();
+    let stack = stack();
+    let mut seen = [0, 0];
+    for algorithm in [&PKCS_RSA_SHA256, &PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384] {
+        let pair = leaf_with(&authority, &["www.example.org"], algorithm, |_| {});
+        let key = LegKey::new(&pair).unwrap();
+        for suite in default_provider().cipher_suites {
+            for group in [kx_group::X25519MLKEM768, kx_group::SECP384R1, kx_group::MLKEM1024] {
+                let mut provider = default_provider();
+                provider.cipher_suites = vec![suite];
+                provider.kx_groups = vec![group];
+                let config = ClientConfig::builder_with_provider(Arc::new(provider))
+                    .with_safe_default_protocol_versions()
+                    .unwrap()
+                    .with_root_certificates(roots.clone())
+                    .with_no_client_auth();
+                let name = "www.example.org".try_into().unwrap();
+                let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
+                let mut hello = Vec::new();
+                while client.wants_write() {
+                    client.write_tls(&mut hello).unwrap();
+                }
+                let mut leg = stack.client_leg(&key, None).unwrap();
+                let answered = leg.read_wire(&hello).is_ok();
+                let Peek::Hello(parsed) = peek(&hello) else {
+                    // Pure ML-KEM cannot serve TLS 1.2: such a client sends an empty list.
+                    assert_eq!(peek(&hello), Peek::Malformed(HelloError::Length(Field::Groups)));
+                    assert!(!answered);
+                    continue;
+                };
+                let supported = parsed.supported_with(key.kind());
+                assert_eq!(supported, answered, "{suite:?} {group:?} {key:?}");
+                assert!(parsed.supported() || !supported);
+                seen[usize::from(supported)] += 1;
+            }
+        }
+    }
+    assert!(seen[0] > 10 && seen[1] > 10, "{seen:?}");
 }
 
 /// Carries bytes until both are silent; what ended the leg, if something did.

@@ -293,7 +293,7 @@ impl<'a> Reader<'a> {
 
     /// At least one 16-bit code; GREASE is left out.
     fn codes(self, field: Field) -> Result<impl Iterator<Item = u16> + use<'a>, HelloError> {
-        if self.0.is_empty() || self.0.len() % 2 != 0 {
+        if self.0.is_empty() || !self.0.len().is_multiple_of(2) {
             return Err(HelloError::Length(field));
         }
         let codes = self.0.chunks_exact(2).filter_map(|pair| match pair {

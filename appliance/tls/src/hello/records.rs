@@ -77,7 +77,6 @@ pub(super) fn handshake_message(bytes: &[u8]) -> Result<Gathered<'_>, HelloError
 
 /// The next record's fragment as far as it is there, what follows it, and whether it is whole;
 /// `None` when its header is not all there. A header is refused by its first wrong byte.
-#[allow(clippy::type_complexity)]
 fn next_fragment(bytes: &[u8]) -> Result<Option<(&[u8], &[u8], bool)>, HelloError> {
     const HANDSHAKE: u8 = 22;
     match bytes {
