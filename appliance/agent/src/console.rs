@@ -16,7 +16,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 use tracing::{info, warn};
 use weir_api::console::{Greeting, Health, Request, Response, Role};
 use weir_api::frame::{self, FrameError};
-use weir_api::init::ToInit;
+use weir_api::init::{ENGINE_SERVICE, ToInit};
 use weir_policy::SecretBytes;
 
 use crate::accounts::Throttle;
@@ -137,7 +137,7 @@ impl Console {
             Request::Reboot => self.order(ToInit::Reboot, "the appliance reboots").await,
             Request::PowerOff => self.order(ToInit::PowerOff, "the appliance shuts down").await,
             Request::KillEngine => {
-                let kill = ToInit::KillService { name: "weir-engine".into() };
+                let kill = ToInit::KillService { name: ENGINE_SERVICE.into() };
                 self.order(kill, "the engine was killed; supervision restarts it").await
             }
         }

@@ -152,7 +152,7 @@ fn orders_go_to_init() {
     let mut console = agent.console();
     assert!(matches!(console.ask(&Request::KillEngine), Response::Done(_)));
     let ToInit::KillService { name } = orders.recv_timeout(PATIENCE).unwrap() else { panic!() };
-    assert_eq!(name, "weir-engine");
+    assert_eq!(name, "engine");
     assert!(matches!(console.ask(&Request::Reboot), Response::Done(_)));
     assert!(matches!(orders.recv_timeout(PATIENCE).unwrap(), ToInit::Reboot));
 }

@@ -33,6 +33,9 @@ pub struct PlannedSegment {
     pub layer2_fallback: Layer2Fallback,
 }
 
+/// The engine's name among init's services.
+pub const ENGINE_SERVICE: &str = "engine";
+
 /// To init, on [`crate::paths::INIT_SOCKET`]; init checks the peer's credentials.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ToInit {
