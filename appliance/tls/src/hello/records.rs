@@ -32,7 +32,7 @@ pub(super) fn handshake_message(bytes: &[u8]) -> Result<Gathered<'_>, HelloError
     let mut gathered: Cow<'_, [u8]> = Cow::Borrowed(&[]);
     let mut rest = bytes;
     loop {
-        let Some((fragment, after, whole)) = next_fragment(rest)? else {
+        let Some(Fragment { bytes: fragment, after, whole }) = next_fragment(rest)? else {
             return Ok(Gathered::Partial);
         };
         if gathered.is_empty() {
@@ -75,9 +75,17 @@ pub(super) fn handshake_message(bytes: &[u8]) -> Result<Gathered<'_>, HelloError
     }
 }
 
-/// The next record's fragment as far as it is there, what follows it, and whether it is whole;
-/// `None` when its header is not all there. A header is refused by its first wrong byte.
-fn next_fragment(bytes: &[u8]) -> Result<Option<(&[u8], &[u8], bool)>, HelloError> {
+/// A record's fragment, as far as it is there.
+struct Fragment<'a> {
+    bytes: &'a [u8],
+    /// What follows the record.
+    after: &'a [u8],
+    whole: bool,
+}
+
+/// The next record's fragment; `None` when its header is not all there. A header is refused by its
+/// first wrong byte.
+fn next_fragment(bytes: &[u8]) -> Result<Option<Fragment<'_>>, HelloError> {
     const HANDSHAKE: u8 = 22;
     match bytes {
         [kind, ..] if *kind != HANDSHAKE => return Err(HelloError::InterruptedByRecord(*kind)),
@@ -95,7 +103,7 @@ fn next_fragment(bytes: &[u8]) -> Result<Option<(&[u8], &[u8], bool)>, HelloErro
         return Err(HelloError::OversizedRecord(length));
     }
     Ok(Some(match rest.split_at_checked(length) {
-        Some((fragment, after)) => (fragment, after, true),
-        None => (rest, &[], false),
+        Some((bytes, after)) => Fragment { bytes, after, whole: true },
+        None => Fragment { bytes: rest, after: &[], whole: false },
     }))
 }
