@@ -6,7 +6,7 @@
 mod machine;
 mod records;
 
-use weir_api::console::{Greeting, Response, SegmentView, TlsInspectionView};
+use weir_api::console::{Greeting, Response, Role, SegmentView, TlsInspectionView};
 
 use crate::grammar;
 use crate::text::{field, fold};
@@ -40,7 +40,7 @@ pub fn banner(greeting: &Greeting) -> String {
     for error in &greeting.provisioning_errors {
         text += &fold("Provisioning: ", error);
     }
-    if !greeting.login_possible {
+    if greeting.role == Some(Role::Viewer) {
         text += "No user was provisioned: the console is read-only.\n";
     }
     text
@@ -231,6 +231,7 @@ TLS
             hostname: "edge".into(),
             version: "0.1.0".into(),
             provisioning_errors: vec!["user-data:17: weir: wrong".into()],
+            role: Some(Role::Viewer),
             ..Greeting::default()
         };
         let expected = "\
