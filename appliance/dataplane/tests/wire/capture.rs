@@ -48,7 +48,17 @@ impl Capture {
     }
 
     pub fn stop(mut self) -> Vec<Packet> {
-        std::thread::sleep(Duration::from_millis(300));
+        // Until tcpdump has written what it saw.
+        let (mut size, mut same) = (0, 0);
+        for _ in 0..100 {
+            std::thread::sleep(Duration::from_millis(100));
+            let now = fs::metadata(&self.file).unwrap().len();
+            same = if now == size { same + 1 } else { 0 };
+            size = now;
+            if same == 5 {
+                break;
+            }
+        }
         let pid = nix::unistd::Pid::from_raw(self.tcpdump.id() as i32);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
         self.tcpdump.wait().unwrap();

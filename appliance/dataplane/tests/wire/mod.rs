@@ -18,6 +18,9 @@ pub mod engine;
 
 pub use engine::SEGMENT;
 
+/// Prefix, pin directory and deed of an engine that is a process of its own.
+pub const ENGINE_VARIABLE: &str = "WEIR_TEST_ENGINE";
+
 pub const CLIENT: &str = "10.77.0.1";
 pub const SERVER: &str = "10.77.0.2";
 
@@ -71,20 +74,17 @@ impl Wire {
         Engine::open(&self.names, &self.pins, attach)
     }
 
-    /// An engine as a process of its own, once it is ready.
+    /// An engine as a process of its own, once it is ready: this test binary again, running
+    /// `engine_of_its_own` alone.
     pub fn engine_process(&self, does: &str) -> Child {
-        let tests = std::env::current_exe().unwrap();
-        let engine = tests.parent().unwrap().parent().unwrap().join("examples/engine");
-        let mut child = Command::new(&engine)
-            .arg(&self.prefix)
-            .arg(&self.pins)
-            .arg(does)
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["engine_of_its_own", "--exact", "--ignored", "--nocapture"])
+            .env(ENGINE_VARIABLE, format!("{} {} {does}", self.prefix, self.pins.display()))
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", engine.display()));
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().ends_with("ready")), "the engine did not start");
         child
     }
 
