@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::build::EPOCH;
 use crate::tool::{run, tool};
@@ -88,7 +89,7 @@ pub fn system_partition(
     let environment = small("grubenv", &environment())?;
     let slot_line = small("slot.cfg", slot_configuration(slot.command_line).as_bytes())?;
     for directory in ["EFI", "EFI/BOOT", "grub", "slot-a", "slot-b"] {
-        mtool("mmd", &partition).arg(format!("::/{directory}")).status_ok()?;
+        run(mtool("mmd", &partition).arg(format!("::/{directory}")))?;
     }
     let files: [(&Path, &str); 6] = [
         (&grub.efi, "EFI/BOOT/BOOTX64.EFI"),
@@ -99,7 +100,7 @@ pub fn system_partition(
         (&slot_line, "slot-a/slot.cfg"),
     ];
     for (source, path) in files {
-        mtool("mcopy", &partition).arg(source).arg(format!("::/{path}")).status_ok()?;
+        run(mtool("mcopy", &partition).arg(source).arg(format!("::/{path}")))?;
     }
     Ok(partition)
 }
@@ -118,20 +119,10 @@ fn environment() -> Vec<u8> {
 }
 
 /// mtools take the time of new files from SOURCE_DATE_EPOCH.
-fn mtool(name: &str, partition: &Path) -> std::process::Command {
+fn mtool(name: &str, partition: &Path) -> Command {
     let mut command = tool(name);
     command.env("SOURCE_DATE_EPOCH", EPOCH.to_string()).arg("-i").arg(partition);
     command
-}
-
-trait StatusOk {
-    fn status_ok(&mut self) -> anyhow::Result<()>;
-}
-
-impl StatusOk for std::process::Command {
-    fn status_ok(&mut self) -> anyhow::Result<()> {
-        run(self).map(drop)
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! else.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use anyhow::Context;
@@ -17,11 +18,18 @@ const MOUNT_POINTS: [&str; 6] = ["dev", "mnt", "newroot", "proc", "run", "sys"];
 /// Writes the compressed archive.
 pub fn write(init: &Path, version: &str, modules: &Files, output: &Path) -> anyhow::Result<()> {
     let init = fs::read(init).with_context(|| init.display().to_string())?;
+    let plain = output.with_extension("cpio");
+    fs::write(&plain, archive(&init, version, modules)?)?;
+    run(tool("zstd").args(["-q", "-f", "-12", "--rm", "-o"]).args([output, &plain]))?;
+    Ok(())
+}
+
+fn archive(init: &[u8], version: &str, modules: &Files) -> io::Result<Vec<u8>> {
     let mut archive = Archive::new(Vec::new(), EPOCH);
     for directory in MOUNT_POINTS {
         archive.directory(directory)?;
     }
-    archive.file("init", 0o755, &init)?;
+    archive.file("init", 0o755, init)?;
     let base = format!("lib/modules/{version}");
     let mut made = String::new();
     for (name, content) in &modules.0 {
@@ -29,10 +37,7 @@ pub fn write(init: &Path, version: &str, modules: &Files, output: &Path) -> anyh
         make_directories(&mut archive, &path, &mut made)?;
         archive.file(&path, 0o644, content)?;
     }
-    let plain = output.with_extension("cpio");
-    fs::write(&plain, archive.finish()?)?;
-    run(tool("zstd").args(["-q", "-f", "-12", "--rm", "-o"]).args([output, &plain]))?;
-    Ok(())
+    archive.finish()
 }
 
 /// The directories above `path` that `made`, the last file's directory, does not already imply. The
@@ -41,7 +46,7 @@ fn make_directories(
     archive: &mut Archive<Vec<u8>>,
     path: &str,
     made: &mut String,
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     let directory = path.rsplit_once('/').unwrap_or_default().0;
     for (end, _) in format!("{directory}/").match_indices('/') {
         let above = &directory[..end];
@@ -51,4 +56,44 @@ fn make_directories(
     }
     directory.clone_into(made);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_comes_after_the_directories_above_it() {
+        let modules = Files(
+            ["modules.dep", "kernel/fs/ext4/ext4.ko", "kernel/fs/mbcache.ko", "kernel/net/llc.ko"]
+                .map(|name| (name.to_owned(), name.as_bytes().to_vec()))
+                .into(),
+        );
+        let names = names(&archive(b"init", "6.12", &modules).unwrap());
+        for file in modules.0.keys().map(|name| format!("lib/modules/6.12/{name}")) {
+            let at = names.iter().position(|name| *name == file).unwrap();
+            for (end, _) in file.match_indices('/') {
+                assert!(names[..at].contains(&file[..end].to_owned()), "{file} in {names:?}");
+            }
+        }
+    }
+
+    /// Names of a newc archive's entries, in order.
+    fn names(mut archive: &[u8]) -> Vec<String> {
+        let mut names = Vec::new();
+        loop {
+            let field = |at: usize| {
+                let text = std::str::from_utf8(&archive[at..at + 8]).unwrap();
+                usize::from_str_radix(text, 16).unwrap()
+            };
+            let (size, name_size) = (field(54), field(94));
+            let name = String::from_utf8(archive[110..110 + name_size - 1].to_vec()).unwrap();
+            if name == "TRAILER!!!" {
+                return names;
+            }
+            names.push(name);
+            let content = (110 + name_size).next_multiple_of(4);
+            archive = &archive[(content + size).next_multiple_of(4)..];
+        }
+    }
 }
