@@ -57,10 +57,12 @@ struct {
 	PINNED;
 } half_open SEC(".maps");
 
-/* Held, taken and finished flows. Past its size a candidate stays on the bridge. */
+/* Held, taken and finished flows. Past its size a candidate stays on the bridge. A finished flow
+ * stays for 60 s, so the size bounds the flows taken a second; memory is used as entries come. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 262144);
 	__type(key, struct flow_key);
 	__type(value, struct flow);
 	PINNED;
@@ -69,7 +71,8 @@ struct {
 /* Which flow the engine's sockets of a tuple belong to. Past its size a flow is not taken. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 262144);
 	__type(key, struct tuple_key);
 	__type(value, struct flow_key);
 	PINNED;

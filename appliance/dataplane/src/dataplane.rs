@@ -64,7 +64,8 @@ impl Options {
 pub struct TableSizes {
     /// Handshakes watched; past it the oldest is forgotten and its flow stays on the bridge.
     pub half_open: u32,
-    /// Held, taken and finished flows; past it candidates stay on the bridge.
+    /// Held, taken and finished flows; past it candidates stay on the bridge. A finished one stays
+    /// for 60 s, so this bounds the flows taken a second; memory is used as entries come.
     pub flows: u32,
     /// Bytes of held packets on their way to user space, a power of two; past it they are dropped
     /// and TCP sends them again.
@@ -75,7 +76,7 @@ pub struct TableSizes {
 
 impl Default for TableSizes {
     fn default() -> Self {
-        Self { half_open: 65_536, flows: 65_536, ring: 16 << 20, held: 4096 }
+        Self { half_open: 65_536, flows: 262_144, ring: 16 << 20, held: 4096 }
     }
 }
 

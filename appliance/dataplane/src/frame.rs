@@ -310,3 +310,117 @@ fn fold(mut sum: u64) -> u16 {
     }
     sum as u16
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: u32 = u32::MAX - 1000; // the sequence wraps inside the tests
+
+    fn frame(at: u32, payload: &[u8], flags: u8) -> Frame {
+        let segment = Segment {
+            mac: [1; 12],
+            ttl: 64,
+            tos: 0,
+            from: "192.0.2.1:1000".parse().unwrap(),
+            to: "192.0.2.2:443".parse().unwrap(),
+            sequence: FIRST.wrapping_add(at),
+            acknowledged: 7,
+            flags: ACK | flags,
+            window: 100,
+            timestamps: Some((5, 6)),
+        };
+        let mut bytes = segment.frame().unwrap().bytes().to_vec();
+        bytes.extend(payload);
+        let total = (bytes.len() - ETHERNET) as u16;
+        bytes[ETHERNET + 2..ETHERNET + 4].copy_from_slice(&total.to_be_bytes());
+        let mut frame = Frame::dissect(&bytes, 0).unwrap();
+        frame.leave_checksum_to_kernel();
+        frame
+    }
+
+    #[test]
+    fn payload_is_put_in_order_whatever_the_order_of_arrival() {
+        let mut assembly = Assembly::new(FIRST);
+        let bytes: Vec<u8> = (0..3000u32).map(|i| (i / 7) as u8).collect();
+        for at in [2000, 500, 0, 1000] {
+            let end = (at + if at == 0 { 500 } else { 1000 }).min(3000);
+            assembly.push(frame(at as u32, &bytes[at..end], 0));
+        }
+        assert!(assembly.payload() == bytes);
+        assert_eq!(assembly.next_sequence(), FIRST.wrapping_add(3000));
+    }
+
+    #[test]
+    fn different_bytes_in_a_retransmission_are_not_kept() {
+        let mut assembly = Assembly::new(FIRST);
+        assembly.push(frame(0, b"judged", 0));
+        assembly.push(frame(0, b"decoy!", 0));
+        assembly.push(frame(3, b"xyz more", 0));
+        assert_eq!(assembly.payload(), b"judged more");
+        assert_eq!(assembly.frames().len(), 2);
+    }
+
+    #[test]
+    fn keep_alives_and_old_bytes_are_not_kept() {
+        let mut assembly = Assembly::new(FIRST);
+        assembly.push(frame(u32::MAX, b"x", 0));
+        assembly.push(frame(0, b"", 0));
+        assert!(assembly.frames().is_empty());
+    }
+
+    #[test]
+    fn a_fin_ends_the_assembly_and_stays_in_it() {
+        let mut assembly = Assembly::new(FIRST);
+        assembly.push(frame(0, b"all", FIN));
+        assert!(assembly.ended);
+        let (bytes, rest) = assembly.into_parts();
+        assert_eq!((bytes.as_slice(), rest.len()), (&b"all"[..], 1));
+    }
+
+    #[test]
+    fn frames_past_the_bound_are_not_kept() {
+        let mut assembly = Assembly::new(FIRST);
+        for at in 0..400 {
+            assembly.push(frame(100_000 + at * 1000, &[0; 1000], 0));
+        }
+        assert!(assembly.full);
+        assert!(assembly.weight <= Assembly::MAX_WEIGHT);
+    }
+
+    #[test]
+    fn whole_and_partial_checksums_hold_and_others_do_not() {
+        let partial = frame(0, b"abc", 0);
+        assert!(Frame::parse(partial.bytes(), 0).is_ok());
+        let mut whole = partial.bytes().to_vec();
+        let at = partial.transport;
+        whole[at + 16..at + 18].fill(0);
+        let checksum = !fold(partial.pseudo_header_sum() + sum(&whole[at..]));
+        whole[at + 16..at + 18].copy_from_slice(&checksum.to_be_bytes());
+        assert!(Frame::parse(&whole, 0).is_ok());
+        *whole.last_mut().unwrap() ^= 1;
+        assert_eq!(Frame::parse(&whole, 0).unwrap_err(), FrameError::Checksum);
+    }
+
+    #[test]
+    fn timestamps_are_found() {
+        assert_eq!(frame(0, b"abc", 0).timestamp(), Some(5));
+    }
+
+    #[test]
+    fn no_prefix_of_a_frame_panics() {
+        let whole = frame(0, b"abcdef", 0).bytes().to_vec();
+        for length in 0..whole.len() {
+            assert!(Frame::parse(&whole[..length], 0).is_err());
+        }
+        for at in 0..whole.len() {
+            for value in [0, 1, 0x0f, 0xf0, 0xff] {
+                let mut changed = whole.clone();
+                changed[at] = value;
+                if let Ok(frame) = Frame::parse(&changed, 1) {
+                    let _ = (frame.timestamp(), frame.payload());
+                }
+            }
+        }
+    }
+}

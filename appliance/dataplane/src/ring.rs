@@ -4,7 +4,7 @@
 //! decided, and removing finished flows' entries. Not for: judging. It waits for nothing but the
 //! kernel: a judge that does not keep up loses frames (counted), which TCP sends again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,6 +28,8 @@ use weir_policy::snapshot::Side;
 
 /// How long a tombstone stays after its last packet.
 const TOMBSTONE: Duration = Duration::from_secs(60);
+/// How long a held flow waits for a first packet that can be judged.
+const UNREAD: Duration = Duration::from_secs(5);
 /// Finished flows are looked after this often when no packet comes.
 const TICK_MILLISECONDS: u16 = 100;
 
@@ -44,6 +46,9 @@ pub struct RingThread {
     known: HashMap<(FlowKey, u64), Arc<Shared>>,
     /// Entries to remove, by the time they may go. As many as the flow table has, at most.
     graves: VecDeque<(Instant, FlowKey, u64, State)>,
+    /// Held flows none of whose packets could be judged yet, and until when they are waited for.
+    unread: HashSet<(FlowKey, u64)>,
+    unread_until: VecDeque<(Instant, FlowKey, u64)>,
     hasher: RandomState,
 }
 
@@ -67,6 +72,8 @@ impl RingThread {
             stop,
             known: HashMap::new(),
             graves: VecDeque::new(),
+            unread: HashSet::new(),
+            unread_until: VecDeque::new(),
             hasher: RandomState::new(),
         }
     }
@@ -110,6 +117,7 @@ impl RingThread {
             self.read_ring();
             self.read_finished();
             self.remove_tombstones();
+            self.give_back_unread();
         }
     }
 
@@ -159,16 +167,17 @@ impl RingThread {
                     FrameError::Checksum => Count::BadChecksum,
                     FrameError::NotTcp => Count::NotUnderstood,
                 });
-                // The entry stays held: the client's next packet is not the first any more, and is
-                // then released below as one of an unknown flow.
+                // A decoy (SPEC D15): the flow waits for a packet that the server would accept.
                 if known.is_none() && held.kind == HELD_FIRST {
-                    self.give_back_unread(held);
+                    self.wait_for_first(held);
                 }
                 return;
             }
         };
         match known {
-            None if held.kind == HELD_FIRST => self.first(held, frame),
+            None if held.kind == HELD_FIRST || self.unread.remove(&(held.key, held.id)) => {
+                self.first(held, frame);
+            }
             // Its flow was released: behind the frames that were sent then.
             None => {
                 links.counts.add(Count::ForwardedLate);
@@ -214,11 +223,31 @@ impl RingThread {
         }
     }
 
-    /// A first packet that cannot be judged: the server would not accept it either. The flow goes
-    /// back, and the client sends again what was lost.
-    fn give_back_unread(&self, held: &Held) {
+    fn wait_for_first(&mut self, held: &Held) {
+        if self.unread_until.len() >= self.held_limit {
+            self.give_back(&held.key, held.id);
+            return;
+        }
+        self.unread.insert((held.key, held.id));
+        self.unread_until.push_back((Instant::now() + UNREAD, held.key, held.id));
+    }
+
+    fn give_back_unread(&mut self) {
+        let now = Instant::now();
+        while let Some((until, key, id)) = self.unread_until.front().copied()
+            && until <= now
+        {
+            self.unread_until.pop_front();
+            if self.unread.remove(&(key, id)) {
+                self.give_back(&key, id);
+            }
+        }
+    }
+
+    /// Back to the bridge without sending anything: the client sends again what was lost.
+    fn give_back(&self, key: &FlowKey, id: u64) {
         for state in [State::Held, State::Releasing] {
-            match self.core.state.remove(&held.key, held.id, state) {
+            match self.core.state.remove(key, id, state) {
                 Ok(Swap::Found(_)) => {}
                 Ok(_) => return,
                 Err(error) => {
