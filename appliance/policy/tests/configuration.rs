@@ -42,7 +42,7 @@ fn whole_document_compiles_to_indices() {
     assert_eq!(private.domains_not_to_decrypt[0].domain, "bank.example");
     assert!(private.domains_not_to_decrypt[0].wildcard);
     assert_eq!(private.domains_not_to_decrypt[2].domain, "xn--bcher-kva.example");
-    assert_eq!(snapshot.filters[profile.filters[0]].origin, "user-data:48");
+    assert_eq!(snapshot.filters[profile.filters[0]].origin, "user-data:47");
 }
 
 #[test]

@@ -36,10 +36,12 @@ pub(super) fn read(file: &str, text: &str) -> Result<Node, LocatedError> {
             Event::SequenceEnd | Event::MappingEnd => (None, open.pop().map(Open::close)),
             Event::Scalar(value, style, _, tag) => {
                 let block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
+                // The parser gives a block the line of its first text: empty lines come before.
+                let empty = value.bytes().take_while(|byte| block && *byte == b'\n').count();
                 let scalar = Scalar {
                     text: Zeroizing::new(value.into_owned()),
                     plain: style == ScalarStyle::Plain,
-                    first_line: line.saturating_add(u32::from(block)),
+                    first_line: line.saturating_sub(u32::try_from(empty).unwrap_or(u32::MAX)),
                 };
                 (tag, Some(Node { line, content: Content::Scalar(scalar) }))
             }
@@ -130,4 +132,23 @@ fn is_text(tag: &Tag) -> bool {
 
 fn line(line: usize) -> u32 {
     u32::try_from(line).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first_line(text: &str) -> u32 {
+        let root = read("test", text).unwrap();
+        root.get("key").and_then(Node::scalar).unwrap().first_line
+    }
+
+    #[test]
+    fn block_text_begins_below_its_header() {
+        assert_eq!(first_line("key: |\n  one\n"), 2);
+        assert_eq!(first_line("\nkey: |- # note\n  one\n"), 3);
+        assert_eq!(first_line("key: |\n\n\n  one\n"), 2);
+        assert_eq!(first_line("key: >\n\n  one\n"), 2);
+        assert_eq!(first_line("key: 'one'\n"), 1);
+    }
 }
