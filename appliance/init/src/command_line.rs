@@ -65,7 +65,7 @@ impl Verity {
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(':');
         let (blocks, root_hash, salt) = (parts.next()?, parts.next()?, parts.next()?);
-        let hex = |s: &str| s.len() % 2 == 0 && s.bytes().all(|b| b.is_ascii_hexdigit());
+        let hex = |s: &str| s.len().is_multiple_of(2) && s.bytes().all(|b| b.is_ascii_hexdigit());
         let blocks = blocks.parse().ok().filter(|n| (1..1 << 40).contains(n))?;
         let right = parts.next().is_none()
             && root_hash.len() == 64

@@ -34,9 +34,7 @@ fn main() -> ExitCode {
     match arguments.next().as_deref() {
         Some("supervise") => told(supervise::lab::run(arguments)),
         // Children of PID 1: they say on the console what went wrong, as it would.
-        Some("management") => {
-            on_console("management", stage2::configure_management(arguments.next()))
-        }
+        Some("management") => on_console("management", stage2::configure_management(arguments)),
         Some("segment") => {
             let name = format!("segment {}", arguments.peek().map_or("", String::as_str));
             on_console(&name, stage2::create_segment(arguments))

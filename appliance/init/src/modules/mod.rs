@@ -93,9 +93,9 @@ pub fn answer_the_kernel(path: &str) -> io::Result<()> {
 }
 
 /// What the kernel's request runs: `PATH -q -- ALIAS...`. The exit code is all it looks at.
-pub fn answer(aliases: impl Iterator<Item = String>) -> Result<(), ModuleError> {
+pub fn answer(mut aliases: impl Iterator<Item = String>) -> Result<(), ModuleError> {
     let modules = Modules::of_running_kernel()?;
-    aliases.map(|alias| modules.load(&alias)).collect()
+    aliases.try_for_each(|alias| modules.load(&alias))
 }
 
 /// From every bus's devices; `uevent` and not `modalias`, which processors do not have.

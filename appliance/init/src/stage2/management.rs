@@ -1,30 +1,31 @@
-//! The management port: `weir-init management INTERFACE`, a child of PID 1, so that a runtime and
-//! a slow kernel are not PID 1's.
+//! The management port: `weir-init management PLAN RESOLV_CONF [INTERFACE]`, a child of PID 1, so
+//! that a runtime and a slow kernel are not PID 1's.
 //!
 //! For: loopback up, the first NIC renamed `mgmt` and up, static addresses, default gateway, name
 //! servers, all from the boot plan. Not for: DHCP. Fails with the first step that failed; the steps
 //! before it stay.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Context;
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use weir_api::init::{BootPlan, Management};
-use weir_api::paths;
 
 use super::ports::MANAGEMENT;
 
-/// Where the image's /etc/resolv.conf points to.
-const RESOLV_CONF: &str = "/run/resolv.conf";
-
-pub fn configure(interface: Option<String>) -> anyhow::Result<()> {
-    let plan: BootPlan = match std::fs::read(paths::BOOT_PLAN) {
-        Ok(bytes) => serde_json::from_slice(&bytes).context(paths::BOOT_PLAN)?,
+/// A plan that is missing is an empty one: the port comes up without an address.
+pub fn configure(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
+    let mut next =
+        || arguments.next().context("usage: weir-init management PLAN RESOLV_CONF [INTERFACE]");
+    let (plan, resolv) = (next()?, next()?);
+    let interface = arguments.next();
+    let plan: BootPlan = match std::fs::read(&plan) {
+        Ok(bytes) => serde_json::from_slice(&bytes).context(plan)?,
         Err(_) => BootPlan::default(),
     };
     if let Some(management) = &plan.management {
-        std::fs::write(RESOLV_CONF, resolv_conf(&management.name_servers)).context(RESOLV_CONF)?;
+        std::fs::write(&resolv, resolv_conf(&management.name_servers)).context(resolv)?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -66,11 +67,16 @@ async fn address(handle: &Handle, index: u32, management: &Management) -> anyhow
             .with_context(|| format!("address {text}"))?;
     }
     if let Some(gateway) = management.gateway {
-        let route = RouteMessageBuilder::<IpAddr>::new()
-            .gateway(gateway)
-            .with_context(|| format!("gateway {gateway}"))?
-            .output_interface(index)
-            .build();
+        let route = match gateway {
+            IpAddr::V4(gateway) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .gateway(gateway)
+                .output_interface(index)
+                .build(),
+            IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .gateway(gateway)
+                .output_interface(index)
+                .build(),
+        };
         handle.route().add(route).execute().await.with_context(|| format!("gateway {gateway}"))?;
     }
     Ok(())

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use caps::Capability;
+use weir_api::paths;
 use weir_policy::snapshot::SegmentId;
 
 use super::ports::Nic;
@@ -15,6 +16,8 @@ use crate::supervise::{Restart, Service, Stdio};
 pub const AGENT_USER: &str = "weir-agent";
 pub const ENGINE_USER: &str = "weir-engine";
 const CONSOLE_USER: &str = "weir-console";
+/// Where the image's /etc/resolv.conf points to.
+const RESOLV_CONF: &str = "/run/resolv.conf";
 const THIS_PROGRAM: &str = "/sbin/weir-init";
 
 /// Two sockets a session, ten thousand sessions, and room.
@@ -39,7 +42,7 @@ pub fn provision() -> Service {
 }
 
 pub fn management(nic: Option<&Nic>) -> Service {
-    let mut command = vec![THIS_PROGRAM, "management"];
+    let mut command = vec![THIS_PROGRAM, "management", paths::BOOT_PLAN, RESOLV_CONF];
     command.extend(nic.map(|nic| nic.name.as_str()));
     Service { time_limit: Some(30.0), ..service("management", &command, Restart::Never) }
 }

@@ -356,7 +356,8 @@ impl Supervisor {
 
     fn tell(&mut self, index: usize, notice: Option<Notice>) {
         let (Some(supervised), Some(notice)) = (self.services.get(index), notice) else { return };
-        if supervised.service.announced() {
+        // That a service without READY=1 runs is known to nobody, only that it ended.
+        if supervised.service.notifies || notice != Notice::Running {
             (self.announce)(&format!("{} {notice}", supervised.service.name));
         }
     }

@@ -31,7 +31,8 @@ pub struct Service {
     #[serde(default = "yes")]
     pub no_new_privileges: bool,
     pub restart: Restart,
-    /// Says READY=1 on its NOTIFY_SOCKET; its changes are then announced to the operator.
+    /// Says READY=1 on its NOTIFY_SOCKET when it serves; that is then announced to the operator,
+    /// as its failures are in any case.
     #[serde(default)]
     pub notifies: bool,
     /// Killed and restarted when it says WATCHDOG=1 less often, seconds.
@@ -99,11 +100,6 @@ impl Service {
     /// The period for WATCHDOG_USEC.
     pub fn watchdog(&self) -> Option<Duration> {
         self.watchdog.map(seconds)
-    }
-
-    /// Whether the operator hears of its changes: of those that say when they are ready.
-    pub fn announced(&self) -> bool {
-        self.notifies || self.restart == Restart::Session
     }
 }
 
