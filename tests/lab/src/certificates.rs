@@ -36,7 +36,7 @@ pub struct Certificates {
     pub public: Identity,
     pub bank: Identity,
     pub self_signed: Identity,
-    /// Server inspection: Weir has these keys too.
+    /// Server inspection: Weir has these keys too. Both RSA: a server proxy has one kind of key.
     pub shop: Identity,
     pub wholesale: Identity,
     /// What curl trusts: both CAs.
@@ -58,7 +58,7 @@ impl Certificates {
         let public = maker.server("public", p256, &["public.example"], &public_ca)?;
         let bank = maker.server("bank", p256, &["bank.example"], &public_ca)?;
         let shop = maker.server("shop", rsa, &["shop.example", "*.shop.example"], &public_ca)?;
-        let wholesale = maker.server("wholesale", p256, &["wholesale.example"], &public_ca)?;
+        let wholesale = maker.server("wholesale", rsa, &["wholesale.example"], &public_ca)?;
         let self_signed = maker.self_signed("selfsigned", "selfsigned.example")?;
         let client_trust = directory.join("client-trust.pem");
         let both = public_ca.certificate_pem()? + &signing_ca.certificate_pem()?;

@@ -20,9 +20,12 @@ use crate::wire::Wire;
 /// How long the console may take to show what happened.
 const SHOWN: Duration = Duration::from_secs(20);
 
+/// One of the six: fails with what was expected and what was seen.
+type Check<W> = fn(&mut Bench<W>, &mut Evidence) -> Result<()>;
+
 /// Runs all six and prints their verdicts.
 pub fn all<W: Wire>(bench: &mut Bench<W>, report: &mut Report) {
-    let checks: [(&str, fn(&mut Bench<W>, &mut Evidence) -> Result<()>); 6] = [
+    let checks: [(&str, Check<W>); 6] = [
         (
             "a benign download of 20 MB is decrypted and inspected, and arrives whole",
             benign_download,
@@ -64,7 +67,7 @@ pub fn attack_blocked<W: Wire>(bench: &mut Bench<W>, evidence: &mut Evidence) ->
     let before = bench.ends.access_log()?.len();
     let attack = Fetch::new("public.example", "/?file=../../etc/passwd").run(&bench.ends)?;
     show(evidence, &attack);
-    evidence.line(format!("curl: exit {}, {}", attack.exit, attack.messages));
+    evidence.line(attack.end());
     ensure!(attack.exit != 0 && attack.status == 0, "the attack got an answer: {}", attack.status);
     ensure_signed_by_weir(&attack)?;
     let row = row_on_console(bench, evidence, "show events", &client_port(&attack))?;
@@ -104,7 +107,7 @@ pub fn do_not_decrypt<W: Wire>(bench: &mut Bench<W>, evidence: &mut Evidence) ->
 pub fn untrusted_server<W: Wire>(bench: &mut Bench<W>, evidence: &mut Evidence) -> Result<()> {
     let refused = Fetch::new("selfsigned.example", "/").run(&bench.ends)?;
     show(evidence, &refused);
-    evidence.line(format!("curl: exit {}, {}", refused.exit, refused.messages));
+    evidence.line(refused.end());
     ensure!(refused.exit == 60, "curl must refuse the certificate (exit 60)");
     let accepted = Fetch::new("selfsigned.example", "/").trust_anybody().run(&bench.ends)?;
     show(evidence, &accepted);

@@ -43,7 +43,7 @@ pub struct Fetched {
     pub port: u16,
     /// PEM, the server's own certificate first; empty where no handshake finished.
     pub chain: String,
-    /// curl's own messages.
+    /// curl's own messages; with `-v`, what it did.
     pub messages: String,
     pub body: PathBuf,
 }
@@ -128,6 +128,13 @@ fn shown_write_out() -> String {
 }
 
 impl Fetched {
+    /// How curl ended, in its own words.
+    pub fn end(&self) -> String {
+        let why =
+            self.messages.lines().find(|line| line.starts_with("curl: ")).unwrap_or("curl: -");
+        format!("exit {}, {why}", self.exit)
+    }
+
     /// The certificate the client was shown.
     pub fn certificate(&self) -> Result<Seen> {
         ensure!(

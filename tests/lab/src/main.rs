@@ -1,10 +1,13 @@
 //! `weir-lab`: the demo, on either wire.
 
+use std::io::Read as _;
+use std::os::fd::IntoRawFd as _;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use weir_lab::bench::Bench;
 use weir_lab::report::Report;
 use weir_lab::wire::Wire;
@@ -111,19 +114,33 @@ fn stay<W: Wire>(bench: &mut Bench<W>) -> Result<()> {
     bench.wire.attach().context("attaching this terminal")
 }
 
-/// SIGINT and SIGTERM end this program's processes and namespaces too.
+/// SIGINT and SIGTERM end this program's processes and namespaces too. By a handler, not by a
+/// blocked mask: children would inherit that.
 fn end_cleanly_by_signal() -> Result<()> {
-    let mut signals = SigSet::empty();
+    let (reader, writer) = nix::unistd::pipe()?;
+    SIGNALLED.store(writer.into_raw_fd(), Ordering::Relaxed);
+    let action =
+        SigAction::new(SigHandler::Handler(on_signal), SaFlags::SA_RESTART, SigSet::empty());
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
+        // SAFETY: the handler only loads an atomic and calls write(2), both async-signal-safe.
+        unsafe { sigaction(signal, &action) }?;
     }
-    signals.thread_block()?;
     std::thread::spawn(move || {
-        if let Ok(signal) = signals.wait() {
+        let mut signal = [0];
+        if std::fs::File::from(reader).read_exact(&mut signal).is_ok() {
             process::kill_all();
             weir_lab::run::remove_own();
-            std::process::exit(128 + signal as i32);
+            std::process::exit(128 + i32::from(signal[0]));
         }
     });
     Ok(())
+}
+
+/// The writing end of the pipe that [`on_signal`] writes to; open for the program's life.
+static SIGNALLED: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn on_signal(signal: i32) {
+    let number = [u8::try_from(signal).unwrap_or(0)];
+    // SAFETY: the descriptor is never closed; write(2) reads one byte of a live array.
+    unsafe { libc::write(SIGNALLED.load(Ordering::Relaxed), number.as_ptr().cast(), 1) };
 }

@@ -118,7 +118,7 @@ fn judge(ends: &Ends, evidence: &mut Evidence, fetches: &[(Fetched, Seen)]) -> R
         });
     }
     for (fetched, _) in fetches.iter().filter(|(_, seen)| *seen == Seen::Failed) {
-        evidence.line(format!("curl: exit {}, {}", fetched.exit, fetched.messages));
+        evidence.line(fetched.end());
     }
     let failed = series.iter().filter(|seen| **seen == Seen::Failed).count();
     ensure!(failed <= 1, "{failed} connections failed; only the one open at the kill may");
