@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use crate::weir_provisioning::Provisioned;
 use sha_crypt::{PasswordHashRef, PasswordVerifier, ShaCrypt};
 use weir_api::console::Role;
 use weir_policy::SecretBytes;
+use weir_provisioning::Provisioned;
 
 /// Failures in a row before an answer is delayed.
 const FREE_FAILURES: u32 = 3;
@@ -31,15 +31,16 @@ pub struct Account {
 pub struct Accounts(Vec<Account>);
 
 impl Accounts {
-    pub fn new(accounts: Vec<Account>) -> Self {
-        Self(accounts)
-    }
-
     /// Those provisioned users that have a password.
     pub fn provisioned(provisioned: &Provisioned) -> Self {
         let accounts = provisioned.users.iter().filter_map(|user| {
             let hash = user.hash.clone()?;
-            Some(Account { name: user.name.clone(), hash, role: Role::Administrator })
+            let role = match user.role {
+                weir_provisioning::Role::Operator => Role::Operator,
+                weir_provisioning::Role::Administrator => Role::Administrator,
+                weir_provisioning::Role::Superuser => Role::Superuser,
+            };
+            Some(Account { name: user.name.clone(), hash, role })
         });
         Self(accounts.collect())
     }
@@ -102,7 +103,7 @@ mod tests {
     const SHA256: &str = "$5$weirsalt$Qmb6LbCtbv60zV6O.dQL4I6V0nmE4FMynieMqWEe2D8";
 
     fn accounts(hash: &str) -> Accounts {
-        Accounts::new(vec![Account {
+        Accounts(vec![Account {
             name: "admin".into(),
             hash: SecretBytes::new(hash.into()),
             role: Role::Administrator,

@@ -9,7 +9,6 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::weir_provisioning::Provisioned;
 use weir_api::paths;
 use weir_inspect::rules::{RuleSet, RuleText};
 use weir_policy::layers::{Layer, Syntax};
@@ -17,6 +16,7 @@ use weir_policy::located::MAX_TEXT;
 use weir_policy::material::{Files, Material, Rules};
 use weir_policy::snapshot::{CertifiedKey, Segment, Snapshot};
 use weir_policy::{Configuration, LocatedError};
+use weir_provisioning::{Provisioned, Weir};
 
 use crate::accounts::Accounts;
 
@@ -90,12 +90,13 @@ impl Sources {
         }
         let mut layers: Vec<Layer<'_>> =
             texts.iter().map(|(name, text)| layer(name, text)).collect();
-        if let Some(text) = provisioned.and_then(|one| one.weir.as_ref()) {
-            layers.push(text.layer());
-        }
+        let provisioned = provisioned.and_then(|one| one.weir.as_ref()).map(Weir::layer);
+        layers.extend(provisioned);
 
         let material = Material { files: &Disk, certificates: &weir_pki::Pki, rules: &Honoured };
-        let configuration = Configuration::load(&layers, material)?;
+        let configuration = Configuration::load(&layers, material).map_err(|errors| {
+            errors.into_iter().map(|error| in_section(error, &layers)).collect::<Vec<_>>()
+        })?;
         check_profiles(&configuration.compile(0, None))?;
         Ok(configuration)
     }
@@ -131,6 +132,18 @@ fn layer<'a>(name: &'a str, text: &'a str) -> Layer<'a> {
     }
     let sectioned = text.lines().any(|line| line.starts_with("weir:"));
     Layer { name, syntax: Syntax::Yaml, text, section: sectioned.then_some("weir") }
+}
+
+/// Names keys as they stand in the whole text: below `weir` in user-data.
+fn in_section(mut error: LocatedError, layers: &[Layer<'_>]) -> LocatedError {
+    let layer = layers.iter().find(|layer| layer.name == error.file);
+    if let Some(section) = layer.and_then(|layer| layer.section)
+        && !error.key.is_empty()
+        && error.key != section
+    {
+        error.key = format!("{section}.{}", error.key);
+    }
+    error
 }
 
 /// Files that a configuration names, bounded.

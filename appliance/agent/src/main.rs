@@ -7,8 +7,6 @@
 //! leaves nothing behind but an error message; the appliance goes on bridging.
 #![forbid(unsafe_code)]
 
-mod interim_provisioning;
-use interim_provisioning as weir_provisioning;
 mod accounts;
 mod authority;
 mod configuration;

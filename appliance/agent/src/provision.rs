@@ -10,12 +10,12 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::weir_provisioning::Provisioned;
 use clap::Args;
 use nix::unistd::{User, chown};
 use serde::Serialize;
-use weir_api::init::{BootPlan, PlannedSegment};
+use weir_api::init::{BootPlan, Management, PlannedSegment};
 use weir_policy::snapshot::Segment;
+use weir_provisioning::Provisioned;
 use zeroize::Zeroizing;
 
 use crate::configuration::Sources;
@@ -69,12 +69,12 @@ pub fn provision(options: &Options) -> ExitCode {
 
 /// The messages of a success.
 fn apply(options: &Options, places: &Places) -> Result<Vec<String>, Refused> {
-    let seed = crate::weir_provisioning::find_seed(options.seed.as_deref())
+    let seed = weir_provisioning::find_seed(options.seed.as_deref())
         .map_err(|error| Refused(vec![format!("datasource: {error}")]))?;
     let Some(seed) = seed else {
         return Ok(vec!["no NoCloud datasource (label cidata): built-in settings hold".into()]);
     };
-    let provisioned = crate::weir_provisioning::parse(&seed)
+    let provisioned = weir_provisioning::parse(&seed)
         .map_err(|errors| Refused(errors.iter().map(ToString::to_string).collect()))?;
     let sources = Sources::new(&options.configuration, Path::new(""));
     let segments = sources
@@ -83,14 +83,18 @@ fn apply(options: &Options, places: &Places) -> Result<Vec<String>, Refused> {
     places.leave(&boot_plan(&provisioned, &segments), &provisioned)?;
     let mut messages: Vec<String> =
         provisioned.warnings.iter().map(|warning| format!("warning: {warning}")).collect();
-    messages.push("provisioned from the NoCloud datasource".into());
+    messages.push(format!("provisioned from {}", seed.origin));
     Ok(messages)
 }
 
 fn boot_plan(provisioned: &Provisioned, segments: &[Segment]) -> BootPlan {
     BootPlan {
         hostname: provisioned.hostname.clone(),
-        management: provisioned.management.clone(),
+        management: provisioned.management.as_ref().map(|management| Management {
+            addresses: management.addresses.iter().map(ToString::to_string).collect(),
+            gateway: management.gateway,
+            name_servers: management.name_servers.clone(),
+        }),
         segments: segments
             .iter()
             .map(|segment| PlannedSegment {
