@@ -114,21 +114,14 @@ impl Wire {
         (client, server)
     }
 
-    /// `ip netns exec` in the client's or server's namespace.
+    /// Runs a shell command in the client's or server's namespace; what it prints.
     pub fn run(&self, namespace: &Path, command: &str) -> String {
-        let output = Command::new("ip")
-            .args(["netns", "exec"])
-            .arg(namespace.file_name().unwrap())
-            .args(["sh", "-c", command])
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "{command}: {}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).unwrap()
+        execute(namespace, &["sh", "-c", command])
+    }
+
+    /// Runs a Python script there.
+    pub fn python(&self, namespace: &Path, script: &str, arguments: &[&str]) -> String {
+        execute(namespace, &[&["python3", "-c", script], arguments].concat())
     }
 
     /// Sends a datagram each way and opens a TCP connection, between the two ends' addresses.
@@ -180,6 +173,22 @@ pub fn noise(length: usize) -> Vec<u8> {
             (state >> 56) as u8
         })
         .collect()
+}
+
+fn execute(namespace: &Path, command: &[&str]) -> String {
+    let output = Command::new("ip")
+        .args(["netns", "exec"])
+        .arg(namespace.file_name().unwrap())
+        .args(command)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{command:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn bracket(address: &str) -> String {
