@@ -58,26 +58,45 @@ pub fn data(warnings: &mut Warnings) {
     }
 }
 
-/// Each service's own places. /run/weir is written by init and agent: sticky, so that neither
-/// removes what is the other's.
+/// A directory that a service needs.
+struct Place {
+    path: &'static str,
+    mode: u32,
+    owner: Owner,
+}
+
+enum Owner {
+    Root,
+    /// A user and its group.
+    User(&'static str),
+    /// root, and this group.
+    Group(&'static str),
+}
+
+/// Each service's own places.
+const PLACES: [Place; 7] = [
+    Place { path: "/run/netns", mode: 0o755, owner: Owner::Root },
+    // journald's files are read by the group they inherit.
+    Place { path: "/run/log", mode: 0o755, owner: Owner::Root },
+    Place { path: "/run/log/journal", mode: 0o2755, owner: Owner::Group("systemd-journal") },
+    // Written by init and agent: sticky, so that neither removes what is the other's.
+    Place { path: "/run/weir", mode: 0o1775, owner: Owner::Group(services::AGENT_USER) },
+    Place { path: "/run/weir/agent", mode: 0o700, owner: Owner::User(services::AGENT_USER) },
+    Place { path: "/data/agent", mode: 0o700, owner: Owner::User(services::AGENT_USER) },
+    Place { path: "/sys/fs/bpf/weir", mode: 0o700, owner: Owner::User(services::ENGINE_USER) },
+];
+
 pub fn directories(accounts: &Accounts, warnings: &mut Warnings) {
-    for (path, owner, mode) in [
-        ("/run/netns", None, 0o755),
-        ("/run/weir", Some((services::AGENT_USER, false)), 0o1775),
-        ("/run/weir/agent", Some((services::AGENT_USER, true)), 0o700),
-        ("/data/agent", Some((services::AGENT_USER, true)), 0o700),
-        ("/sys/fs/bpf/weir", Some((services::ENGINE_USER, true)), 0o700),
-    ] {
-        let made = make(Path::new(path), mode).and_then(|()| match owner {
-            Some((user, whole)) => match accounts.user(user) {
-                Some(account) => {
-                    let uid = whole.then_some(account.uid.as_raw());
-                    chown(path, uid, Some(account.gid.as_raw()))
-                }
-                None => Ok(()),
-            },
-            None => Ok(()),
-        });
+    for Place { path, mode, owner } in PLACES {
+        let (uid, gid) = match owner {
+            Owner::Root => (None, None),
+            Owner::User(name) => accounts
+                .user(name)
+                .map_or((None, None), |account| (Some(account.uid), Some(account.gid))),
+            Owner::Group(name) => (None, accounts.group(name)),
+        };
+        let made = make(Path::new(path), mode)
+            .and_then(|()| chown(path, uid.map(|uid| uid.as_raw()), gid.map(|gid| gid.as_raw())));
         if let Err(error) = made {
             warnings.add(format!("{path}: {error}"));
         }
