@@ -42,3 +42,8 @@ pub fn suggestion<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -
         .map(|(_, name)| format!("; did you mean {name:?}?"))
         .unwrap_or_default()
 }
+
+/// What was written, shortened: a value that is far too long may be something else, a key even.
+pub(crate) fn shown(text: &str) -> String {
+    if text.chars().count() > 80 { "a long text".to_owned() } else { format!("{text:?}") }
+}

@@ -12,7 +12,7 @@ use figment::{Figment, Metadata, Profile, Provider};
 use serde::de::DeserializeOwned;
 use zeroize::Zeroize;
 
-use crate::error::{LocatedError, suggestion};
+use crate::error::{LocatedError, shown, suggestion};
 use crate::located::{self, Content, Node, Resolved};
 
 /// Reporting stops past this number of errors.
@@ -41,7 +41,8 @@ pub(crate) type Path = Vec<String>;
 
 /// The merged layers.
 pub(crate) struct Merged {
-    /// Holds private keys where they are inline: wiped by `drop`.
+    /// Holds private keys where they are inline: wiped by `drop`. The copies that figment makes while
+    /// it merges are freed without that.
     value: Value,
     pub(crate) places: Places,
 }
@@ -333,8 +334,8 @@ fn wipe(value: &mut Value) {
     }
 }
 
-/// serde's error in the operator's words. Texts are never repeated: one may be a private key that
-/// stands in the wrong place.
+/// serde's error in the operator's words. Long texts are never repeated: one may be a private key
+/// that stands in the wrong place.
 fn say(kind: &Kind) -> String {
     match kind {
         Kind::Message(message) => message.clone(),
@@ -353,7 +354,8 @@ fn say(kind: &Kind) -> String {
             format!("has {length} items; {expected} is expected")
         }
         Kind::UnknownVariant(found, known) => format!(
-            "is {found:?}; one of {} is expected{}",
+            "is {}; one of {} is expected{}",
+            shown(found),
             known.join(", "),
             suggestion(found, known.iter().copied())
         ),

@@ -28,6 +28,22 @@ fn wrong_documents_are_refused_with_file_line_and_remedy() {
 }
 
 #[test]
+fn key_in_a_wrong_place_is_not_repeated() {
+    let key = "SECRET".repeat(30);
+    for text in [
+        format!("weir: {{ trust-stores: [ {{ name: x, certificates: [ {key} ] }} ] }}"),
+        format!("weir: {{ profiles: [ {{ name: x, filters: [ {key} ] }} ] }}"),
+        format!("weir: {{ segments: [ {{ id: 1, layer-2-fallback: {key} }} ] }}"),
+        format!("weir: {{ segments: [ {{ id: {key} }} ] }}"),
+        format!("weir: {{ segments: [ {{ id: 1, name: {key} }} ] }}"),
+    ] {
+        for message in messages(errors(&text)) {
+            assert!(!message.contains("SECRET"), "{message}");
+        }
+    }
+}
+
+#[test]
 fn errors_are_bounded() {
     let text = format!("weir:\n  segments:\n{}", "    - { id: x }\n".repeat(500));
     assert_eq!(errors(&text).len(), weir_policy::layers::MAX_ERRORS);

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::{Configuration, DEFAULT_TRUST_STORE, MAX_DOMAINS, MAX_SEGMENTS};
 use crate::document::{DecryptionPolicySection, Document, FilterSection, Text, TrustStoreSection};
-use crate::error::{LocatedError, suggestion};
+use crate::error::{LocatedError, shown, suggestion};
 use crate::layers::{MAX_ERRORS, Path, Places, child};
 use crate::material::Material;
 use crate::snapshot::{
@@ -138,7 +138,7 @@ impl<'a> Check<'a> {
             known => format!("configured: {}", listed(known)),
         };
         let suggestion = suggestion(written, names.known.iter().copied());
-        self.error(path, format!("there is no {kind} {written:?} ({known}){suggestion}"));
+        self.error(path, format!("there is no {kind} {} ({known}){suggestion}", shown(written)));
         0
     }
 
@@ -158,7 +158,7 @@ impl<'a> Check<'a> {
     fn file(&mut self, path: &[String], name: &str) -> Option<Zeroizing<Vec<u8>>> {
         if !name.starts_with('/') {
             let message =
-                format!("is {name:?}, which is not an absolute path like /etc/weir/x.pem");
+                format!("is {}, which is not an absolute path like /etc/weir/x.pem", shown(name));
             self.error(path, message);
             return None;
         }

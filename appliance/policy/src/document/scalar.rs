@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 use zeroize::Zeroizing;
 
+use crate::error::shown;
 use crate::snapshot::{DomainPattern, PortRange};
 
 /// Any text; wiped when dropped, not printed, since it may be a private key.
@@ -183,11 +184,6 @@ fn domain(text: &str) -> Result<DomainPattern, String> {
         return wrong("which is not a valid domain name");
     }
     Ok(DomainPattern { domain: ascii, wildcard })
-}
-
-/// What was written, shortened: a value that is far too long may be something else, a key even.
-fn shown(text: &str) -> String {
-    if text.chars().count() > 80 { "a long text".to_owned() } else { format!("{text:?}") }
 }
 
 /// YAML writes `443` as a number and `8440-8449` as a text.
