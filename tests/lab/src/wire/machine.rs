@@ -31,7 +31,6 @@ const BOOT: Duration = Duration::from_secs(180);
 const COMMAND: Duration = Duration::from_secs(60);
 /// The line init prints when every service was started.
 const READY: &str = "weir: ready";
-const PROMPT: &str = "{}";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Firmware {
@@ -94,13 +93,17 @@ impl Machine {
         // brings another.
         let deadline = Instant::now() + COMMAND;
         while self.serial.expect(&["ogin:"], Duration::from_secs(5)).is_err() {
-            ensure!(Instant::now() < deadline, "no login prompt on the serial console");
+            ensure!(
+                Instant::now() < deadline,
+                "no login prompt on the serial console; it printed:\n{}",
+                self.serial.seen()
+            );
             self.serial.send("\r")?;
         }
         self.serial.send(&format!("{}\r", seed::USER))?;
         self.serial.expect(&["assword:"], COMMAND)?;
         self.serial.send(&format!("{}\r", seed::PASSWORD))?;
-        self.serial.settle(PROMPT, COMMAND)?;
+        self.serial.settle(|text| prompt(text).is_some(), COMMAND)?;
         Ok(())
     }
 
@@ -140,7 +143,7 @@ impl Machine {
 impl Wire for Machine {
     fn console(&mut self, command: &str) -> Result<String> {
         self.serial.send(&format!("{command}\r"))?;
-        let text = self.serial.settle(PROMPT, COMMAND)?;
+        let text = self.serial.settle(|text| prompt(text).is_some(), COMMAND)?;
         Ok(answer(&text, command))
     }
 
@@ -163,12 +166,25 @@ impl Wire for Machine {
     }
 }
 
+/// Where the last prompt stands in `text`: at the start of a line, a name and braces. The line
+/// before it ended: a prompt that the echo paints again is none. What init says of services may
+/// follow it.
+fn prompt(text: &str) -> Option<usize> {
+    let starts = text.match_indices('\n').map(|(at, _)| at + 1);
+    starts.filter(|&at| is_prompt(text.get(at..).unwrap_or_default())).last()
+}
+
+fn is_prompt(line: &str) -> bool {
+    line.split_once("{}").is_some_and(|(name, _)| !name.is_empty() && !name.contains([' ', '\n']))
+}
+
 /// What stands between the echo of `command` and the next prompt.
 fn answer(text: &str, command: &str) -> String {
-    let after = text.rfind(command).map_or(text, |at| &text[at + command.len()..]);
-    let lines: Vec<&str> = after.trim_end().lines().collect();
-    let answer = lines.split_last().map_or(&[] as &[&str], |(_, answer)| answer);
-    answer.join("\n").trim_matches('\n').to_owned() + "\n"
+    let before = text.get(..prompt(text).unwrap_or(text.len())).unwrap_or_default();
+    // The echo may paint its line several times, but it is one line.
+    let after = before.split_once(command).map_or(before, |(_, after)| after);
+    let answer = after.split_once('\n').map_or("", |(_, answer)| answer);
+    answer.trim_matches('\n').to_owned() + "\n"
 }
 
 /// `dist/weir.qcow2`, or what `WEIR_IMAGE` names.
@@ -258,7 +274,15 @@ mod tests {
 
     #[test]
     fn repainted_prompts_of_the_echo_are_left_out() {
-        let text = "weir-lab{} sweir-lab{} show eventsweir-lab{} show events\nnone\n\nweir-lab{}";
+        let text = "weir-lab{} sweir-lab{} show eventsweir-lab{} show events\nnone\n\nweir-lab{} ";
         assert_eq!(answer(text, "show events"), "none\n");
+    }
+
+    #[test]
+    fn what_init_says_after_the_prompt_does_not_hide_it() {
+        let text =
+            "debug engine kill\nkilled\nweir-lab{} weir: engine down\nweir: engine running\n";
+        assert_eq!(answer(text, "debug engine kill"), "killed\n");
+        assert_eq!(prompt("show log\nweir: engine {} down\n"), None);
     }
 }

@@ -90,20 +90,20 @@ impl Serial {
         }
     }
 
-    /// Waits until the line is quiet and its unread text ends with `end`; that text, which is then
-    /// read.
-    pub fn settle(&mut self, end: &str, limit: Duration) -> Result<String> {
+    /// Waits until the line is quiet and `whole` says that its unread text is; that text, which is
+    /// then read.
+    pub fn settle(&mut self, whole: impl Fn(&str) -> bool, limit: Duration) -> Result<String> {
         let deadline = Instant::now() + limit;
         loop {
             let came = self.pump()?;
-            if !came && self.unread().trim_end().ends_with(end) {
+            if !came && whole(self.unread()) {
                 let text = self.unread().to_owned();
                 self.from = self.text.text.len();
                 return Ok(text);
             }
             if Instant::now() > deadline {
                 bail!(
-                    "waited {} s for the prompt {end:?}; the serial console's end:\n{}\nall of it: {}",
+                    "waited {} s for a prompt; the serial console's end:\n{}\nall of it: {}",
                     limit.as_secs(),
                     last_lines(&self.text.text, 15),
                     self.log_path.display()
@@ -237,7 +237,10 @@ mod tests {
         let limit = Duration::from_secs(5);
         assert_eq!(serial.expect(&["panic", "login:"], limit).unwrap(), 1);
         machine.write_all(b"\r\nwelcome\r\nhost{} ").unwrap();
-        assert_eq!(serial.settle("host{}", limit).unwrap().trim(), "welcome\nhost{}");
+        assert_eq!(
+            serial.settle(|text| text.contains("{}"), limit).unwrap().trim(),
+            "welcome\nhost{}"
+        );
         assert!(serial.expect(&["more"], Duration::from_millis(300)).is_err());
     }
 }
