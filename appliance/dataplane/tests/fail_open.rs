@@ -1,4 +1,5 @@
 //! What happens to flows when the engine dies, hangs, comes back, or is told to fall back.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod wire;
 

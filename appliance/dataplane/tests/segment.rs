@@ -1,4 +1,5 @@
 //! A segment made through rtnetlink is a wire.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod wire;
 

@@ -1,4 +1,5 @@
 //! Flows taken over in mid-flight, released and blocked, as both ends see them.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod wire;
 
