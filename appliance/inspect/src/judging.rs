@@ -48,8 +48,8 @@ impl Judging {
             seen: BitSet::new(rules.conditions()),
         };
         Self {
-            streams: [scope(&rules.stream), scope(&rules.stream)],
-            messages: [scope(&rules.message), scope(&rules.message)],
+            streams: rules.stream.each_ref().map(scope),
+            messages: rules.message.each_ref().map(scope),
             fired: BitSet::new(rules.len()),
         }
     }
@@ -63,9 +63,9 @@ impl Judging {
         alerts: &mut AlertSink<'_>,
     ) -> Result<(), Hit> {
         let scope = &mut self.streams[direction.index()];
-        let mut judge = Judge::new(rules, direction, &mut scope.seen, alerts);
+        let mut judge = Judge::new(rules, &mut scope.seen, alerts);
         judge.fired = Some(&mut self.fired);
-        let stopped = rules.stream.scan(&mut scope.cursor, bytes, &mut judge);
+        let stopped = rules.stream[direction.index()].scan(&mut scope.cursor, bytes, &mut judge);
         judge.verdict(stopped)
     }
 
@@ -83,9 +83,9 @@ impl Judging {
     ) -> Result<(), Hit> {
         let scope = &mut self.messages[direction.index()];
         scope.seen.clear();
-        scope.cursor = rules.message.start();
+        scope.cursor = rules.message[direction.index()].start();
         if let Some(request) = request {
-            let mut judge = Judge::new(rules, direction, &mut scope.seen, alerts);
+            let mut judge = Judge::new(rules, &mut scope.seen, alerts);
             judge.touched = Some(rules.without_positive_contents.clone());
             let buffers = [
                 (&rules.uri, &request.uri),
@@ -116,8 +116,8 @@ impl Judging {
         alerts: &mut AlertSink<'_>,
     ) -> Result<(), Hit> {
         let scope = &mut self.messages[direction.index()];
-        let mut judge = Judge::new(rules, direction, &mut scope.seen, alerts);
-        let stopped = rules.message.scan(&mut scope.cursor, bytes, &mut judge);
+        let mut judge = Judge::new(rules, &mut scope.seen, alerts);
+        let stopped = rules.message[direction.index()].scan(&mut scope.cursor, bytes, &mut judge);
         judge.verdict(stopped)
     }
 }
@@ -125,7 +125,6 @@ impl Judging {
 /// Visits the matches of one scan.
 struct Judge<'a, 's> {
     rules: &'a RuleSet,
-    direction: Direction,
     seen: &'a mut BitSet,
     alerts: &'a mut AlertSink<'s>,
     /// Rules that fire once a session.
@@ -136,13 +135,8 @@ struct Judge<'a, 's> {
 }
 
 impl<'a, 's> Judge<'a, 's> {
-    fn new(
-        rules: &'a RuleSet,
-        direction: Direction,
-        seen: &'a mut BitSet,
-        alerts: &'a mut AlertSink<'s>,
-    ) -> Self {
-        Self { rules, direction, seen, alerts, fired: None, touched: None, dropped: None }
+    fn new(rules: &'a RuleSet, seen: &'a mut BitSet, alerts: &'a mut AlertSink<'s>) -> Self {
+        Self { rules, seen, alerts, fired: None, touched: None, dropped: None }
     }
 
     fn fire_if_complete(&mut self, index: u32) {
@@ -171,9 +165,8 @@ impl<'a, 's> Judge<'a, 's> {
 
 impl Visitor for Judge<'_, '_> {
     fn found(&mut self, found: Use) {
-        let Some(rule) = self.rules.rule(found.rule) else { return };
         // A content seen before completes nothing.
-        if !rule.applies(self.direction) || !self.seen.insert(found.condition) {
+        if !self.seen.insert(found.condition) {
             return;
         }
         match &mut self.touched {

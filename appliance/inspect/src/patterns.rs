@@ -5,7 +5,7 @@
 //! numbers ([`Cursor`]), whatever the patterns' lengths. Not for: what a match means, which is
 //! `judging`'s. Fails only when it is built, by patterns that are too many for the automaton.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, iter::Enumerate, slice::Iter};
 
 use aho_corasick::{
     Anchored, BuildError, MatchError, MatchKind, StartKind,
@@ -42,10 +42,12 @@ pub(crate) trait Visitor {
 }
 
 /// The contents of all rules for one buffer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct PatternSet {
     exact: Option<Machine>,
     nocase: Option<Machine>,
+    /// Bytes that leave the start of one of the automata.
+    begins: [bool; 256],
 }
 
 /// Where a search in one stream stands.
@@ -57,10 +59,13 @@ pub(crate) struct Cursor {
 
 impl PatternSet {
     pub(crate) fn build(contents: &[(&[u8], bool, Use)]) -> Result<Self, AutomatonError> {
-        Ok(Self {
-            exact: Machine::build(contents, false)?,
-            nocase: Machine::build(contents, true)?,
-        })
+        let exact = Machine::build(contents, false)?;
+        let nocase = Machine::build(contents, true)?;
+        let mut begins = [false; 256];
+        for (byte, begins) in (0..=u8::MAX).zip(&mut begins) {
+            *begins = [&exact, &nocase].into_iter().flatten().any(|machine| machine.begins(byte));
+        }
+        Ok(Self { exact, nocase, begins })
     }
 
     /// A cursor before the first byte of a stream.
@@ -76,11 +81,12 @@ impl PatternSet {
         bytes: &[u8],
         visitor: &mut impl Visitor,
     ) -> Option<usize> {
+        let begins = &self.begins;
         match (&self.exact, &self.nocase) {
             (None, None) => None,
-            (Some(machine), None) => scan_one(machine, &mut cursor.exact, bytes, visitor),
-            (None, Some(machine)) => scan_one(machine, &mut cursor.nocase, bytes, visitor),
-            (Some(exact), Some(nocase)) => scan_both(exact, nocase, cursor, bytes, visitor),
+            (Some(one), None) => scan_one(one, &mut cursor.exact, begins, bytes, visitor),
+            (None, Some(one)) => scan_one(one, &mut cursor.nocase, begins, bytes, visitor),
+            (Some(exact), Some(nocase)) => scan_both(exact, nocase, cursor, begins, bytes, visitor),
         }
     }
 }
@@ -143,21 +149,27 @@ impl Machine {
         };
         Ok(Some(Self { automaton, start, uses }))
     }
+
+    fn begins(&self, byte: u8) -> bool {
+        let next = match &self.automaton {
+            Kind::Dfa(dfa) => dfa.next_state(Anchored::No, self.start, byte),
+            Kind::Nfa(nfa) => nfa.next_state(Anchored::No, self.start, byte),
+        };
+        next != self.start
+    }
 }
 
 fn scan_one(
     machine: &Machine,
     state: &mut StateID,
+    begins: &[bool; 256],
     bytes: &[u8],
     visitor: &mut impl Visitor,
 ) -> Option<usize> {
+    let (uses, start) = (machine.uses.as_slice(), machine.start);
     match &machine.automaton {
-        Kind::Dfa(automaton) => {
-            step_one((automaton, machine.uses.as_slice()), state, bytes, visitor)
-        }
-        Kind::Nfa(automaton) => {
-            step_one((automaton, machine.uses.as_slice()), state, bytes, visitor)
-        }
+        Kind::Dfa(a) => step_one((a, uses, start), state, begins, bytes, visitor),
+        Kind::Nfa(a) => step_one((a, uses, start), state, begins, bytes, visitor),
     }
 }
 
@@ -165,30 +177,43 @@ fn scan_both(
     exact: &Machine,
     nocase: &Machine,
     cursor: &mut Cursor,
+    begins: &[bool; 256],
     bytes: &[u8],
     visitor: &mut impl Visitor,
 ) -> Option<usize> {
-    let (e, n) = (exact.uses.as_slice(), nocase.uses.as_slice());
+    let (e, es) = (exact.uses.as_slice(), exact.start);
+    let (n, ns) = (nocase.uses.as_slice(), nocase.start);
     match (&exact.automaton, &nocase.automaton) {
-        (Kind::Dfa(a), Kind::Dfa(b)) => step_both((a, e), (b, n), cursor, bytes, visitor),
-        (Kind::Dfa(a), Kind::Nfa(b)) => step_both((a, e), (b, n), cursor, bytes, visitor),
-        (Kind::Nfa(a), Kind::Dfa(b)) => step_both((a, e), (b, n), cursor, bytes, visitor),
-        (Kind::Nfa(a), Kind::Nfa(b)) => step_both((a, e), (b, n), cursor, bytes, visitor),
+        (Kind::Dfa(a), Kind::Dfa(b)) => {
+            step_both((a, e, es), (b, n, ns), cursor, begins, bytes, visitor)
+        }
+        (Kind::Dfa(a), Kind::Nfa(b)) => {
+            step_both((a, e, es), (b, n, ns), cursor, begins, bytes, visitor)
+        }
+        (Kind::Nfa(a), Kind::Dfa(b)) => {
+            step_both((a, e, es), (b, n, ns), cursor, begins, bytes, visitor)
+        }
+        (Kind::Nfa(a), Kind::Nfa(b)) => {
+            step_both((a, e, es), (b, n, ns), cursor, begins, bytes, visitor)
+        }
     }
 }
 
-/// An automaton with the uses of its patterns.
-type Stepped<'a, A> = (&'a A, &'a [Vec<Use>]);
+/// An automaton with the uses of its patterns and its start.
+type Stepped<'a, A> = (&'a A, &'a [Vec<Use>], StateID);
 
 fn step_one<A: Automaton>(
     machine: Stepped<'_, A>,
     state: &mut StateID,
+    begins: &[bool; 256],
     bytes: &[u8],
     visitor: &mut impl Visitor,
 ) -> Option<usize> {
+    let start = machine.2;
     let mut current = *state;
     let mut stopped = None;
-    for (index, byte) in bytes.iter().enumerate() {
+    let mut rest = bytes.iter().enumerate();
+    while let Some((index, byte)) = next(&mut rest, current == start, begins) {
         current = machine.0.next_state(Anchored::No, current, *byte);
         if machine.0.is_special(current) && machine.0.is_match(current) {
             report(machine, current, visitor);
@@ -206,12 +231,17 @@ fn step_both<A: Automaton, B: Automaton>(
     exact: Stepped<'_, A>,
     nocase: Stepped<'_, B>,
     cursor: &mut Cursor,
+    begins: &[bool; 256],
     bytes: &[u8],
     visitor: &mut impl Visitor,
 ) -> Option<usize> {
+    let start = (exact.2, nocase.2);
     let mut current = *cursor;
     let mut stopped = None;
-    for (index, byte) in bytes.iter().enumerate() {
+    let mut rest = bytes.iter().enumerate();
+    while let Some((index, byte)) =
+        next(&mut rest, (current.exact, current.nocase) == start, begins)
+    {
         current.exact = exact.0.next_state(Anchored::No, current.exact, *byte);
         current.nocase = nocase.0.next_state(Anchored::No, current.nocase, *byte);
         if exact.0.is_special(current.exact) || nocase.0.is_special(current.nocase) {
@@ -231,8 +261,22 @@ fn step_both<A: Automaton, B: Automaton>(
     stopped
 }
 
+/// The next byte to step on. At the start, bytes that lead nowhere are passed over: many times
+/// faster on what matches nothing.
+fn next<'b>(
+    rest: &mut Enumerate<Iter<'b, u8>>,
+    at_start: bool,
+    begins: &[bool; 256],
+) -> Option<(usize, &'b u8)> {
+    if at_start { rest.find(|(_, byte)| begins[usize::from(**byte)]) } else { rest.next() }
+}
+
 /// Tells the visitor of every pattern that ends in a state.
-fn report<A: Automaton>((automaton, uses): Stepped<'_, A>, state: StateID, to: &mut impl Visitor) {
+fn report<A: Automaton>(
+    (automaton, uses, _): Stepped<'_, A>,
+    state: StateID,
+    to: &mut impl Visitor,
+) {
     for index in 0..automaton.match_len(state) {
         let pattern = automaton.match_pattern(state, index);
         for found in uses.get(pattern.as_usize()).into_iter().flatten() {

@@ -117,3 +117,36 @@ fn what_cannot_be_honoured_soundly_is_refused() {
     let zero = refused("drop tcp any any -> any any (content:\"a\"; sid:0;)");
     assert!(zero.contains("`sid` cannot be `0`"), "{zero}");
 }
+
+#[test]
+fn large_rule_set_matches_as_a_small_one() {
+    use weir_inspect::{Direction, Dropped, Service, Session};
+    // Far past what fits the small automaton, of both kinds.
+    let text: String = (1..=4000)
+        .map(|sid| {
+            let nocase = if sid % 2 == 0 { "nocase;" } else { "" };
+            format!(
+                "drop tcp any any -> any any (content:\"needle-{sid:05}-x\"; {nocase} sid:{sid};)\n"
+            )
+        })
+        .collect();
+    let rules = std::sync::Arc::new(parse(&text).unwrap());
+    for (bytes, expected) in [
+        ("hay needle-03999-x hay", Some(3999)),
+        ("hay NEEDLE-03999-X hay", None),
+        ("hay NEEDLE-04000-X hay", Some(4000)),
+        ("hay needle-04001-x hay", None),
+    ] {
+        let mut session = Session::new(std::sync::Arc::clone(&rules), Service::Other);
+        let (mut forward, mut alerts) = (Vec::new(), Vec::new());
+        let verdict = bytes.as_bytes().chunks(3).try_for_each(|read| {
+            session.inspect(Direction::ToClient, read, &mut forward, &mut alerts)
+        });
+        let sid = match verdict {
+            Err(Dropped::Filter(alert)) => Some(alert.sid),
+            other => other.map(|()| None).unwrap(),
+        };
+        assert_eq!(sid, expected, "{bytes}");
+        assert_eq!(forward.len(), if expected.is_some() { 17 } else { bytes.len() });
+    }
+}

@@ -19,15 +19,16 @@ use crate::{
 pub const MAX_CONTENTS: usize = 65_536;
 
 /// Rules, ready to match. Immutable; shared by all sessions of a policy's generation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RuleSet {
     rules: Vec<Rule>,
     /// Contents of all rules.
     conditions: usize,
     /// `http` rules all of whose contents are negated: every request's head completes them, unless.
     pub(crate) without_positive_contents: Vec<u32>,
-    pub(crate) stream: PatternSet,
-    pub(crate) message: PatternSet,
+    /// By direction, as the next: a byte costs nothing for rules of the other one.
+    pub(crate) stream: [PatternSet; 2],
+    pub(crate) message: [PatternSet; 2],
     pub(crate) uri: PatternSet,
     pub(crate) method: PatternSet,
     pub(crate) host: PatternSet,
@@ -163,22 +164,29 @@ impl RuleSet {
                 condition += 1;
             }
         }
-        let build = |buffer: Buffer| {
+        let build = |buffer: Buffer, direction: Direction| {
+            let of_rule = |found: &Use| rules.get(found.rule as usize);
             let of_buffer: Vec<_> = patterns
                 .iter()
-                .filter(|(of, ..)| *of == buffer)
+                .filter(|(of, _, _, found)| {
+                    *of == buffer
+                        && of_rule(found).is_some_and(|rule: &Rule| rule.applies(direction))
+                })
                 .map(|(_, pattern, nocase, found)| (*pattern, *nocase, *found))
                 .collect();
             PatternSet::build(&of_buffer)
         };
+        let both = |buffer: Buffer| -> Result<[PatternSet; 2], AutomatonError> {
+            Ok([build(buffer, Direction::ToServer)?, build(buffer, Direction::ToClient)?])
+        };
         Ok(Self {
             conditions: patterns.len(),
             without_positive_contents,
-            stream: build(Buffer::Stream)?,
-            message: build(Buffer::Message)?,
-            uri: build(Buffer::Uri)?,
-            method: build(Buffer::Method)?,
-            host: build(Buffer::Host)?,
+            stream: both(Buffer::Stream)?,
+            message: both(Buffer::Message)?,
+            uri: build(Buffer::Uri, Direction::ToServer)?,
+            method: build(Buffer::Method, Direction::ToServer)?,
+            host: build(Buffer::Host, Direction::ToServer)?,
             rules,
         })
     }
