@@ -5,12 +5,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Milliseconds a full console is waited for, each time it is full.
+/// Milliseconds a full console is waited for, each time it is full, and until it is empty.
 const PATIENCE: u16 = 300;
 
 /// Says `weir: <line>`. Opened anew each time: lines are few, and a login may hang terminals up.
@@ -18,7 +19,8 @@ pub fn say(line: &str) {
     // The line begins at the left edge even where a login is editing its own.
     let text = format!("\rweir: {line}\r\n");
     for console in consoles() {
-        write(console, text.as_bytes());
+        write(&console, text.as_bytes());
+        drain(&console);
     }
 }
 
@@ -41,7 +43,7 @@ fn consoles() -> Vec<File> {
     if opened.is_empty() { open("/dev/console").into_iter().collect() } else { opened }
 }
 
-fn write(mut console: File, mut bytes: &[u8]) {
+fn write(mut console: &File, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match console.write(bytes) {
             Ok(0) => return,
@@ -55,5 +57,20 @@ fn write(mut console: File, mut bytes: &[u8]) {
             }
             Err(_) => return,
         }
+    }
+}
+
+/// Waits until the line is out: a login that ends hangs its terminal up, and what is still queued
+/// there is thrown away.
+fn drain(console: &File) {
+    for _ in 0..PATIENCE / 10 {
+        let mut queued: libc::c_int = 0;
+        // SAFETY: TIOCOUTQ writes an integer to the pointer, which is to a local. nix has only
+        // tcdrain, which waits without a bound.
+        let asked = unsafe { libc::ioctl(console.as_raw_fd(), libc::TIOCOUTQ, &mut queued) };
+        if asked < 0 || queued == 0 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -33,7 +33,8 @@ const SETTINGS: [(&str, &str); 20] = [
 
 pub fn apply() {
     for (name, value) in SETTINGS {
-        if let Err(error) = std::fs::write(format!("/proc/sys/{name}"), value) {
+        // printk_devkmsg takes nothing without the end of line.
+        if let Err(error) = std::fs::write(format!("/proc/sys/{name}"), format!("{value}\n")) {
             tracing::info!(name, value, %error, "setting not made");
         }
     }

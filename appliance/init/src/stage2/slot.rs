@@ -24,8 +24,9 @@ const LENGTH: usize = 1024;
 const SIGNATURE: &str = "# GRUB Environment Block\n";
 
 pub fn mark_good() {
-    if let Err(error) = mark() {
-        tracing::warn!(error = format!("{error:#}"), "slot not marked good");
+    match mark() {
+        Ok(()) => tracing::info!("slot marked good"),
+        Err(error) => tracing::warn!(error = format!("{error:#}"), "slot not marked good"),
     }
 }
 
