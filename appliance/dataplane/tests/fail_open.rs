@@ -91,6 +91,32 @@ fn held_flow_goes_on_when_the_engine_is_killed() {
     says(&mut client, &mut server);
 }
 
+/// What the engine's process needs; init gives it no more.
+const CAPABILITIES: &str = "+bpf,+perfmon,+net_admin,+net_raw,+sys_admin";
+
+#[test]
+fn an_engine_of_its_own_user_needs_few_capabilities() {
+    let wire = Wire::new();
+    // As init does: a bpf file system, and a directory of the engine's user in it.
+    wire.mount_pins();
+    std::os::unix::fs::chown(&wire.pins, Some(65534), Some(65534)).unwrap();
+    let inheritable = format!("--inh-caps=-all,{CAPABILITIES}");
+    let ambient = format!("--ambient-caps=-all,{CAPABILITIES}");
+    let bounding = format!("--bounding-set=-all,{CAPABILITIES}");
+    let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let mut engine = wire.engine_process_under(
+        &[&user[..], &[&inheritable, &ambient, &bounding]].concat(),
+        "take-over",
+    );
+    let listener = wire.listen();
+    let (mut client, mut server) = wire.pair(&listener);
+    says(&mut client, &mut server);
+    signal(&engine, Signal::SIGKILL);
+    engine.wait().unwrap();
+    // It was taken over, or it would live on.
+    assert_eq!(client.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
 #[test]
 fn stopped_engine_holds_no_new_flow() {
     let wire = Wire::new();

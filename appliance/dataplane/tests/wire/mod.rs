@@ -69,6 +69,13 @@ impl Wire {
         wire
     }
 
+    /// Mounts the file system that an engine with few rights cannot mount.
+    pub fn mount_pins(&self) {
+        std::fs::create_dir_all(&self.pins).unwrap();
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("bpf"), &self.pins, Some("bpf"), flags, None::<&str>).unwrap();
+    }
+
     /// An engine inside this process.
     pub fn engine(&self, attach: Attach) -> (Engine, HeldFlows) {
         Engine::open(&self.names, &self.pins, attach)
@@ -77,7 +84,21 @@ impl Wire {
     /// An engine as a process of its own, once it is ready: this test binary again, running
     /// `engine_of_its_own` alone.
     pub fn engine_process(&self, does: &str) -> Child {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        self.engine_process_under(&[], does)
+    }
+
+    /// As above, run by a command like `setpriv`.
+    pub fn engine_process_under(&self, wrapper: &[&str], does: &str) -> Child {
+        let own = std::env::current_exe().unwrap();
+        let mut command = match wrapper {
+            [] => Command::new(own),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(own);
+                command
+            }
+        };
+        let mut child = command
             .args(["engine_of_its_own", "--exact", "--ignored", "--nocapture"])
             .env(ENGINE_VARIABLE, format!("{} {} {does}", self.prefix, self.pins.display()))
             .stdout(Stdio::piped())
