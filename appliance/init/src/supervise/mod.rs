@@ -14,6 +14,7 @@ pub mod clock;
 mod control;
 pub mod lab;
 mod lifecycle;
+mod notice;
 mod notify;
 mod service;
 mod spawn;
@@ -33,7 +34,8 @@ use weir_api::init::{FromInit, ServiceStatus, ToInit};
 use account::Accounts;
 use clock::{Lived, LivedClock};
 pub use control::Control;
-use lifecycle::{Action, Lifecycle, Notice};
+use lifecycle::{Action, Lifecycle};
+use notice::{Exit, Notice};
 use notify::{Message, Notify};
 pub use service::{Restart, Service, Stdio};
 
@@ -177,7 +179,7 @@ impl Supervisor {
     }
 
     /// Whether the one-shot `name` has ended; `None` while it has not or is not known.
-    pub fn ended(&self, name: &str) -> Option<&lifecycle::Exit> {
+    pub fn ended(&self, name: &str) -> Option<&Exit> {
         self.services
             .iter()
             .find(|s| s.service.name == name && s.lifecycle.is_done())
@@ -221,7 +223,7 @@ impl Supervisor {
             }
             Err(error) => {
                 tracing::error!(service = name, %error, "not started");
-                supervised.lifecycle.ended(now, lifecycle::Exit::NotStarted(error.to_string()))
+                supervised.lifecycle.ended(now, Exit::NotStarted(error.to_string()))
             }
         };
         self.tell(index, notice);
@@ -292,7 +294,7 @@ impl Supervisor {
                 }
                 Ok(status) => status,
             };
-            let Some((pid, exit)) = lifecycle::Exit::of(status) else { continue };
+            let Some((pid, exit)) = Exit::of(status) else { continue };
             let Some(index) = self.services.iter().position(|s| s.pid == Some(pid)) else {
                 tracing::debug!(pid = pid.as_raw(), %exit, "adopted child reaped");
                 continue;
