@@ -13,8 +13,9 @@ use tokio::sync::mpsc;
 use weir_policy::Candidate;
 use weir_policy::snapshot::{SegmentId, Side};
 
+use crate::assembly::Assembly;
 use crate::core::{Core, Count, Disposition, Finished, SegmentLinks, Shared, SharedState};
-use crate::frame::{ACK, Assembly, Frame, RST, Segment};
+use crate::frame::{ACK, Frame, RST, Segment};
 use crate::layout::{End, Flow, FlowKey, Held as HeldRecord, State};
 use crate::state::Swap;
 

@@ -9,6 +9,7 @@
 pub mod namespace;
 pub mod segment;
 
+mod assembly;
 mod core;
 mod dataplane;
 mod frame;

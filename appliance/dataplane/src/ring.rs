@@ -137,16 +137,15 @@ impl RingThread {
 
     fn read_ring(&mut self) {
         // A record is copied out before it is handled: the ring's room is free again at once.
-        while let Some((held, frame)) = self
-            .ring
-            .next()
-            .and_then(|record| read_held(&record).map(|(held, frame)| (held, frame.to_vec())))
-        {
-            self.record(&held, &frame);
+        while let Some((held, frame)) = self.ring.next().and_then(|record| {
+            let (held, frame) = read_held(&record)?;
+            Some((held, Frame::parse(frame, held.gso_size)))
+        }) {
+            self.record(&held, frame);
         }
     }
 
-    fn record(&mut self, held: &Held, bytes: &[u8]) {
+    fn record(&mut self, held: &Held, frame: Result<Frame, FrameError>) {
         let known = self.known.get(&(held.key, held.id)).cloned();
         if matches!(held.kind, HELD_SERVER_SPOKE | HELD_SERVER_ENDED) {
             if let Some(shared) = known {
@@ -160,7 +159,7 @@ impl RingThread {
         }
         let core = Arc::clone(&self.core);
         let Some(links) = core.segments.get(&held.key.segment) else { return };
-        let frame = match Frame::parse(bytes, held.gso_size) {
+        let frame = match frame {
             Ok(frame) => frame,
             Err(error) => {
                 links.counts.add(match error {
@@ -186,11 +185,11 @@ impl RingThread {
             Some(shared) => {
                 let mut state = shared.lock();
                 match state.disposition {
-                    Disposition::Held if state.weight + bytes.len() > Shared::MAX_INBOX => {
+                    Disposition::Held if state.weight + frame.bytes().len() > Shared::MAX_INBOX => {
                         links.counts.add(Count::QueueFull);
                     }
                     Disposition::Held => {
-                        state.weight += bytes.len();
+                        state.weight += frame.bytes().len();
                         state.inbox.push(frame);
                         drop(state);
                         shared.arrived.notify_one();

@@ -130,7 +130,7 @@ pub fn create(names: &Names, id: SegmentId, interfaces: [&str; 2]) -> Result<(),
         namespace::make(path)
             .map_err(|error| SegmentError::Namespace { path: path.clone(), error })?;
     }
-    in_namespace(&wire, || settle_wire_namespace(names))??;
+    in_namespace(&wire, settle_wire_namespace)??;
     // A thread of its own starts in the caller's namespace and has no runtime yet.
     std::thread::scope(|scope| {
         let moving = scope
@@ -146,7 +146,7 @@ pub fn create(names: &Names, id: SegmentId, interfaces: [&str; 2]) -> Result<(),
 }
 
 /// What holds for the whole wire namespace: it speaks no IP of its own.
-fn settle_wire_namespace(names: &Names) -> Result<(), SegmentError> {
+fn settle_wire_namespace() -> Result<(), SegmentError> {
     for setting in ["net/ipv6/conf/all/disable_ipv6", "net/ipv6/conf/default/disable_ipv6"] {
         sysctl_if_present(setting, "1")?;
     }
@@ -154,7 +154,6 @@ fn settle_wire_namespace(names: &Names) -> Result<(), SegmentError> {
     for table in ["iptables", "ip6tables", "arptables"] {
         sysctl_if_present(&format!("net/bridge/bridge-nf-call-{table}"), "0")?;
     }
-    let _ = names;
     netlink(async |handle| set(&handle, "lo", by_name(&handle, "lo").await?.up()).await)
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use socket2::{SockRef, Socket};
 use tokio::net::TcpStream;
 
+use crate::assembly::Assembly;
 use crate::core::{Core, Count, Disposition, Finished, SegmentLinks};
 use crate::frame::{ACK, Segment};
 use crate::held::{HeldFlow, TakeOverError};
@@ -156,7 +157,7 @@ impl HeldFlow {
         speak(client).map_err(TakeOverError::Client)?;
         speak(server).map_err(TakeOverError::Server)?;
         let acknowledgements = self.acknowledgements();
-        let assembly = std::mem::replace(&mut self.assembly, crate::frame::Assembly::new(0));
+        let assembly = std::mem::replace(&mut self.assembly, Assembly::new(0));
         let (received, rest) = assembly.into_parts();
         if let Some(links) = self.links() {
             self.prime(links, &acknowledgements);

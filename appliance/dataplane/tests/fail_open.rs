@@ -173,6 +173,19 @@ fn clsact_programs_outlive_the_engine_and_are_replaced() {
 }
 
 #[test]
+fn pins_of_interfaces_that_are_gone_are_replaced() {
+    let old = Wire::new();
+    drop(old.engine(Attach::Auto));
+    old.remove_namespaces();
+    let mut wire = Wire::new();
+    wire.pins.clone_from(&old.pins);
+    let (engine, held) = wire.engine(Attach::Auto);
+    let _judge = judge_all(held, 1, Does::TakeOver);
+    talks(&wire, &wire.listen());
+    engine.wait_for("flow_taken_over", 1);
+}
+
+#[test]
 fn forced_fallback_leaves_new_flows_and_keeps_taken_ones() {
     let wire = Wire::new();
     let (engine, held) = wire.engine(Attach::Auto);

@@ -7,20 +7,23 @@ use std::process::Command;
 
 use wire::Wire;
 
-/// Sends a frame from the client and waits for it at the server, with Python's packet sockets.
+/// Sends a frame from the client and waits for it at the server, with Python's packet sockets (several
+/// times: the first may meet a port that is just coming up).
 fn crosses(wire: &Wire, destination: &str, ethernet_type: &str) -> bool {
     let receiver = format!(
         "import socket\n\
          s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))\n\
-         s.bind(('e0', 3)); s.settimeout(3)\n\
+         s.bind(('e0', 3)); s.settimeout(5)\n\
          print('ready', flush=True)\n\
          want = bytes.fromhex('{destination}')\n\
          while True:\n  if s.recv(2000)[:6] == want: print('seen', flush=True); break\n"
     );
     let sender = format!(
-        "import socket\n\
+        "import socket, time\n\
          s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind(('e0', 0))\n\
-         s.send(bytes.fromhex('{destination}' + '02aa00000001' + '{ethernet_type}') + bytes(60))\n"
+         for _ in range(5):\n  \
+         s.send(bytes.fromhex('{destination}' + '02aa00000001' + '{ethernet_type}') + bytes(60))\n  \
+         time.sleep(0.2)\n"
     );
     let mut receiver = Command::new("ip")
         .args(["netns", "exec", &wire.name("server"), "python3", "-c", &receiver])

@@ -69,6 +69,15 @@ impl Wire {
         wire
     }
 
+    /// Takes the wire away and leaves the pins.
+    pub fn remove_namespaces(&self) {
+        for name in ["yard", "client", "server", "engine-1", "wire"] {
+            if self.names.netns_directory.join(self.name(name)).exists() {
+                ip(&format!("netns del {}", self.name(name)));
+            }
+        }
+    }
+
     /// Mounts the file system that an engine with few rights cannot mount.
     pub fn mount_pins(&self) {
         std::fs::create_dir_all(&self.pins).unwrap();
@@ -175,9 +184,7 @@ impl Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        for name in ["yard", "client", "server", "engine-1", "wire"] {
-            let _ = Command::new("ip").args(["netns", "del", &self.name(name)]).status();
-        }
+        self.remove_namespaces();
         if self.pins.exists() {
             let _ = nix::mount::umount2(&self.pins, nix::mount::MntFlags::MNT_DETACH);
             let _ = std::fs::remove_dir(&self.pins);

@@ -1,0 +1,166 @@
+//! A held flow's frames, and the client's bytes in them put in order.
+//!
+//! For: reassembly of what a client sent before its flow was judged. Not for: anything after that;
+//! TCP itself takes over there. Past its bounds it keeps nothing more and says that it is full.
+
+use crate::frame::{FIN, Frame, RST, SYN};
+
+/// The client's frames while its flow is held, and its bytes put in order.
+#[derive(Debug)]
+pub struct Assembly {
+    /// Sequence number of the client's first byte.
+    first: u32,
+    bytes: Vec<u8>,
+    frames: Vec<Frame>,
+    /// Bytes of all frames kept.
+    weight: usize,
+    /// A FIN, RST or SYN of the client came.
+    pub ended: bool,
+    /// More than the bounds came: nothing more is taken.
+    pub full: bool,
+}
+
+impl Assembly {
+    /// Most payload put together: a whole ClientHello of 64 KiB with its record headers. Past it
+    /// the assembly is full and the caller decides with what there is.
+    pub const MAX_PAYLOAD: usize = 80 * 1024;
+    /// Most bytes of frames kept, out of order ones included. Past it a frame is dropped; the
+    /// client sends it again.
+    pub const MAX_WEIGHT: usize = 256 * 1024;
+
+    pub fn new(first: u32) -> Self {
+        Self { first, bytes: vec![], frames: vec![], weight: 0, ended: false, full: false }
+    }
+
+    /// Takes a frame in. What adds nothing (a retransmission, whatever bytes it has) is dropped, as
+    /// the wire might have dropped it: what was judged first is what is sent on.
+    pub fn push(&mut self, frame: Frame) {
+        let (start, end) = self.place(&frame);
+        let ends = frame.flags & (FIN | RST | SYN) != 0;
+        // A sequence number below the first is a distance of over 2^31.
+        let behind = start > u32::MAX as usize / 2 || end <= self.bytes.len();
+        if !ends && (behind || frame.payload().is_empty()) {
+            return;
+        }
+        if self.weight + frame.bytes().len() > Self::MAX_WEIGHT {
+            self.full = true;
+            return;
+        }
+        self.ended |= ends;
+        self.weight += frame.bytes().len();
+        self.frames.push(frame);
+        self.advance();
+    }
+
+    /// The client's bytes, contiguous from its first.
+    pub fn payload(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub fn frames(&self) -> &[Frame] {
+        &self.frames
+    }
+
+    /// The sequence number after the contiguous bytes.
+    pub fn next_sequence(&self) -> u32 {
+        self.first.wrapping_add(self.bytes.len() as u32)
+    }
+
+    /// Takes bytes and frames out: the bytes, and the frames that still say something to a socket
+    /// that has the bytes.
+    pub fn into_parts(self) -> (Vec<u8>, Vec<Frame>) {
+        let length = self.bytes.len();
+        let first = self.first;
+        let mut frames = self.frames;
+        frames.retain(|frame| {
+            let start = frame.sequence.wrapping_sub(first) as usize;
+            frame.flags & (FIN | RST | SYN) != 0 || start + frame.payload().len() > length
+        });
+        (self.bytes, frames)
+    }
+
+    fn place(&self, frame: &Frame) -> (usize, usize) {
+        let start = frame.sequence.wrapping_sub(self.first) as usize;
+        (start, start.saturating_add(frame.payload().len()))
+    }
+
+    fn advance(&mut self) {
+        // At most as many rounds as frames: each round that finds nothing ends it.
+        for _ in 0..self.frames.len() {
+            let length = self.bytes.len();
+            let Some(new) = self.frames.iter().find_map(|frame| {
+                let (start, end) = self.place(frame);
+                (start <= length && end > length)
+                    .then(|| frame.payload().get(length - start..).unwrap_or_default().to_vec())
+            }) else {
+                return;
+            };
+            self.bytes.extend(new);
+            if self.bytes.len() > Self::MAX_PAYLOAD {
+                self.full = true;
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::client_frame;
+
+    const FIRST: u32 = u32::MAX - 1000; // the sequence wraps inside the tests
+
+    fn frame(at: u32, payload: &[u8], flags: u8) -> Frame {
+        client_frame(FIRST, at, payload, flags)
+    }
+
+    #[test]
+    fn payload_is_put_in_order_whatever_the_order_of_arrival() {
+        let mut assembly = Assembly::new(FIRST);
+        let bytes: Vec<u8> = (0..3000u32).map(|i| (i / 7) as u8).collect();
+        for at in [2000, 500, 0, 1000] {
+            let end = (at + if at == 0 { 500 } else { 1000 }).min(3000);
+            assembly.push(frame(at as u32, &bytes[at..end], 0));
+        }
+        assert!(assembly.payload() == bytes);
+        assert_eq!(assembly.next_sequence(), FIRST.wrapping_add(3000));
+    }
+
+    #[test]
+    fn different_bytes_in_a_retransmission_are_not_kept() {
+        let mut assembly = Assembly::new(FIRST);
+        assembly.push(frame(0, b"judged", 0));
+        assembly.push(frame(0, b"decoy!", 0));
+        assembly.push(frame(3, b"xyz more", 0));
+        assert_eq!(assembly.payload(), b"judged more");
+        assert_eq!(assembly.frames().len(), 2);
+    }
+
+    #[test]
+    fn keep_alives_and_old_bytes_are_not_kept() {
+        let mut assembly = Assembly::new(FIRST);
+        assembly.push(frame(u32::MAX, b"x", 0));
+        assembly.push(frame(0, b"", 0));
+        assert!(assembly.frames().is_empty());
+    }
+
+    #[test]
+    fn a_fin_ends_the_assembly_and_stays_in_it() {
+        let mut assembly = Assembly::new(FIRST);
+        assembly.push(frame(0, b"all", FIN));
+        assert!(assembly.ended);
+        let (bytes, rest) = assembly.into_parts();
+        assert_eq!((bytes.as_slice(), rest.len()), (&b"all"[..], 1));
+    }
+
+    #[test]
+    fn frames_past_the_bound_are_not_kept() {
+        let mut assembly = Assembly::new(FIRST);
+        for at in 0..400 {
+            assembly.push(frame(100_000 + at * 1000, &[0; 1000], 0));
+        }
+        assert!(assembly.full);
+        assert!(assembly.weight <= Assembly::MAX_WEIGHT);
+    }
+}
