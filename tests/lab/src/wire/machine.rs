@@ -211,6 +211,9 @@ fn qemu(
     command.args(["-name", "weir", "-nodefaults", "-no-user-config", "-display", "none"]);
     command.args(["-no-reboot", "-accel", &accelerator, "-cpu", cpu, "-smp", "2", "-m", "4096"]);
     if firmware == Firmware::Ovmf {
+        // Its seed on AHCI: OVMF leaves the IDE controller of the older machine so that Linux finds
+        // no CD-ROM behind it.
+        command.args(["-machine", "q35"]);
         let variables = run.path("ovmf-variables.fd");
         std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &variables)
             .context("OVMF's variables (package ovmf)")?;
