@@ -171,7 +171,7 @@ impl Wire for Machine {
 /// follow it.
 fn prompt(text: &str) -> Option<usize> {
     let starts = text.match_indices('\n').map(|(at, _)| at + 1);
-    starts.filter(|&at| is_prompt(text.get(at..).unwrap_or_default())).last()
+    starts.filter(|&at| is_prompt(text.get(at..).unwrap_or_default())).next_back()
 }
 
 fn is_prompt(line: &str) -> bool {
