@@ -170,8 +170,8 @@ impl Wire for Machine {
 /// before it ended: a prompt that the echo paints again is none. What init says of services may
 /// follow it.
 fn prompt(text: &str) -> Option<usize> {
-    let starts = text.match_indices('\n').map(|(at, _)| at + 1);
-    starts.filter(|&at| is_prompt(text.get(at..).unwrap_or_default())).next_back()
+    let mut starts = text.match_indices('\n').map(|(at, _)| at + 1);
+    starts.rfind(|&at| is_prompt(text.get(at..).unwrap_or_default()))
 }
 
 fn is_prompt(line: &str) -> bool {
