@@ -138,7 +138,7 @@ pub fn binaries() -> Result<PathBuf> {
     for name in ["weir-init", AGENT, ENGINE, "weir"] {
         ensure!(
             directory.join(name).exists(),
-            "no {} in {}: build the appliance's binaries first (ci/binaries)",
+            "no {} in {}: build the appliance's programs first (ci/image does)",
             name,
             directory.display()
         );
