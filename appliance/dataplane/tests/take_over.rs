@@ -269,7 +269,7 @@ fn client_that_ends_while_held_is_released_in_order() {
     let mut received = vec![];
     server.read_to_end(&mut received).unwrap();
     assert_eq!(received, b"all there is");
-    assert_eq!(engine.counter("flow_released"), 1);
+    engine.wait_for("flow_released", 1);
 }
 
 #[test]

@@ -29,8 +29,11 @@ impl Capture {
     pub fn start(namespace: &Path) -> Self {
         let name = namespace.file_name().unwrap().to_str().unwrap();
         let file = std::env::temp_dir().join(format!("{name}.pcap"));
+        // The buffer is divided in slots of the snapshot length: with tcpdump's default of 256 KiB a
+        // slot, a burst on a loaded machine overflows it and packets are missing from the capture.
         let tcpdump = Command::new("ip")
-            .args(["netns", "exec", name, "tcpdump", "-U", "-n", "-s0", "-B", "65536", "-i", "e0"])
+            .args(["netns", "exec", name, "tcpdump", "-U", "-n", "-s66000", "-B", "131072"])
+            .args(["-i", "e0"])
             .args(["--immediate-mode", "-Z", "root", "-w"])
             .arg(&file)
             .arg("tcp")
