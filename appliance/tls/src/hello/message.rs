@@ -42,9 +42,6 @@ pub enum HelloError {
     /// RFC 8446 section 4.2: at most one extension of a type.
     #[error("extension {0} twice")]
     DuplicateExtension(u16),
-    /// RFC 8446 section 5.1: no empty handshake fragments.
-    #[error("empty handshake record")]
-    EmptyRecord,
     #[error("record of type {0} inside the hello")]
     InterruptedByRecord(u8),
     /// A list's length is wrong for its items, or it is empty where it may not be.

@@ -111,9 +111,18 @@ fn what_cannot_become_tls_is_told_by_the_first_byte_that_excludes_it() {
     assert_eq!(peek(&[0x16, 0x02]), Peek::NotTls(Cleartext::Other));
     assert_eq!(peek(&[0x80, 0x2e]), Peek::Incomplete);
     assert_eq!(peek(&[0x80, 0x2e, 2]), Peek::NotTls(Cleartext::Other));
-    assert_eq!(peek(&[0x16, 3, 1, 0, 0]), Peek::Malformed(HelloError::EmptyRecord));
     assert_eq!(peek(&[0x16, 3, 1, 0x40, 1]), Peek::Malformed(HelloError::OversizedRecord(0x4001)));
     assert_eq!(peek(&[0x16, 3, 1, 0, 5, 2]), Peek::Malformed(HelloError::NotClientHello));
+}
+
+/// Servers in use pass over them: they must not hide a hello from us.
+#[test]
+fn empty_records_do_not_hide_a_hello() {
+    let hello = seed("openssl-3.0-tls13.bin");
+    let empty = [0x16, 3, 1, 0, 0];
+    assert_eq!(peek(&empty), Peek::Incomplete);
+    let found = peek(&[&empty[..], &empty, &hello].concat());
+    assert!(matches!(found, Peek::Hello(_)), "{found:?}");
 }
 
 #[test]
