@@ -77,7 +77,8 @@ pub enum PolicyKind {
 /// 2. server policy (it wins over a client policy, SPEC P8), else client policy, by addresses and
 ///    detection port; none: bypassed;
 /// 3. source exceptions;
-/// 4. what is not a TLS handshake: blocked on a server proxy (SPEC T9), bypassed on a client proxy;
+/// 4. what is not a TLS handshake, or a malformed or oversize one: blocked on a server proxy (SPEC
+///    T9: what its servers might still accept must not pass it by), bypassed on a client proxy;
 /// 5. domains not to decrypt (client policy);
 /// 6. no version and suite that we decrypt: bypassed;
 /// 7. take over.
@@ -90,7 +91,7 @@ pub fn judge(snapshot: &Snapshot, candidate: &Candidate, first: &FirstBytes<'_>)
     }
     let (server_name, supported) = match (*first, policy) {
         (FirstBytes::ClientHello { server_name, supported }, _) => (server_name, supported),
-        (FirstBytes::NotTls, Owner::Server(..)) => {
+        (FirstBytes::NotTls | FirstBytes::Malformed | FirstBytes::Oversize, Owner::Server(..)) => {
             return Decision::Block {
                 outcome: Outcome::Blocked(Blocked::NotTlsOnServerProxy),
                 reset: true,
