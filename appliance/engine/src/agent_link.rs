@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -32,6 +32,8 @@ pub struct Link {
     pub runtimes: usize,
     pub dataplane: Arc<Dataplane>,
     pub publish: watch::Sender<Arc<CompiledPolicy>>,
+    /// Set with the first policy, and then for good.
+    pub in_force: Arc<AtomicBool>,
     pub totals: Arc<Totals>,
     pub outbox: mpsc::Receiver<FromEngine>,
 }
@@ -158,6 +160,7 @@ fn take_policy(link: &Link, snapshot: Snapshot) -> anyhow::Result<()> {
         }
         return Err(anyhow::Error::new(error).context("eBPF tables"));
     }
+    link.in_force.store(true, Ordering::Relaxed);
     Ok(())
 }
 

@@ -10,17 +10,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 use weir_api::engine::{FromEngine, SessionRecord};
 use weir_dataplane::{Held, HeldFlow, TakenFlow};
-use weir_policy::outcome::{Bypassed, Outcome};
+use weir_policy::outcome::{Blocked, Bypassed, Outcome};
 use weir_policy::{Candidate, Decision, FirstBytes, Inspection, judge};
 use weir_tls::hello::{self, ClientHello, Peek};
 
 use crate::compiled::CompiledPolicy;
-use crate::counters::increment;
+use crate::counters::{Totals, increment};
 use crate::runtime::Surroundings;
 use crate::{relay, session};
 
@@ -62,6 +63,7 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
             finish(record, outcome, &surroundings);
         }
         Decision::TakeOver(inspection) => {
+            let _live = LiveSession::begin(&policy, &surroundings.totals);
             let taken = match held.take_over().await {
                 Ok(taken) => taken,
                 Err(error) => {
@@ -71,6 +73,8 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
                 }
             };
             increment(&surroundings.totals.taken_over);
+            keep_alive(&taken.client);
+            keep_alive(&taken.server);
             let outcome = match first {
                 First::Known(Known::Hello(hello)) => {
                     session::run(taken, *hello, inspection, &policy, &mut record, &surroundings)
@@ -175,8 +179,10 @@ async fn decide_after_takeover(
         let more = read_more(&taken.client, &mut taken.received);
         match tokio::time::timeout_at(deadline, more).await {
             Ok(Ok(true)) => {}
-            // The client closed or went silent amid its hello.
-            Ok(_) | Err(_) => break Known::Incomplete,
+            // The client closed amid its hello: nothing more can come.
+            Ok(Ok(false)) => break Known::Incomplete,
+            // It broke, or was slow enough to hope for a relay: both ends are reset.
+            Ok(Err(_)) | Err(_) => return Outcome::Blocked(Blocked::ClientHandshakeFailed),
         }
     };
     note_hello(record, &known, surroundings);
@@ -223,6 +229,18 @@ fn answerable(policy: &CompiledPolicy, known: &Known, decision: Decision) -> Dec
             Decision::Release(Outcome::Bypassed(Bypassed::UnsupportedTls))
         }
         (decision, _) => decision,
+    }
+}
+
+/// Idle sessions live as long as their ends do (SPEC D17): an end that vanished without a word is
+/// found after some eight minutes.
+fn keep_alive(stream: &TcpStream) {
+    let keep_alive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(300))
+        .with_interval(Duration::from_secs(30))
+        .with_retries(6);
+    if let Err(error) = SockRef::from(stream).set_tcp_keepalive(&keep_alive) {
+        debug!(%error, "no keep-alive");
     }
 }
 
@@ -295,4 +313,23 @@ pub fn milliseconds_now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Counts a taken flow as long as it lives.
+struct LiveSession<'a> {
+    totals: &'a Totals,
+    threshold: u32,
+}
+
+impl<'a> LiveSession<'a> {
+    fn begin(policy: &CompiledPolicy, totals: &'a Totals) -> Self {
+        totals.decrypted_now.fetch_add(1, Ordering::Relaxed);
+        Self { totals, threshold: policy.snapshot.device.max_concurrent_sessions }
+    }
+}
+
+impl Drop for LiveSession<'_> {
+    fn drop(&mut self) {
+        self.totals.session_ended(self.threshold);
+    }
 }

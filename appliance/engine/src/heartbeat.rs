@@ -7,7 +7,7 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use weir_dataplane::Dataplane;
 
@@ -18,13 +18,30 @@ const STUCK_AFTER: u32 = 6;
 /// Heartbeats between two words to the supervisor: 500 ms.
 const WATCHDOG_EVERY: u32 = 10;
 
-/// Starts the thread; `ticks` has one counter a runtime.
-pub fn start(dataplane: Arc<Dataplane>, ticks: Vec<Arc<AtomicU64>>) -> anyhow::Result<()> {
-    std::thread::Builder::new().name("heartbeat".into()).spawn(move || beat(&dataplane, &ticks))?;
+/// Starts the thread; `ticks` has one counter a runtime. eBPF hears nothing before `in_force`: the
+/// tables may be those of an earlier engine, and without a policy every flow they hold would be
+/// judged to be nobody's.
+pub fn start(
+    dataplane: Arc<Dataplane>,
+    ticks: Vec<Arc<AtomicU64>>,
+    in_force: Arc<AtomicBool>,
+) -> anyhow::Result<()> {
+    std::thread::Builder::new()
+        .name("heartbeat".into())
+        .spawn(move || beat(&dataplane, &ticks, &in_force))?;
     Ok(())
 }
 
-fn beat(dataplane: &Dataplane, ticks: &[Arc<AtomicU64>]) {
+/// For an engine that has no segment: content the supervisor, for ever.
+pub fn idle() -> ! {
+    notify("READY=1");
+    loop {
+        notify("WATCHDOG=1");
+        std::thread::sleep(HEARTBEAT * WATCHDOG_EVERY);
+    }
+}
+
+fn beat(dataplane: &Dataplane, ticks: &[Arc<AtomicU64>], in_force: &AtomicBool) {
     let mut seen: Vec<(u64, u32)> = vec![(0, 0); ticks.len()];
     let mut round: u32 = 0;
     notify("READY=1");
@@ -35,7 +52,9 @@ fn beat(dataplane: &Dataplane, ticks: &[Arc<AtomicU64>]) {
             *last = now;
         }
         if seen.iter().all(|(_, still)| *still < STUCK_AFTER) {
-            dataplane.heartbeat();
+            if in_force.load(Ordering::Relaxed) {
+                dataplane.heartbeat();
+            }
             if round.is_multiple_of(WATCHDOG_EVERY) {
                 notify("WATCHDOG=1");
             }

@@ -110,7 +110,8 @@ impl Leg {
         Ok(())
     }
 
-    async fn flush_all(&mut self) -> io::Result<()> {
+    /// Waits until TCP has taken everything.
+    pub async fn flush_all(&mut self) -> io::Result<()> {
         loop {
             self.flush_some()?;
             if self.pending() == 0 {

@@ -17,12 +17,13 @@ mod session;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
 use tokio::sync::{mpsc, watch};
-use tracing::info;
+use tracing::{info, warn};
 use weir_dataplane::segment::Names;
 use weir_dataplane::{Attach, Dataplane, Options};
 
@@ -68,12 +69,15 @@ fn main() -> anyhow::Result<()> {
 
     let names = Names { prefix: arguments.netns_prefix.clone(), ..Names::default() };
     let segments = names.segments_present().context("cannot list the engine namespaces")?;
-    anyhow::ensure!(
-        !segments.is_empty(),
-        "no segments: no namespace {}engine-N in {}; init (or the lab) makes them first",
-        names.prefix,
-        names.netns_directory.display()
-    );
+    if segments.is_empty() {
+        // An appliance with fewer than three NICs: nothing to do is no reason to fail.
+        warn!(
+            "no segments: no namespace {}engine-N in {}; attach a pair of NICs and reboot",
+            names.prefix,
+            names.netns_directory.display()
+        );
+        heartbeat::idle();
+    }
     let runtimes = match arguments.runtimes {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         given => given,
@@ -94,7 +98,8 @@ fn main() -> anyhow::Result<()> {
     let (events, outbox) = mpsc::channel(EVENT_QUEUE);
     let (publish, policy) = watch::channel(Arc::new(CompiledPolicy::default()));
     let ticks = runtime::start(held, &policy, &totals, &events)?;
-    heartbeat::start(Arc::clone(&dataplane), ticks)?;
+    let in_force = Arc::new(AtomicBool::new(false));
+    heartbeat::start(Arc::clone(&dataplane), ticks, Arc::clone(&in_force))?;
     info!(segments = segments.len(), runtimes, "engine started");
 
     agent_link::run(agent_link::Link {
@@ -103,6 +108,7 @@ fn main() -> anyhow::Result<()> {
         runtimes,
         dataplane,
         publish,
+        in_force,
         totals,
         outbox,
     })

@@ -102,27 +102,55 @@ impl<'a> Relay<'a> {
             }
             Err(Fault::Client(fault)) => {
                 debug!(session = self.record.id, %fault, "client side broke");
-                self.last_words();
-                None
+                self.wind_down(Direction::ToServer).await
             }
             Err(Fault::Server(fault)) => {
                 debug!(session = self.record.id, %fault, "server side broke");
-                self.last_words();
-                None
+                self.wind_down(Direction::ToClient).await
             }
-            Err(Fault::Dropped(dropped)) => {
-                let (reset_client, reset_server) = self.reset_on_block;
-                for (side, reset) in
-                    [(&mut self.client, reset_client), (&mut self.server, reset_server)]
-                {
-                    reset_on_close(&side.leg.stream, reset);
-                }
-                if let Dropped::Filter(alert) = &dropped {
-                    self.tell(alert, FilterAction::Block);
-                }
-                Some(blocked(&dropped))
+            Err(Fault::Dropped(dropped)) => Some(self.block(&dropped)),
+        }
+    }
+
+    /// The session is dropped: both sides are closed as the proxy's options say.
+    fn block(&self, dropped: &Dropped) -> Blocked {
+        let (reset_client, reset_server) = self.reset_on_block;
+        reset_on_close(&self.client.leg.stream, reset_client);
+        reset_on_close(&self.server.leg.stream, reset_server);
+        if let Dropped::Filter(alert) = dropped {
+            self.tell(alert, FilterAction::Block);
+        }
+        dropped.into()
+    }
+
+    /// The side that sends in `direction` broke. What it sent before still goes to the other side,
+    /// as it would without us (a server that answers and then resets is common); then the other
+    /// side is reset by the drop of its stream.
+    async fn wind_down(&mut self, direction: Direction) -> Option<Blocked> {
+        loop {
+            let (from, to) = self.sides(direction);
+            if from.ended || to.leg.pending() >= HIGH_WATER {
+                break;
+            }
+            match self.take_in(direction, Input::Wire) {
+                Ok(Progress::Some) => {}
+                Ok(Progress::None) | Err(Fault::Client(_) | Fault::Server(_)) => break,
+                Err(Fault::Dropped(dropped)) => return Some(self.block(&dropped)),
             }
         }
+        let (from, to) = self.sides(direction);
+        // An alert to the broken side, if TLS has one and TCP takes it.
+        from.leg.collect();
+        let _ = from.leg.flush_some();
+        to.leg.collect();
+        let delivered = async {
+            to.leg.flush_all().await?;
+            wait_for_acknowledgement(&to.leg.stream).await;
+            Ok::<(), io::Error>(())
+        };
+        // Past it the other side is reset with what it did not take.
+        let _ = tokio::time::timeout(DRAIN, delivered).await;
+        None
     }
 
     async fn turn(&mut self) -> Result<(), Fault> {
@@ -162,7 +190,7 @@ impl<'a> Relay<'a> {
     }
 
     /// One read of the side that sends in `direction`: decrypt, inspect, encrypt for the other.
-    fn take_in(&mut self, direction: Direction, input: Input) -> Result<(), Fault> {
+    fn take_in(&mut self, direction: Direction, input: Input) -> Result<Progress, Fault> {
         let surroundings = Rc::clone(self.surroundings);
         let mut scratch = surroundings.scratch.borrow_mut();
         let Scratch { wire, plain, forward, alerts } = &mut *scratch;
@@ -174,18 +202,20 @@ impl<'a> Relay<'a> {
             Direction::ToClient => Fault::Server,
         };
         let (from, _) = self.sides(direction);
+        let mut broken = None;
         let eof = match input {
             Input::Buffered => false,
             Input::Wire => match from.leg.stream.try_read(wire) {
                 Ok(0) => true,
                 Ok(read) => {
-                    let fed = from.leg.tls.read_wire(wire.get(..read).unwrap_or_default());
-                    // Answers first, alerts too: they go out even where the feed failed.
+                    // Plaintext that came before an error is still good.
+                    broken = from.leg.tls.read_wire(wire.get(..read).unwrap_or_default()).err();
                     from.leg.collect();
-                    fed.map_err(|error| fault(error.into()))?;
                     false
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Progress::None);
+                }
                 Err(error) => return Err(fault(error.into())),
             },
         };
@@ -209,12 +239,7 @@ impl<'a> Relay<'a> {
         }
         verdict.map_err(Fault::Dropped)?;
 
-        let length = u64::try_from(forward.len()).unwrap_or(u64::MAX);
-        let total = match direction {
-            Direction::ToServer => &mut self.record.bytes_to_server,
-            Direction::ToClient => &mut self.record.bytes_to_client,
-        };
-        *total = total.saturating_add(length);
+        self.count_bytes(direction, forward.len());
         let (_, to) = self.sides(direction);
         let other = match direction {
             Direction::ToServer => Fault::Server,
@@ -228,7 +253,32 @@ impl<'a> Relay<'a> {
                 to.leg.collect();
             }
         }
-        Ok(())
+        // What the other direction was made to wait with, this one may have set free.
+        let back = direction.reverse();
+        if self.inspected.is_released(back) {
+            forward.clear();
+            alerts.clear();
+            let verdict = self.inspected.inspect(back, &[], forward, alerts);
+            for alert in alerts.iter() {
+                self.tell(alert, FilterAction::Permit);
+            }
+            verdict.map_err(Fault::Dropped)?;
+            self.count_bytes(back, forward.len());
+            let (_, to) = self.sides(back);
+            to.leg.send_plain(forward).map_err(fault)?;
+        }
+        match broken {
+            Some(error) => Err(fault(error.into())),
+            None => Ok(Progress::Some),
+        }
+    }
+
+    fn count_bytes(&mut self, direction: Direction, bytes: usize) {
+        let total = match direction {
+            Direction::ToServer => &mut self.record.bytes_to_server,
+            Direction::ToClient => &mut self.record.bytes_to_client,
+        };
+        *total = total.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 
     /// The side that sends in `direction`, and the one that receives.
@@ -236,15 +286,6 @@ impl<'a> Relay<'a> {
         match direction {
             Direction::ToServer => (&mut self.client, &mut self.server),
             Direction::ToClient => (&mut self.server, &mut self.client),
-        }
-    }
-
-    /// A broken session: alerts that TLS still wants to send go out if TCP takes them; both ends
-    /// are reset when the streams are dropped.
-    fn last_words(&mut self) {
-        for side in [&mut self.client, &mut self.server] {
-            side.leg.collect();
-            let _ = side.leg.flush_some();
         }
     }
 
@@ -264,6 +305,13 @@ impl<'a> Relay<'a> {
             tls_inspected: true,
         })));
     }
+}
+
+/// Whether a step found something to do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    None,
+    Some,
 }
 
 /// Where a step's bytes come from.
@@ -293,17 +341,23 @@ impl Side {
 /// Waits until both ends acknowledged everything, FIN included, then lets the streams close without
 /// a reset. A peer that never acknowledges is reset after [`DRAIN`].
 async fn close_in_order(client: &TcpStream, server: &TcpStream) {
-    let deadline = tokio::time::Instant::now() + DRAIN;
+    let acknowledged = async {
+        wait_for_acknowledgement(client).await;
+        wait_for_acknowledgement(server).await;
+    };
+    if tokio::time::timeout(DRAIN, acknowledged).await.is_ok() {
+        reset_on_close(client, false);
+        reset_on_close(server, false);
+    }
+}
+
+/// The kernel has no event for it: asked in growing pauses.
+async fn wait_for_acknowledgement(stream: &TcpStream) {
     let mut pause = Duration::from_millis(1);
-    while unacknowledged(client) || unacknowledged(server) {
-        if tokio::time::Instant::now() >= deadline {
-            return;
-        }
+    while unacknowledged(stream) {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(200));
     }
-    reset_on_close(client, false);
-    reset_on_close(server, false);
 }
 
 nix::ioctl_read_bad!(
@@ -312,6 +366,9 @@ nix::ioctl_read_bad!(
 );
 
 fn unacknowledged(stream: &TcpStream) -> bool {
+    if stream.peer_addr().is_err() {
+        return false; // reset by its peer: closed, whatever the queue says
+    }
     let mut bytes = 0;
     // SAFETY: the descriptor is open while `stream` is borrowed, and TIOCOUTQ writes one int. No
     // safe wrapper of this ioctl exists for sockets.
@@ -332,14 +389,6 @@ async fn until(deadline: Option<tokio::time::Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
-    }
-}
-
-fn blocked(dropped: &Dropped) -> Blocked {
-    match dropped {
-        Dropped::Filter(alert) => Blocked::Filter(alert.sid),
-        Dropped::HeadTooLarge => Blocked::HeadTooLarge,
-        Dropped::ProtocolViolation(_) => Blocked::ProtocolViolation,
     }
 }
 

@@ -6,7 +6,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustls_pki_types::UnixTime;
@@ -39,7 +38,6 @@ pub async fn run(
     record: &mut SessionRecord,
     surroundings: &Rc<Surroundings>,
 ) -> Outcome {
-    let _live = LiveSession::begin(policy, &surroundings.totals);
     let Some(flow) = policy.of(inspection) else {
         // Cannot happen: the inspection was judged from this very snapshot.
         relay::as_is(taken).await;
@@ -126,6 +124,10 @@ async fn handshakes(
     if let Err(fault) = in_time(client.handshake(received)).await {
         increment(&totals.client_handshake_failures);
         debug!(session = record.id, %fault, "handshake with the client failed");
+        if matches!(fault, LegFault::Tls(_)) {
+            // The alert was sent; a reset would overtake it.
+            reset_on_close(&client.stream, false);
+        }
         return Err(Blocked::ClientHandshakeFailed);
     }
     record.client_leg = client.tls.negotiated().as_ref().map(leg_record);
@@ -219,24 +221,5 @@ fn leg_record(negotiated: &Negotiated) -> LegRecord {
         group: negotiated.group.as_ref().map(ToString::to_string),
         alpn: negotiated.alpn_text(),
         resumed: negotiated.resumed,
-    }
-}
-
-/// Counts the session as long as it lives.
-struct LiveSession<'a> {
-    totals: &'a Totals,
-    threshold: u32,
-}
-
-impl<'a> LiveSession<'a> {
-    fn begin(policy: &CompiledPolicy, totals: &'a Totals) -> Self {
-        totals.decrypted_now.fetch_add(1, Ordering::Relaxed);
-        Self { totals, threshold: policy.snapshot.device.max_concurrent_sessions }
-    }
-}
-
-impl Drop for LiveSession<'_> {
-    fn drop(&mut self) {
-        self.totals.session_ended(self.threshold);
     }
 }
