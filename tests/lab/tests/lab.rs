@@ -7,8 +7,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use common::{connect, lab, read_until, write_record};
+use common::{connect, connect_in_pieces, lab, read_until, write_record};
 use nix::sys::signal::{Signal, kill};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use weir_lab::bench::Bench;
 use weir_lab::certificates::{seen, verify_strictly};
 use weir_lab::checks;
@@ -25,6 +27,10 @@ fn passes(check: impl FnOnce(&mut Bench<Lab>, &mut Evidence) -> anyhow::Result<(
         panic!("{error:#}; {}", bench.wire.state());
     }
     bench.run.succeeded();
+}
+
+fn der(pem: &str) -> Vec<u8> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).unwrap().to_vec()
 }
 
 #[test]
@@ -163,6 +169,51 @@ fn the_post_quantum_group_is_negotiated_with_a_client_that_has_it() {
         let tls = connect(&bench.ends, "public.example");
         let group = tls.conn.negotiated_key_exchange_group().unwrap().name();
         assert_eq!(group, rustls::NamedGroup::X25519MLKEM768);
+        Ok(())
+    });
+}
+
+/// Longer than a hello is held: the flow is taken over before it is judged (SPEC D12).
+#[test]
+fn a_hello_in_late_pieces_is_judged_all_the_same() {
+    passes(|bench, evidence| {
+        let tls = connect_in_pieces(&bench.ends, "public.example", &[1, 40, 300]);
+        let shown = tls.conn.peer_certificates().unwrap()[0].to_vec();
+        assert_ne!(shown, der(&bench.ends.certificates.public.certificate_pem()?));
+
+        let mut tls = connect_in_pieces(&bench.ends, "bank.example", &[1, 40, 300]);
+        let shown = tls.conn.peer_certificates().unwrap()[0].to_vec();
+        assert_eq!(shown, der(&bench.ends.certificates.bank.certificate_pem()?));
+        write_record(
+            &mut tls,
+            b"GET / HTTP/1.1\r\nHost: bank.example\r\nConnection: close\r\n\r\n",
+        )?;
+        let (answer, end) = read_until(&mut tls, "\0never", 1);
+        end?;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let port = tls.sock.local_addr()?.port();
+        drop(tls); // a session is told when it ended
+        let flow = format!("10.66.0.1:{port} ");
+        let row = checks::row_on_console(bench, evidence, "show sessions", &flow)?;
+        assert!(row.contains("not decrypted (domain exception)"), "{row}");
+        Ok(())
+    });
+}
+
+/// Servers in use pass over empty records: what is behind one must not pass by uninspected.
+#[test]
+fn an_empty_record_hides_no_hello_from_a_server_proxy() {
+    passes(|bench, _| {
+        let mut stream = bench.ends.connect_from_client(SocketAddr::from((OWN_SERVER, 443)))?;
+        stream.write_all(&[0x16, 3, 1, 0, 0])?;
+        let directory = env!("CARGO_MANIFEST_DIR");
+        let seed = format!("{directory}/../fuzz/seeds/client_hello/openssl-3.0-tls13.bin");
+        stream.write_all(&std::fs::read(seed)?)?;
+        // Taken over, and refused by the stack: an alert (or a reset), never the server's answer.
+        let mut answer = [0; 5];
+        if let Ok(5) = stream.read(&mut answer) {
+            assert_eq!(answer[0], 21, "not an alert: {answer:?}");
+        }
         Ok(())
     });
 }

@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -21,6 +22,11 @@ pub fn lab() -> Bench<Lab> {
 
 /// A finished handshake with a server of others, its certificate verified.
 pub fn connect(ends: &Ends, host: &str) -> Tls {
+    connect_in_pieces(ends, host, &[])
+}
+
+/// The same with the ClientHello cut at these places, and a pause before each piece but the first.
+pub fn connect_in_pieces(ends: &Ends, host: &str, cuts: &[usize]) -> Tls {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(&ends.certificates.client_trust).unwrap() {
         roots.add(certificate.unwrap()).unwrap();
@@ -30,6 +36,16 @@ pub fn connect(ends: &Ends, host: &str) -> Tls {
     let name = ServerName::try_from(host.to_owned()).unwrap();
     let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
     let mut stream = ends.connect_from_client(SocketAddr::from((SERVER, 443))).unwrap();
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello).unwrap();
+    let mut from = 0;
+    for to in cuts.iter().copied().chain([hello.len()]) {
+        stream.write_all(&hello[from..to]).unwrap();
+        if to < hello.len() {
+            std::thread::sleep(Duration::from_millis(120));
+        }
+        from = to;
+    }
     while connection.is_handshaking() {
         connection.complete_io(&mut stream).unwrap();
     }
