@@ -359,8 +359,48 @@ fn connect_opens_a_raw_tunnel() {
 }
 
 #[test]
+fn odd_method_turns_no_rule_off_for_what_follows() {
+    let attack = "GET /etc/passwd HTTP/1.1\r\nHost: a\r\n\r\n";
+    for drip in [false, true] {
+        let mut run = drop_rule("http.uri; content:\"/etc/passwd\";");
+        let first = format!("{} / HTTP/1.1\r\nHost: a\r\n\r\n", "A".repeat(33));
+        let both = format!("{first}{attack}");
+        let verdict = if drip { run.drip(ToServer, &both) } else { run.send(ToServer, &both) };
+        assert_eq!(filter(verdict), 7);
+        assert_eq!(run.to_server, first.as_bytes());
+
+        let mut run = drop_rule("http.uri; content:\"/etc/passwd\";");
+        let both = format!("G{{T / HTTP/1.1\r\nHost: a\r\n\r\n{attack}");
+        let verdict = if drip { run.drip(ToServer, &both) } else { run.send(ToServer, &both) };
+        assert_eq!(violation(verdict), HttpViolation::RequestLine);
+        assert_eq!(run.to_server, b"");
+    }
+}
+
+#[test]
+fn endless_first_line_is_dropped_whatever_its_method() {
+    for start in ["A", "FROB ", "G{T ", "GET /", "{"] {
+        let endless = format!("{start}{}", "A".repeat(MAX_HEAD));
+        for drip in [false, true] {
+            let mut run = Run::http(QUIET);
+            let verdict =
+                if drip { run.drip(ToServer, &endless) } else { run.send(ToServer, &endless) };
+            assert_eq!(verdict, Err(Dropped::HeadTooLarge), "{start:?}");
+            assert_eq!(run.to_server, b"");
+        }
+    }
+}
+
+#[test]
 fn what_is_not_http_is_a_raw_stream() {
-    for (first, answer) in [("EHLO a\r\n", "250 ok\r\n"), ("\0\x01\x02", "GET "), ("x y z\n", "")] {
+    for (first, answer) in [
+        ("EHLO a\r\n", "250 ok\r\n"),
+        ("\0\x01\x02", "GET "),
+        ("x y z\n", ""),
+        ("{\"id\": 1}\n", ""),
+        // An anonymous bind of LDAP.
+        ("0\x0c\x02\x01\x01\x60\x07", ""),
+    ] {
         let text = "drop tcp any any -> any any (content:\"evil\"; sid:7;)";
         let mut run = Run::http(text);
         run.drip(ToServer, first).unwrap();

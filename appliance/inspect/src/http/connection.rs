@@ -13,7 +13,7 @@ use super::{
         Asked, Framing, RequestHead, ResponseHead, check_trailers, parse_request, parse_response,
     },
     lines::LineScan,
-    recognise::{Recognised, may_be_request, recognise},
+    recognise::{FirstLine, Recognised, may_be_request},
     violation::HttpViolation,
 };
 use crate::session::{Direction, Dropped};
@@ -30,6 +30,7 @@ pub(crate) struct Connection {
     halves: [Half; 2],
     /// Requests without a final response, oldest first; at most [`MAX_OUTSTANDING`].
     outstanding: VecDeque<Asked>,
+    first_line: FirstLine,
     /// The client is known to speak HTTP.
     recognised: bool,
     /// The newest request asked for another protocol and was not answered yet.
@@ -159,14 +160,16 @@ impl Connection {
         let room = (MAX_HEAD + 1).saturating_sub(before).min(input.len());
         half.withheld.extend_from_slice(input.get(..room).unwrap_or_default());
         match direction {
-            Direction::ToServer if !self.recognised => match recognise(&half.withheld, before)? {
-                Recognised::Http => self.recognised = true,
-                Recognised::NotHttp => return Ok((room, Step::NotHttp)),
-                Recognised::Undecided if half.withheld.len() > MAX_HEAD => {
-                    return Err(Dropped::HeadTooLarge);
+            Direction::ToServer if !self.recognised => {
+                match self.first_line.recognise(&half.withheld)? {
+                    Recognised::Http => self.recognised = true,
+                    Recognised::NotHttp => return Ok((room, Step::NotHttp)),
+                    Recognised::Undecided if half.withheld.len() > MAX_HEAD => {
+                        return Err(Dropped::HeadTooLarge);
+                    }
+                    Recognised::Undecided => return Ok((room, Step::Waiting)),
                 }
-                Recognised::Undecided => return Ok((room, Step::Waiting)),
-            },
+            }
             Direction::ToServer => {}
             Direction::ToClient if is_status_line(&half.withheld) => {}
             Direction::ToClient if self.recognised || self.client_may_be_http() => {

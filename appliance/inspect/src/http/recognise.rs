@@ -1,12 +1,12 @@
 //! Whether a client speaks HTTP/1, from its first line.
 //!
 //! Strict in one direction: whatever some server might still answer as HTTP is HTTP here (and then
-//! may be a violation); only what none would is "not HTTP" and escapes the rules for HTTP.
+//! may be a violation); only what none would is "not HTTP" and escapes the rules for HTTP. The whole
+//! line decides, however odd its method: servers answer such a request, and serve the next one. A
+//! line without an end is for the caller to bound. Only binary protocols are told earlier, by a
+//! control byte, or one that is not ASCII, where the method would stand.
 
-use super::{MAX_HEAD, violation::HttpViolation};
-
-/// Longest method that is looked for, in bytes; the longest registered one has 17.
-const MAX_METHOD: usize = 32;
+use super::violation::HttpViolation;
 
 /// Most bytes of empty lines before the first request line.
 const MAX_LEADING: usize = 16;
@@ -22,39 +22,48 @@ pub(super) enum Recognised {
     NotHttp,
 }
 
-/// Judges a client's first bytes. `searched`: how many of them were seen in vain before.
-///
-/// The answer depends on the bytes alone, not on the reads they came in.
-pub(super) fn recognise(bytes: &[u8], searched: usize) -> Result<Recognised, HttpViolation> {
-    let leading = leading(bytes);
-    if leading > MAX_LEADING {
-        return Err(HttpViolation::BytesBeforeRequestLine);
+/// A client's first line, followed as it comes: each byte is looked at once.
+#[derive(Debug, Default)]
+pub(super) struct FirstLine {
+    /// How many bytes were looked at in vain.
+    searched: usize,
+    /// The method ended among them.
+    after_method: bool,
+}
+
+impl FirstLine {
+    /// Judges all bytes the client sent so far.
+    ///
+    /// The answer depends on the bytes alone, not on the reads they came in.
+    pub(super) fn recognise(&mut self, bytes: &[u8]) -> Result<Recognised, HttpViolation> {
+        let leading = leading(bytes);
+        if leading > MAX_LEADING {
+            return Err(HttpViolation::BytesBeforeRequestLine);
+        }
+        let from = self.searched.max(leading);
+        self.searched = bytes.len();
+        for (index, byte) in bytes.iter().enumerate().skip(from) {
+            let line = bytes.get(leading..index).unwrap_or_default();
+            match byte {
+                b'\t' | b'\r' | b'\n' | 0x0b | 0x0c if !self.after_method && is_known(line) => {
+                    return Err(HttpViolation::RequestLine);
+                }
+                b'\n' => return judge(line),
+                b' ' | b'\t' | b'\r' => self.after_method = true,
+                b'!'..=b'~' => {}
+                _ if self.after_method => {}
+                _ => return Ok(Recognised::NotHttp),
+            }
+        }
+        Ok(Recognised::Undecided)
     }
-    let line = bytes.get(leading..).unwrap_or_default();
-    let method: &[u8] = line.split(|byte| !is_token(*byte)).next().unwrap_or_default();
-    if method.len() > MAX_METHOD {
-        return Ok(Recognised::NotHttp);
-    }
-    let Some(after) = line.get(method.len()) else { return Ok(Recognised::Undecided) };
-    let known = is_known(method);
-    match after {
-        b' ' if !method.is_empty() => {}
-        b'\t' | b'\r' | b'\n' | 0x0b | 0x0c if known => return Err(HttpViolation::RequestLine),
-        _ => return Ok(Recognised::NotHttp),
-    }
-    let from = searched.max(leading);
-    let end = bytes.iter().skip(from).position(|byte| *byte == b'\n').map(|index| from + index);
-    let Some(end) = end else {
-        return Ok(if bytes.len() > MAX_HEAD && !known {
-            Recognised::NotHttp
-        } else {
-            Recognised::Undecided
-        });
-    };
-    let line = bytes.get(leading..end).unwrap_or_default();
+}
+
+/// Judges a whole line, without its line feed.
+fn judge(line: &[u8]) -> Result<Recognised, HttpViolation> {
     if has_version(line) {
         Ok(Recognised::Http)
-    } else if known {
+    } else if is_known(method(line)) {
         Err(HttpViolation::Version)
     } else {
         Ok(Recognised::NotHttp)
@@ -64,11 +73,16 @@ pub(super) fn recognise(bytes: &[u8], searched: usize) -> Result<Recognised, Htt
 /// Whether a client's undecided bytes may still be HTTP to a lenient server that sees no more.
 pub(super) fn may_be_request(bytes: &[u8]) -> bool {
     let line = bytes.get(leading(bytes)..).unwrap_or_default();
-    is_known(line.split(|byte| !is_token(*byte)).next().unwrap_or_default())
+    is_known(method(line)) || has_version(line)
 }
 
 fn leading(bytes: &[u8]) -> usize {
     bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n' | b' ' | b'\t')).count()
+}
+
+/// What stands before the first blank.
+fn method(line: &[u8]) -> &[u8] {
+    line.split(|byte| matches!(byte, b' ' | b'\t' | b'\r')).next().unwrap_or_default()
 }
 
 fn is_known(method: &[u8]) -> bool {
@@ -79,14 +93,10 @@ fn is_known(method: &[u8]) -> bool {
 fn has_version(line: &[u8]) -> bool {
     line.windows(6).any(|window| {
         window.split_first().is_some_and(|(blank, rest)| {
-            matches!(blank, b' ' | b'\t' | 0x0b | 0x0c) && rest.eq_ignore_ascii_case(b"HTTP/")
+            matches!(blank, b' ' | b'\t' | b'\r' | 0x0b | 0x0c)
+                && rest.eq_ignore_ascii_case(b"HTTP/")
         })
     })
-}
-
-/// RFC 9110 section 5.6.2, `tchar`.
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]
@@ -95,20 +105,45 @@ mod tests {
 
     #[test]
     fn request_lines_are_http_and_other_protocols_are_not() {
-        let all = |bytes: &[u8]| recognise(bytes, 0);
+        let all = |bytes: &[u8]| FirstLine::default().recognise(bytes);
         assert_eq!(all(b"GET / HTTP/1.1\r\n"), Ok(Recognised::Http));
         assert_eq!(all(b"\r\nfrob  x\thttp/9\n"), Ok(Recognised::Http));
         assert_eq!(all(b"GET / HTTP/1.1"), Ok(Recognised::Undecided));
         assert_eq!(all(b"PO"), Ok(Recognised::Undecided));
         assert_eq!(all(b"EHLO mail.example\r\n"), Ok(Recognised::NotHttp));
+        assert_eq!(all(b"GET: a\r\n"), Ok(Recognised::NotHttp));
         assert_eq!(all(b"\x00\x01"), Ok(Recognised::NotHttp));
-        assert_eq!(all(&[b'a'; 33]), Ok(Recognised::NotHttp));
+        assert_eq!(all("caf\u{e9} / HTTP/1.1\r\n".as_bytes()), Ok(Recognised::NotHttp));
+    }
+
+    #[test]
+    fn whole_line_decides_whatever_its_method() {
+        for method in [&"A".repeat(33), &"A".repeat(5000), "G{T", "(", "G\"ET"] {
+            for (rest, expected) in [
+                ("", Recognised::Undecided),
+                (" / HTTP/1.1", Recognised::Undecided),
+                (" / HTTP/1.1\r\n", Recognised::Http),
+                (" / x\r\n", Recognised::NotHttp),
+                ("\n", Recognised::NotHttp),
+            ] {
+                let line = format!("{method}{rest}");
+                let whole = FirstLine::default().recognise(line.as_bytes());
+                assert_eq!(whole, Ok(expected), "{line:?}");
+                let mut first_line = FirstLine::default();
+                for length in 1..line.len() {
+                    let part = first_line.recognise(&line.as_bytes()[..length]);
+                    assert_eq!(part, Ok(Recognised::Undecided), "{line:?}");
+                }
+                assert_eq!(first_line.recognise(line.as_bytes()), Ok(expected), "{line:?}");
+            }
+        }
     }
 
     #[test]
     fn what_only_a_lenient_server_takes_is_a_violation() {
-        assert_eq!(recognise(b"GET /etc/passwd\r\n", 0), Err(HttpViolation::Version));
-        assert_eq!(recognise(b"get\t/ HTTP/1.1\r\n", 0), Err(HttpViolation::RequestLine));
-        assert_eq!(recognise(&[b'\n'; 17], 0), Err(HttpViolation::BytesBeforeRequestLine));
+        let all = |bytes: &[u8]| FirstLine::default().recognise(bytes);
+        assert_eq!(all(b"GET /etc/passwd\r\n"), Err(HttpViolation::Version));
+        assert_eq!(all(b"get\t/ HTTP/1.1\r\n"), Err(HttpViolation::RequestLine));
+        assert_eq!(all(&[b'\n'; 17]), Err(HttpViolation::BytesBeforeRequestLine));
     }
 }
