@@ -146,7 +146,11 @@ fn log_session(session: &SessionRecord) {
         verdict = session.verdict.as_deref(),
         bytes_to_server = session.bytes_to_server,
         bytes_to_client = session.bytes_to_client,
-        "session"
+        "session {}: {} > {}, {}",
+        session.id,
+        session.client,
+        session.server,
+        session.outcome,
     );
 }
 
@@ -167,6 +171,10 @@ fn log_event(event: &FilterEvent) {
         filter = event.message,
         action,
         tls_inspected = event.tls_inspected,
-        "filter event"
+        "filter {} ({action}): {} > {}, session {}",
+        event.sid,
+        event.client,
+        event.server,
+        event.session,
     );
 }

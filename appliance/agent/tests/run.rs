@@ -84,7 +84,7 @@ fn sessions_events_and_counters_of_the_engine_are_shown() {
     }
     engine.tell(&FromEngine::Filter(Box::new(event())));
     engine.tell(&FromEngine::Counters(Box::new(counters())));
-    agent.wait_for("filter event");
+    agent.wait_for("filter 7 (");
     let mut console = agent.console();
     let Response::Sessions(sessions) = console.ask(&Request::Sessions { limit: 2 }) else {
         panic!()
