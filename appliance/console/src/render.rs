@@ -66,7 +66,14 @@ fn segments(segments: &[SegmentView]) -> String {
         text += &fold("", &format!("Segment {} (ports {a} and {b})", segment.name));
         text += &field("  State", &segment.state);
         text += &field("  Layer-2 fallback", &segment.layer2_fallback);
-        text += &counters(&segment.counters);
+        // Dozens of reasons, most of which never happen: those that did, in words.
+        let counted: Vec<(String, u64)> = segment
+            .counters
+            .iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(name, count)| (name.replace('_', " "), *count))
+            .collect();
+        text += &counters(&counted);
     }
     text
 }
