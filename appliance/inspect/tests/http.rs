@@ -308,6 +308,24 @@ fn head_up_to_the_bound_passes_and_a_longer_one_is_dropped() {
     assert_eq!(run.to_client, b"");
 }
 
+#[test]
+fn endless_empty_lines_between_requests_are_dropped() {
+    for drip in [false, true] {
+        let mut run = Run::http(QUIET);
+        run.send(ToServer, GET).unwrap();
+        let empty = "\r\n".repeat(MAX_HEAD / 2);
+        let verdict = if drip { run.drip(ToServer, &empty) } else { run.send(ToServer, &empty) };
+        assert_eq!(verdict, Ok(()));
+        assert_eq!(run.send(ToServer, "\r\n"), Err(Dropped::HeadTooLarge));
+        assert_eq!(run.send(ToServer, GET), Err(Dropped::HeadTooLarge));
+        assert_eq!(run.to_server, GET.as_bytes());
+    }
+    let mut run = Run::http(QUIET);
+    let both = format!("{GET}{}{GET}", "\r\n".repeat(MAX_HEAD / 2 + 1));
+    assert_eq!(run.send(ToServer, both), Err(Dropped::HeadTooLarge));
+    assert_eq!(run.to_server, GET.as_bytes());
+}
+
 const UPGRADE: &str =
     "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n";

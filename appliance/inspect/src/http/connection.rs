@@ -257,6 +257,10 @@ impl Half {
                 [b'\r', _, ..] | [b'\n' | b' ' | b'\t', ..] => {
                     return Err(HttpViolation::BytesBeforeRequestLine.into());
                 }
+                // All that may be withheld is, and no request line has begun.
+                [] | [b'\r'] if self.withheld.len() > MAX_HEAD => {
+                    return Err(Dropped::HeadTooLarge);
+                }
                 [] | [b'\r'] => return Ok(false),
                 _ => break,
             }
