@@ -42,6 +42,22 @@ fn a_program_that_is_missing_is_a_failure_like_any_other() {
 }
 
 #[test]
+fn a_service_whose_user_is_missing_never_runs() {
+    let lab = Lab::start(
+        r#"[{"name": "orphaned", "user": "weir-no-such-user", "restart": "always",
+             "command": ["/bin/sh", "-c", "id -u > DIRECTORY/ran"]}]"#,
+    );
+    lab.wait_for("a second try", || lab.read("log").matches("not started").count() >= 2);
+    assert_eq!(lab.read("ran"), "");
+    assert_eq!(
+        lab.service("orphaned").last_exit.as_deref(),
+        Some("not started: user weir-no-such-user is not in /etc/passwd")
+    );
+    let output = lab.read("output");
+    assert!(output.contains("weir: orphaned down (not started: user"), "{output}");
+}
+
+#[test]
 fn a_silent_watchdog_is_killed_and_started_again() {
     let lab = Lab::start(&format!(
         r#"[{{"name": "hangs", "command": ["/usr/bin/perl", "-MSocket", "-e", "{NOTIFY} sleep 1000"],

@@ -19,7 +19,8 @@ pub struct Service {
     pub name: String,
     /// Absolute path of the program, then its arguments.
     pub command: Vec<String>,
-    /// Name in /etc/passwd; absent: the supervisor's own user, with all it may.
+    /// Name in /etc/passwd, without which the service is not started; absent: the supervisor's own
+    /// user, with all it may.
     #[serde(default)]
     pub user: Option<String>,
     /// More groups, by name in /etc/group.

@@ -27,6 +27,8 @@ pub enum SpawnError {
     NoCommand,
     #[error("{0}: {1}")]
     Program(String, #[source] io::Error),
+    #[error("user {0} is not in /etc/passwd")]
+    NoUser(String),
     #[error("group {0} is not in /etc/group")]
     NoGroup(String),
     #[error("terminal {0}: {1}")]
@@ -122,13 +124,13 @@ struct Preparation {
 
 impl Preparation {
     fn of(service: &Service, accounts: &Accounts) -> Result<Self, SpawnError> {
-        let account = service.user.as_deref().and_then(|user| {
-            let account = accounts.user(user);
-            if account.is_none() {
-                tracing::warn!(service = service.name, user, "no such user: it runs as init's own");
-            }
-            account
-        });
+        // Never the supervisor's own instead: that is root with all capabilities. The lab, which
+        // has none of these users, names none.
+        let account = service
+            .user
+            .as_deref()
+            .map(|user| accounts.user(user).ok_or_else(|| SpawnError::NoUser(user.to_owned())))
+            .transpose()?;
         let groups = service
             .groups
             .iter()
@@ -216,6 +218,16 @@ mod tests {
     use caps::Capability;
 
     use super::*;
+
+    #[test]
+    fn a_missing_user_is_named_and_nothing_runs_in_its_place() {
+        let service: Service = serde_json::from_str(
+            r#"{"name":"x","command":["/bin/true"],"user":"nobody-has-it","restart":"never"}"#,
+        )
+        .unwrap();
+        let error = spawn(&service, &Accounts::default(), Path::new("/nowhere")).unwrap_err();
+        assert_eq!(error.to_string(), "user nobody-has-it is not in /etc/passwd");
+    }
 
     #[test]
     fn a_missing_group_is_named() {
