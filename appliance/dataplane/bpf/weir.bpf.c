@@ -66,6 +66,7 @@ int port_ingress(struct __sk_buff *skb)
 			return on_syn(skb, &p, port, c);
 		}
 		if ((word & 0xff) == STATE_BLOCKED) {
+			f->touched = bpf_ktime_get_ns();
 			count(segment, blocked_dropped);
 			return TC_ACT_SHOT;
 		}
@@ -148,6 +149,13 @@ int state_command(struct __sk_buff *skb)
 	return (found & 0xff) | COMMAND_SWAPPED;
 }
 
+/* Whether the client may take a packet of the server that was the first to say something. */
+static __always_inline int server_in_window(struct packet *p, struct flow *f)
+{
+	__u32 offset = p->seq - (f->end[1].isn + 1);
+	return !offset || offset < f->end[0].syn_window;
+}
+
 static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c)
 {
 	__u32 segment = port->segment, zero = 0;
@@ -182,6 +190,12 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struc
 		}
 		return TC_ACT_OK;
 	}
+	__u64 now = bpf_ktime_get_ns();
+	__u8 contested = 0;
+	/* A SYN with another sequence number, which a server that has the first one ignores. Where no
+	 * SYN-ACK ever came, an old entry is of a connection that is long over. */
+	if (old && (*(volatile __u64 *)&old->word & 0xff) == STATE_HALF_OPEN)
+		contested = old->contested || (old->end[1].flags & END_SEEN) || now - old->touched < SYN_ANSWERED;
 	struct flow *fresh = bpf_map_lookup_elem(&scratch, &zero);
 	if (!fresh)
 		return TC_ACT_OK;
@@ -189,6 +203,8 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struc
 	fresh->word = new_id() << 8 | STATE_HALF_OPEN;
 	fresh->client_low = p->from_low;
 	fresh->client_side = port->side;
+	fresh->touched = now;
+	fresh->contested = contested;
 	learn_syn(skb, p, &options, &fresh->end[0]);
 	bpf_map_update_elem(&half_open, &p->key, fresh, BPF_ANY);
 	return TC_ACT_OK;
@@ -202,15 +218,16 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 		return TC_ACT_OK;
 	__u32 from_client = p->from_low == f->client_low;
 	if ((f->client_side == port->side) != from_client) {
-		/* Not the port this end's packets come in by: a second pass, left alone. */
-		if (swap(f, word, STATE_IGNORED))
-			count(segment, two_passes_passed);
+		/* Not the port this end's packets come in by: a second pass, or a forged source, which
+		 * must not end the watch. */
+		count(segment, two_passes_passed);
 		return TC_ACT_OK;
 	}
-	if (p->flags & TCP_RST) {
-		bpf_map_delete_elem(&half_open, &p->key);
+	/* One packet that its receiver may ignore (a wrong sequence number, acknowledgement or checksum)
+	 * never makes us forget the flow: what ends it is left to the ends, and the entry to the LRU. */
+	if (p->flags & TCP_RST)
 		return TC_ACT_OK;
-	}
+	struct end *server = &f->end[1];
 	if (!from_client) {
 		struct tcp_options options = {};
 		if ((p->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && !p->payload) {
@@ -220,11 +237,22 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 				swap(f, word, STATE_IGNORED);
 				return TC_ACT_OK;
 			}
-			learn_syn(skb, p, &options, &f->end[1]);
+			learn_syn(skb, p, &options, server);
+			f->contested = 0;
 			return TC_ACT_OK;
 		}
-		if (!p->payload && !(p->flags & (TCP_FIN | TCP_SYN)))
+		if (!p->payload && !(p->flags & TCP_FIN))
 			return TC_ACT_OK;
+		if (p->flags & TCP_SYN) {
+			/* A SYN-ACK with payload; of another connection, the client ignores it. */
+			if (p->ack != f->end[0].isn + 1)
+				return TC_ACT_OK;
+		} else if (!(server->flags & END_SEEN)) {
+			return TC_ACT_OK; /* nothing says where its sequence is; nor is the flow takeable yet */
+		} else if (!server_in_window(p, f)) {
+			count(segment, server_outside_window_dropped);
+			return TC_ACT_SHOT;
+		}
 		/* The server speaks or ends first: not TLS as we know it, not ours. */
 		if (swap(f, word, STATE_IGNORED)) {
 			count(segment, server_spoke_first);
@@ -234,19 +262,41 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 		count(segment, state_race_dropped);
 		return TC_ACT_SHOT;
 	}
-	if (!p->payload) {
-		if (p->flags & (TCP_FIN | TCP_SYN))
-			swap(f, word, STATE_IGNORED);
+	if (!p->payload)
+		return TC_ACT_OK;
+	if ((p->flags & (TCP_SYN | TCP_ACK)) != TCP_ACK) {
+		count(segment, client_invalid_dropped); /* RFC 9293 3.10.7: no segment that carries data */
+		return TC_ACT_SHOT;
+	}
+	if (!(server->flags & END_SEEN)) {
+		if (f->contested) {
+			count(segment, contested_dropped);
+			return TC_ACT_SHOT;
+		}
+		/* A handshake we saw only half of, or a payload ahead of it that the server ignores: the
+		 * flow is watched on, for a SYN-ACK may still come. */
+		count(segment, unseen_passed);
 		return TC_ACT_OK;
 	}
-	struct end *server = &f->end[1];
-	if (!(server->flags & END_SEEN) || p->ack != server->isn + 1) {
-		/* Acknowledges bytes that we did not see, or a handshake we saw only half of. */
-		if (swap(f, word, STATE_IGNORED))
-			count(segment, server_spoke_first);
+	__s32 acknowledged = p->ack - (server->isn + 1);
+	if (acknowledged < 0) {
+		count(segment, client_invalid_dropped);
+		return TC_ACT_SHOT;
+	}
+	if (acknowledged > 0) {
+		/* Bytes of the server that took another path: all that follows acknowledges them too. Where
+		 * there are none the server ignores this packet, and the next one is held. */
+		count(segment, unseen_passed);
 		return TC_ACT_OK;
 	}
 	__u32 offset = p->seq - (f->end[0].isn + 1);
+	if ((__s32)offset < 0) {
+		if ((__s32)(offset + p->payload) <= 0)
+			return TC_ACT_OK; /* a keep-alive: no byte that the server would take */
+		/* The server would trim it and take the rest; no client sends such. */
+		count(segment, client_invalid_dropped);
+		return TC_ACT_SHOT;
+	}
 	if (offset >= server->syn_window) {
 		/* The server would not take it either (SPEC D15). */
 		count(segment, outside_window_passed);
@@ -277,6 +327,10 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 			return TC_ACT_OK;
 		if (!p->payload && !(p->flags & (TCP_FIN | TCP_RST)))
 			return TC_ACT_OK;
+		if (!server_in_window(p, f)) {
+			count(segment, server_outside_window_dropped);
+			return TC_ACT_SHOT;
+		}
 		return server_ends_hold(p, f, word, segment);
 	}
 	if (engine_dead(c)) {
@@ -289,6 +343,13 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 	}
 	if (!p->payload && !(p->flags & (TCP_FIN | TCP_RST | TCP_SYN)) && p->seq == f->end[0].isn + 1)
 		return TC_ACT_OK; /* the handshake's last ACK, late or again */
+	/* The server said nothing yet: it drops what acknowledges anything else, and so do we, or bytes
+	 * would be judged that it never takes. A RST needs no acknowledgement. */
+	if ((word & 0xff) == STATE_HELD && !(p->flags & TCP_RST) &&
+	    (!(p->flags & TCP_ACK) || p->ack != f->end[1].isn + 1)) {
+		count(segment, client_invalid_dropped);
+		return TC_ACT_SHOT;
+	}
 	return hold(skb, p, f, word, segment, HELD_MORE);
 race:
 	count(segment, state_race_dropped);

@@ -78,6 +78,8 @@ enum state {
 	STATE_BLOCKED = 8,   /* every packet is dropped */
 };
 
+#define SYN_ANSWERED 10000000000ULL /* ns in which a SYN-ACK comes, if it comes by us at all */
+
 #define END_SEEN 1
 #define END_WINDOW_SCALE 2
 #define END_SACK 4
@@ -99,11 +101,12 @@ _Static_assert(sizeof(struct end) == 28, "src/layout.rs has the same type");
 
 struct flow {
 	__u64 word;
-	__u64 touched; /* CLOCK_MONOTONIC ns of a tombstone's last packet */
+	__u64 touched; /* CLOCK_MONOTONIC ns: of the SYN; of a tombstone's or blocked flow's last packet */
 	struct end end[2]; /* 0: client, 1: server */
 	__u8 client_low;   /* the client is end 0 of the key */
 	__u8 client_side;
-	__u8 reserved[6];
+	__u8 contested; /* SYNs with different sequence numbers came, and no SYN-ACK for the last one */
+	__u8 reserved[5];
 };
 _Static_assert(sizeof(struct flow) == 80, "src/layout.rs has the same type");
 

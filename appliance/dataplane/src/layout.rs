@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Grows with every change of a pinned map's type: pins of another layout are removed on open.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Names of the programs' counters, in the order of their index (made from `bpf/counters.h`).
 pub const COUNTERS: &[&str] = include!(concat!(env!("OUT_DIR"), "/counters.rs"));
@@ -136,7 +136,8 @@ pub struct Flow {
     pub end: [End; 2],
     pub client_low: u8,
     pub client_side: u8,
-    pub reserved: [u8; 6],
+    pub contested: u8,
+    pub reserved: [u8; 5],
 }
 const _: () = assert!(size_of::<Flow>() == 80);
 
