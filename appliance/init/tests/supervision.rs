@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -55,6 +55,25 @@ fn a_service_whose_user_is_missing_never_runs() {
     );
     let output = lab.read("output");
     assert!(output.contains("weir: orphaned down (not started: user"), "{output}");
+}
+
+#[test]
+fn only_the_services_user_and_root_may_notify() {
+    let lab = Lab::start(&format!(
+        r#"[{{"name": "theirs", "user": "nobody", "restart": "always", "notifies": true,
+             "command": ["/usr/bin/perl", "-MSocket", "-e", "{NOTIFY} sleep 1000"]}},
+            {{"name": "ours", "restart": "always", "notifies": true,
+             "command": ["/usr/bin/perl", "-MSocket", "-e", "{NOTIFY} sleep 1000"]}}]"#
+    ));
+    lab.wait_for("both", || {
+        let output = lab.read("output");
+        output.contains("weir: theirs running\n") && output.contains("weir: ours running\n")
+    });
+    for (socket, owner) in [("run/theirs.notify", 65534), ("run/ours.notify", 0)] {
+        let metadata = fs::metadata(lab.path(socket)).unwrap();
+        assert_eq!((metadata.uid(), metadata.gid()), (owner, owner), "{socket}");
+        assert_eq!(metadata.mode() & 0o7777, 0o600, "{socket}");
+    }
 }
 
 #[test]

@@ -208,12 +208,12 @@ impl Supervisor {
     fn start(&mut self, index: usize, now: Lived) {
         let Some(supervised) = self.services.get_mut(index) else { return };
         let name = &supervised.service.name;
-        let started = Notify::bind(&self.runtime_directory, name)
-            .map_err(spawn::SpawnError::Notify)
-            .and_then(|notify| {
-                let pid = spawn::spawn(&supervised.service, &self.accounts, notify.path())?;
-                Ok((notify, pid))
-            });
+        let started = spawn::account(&supervised.service, &self.accounts).and_then(|account| {
+            let notify = Notify::bind(&self.runtime_directory, name, account)
+                .map_err(spawn::SpawnError::Notify)?;
+            let pid = spawn::spawn(&supervised.service, &self.accounts, notify.path())?;
+            Ok((notify, pid))
+        });
         let notice = match started {
             Ok((notify, pid)) => {
                 tracing::info!(service = name, pid = pid.as_raw(), "started");

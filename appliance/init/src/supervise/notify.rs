@@ -6,7 +6,7 @@
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,8 @@ use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, UnixAddr, UnixCredentials, recvmsg, setsockopt, sockopt,
 };
 use nix::unistd::Pid;
+
+use super::account::Account;
 
 /// Longest datagram; a longer one is cut and its last line lost.
 const LONGEST: usize = 4096;
@@ -38,13 +40,21 @@ pub struct Notify {
 
 impl Notify {
     /// A file `<service>.notify` in `directory`. A path and not an abstract name: those belong to
-    /// a network namespace, and services change theirs.
-    pub fn bind(directory: &Path, service: &str) -> Result<Self, std::io::Error> {
+    /// a network namespace, and services change theirs. Only `owner` (absent: the supervisor's own
+    /// user) and root can send to it, so that no other service can fill its queue.
+    pub fn bind(
+        directory: &Path,
+        service: &str,
+        owner: Option<Account>,
+    ) -> Result<Self, std::io::Error> {
         let path = directory.join(format!("{service}.notify"));
         let _ = std::fs::remove_file(&path);
         let socket = UnixDatagram::bind(&path)?;
-        // Anybody may write; who wrote is checked by credentials.
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
+        // Whoever wrote is checked by credentials as well: the user may have other processes.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        if let Some(Account { uid, gid }) = owner {
+            chown(&path, Some(uid.as_raw()), Some(gid.as_raw()))?;
+        }
         socket.set_nonblocking(true)?;
         setsockopt(&socket, sockopt::PassCred, &true)?;
         Ok(Self { socket, path })
@@ -141,7 +151,7 @@ mod tests {
     fn only_the_main_process_is_heard() {
         let directory = std::env::temp_dir().join(format!("weir-notify-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
-        let notify = Notify::bind(&directory, "x").unwrap();
+        let notify = Notify::bind(&directory, "x", None).unwrap();
         let sender = UnixDatagram::unbound().unwrap();
         sender.send_to(b"READY=1", notify.path()).unwrap();
         assert_eq!(notify.receive(Pid::from_raw(1)), []);

@@ -69,6 +69,14 @@ pub fn spawn(service: &Service, accounts: &Accounts, notify: &Path) -> Result<Pi
     i32::try_from(child.id()).map(Pid::from_raw).map_err(|_| SpawnError::ProcessNumber(child.id()))
 }
 
+/// The account of the service's user; `None` where it names none.
+pub fn account(service: &Service, accounts: &Accounts) -> Result<Option<Account>, SpawnError> {
+    // Never the supervisor's own where it is missing: that is root with all capabilities. The lab,
+    // which has none of these users, names none.
+    let named = |user: &String| accounts.user(user).ok_or_else(|| SpawnError::NoUser(user.clone()));
+    service.user.as_ref().map(named).transpose()
+}
+
 fn streams(
     service: &Service,
     preparation: &Preparation,
@@ -124,13 +132,7 @@ struct Preparation {
 
 impl Preparation {
     fn of(service: &Service, accounts: &Accounts) -> Result<Self, SpawnError> {
-        // Never the supervisor's own instead: that is root with all capabilities. The lab, which
-        // has none of these users, names none.
-        let account = service
-            .user
-            .as_deref()
-            .map(|user| accounts.user(user).ok_or_else(|| SpawnError::NoUser(user.to_owned())))
-            .transpose()?;
+        let account = account(service, accounts)?;
         let groups = service
             .groups
             .iter()
