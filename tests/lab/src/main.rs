@@ -90,7 +90,10 @@ fn demo(wire: WireKind, firmware: Firmware, keep: bool) -> Result<bool> {
 
 fn run<W: Wire>(mut bench: Bench<W>, mut report: Report, keep: bool) -> Result<bool> {
     report.progress("it inspects");
-    println!("     files of this run: {}", bench.run.directory().display());
+    println!(
+        "     files of this run: {} (there while it runs; --keep keeps it running)",
+        bench.run.directory().display()
+    );
     checks::all(&mut bench, &mut report);
     let passed = report.conclude();
     if keep {
