@@ -121,6 +121,18 @@ impl Shared {
         Self { state: Mutex::new(state), arrived: Notify::new() }
     }
 
+    /// Of a flow that is blocked without a judge.
+    pub fn blocked() -> Self {
+        let state = SharedState {
+            disposition: Disposition::Blocked,
+            inbox: vec![],
+            weight: 0,
+            server_spoke: false,
+            server_ended: false,
+        };
+        Self { state: Mutex::new(state), arrived: Notify::new() }
+    }
+
     pub fn lock(&self) -> MutexGuard<'_, SharedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -150,6 +162,8 @@ counts! {
     /// Held frames that the server would not have accepted, dropped (SPEC D15).
     BadChecksum => "held_bad_checksum_dropped",
     NotUnderstood => "held_not_understood_dropped",
+    /// Flows none of whose packets the server would have accepted, blocked.
+    UnreadBlocked => "held_unread_blocked",
     QueueFull => "held_queue_full_dropped",
     ForwardedLate => "packet_forwarded_after_release",
     InjectedLate => "packet_injected_after_take_over",

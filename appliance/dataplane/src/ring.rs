@@ -26,12 +26,14 @@ use crate::layout::{
 use crate::state::Swap;
 use weir_policy::snapshot::Side;
 
-/// How long a tombstone stays after its last packet.
+/// How long the entry of a finished flow (tombstone, blocked) stays after its last packet.
 const TOMBSTONE: Duration = Duration::from_secs(60);
 /// How long a held flow waits for a first packet that can be judged.
 const UNREAD: Duration = Duration::from_secs(5);
 /// Finished flows are looked after this often when no packet comes.
 const TICK_MILLISECONDS: u16 = 100;
+/// Most records read before finished flows, tombstones and the end are looked after again.
+const RECORDS_A_TURN: usize = 1024;
 
 pub struct RingThread {
     pub core: Arc<Core>,
@@ -117,7 +119,7 @@ impl RingThread {
             self.read_ring();
             self.read_finished();
             self.remove_tombstones();
-            self.give_back_unread();
+            self.block_unread();
         }
     }
 
@@ -137,10 +139,13 @@ impl RingThread {
 
     fn read_ring(&mut self) {
         // A record is copied out before it is handled: the ring's room is free again at once.
-        while let Some((held, frame)) = self.ring.next().and_then(|record| {
-            let (held, frame) = read_held(&record)?;
-            Some((held, Frame::parse(frame, held.gso_size)))
-        }) {
+        for _ in 0..RECORDS_A_TURN {
+            let Some((held, frame)) = self.ring.next().and_then(|record| {
+                let (held, frame) = read_held(&record)?;
+                Some((held, Frame::parse(frame, held.gso_size)))
+            }) else {
+                return;
+            };
             self.record(&held, frame);
         }
     }
@@ -224,36 +229,44 @@ impl RingThread {
 
     fn wait_for_first(&mut self, held: &Held) {
         if self.unread_until.len() >= self.held_limit {
-            self.give_back(&held.key, held.id);
+            self.block(held.key, held.id);
             return;
         }
         self.unread.insert((held.key, held.id));
         self.unread_until.push_back((Instant::now() + UNREAD, held.key, held.id));
     }
 
-    fn give_back_unread(&mut self) {
+    fn block_unread(&mut self) {
         let now = Instant::now();
         while let Some((until, key, id)) = self.unread_until.front().copied()
             && until <= now
         {
             self.unread_until.pop_front();
             if self.unread.remove(&(key, id)) {
-                self.give_back(&key, id);
+                self.block(key, id);
             }
         }
     }
 
-    /// Back to the bridge without sending anything: the client sends again what was lost.
-    fn give_back(&self, key: &FlowKey, id: u64) {
-        for state in [State::Held, State::Releasing] {
-            match self.core.state.remove(key, id, state) {
-                Ok(Swap::Found(_)) => {}
-                Ok(_) => return,
-                Err(error) => {
+    /// A flow that sent nothing the server would take, and did not send again what was lost: on the
+    /// bridge its next packet would pass unjudged. One whose server spoke meanwhile is given back.
+    fn block(&mut self, key: FlowKey, id: u64) {
+        match self.core.state.swap(&key, id, State::Held, State::Blocked) {
+            Ok(Swap::Done) => {
+                if let Some(links) = self.core.segments.get(&key.segment) {
+                    links.counts.add(Count::UnreadBlocked);
+                }
+                // What the ring still has of it is not sent on.
+                self.known.insert((key, id), Arc::new(Shared::blocked()));
+                self.graves.push_back((Instant::now() + TOMBSTONE, key, id, State::Blocked));
+            }
+            Ok(Swap::Found(State::Releasing)) => {
+                if let Err(error) = self.core.state.remove(&key, id, State::Releasing) {
                     tracing::warn!(%error, "held flow not given back");
-                    return;
                 }
             }
+            Ok(_) => {} // given back because the engine seemed dead
+            Err(error) => tracing::warn!(%error, "held flow stays held"),
         }
     }
 
@@ -279,9 +292,7 @@ impl RingThread {
             && due <= now
         {
             self.graves.pop_front();
-            if state == State::Tombstone
-                && let Some(rest) = self.rest_of(&key, id)
-            {
+            if let Some(rest) = self.rest_of(&key, id) {
                 self.graves.push_back((now + rest, key, id, state));
                 continue;
             }
@@ -298,7 +309,7 @@ impl RingThread {
         }
     }
 
-    /// How long a tombstone must still stay, because packets of its flow still come.
+    /// How long a finished flow's entry must still stay, because packets of its flow still come.
     fn rest_of(&self, key: &FlowKey, id: u64) -> Option<Duration> {
         let flow = self.flows.get(key, 0).ok()?;
         if id_of(flow.word) != id || flow.touched == 0 {

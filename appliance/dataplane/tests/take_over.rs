@@ -381,3 +381,24 @@ fn decoy_with_a_wrong_checksum_is_not_judged() {
     assert_eq!(engine.counter("held_bad_checksum_dropped"), 1);
     assert_eq!(engine.counter("flow_taken_over"), 1);
 }
+
+#[test]
+fn flow_of_nothing_but_decoys_is_blocked() {
+    let wire = Wire::new();
+    let (engine, held) = wire.engine(Attach::Auto);
+    let _judge = judge_all(held, 1, Does::TakeOver);
+    let listener = wire.listen();
+    let server = std::thread::spawn(move || {
+        let (mut server, _) = listener.accept().unwrap();
+        server.set_read_timeout(Some(Duration::from_secs(9))).unwrap();
+        server.read(&mut [0; 16]).unwrap_err().kind()
+    });
+    // The hello itself comes only once the flow was waited for long enough.
+    let late =
+        DECOY.replace("s.sendall(b'REAL')", "import time; time.sleep(6); s.sendall(b'REAL')");
+    let late = late.replace("print(s.recv(16).decode())", "time.sleep(3)");
+    wire.python(&wire.client, &late, &[wire::SERVER, &PORT.to_string()]);
+    assert_eq!(server.join().unwrap(), ErrorKind::WouldBlock);
+    assert_eq!(engine.counter("held_unread_blocked"), 1);
+    assert!(engine.counter("blocked_dropped") >= 1);
+}
