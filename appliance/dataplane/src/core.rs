@@ -156,6 +156,8 @@ counts! {
     Blocked => "flow_blocked",
     /// Given back before a judgement: flow limit, a runtime's queue full.
     ReleasedUnjudged => "flow_released_unjudged",
+    /// Taken, but its sockets could not speak: both ends were reset.
+    Lost => "take_over_lost",
     TakeOverFailed => "take_over_failed",
     /// Another flow's sockets have the same tuple (SPEC D16).
     TupleOwned => "take_over_tuple_owned",

@@ -61,7 +61,7 @@ pub enum BlockError {
     NotHeld,
 }
 
-/// Why a flow was not taken over; it has been released.
+/// Why a flow was not taken over; it has been released, except for [`TakeOverError::Lost`].
 #[derive(Debug, thiserror::Error)]
 pub enum TakeOverError {
     /// It ended, the server spoke first, or it was given back because the engine seemed dead.
@@ -77,6 +77,9 @@ pub enum TakeOverError {
     Server(io::Error),
     #[error("flow table: {0}")]
     Table(io::Error),
+    /// The flow was taken and is lost: both ends are sent a RST and get nothing more.
+    #[error("taken, and lost: {0}")]
+    Lost(io::Error),
 }
 
 /// A flow that waits for its judgement. Its client's packets are off the wire.
@@ -217,7 +220,7 @@ impl HeldFlow {
     }
 
     /// A RST as each end would send it, to the other.
-    fn reset(&self, links: &SegmentLinks) {
+    pub(crate) fn reset(&self, links: &SegmentLinks) {
         let [client, server] = &self.flow.end;
         let Some(newest) = self.assembly.frames().last() else { return };
         // What the client expects next; nothing of the client's reached the server.

@@ -11,17 +11,20 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::net::TcpStream;
 
 use crate::layout::{END_SACK, END_TIMESTAMPS, END_WINDOW_SCALE, End};
 use crate::link::{set_option, set_option_bytes};
 
 /// Sockets ready in the pool: two a flow, so flows do not wait for a system call in a namespace.
 const POOL: usize = 32;
+/// A socket is made in microseconds when the pool is empty; longer means descriptors ran out.
+const WAITS: usize = 20;
 
 /// Sockets of one engine namespace, for one runtime. A thread that lives in the namespace makes
 /// them; it ends with the pool.
@@ -47,10 +50,20 @@ impl SocketPool {
         Ok(Self(Mutex::new(receiver)))
     }
 
-    pub fn take(&self) -> io::Result<Socket> {
-        let receiver = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Made in microseconds when the pool is empty; longer means descriptors ran out.
-        receiver.recv_timeout(Duration::from_millis(20)).map_err(io::Error::other)
+    /// Never blocks the runtime's thread: where the pool is empty its thread is waited for, for
+    /// [`WAITS`] milliseconds at most.
+    pub async fn take(&self) -> io::Result<Socket> {
+        for _ in 0..WAITS {
+            if let Ok(socket) = self.try_take() {
+                return Ok(socket);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        self.try_take().map_err(io::Error::other)
+    }
+
+    fn try_take(&self) -> Result<Socket, TryRecvError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).try_recv()
     }
 }
 
@@ -155,7 +168,7 @@ pub fn place(socket: &Socket, position: &Position<'_>) -> io::Result<()> {
 }
 
 /// Ends repair mode without a window probe: the socket speaks for its end from now on.
-pub fn speak(socket: &Socket) -> io::Result<()> {
+pub fn speak(socket: &TcpStream) -> io::Result<()> {
     const REPAIR_OFF_NO_PROBE: i32 = -1;
     set_option(socket, libc::SOL_TCP, libc::TCP_REPAIR, REPAIR_OFF_NO_PROBE)
 }

@@ -60,10 +60,15 @@ impl Drop for FlowGuard {
 
 impl HeldFlow {
     /// Takes the flow over. Call it inside the runtime that will own the streams. On an error the
-    /// flow has been released.
+    /// flow has been released, except for [`TakeOverError::Lost`].
     pub async fn take_over(mut self) -> Result<TakenFlow, TakeOverError> {
-        let sockets = match self.place_sockets() {
-            Ok(sockets) => sockets,
+        // Before the flow's lock, which is never held across a wait.
+        let placed = match self.sockets().await {
+            Ok(sockets) => self.place_sockets(sockets),
+            Err(error) => Err(error),
+        };
+        let [client, server] = match placed {
+            Ok(streams) => streams,
             Err(error) => {
                 if let Some(links) = self.links() {
                     links.counts.add(match error {
@@ -74,20 +79,33 @@ impl HeldFlow {
                 return Err(error); // dropped here: released
             }
         };
-        // From here on the flow is ours: an error would leave its packets to nobody.
+        // From here on the flow is ours: it cannot be released any more.
         let guard = FlowGuard { core: Arc::clone(&self.core), key: self.key, id: self.id };
-        let [client, server] = sockets;
-        let received = self.speak(&client, &server)?;
-        Ok(TakenFlow {
-            client: stream(client).map_err(TakeOverError::Client)?,
-            server: stream(server).map_err(TakeOverError::Server)?,
-            received,
-            guard,
-        })
+        if let Err(error) = speak(&client).and_then(|()| speak(&server)) {
+            // Before the guard is dropped: the flow is no held one that could be given back.
+            self.finish(Disposition::Taken);
+            if let Some(links) = self.links() {
+                links.counts.add(Count::Lost);
+                self.reset(links);
+            }
+            return Err(TakeOverError::Lost(error));
+        }
+        let received = self.hand_over();
+        Ok(TakenFlow { client, server, received, guard })
     }
 
-    /// Two sockets in the middle of the connection, still silent, and the flow's state changed.
-    fn place_sockets(&mut self) -> Result<[Socket; 2], TakeOverError> {
+    async fn sockets(&self) -> Result<[Socket; 2], TakeOverError> {
+        let pools = self.core.sockets.get(self.runtime);
+        let pool =
+            pools.and_then(|pools| pools.get(&self.key.segment)).ok_or(TakeOverError::NotHeld)?;
+        Ok([
+            pool.take().await.map_err(TakeOverError::Socket)?,
+            pool.take().await.map_err(TakeOverError::Socket)?,
+        ])
+    }
+
+    /// The two sockets in the middle of the connection, still silent, and the flow's state changed.
+    fn place_sockets(&mut self, sockets: [Socket; 2]) -> Result<[TcpStream; 2], TakeOverError> {
         let shared = Arc::clone(&self.shared);
         // Held until the state is changed: what comes by the ring meanwhile waits.
         let mut state = shared.lock();
@@ -95,19 +113,14 @@ impl HeldFlow {
         if state.server_spoke || state.server_ended || self.links().is_none() {
             return Err(TakeOverError::NotHeld);
         }
-        let pool = self
-            .core
-            .sockets
-            .get(self.runtime)
-            .and_then(|pools| pools.get(&self.key.segment))
-            .ok_or(TakeOverError::NotHeld)?;
-        let sockets = [
-            pool.take().map_err(TakeOverError::Socket)?,
-            pool.take().map_err(TakeOverError::Socket)?,
-        ];
         let [towards_client, towards_server] = self.positions();
-        place(&sockets[0], &towards_client).map_err(TakeOverError::Client)?;
-        place(&sockets[1], &towards_server).map_err(TakeOverError::Server)?;
+        let [client, server] = sockets;
+        // All that can fail comes before the change of state; closed before `speak`, the sockets
+        // say nothing.
+        place(&client, &towards_client).map_err(TakeOverError::Client)?;
+        place(&server, &towards_server).map_err(TakeOverError::Server)?;
+        let client = stream(client).map_err(TakeOverError::Client)?;
+        let server = stream(server).map_err(TakeOverError::Server)?;
         match self.core.state.swap(&self.key, self.id, State::Held, State::Taken) {
             Ok(Swap::Done) => {}
             Ok(Swap::TupleOwned) => return Err(TakeOverError::TupleOwned),
@@ -115,7 +128,7 @@ impl HeldFlow {
             Err(error) => return Err(TakeOverError::Table(error)),
         }
         state.disposition = Disposition::Taken;
-        Ok(sockets)
+        Ok([client, server])
     }
 
     /// Where the two sockets stand in the connection.
@@ -152,10 +165,8 @@ impl HeldFlow {
         [towards_client, towards_server]
     }
 
-    /// Lets the sockets speak; returns the client's bytes.
-    fn speak(&mut self, client: &Socket, server: &Socket) -> Result<Vec<u8>, TakeOverError> {
-        speak(client).map_err(TakeOverError::Client)?;
-        speak(server).map_err(TakeOverError::Server)?;
+    /// Gives the sockets, which speak now, what the flow's packets said; returns the client's bytes.
+    fn hand_over(&mut self) -> Vec<u8> {
         let acknowledgements = self.acknowledgements();
         let assembly = std::mem::replace(&mut self.assembly, Assembly::new(0));
         let (received, rest) = assembly.into_parts();
@@ -172,7 +183,7 @@ impl HeldFlow {
             links.counts.add(Count::TakenOver);
         }
         self.finish(Disposition::Taken);
-        Ok(received)
+        received
     }
 
     /// A socket in repair knows no timestamp of its peer and would echo 0: each is told by a pure
