@@ -2,7 +2,9 @@
 //!
 //! For: the order of boot and shutdown. Not for: how each step is done (its own module). Nothing
 //! here stops the boot: a step that fails leaves a warning on the console and in the machine's
-//! status, and the next one goes on with what is there. A panic costs the step it happened in.
+//! status, and the next one goes on with what is there. A panic costs the step it happened in, so
+//! that the segments come up whatever else fails; only one between the steps reboots, because it
+//! may have left the wire dead.
 //!
 //! Order: mounts, modules, clock, identity, machine checks; journald; provisioning; management
 //! port and segments, so that the wire is whole before anything that could fail for long; agent
@@ -46,12 +48,14 @@ const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
 const JOURNAL_APPEARS: Duration = Duration::from_secs(10);
 /// After this the appliance counts as up without what is not ready.
 const SERVICES_READY: Duration = Duration::from_secs(60);
+/// For the operator to read why, before a boot that failed is tried again.
+const BEFORE_REBOOT: Duration = Duration::from_secs(10);
 /// Panics of the main loop that are survived; more, and the machine reboots.
 const PANICS_SURVIVED: u32 = 100;
 
 pub fn run() -> ! {
     let mut warnings = Warnings::default();
-    let machine = step(&mut warnings, "preparation", prepare).unwrap_or_default();
+    let machine = prepare(&mut warnings);
     let accounts = Accounts::of_this_machine();
     let directory = PathBuf::from(RUNTIME_DIRECTORY);
     let supervisor =
@@ -60,7 +64,7 @@ pub fn run() -> ! {
         Ok(mut supervisor) => supervise(&mut supervisor, machine, &accounts, warnings),
         Err(error) => {
             operator::say(&format!("cannot supervise: {error}; rebooting in 10 s"));
-            std::thread::sleep(Duration::from_secs(10));
+            std::thread::sleep(BEFORE_REBOOT);
             End::Reboot
         }
     };
@@ -80,7 +84,7 @@ impl Warnings {
     }
 }
 
-/// Runs a step; where it panics, that is a warning.
+/// Runs a step; where it panics, that is a warning and `None`.
 fn step<T>(
     warnings: &mut Warnings,
     what: &str,
@@ -95,11 +99,31 @@ fn step<T>(
     }
 }
 
+/// Runs a step that waits for services. A wish that came in the meantime is the error, and ends
+/// the boot; a panic does not.
+fn waiting_step<T>(
+    warnings: &mut Warnings,
+    what: &str,
+    action: impl FnOnce(&mut Warnings) -> Result<T, Wish>,
+) -> Result<Option<T>, Wish> {
+    step(warnings, what, action).transpose()
+}
+
 /// All that needs no service.
 fn prepare(warnings: &mut Warnings) -> MachineStatus {
-    mounts::basic(warnings);
-    crate::kernel_log::begin();
-    settings::apply();
+    step(warnings, "mounts", mounts::basic);
+    step(warnings, "kernel log", |_| crate::kernel_log::begin());
+    step(warnings, "settings", |_| settings::apply());
+    step(warnings, "modules", load_modules);
+    step(warnings, "data", mounts::data);
+    step(warnings, "clock", clock::check);
+    step(warnings, "identity", identity::settle);
+    let machine = step(warnings, "machine checks", machine::examine).unwrap_or_default();
+    operator::say(&machine::summary(&machine));
+    machine
+}
+
+fn load_modules(warnings: &mut Warnings) {
     match Modules::of_running_kernel() {
         Ok(mut modules) => {
             if let Err(error) = modules::answer_the_kernel("/sbin/weir-init") {
@@ -109,12 +133,6 @@ fn prepare(warnings: &mut Warnings) -> MachineStatus {
         }
         Err(error) => warnings.add(error.to_string()),
     }
-    mounts::data(warnings);
-    clock::check(warnings);
-    identity::settle(warnings);
-    let machine = machine::examine(warnings);
-    operator::say(&machine::summary(&machine));
-    machine
 }
 
 fn supervise(
@@ -123,18 +141,17 @@ fn supervise(
     accounts: &Accounts,
     mut warnings: Warnings,
 ) -> End {
-    let wish =
-        step(&mut warnings, "boot", |warnings| boot(supervisor, machine, accounts, warnings).err());
-    let mut wish = wish.flatten();
-    let mut panics = 0;
-    let wish = loop {
-        if let Some(wish) = wish {
-            break wish;
-        }
-        match catch_unwind(AssertUnwindSafe(|| supervisor.turn())) {
-            Ok(turned) => wish = turned,
-            Err(_) if panics < PANICS_SURVIVED => panics += 1,
-            Err(_) => wish = Some(Wish::Reboot),
+    let mut readiness = Readiness::of(&machine);
+    let booted = step(&mut warnings, "boot", |warnings| {
+        boot(supervisor, machine, accounts, &mut readiness, warnings)
+    });
+    let wish = match booted {
+        Some(Ok(())) => main_loop(supervisor, &mut readiness),
+        Some(Err(wish)) => wish,
+        None => {
+            operator::say("the boot failed; rebooting in 10 s");
+            std::thread::sleep(BEFORE_REBOOT);
+            Wish::Reboot
         }
     };
     let how = match wish {
@@ -150,54 +167,146 @@ fn supervise(
     how
 }
 
+/// Supervises until somebody wants the end.
+fn main_loop(supervisor: &mut Supervisor, readiness: &mut Readiness) -> Wish {
+    let mut panics = 0;
+    loop {
+        let turned = catch_unwind(AssertUnwindSafe(|| {
+            let wish = supervisor.turn();
+            readiness.look(services_ready(supervisor), slot::mark_good);
+            wish
+        }));
+        match turned {
+            Ok(None) => {}
+            Ok(Some(wish)) => return wish,
+            Err(_) if panics < PANICS_SURVIVED => panics += 1,
+            Err(_) => return Wish::Reboot,
+        }
+    }
+}
+
+/// Whether agent and engine have been ready together: the boot went well, however late.
+struct Readiness {
+    /// A slot whose root nobody verified is not marked good.
+    root_verified: bool,
+    /// Said and marked, which is done once.
+    marked: bool,
+}
+
+impl Readiness {
+    fn of(machine: &MachineStatus) -> Self {
+        Self { root_verified: machine.verified_root, marked: false }
+    }
+
+    /// `mark` marks the running slot good.
+    fn look(&mut self, ready: bool, mark: impl FnOnce()) {
+        if !ready || self.marked {
+            return;
+        }
+        self.marked = true;
+        if self.root_verified {
+            mark();
+        }
+        operator::say("ready");
+    }
+}
+
+fn services_ready(supervisor: &Supervisor) -> bool {
+    supervisor.is_ready("agent") && supervisor.is_ready("engine")
+}
+
 /// Starts everything, in order. An `Err` is a wish that came in the meantime.
 fn boot(
     supervisor: &mut Supervisor,
-    mut machine: MachineStatus,
+    machine: MachineStatus,
     accounts: &Accounts,
+    readiness: &mut Readiness,
     warnings: &mut Warnings,
 ) -> Result<(), Wish> {
-    mounts::directories(accounts, warnings);
+    step(warnings, "directories", |warnings| mounts::directories(accounts, warnings));
+    waiting_step(warnings, "journal", |warnings| start_journal(supervisor, warnings))?;
+    let nics = ports::in_order();
+    waiting_step(warnings, "provisioning", |warnings| provision(supervisor, warnings))?;
+    let plan = step(warnings, "plan", plan).unwrap_or_default();
+    waiting_step(warnings, "management port", |warnings| {
+        configure_host(supervisor, &plan, nics.first(), warnings)
+    })?;
+    let planned = planned_segments(&plan, &nics);
+    for segment in &planned {
+        waiting_step(warnings, &format!("segment {}", segment.id.0), |warnings| {
+            join(supervisor, segment, &nics, warnings)
+        })?;
+    }
+    step(warnings, "status", |warnings| {
+        serve_status(supervisor, machine, &nics, &planned, accounts, warnings);
+    });
+    waiting_step(warnings, "services", |warnings| start_services(supervisor, readiness, warnings))?;
+    step(warnings, "console", |_| supervisor.add(services::console()));
+    Ok(())
+}
+
+fn start_journal(supervisor: &mut Supervisor, warnings: &mut Warnings) -> Result<(), Wish> {
     supervisor.add(services::journal());
     let journal = |_: &Supervisor| Path::new(JOURNAL_SOCKET).exists();
     if !wait(supervisor, JOURNAL_APPEARS, journal)? {
         warnings.add("the journal does not start; the appliance goes on without it");
     }
-    let nics = ports::in_order();
+    Ok(())
+}
+
+fn provision(supervisor: &mut Supervisor, warnings: &mut Warnings) -> Result<(), Wish> {
     if !one_shot(supervisor, services::provision())? {
         warnings.add("provisioning failed; segments only bridge");
     }
-    let plan = plan(warnings);
+    Ok(())
+}
+
+/// Its name and its management port.
+fn configure_host(
+    supervisor: &mut Supervisor,
+    plan: &BootPlan,
+    nic: Option<&Nic>,
+    warnings: &mut Warnings,
+) -> Result<(), Wish> {
     identity::set_hostname(plan.hostname.as_deref(), warnings);
-    if !one_shot(supervisor, services::management(nics.first()))? {
+    if !one_shot(supervisor, services::management(nic))? {
         warnings.add("the management port is not configured");
     }
-    let planned = planned_segments(&plan, &nics);
-    for segment in &planned {
-        join(supervisor, segment, &nics, warnings)?;
-    }
+    Ok(())
+}
+
+/// Opens the socket on which the agent asks how the machine is.
+fn serve_status(
+    supervisor: &mut Supervisor,
+    mut machine: MachineStatus,
+    nics: &[Nic],
+    planned: &[PlannedSegment],
+    accounts: &Accounts,
+    warnings: &mut Warnings,
+) {
     machine.warnings = warnings.0.clone();
-    let ports = ports::Watched::new(&nics, &planned, warnings);
-    let root_verified = machine.verified_root;
+    let ports = ports::Watched::new(nics, planned, warnings);
     let agent = accounts.user(services::AGENT_USER).map(|account| account.uid);
     let status = Box::new(move || machine::now(&machine, &ports));
     match Control::bind(Path::new(paths::INIT_SOCKET), agent.into_iter().collect(), status) {
         Ok(control) => supervisor.serve(control),
         Err(error) => warnings.add(format!("{}: {error}", paths::INIT_SOCKET)),
     }
+}
+
+/// What is not ready in time is waited for by the main loop.
+fn start_services(
+    supervisor: &mut Supervisor,
+    readiness: &mut Readiness,
+    warnings: &mut Warnings,
+) -> Result<(), Wish> {
     supervisor.add(services::agent());
     supervisor.add(services::engine());
-    let ready =
-        |supervisor: &Supervisor| supervisor.is_ready("agent") && supervisor.is_ready("engine");
-    if wait(supervisor, SERVICES_READY, ready)? {
-        if root_verified {
-            slot::mark_good();
-        }
-        operator::say("ready");
+    if wait(supervisor, SERVICES_READY, services_ready)? {
+        readiness.look(true, slot::mark_good);
     } else {
         warnings.add("not all services are ready");
     }
-    supervisor.add(services::console());
     Ok(())
 }
 
@@ -336,5 +445,33 @@ mod tests {
         let result = step(&mut warnings, "test", |_| -> u8 { panic!("expected by the test") });
         assert_eq!(result, None);
         assert_eq!(warnings.0, ["test: internal error"]);
+    }
+
+    #[test]
+    fn a_wish_ends_the_boot_and_a_panic_does_not() {
+        let mut warnings = Warnings::default();
+        let panics = |_: &mut Warnings| -> Result<(), Wish> { panic!("expected by the test") };
+        assert_eq!(waiting_step(&mut warnings, "journal", panics), Ok(None));
+        assert_eq!(waiting_step(&mut warnings, "segment 1", |_| Ok(7)), Ok(Some(7)));
+        let reboot = |_: &mut Warnings| -> Result<(), Wish> { Err(Wish::Reboot) };
+        assert_eq!(waiting_step(&mut warnings, "segment 2", reboot), Err(Wish::Reboot));
+        assert_eq!(warnings.0, ["journal: internal error"]);
+    }
+
+    #[test]
+    fn a_slot_is_marked_good_once_however_late_it_becomes_ready() {
+        let machine = MachineStatus { verified_root: true, ..MachineStatus::default() };
+        let mut readiness = Readiness::of(&machine);
+        let marks = std::cell::Cell::new(0);
+        for (ready, expected) in [(false, 0), (false, 0), (true, 1), (false, 1), (true, 1)] {
+            readiness.look(ready, || marks.set(marks.get() + 1));
+            assert_eq!(marks.get(), expected);
+        }
+    }
+
+    #[test]
+    fn a_slot_whose_root_is_not_verified_is_never_marked_good() {
+        let mut readiness = Readiness::of(&MachineStatus::default());
+        readiness.look(true, || panic!("marked"));
     }
 }
