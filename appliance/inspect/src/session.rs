@@ -134,18 +134,22 @@ impl Session {
         forward: &mut Vec<u8>,
         alerts: &mut Vec<Alert>,
     ) -> Result<(), Dropped> {
-        if let Some(connection) = &self.connection
+        if let Some(connection) = &mut self.connection
             && !self.raw
             && self.dropped.is_none()
-            && connection.finish(direction) == Ending::Release
         {
-            self.raw = true;
+            match connection.finish(direction) {
+                Ending::Discard => {}
+                Ending::Release => connection.release(direction, forward),
+                Ending::NotHttp => self.raw = true,
+            }
         }
         self.inspect(direction, &[], forward, alerts)
     }
 
     /// Whether a direction holds bytes that may go: call [`Self::inspect`] for it with no bytes.
-    /// Happens only where a server speaks first, before the client's first line is whole.
+    /// Happens only where a server begins as a response does, before the client turns out to speak
+    /// something else than HTTP.
     pub fn is_released(&self, direction: Direction) -> bool {
         self.raw
             && self.dropped.is_none()
@@ -208,9 +212,10 @@ impl Session {
                         forward.extend_from_slice(body.get(..passed).unwrap_or_default());
                         judged
                     }
-                    Step::Framing(length) => {
-                        taken = length;
-                        forward.extend_from_slice(rest.get(..length).unwrap_or_default());
+                    Step::Unjudged(length) => {
+                        taken = withheld.saturating_add(length);
+                        connection.release(direction, forward);
+                        forward.extend_from_slice(rest.get(withheld..taken).unwrap_or_default());
                         Ok(())
                     }
                 };

@@ -54,6 +54,8 @@ enum Reading {
     Length(u64),
     Chunked(Chunked),
     UntilClose,
+    /// A server that speaks before its client is known to speak HTTP, and does not speak it.
+    SpokeFirst,
 }
 
 /// What the front of the input is.
@@ -71,8 +73,9 @@ pub(crate) enum Step {
     Trailers,
     /// So many bytes of a body.
     Body(usize),
-    /// So many bytes of the framing of chunks.
-    Framing(usize),
+    /// So many bytes, after the withheld ones, that only `tcp` rules judge: the framing of chunks,
+    /// or what a server says that speaks first.
+    Unjudged(usize),
 }
 
 /// What to do with the withheld bytes of a direction that ended.
@@ -80,13 +83,15 @@ pub(crate) enum Step {
 pub(crate) enum Ending {
     /// There are none, or they are part of a head: never forwarded.
     Discard,
-    /// They are not HTTP.
+    /// Those of a server that speaks first: forwarded, and the client is still to be recognised.
     Release,
+    /// The session carries something else than HTTP.
+    NotHttp,
 }
 
 impl Connection {
     /// Frames the front of a direction's next bytes; not empty. Also says how many of them are now
-    /// withheld; those of `Body` and `Framing` are the caller's.
+    /// withheld; those of `Body` and `Unjudged` are the caller's.
     pub(crate) fn step(
         &mut self,
         direction: Direction,
@@ -124,9 +129,10 @@ impl Connection {
                     }
                     taken += 1;
                 }
-                Ok((0, Step::Framing(taken)))
+                Ok((0, Step::Unjudged(taken)))
             }
             Reading::UntilClose => Ok((0, Step::Body(input.len()))),
+            Reading::SpokeFirst => Ok((0, Step::Unjudged(input.len()))),
         }
     }
 
@@ -142,16 +148,24 @@ impl Connection {
         half.restart();
     }
 
-    pub(crate) fn finish(&self, direction: Direction) -> Ending {
+    /// A direction ended.
+    pub(crate) fn finish(&mut self, direction: Direction) -> Ending {
         let withheld = self.withheld(direction);
-        let is_head = match direction {
-            Direction::ToServer => self.recognised || may_be_request(withheld),
-            Direction::ToClient => self.recognised || withheld.len() >= STATUS_LINE.len(),
-        };
-        if withheld.is_empty() || is_head { Ending::Discard } else { Ending::Release }
+        if withheld.is_empty() || self.recognised || self.client_may_be_http() {
+            return Ending::Discard;
+        }
+        match direction {
+            Direction::ToServer => Ending::NotHttp,
+            Direction::ToClient if withheld.len() >= STATUS_LINE.len() => Ending::Discard,
+            Direction::ToClient => {
+                self.halves[direction.index()].reading = Reading::SpokeFirst;
+                Ending::Release
+            }
+        }
     }
 
     fn head(&mut self, direction: Direction, input: &[u8]) -> Result<(usize, Step), Dropped> {
+        let server_spoke_first = self.server_spoke_first();
         let half = &mut self.halves[direction.index()];
         if direction == Direction::ToServer && self.switch_pending && half.withheld.is_empty() {
             return Err(HttpViolation::BytesBeforeSwitch.into());
@@ -162,6 +176,9 @@ impl Connection {
         match direction {
             Direction::ToServer if !self.recognised => {
                 match self.first_line.recognise(&half.withheld)? {
+                    Recognised::Http if server_spoke_first => {
+                        return Err(HttpViolation::NotAResponse.into());
+                    }
                     Recognised::Http => self.recognised = true,
                     Recognised::NotHttp => return Ok((room, Step::NotHttp)),
                     Recognised::Undecided if half.withheld.len() > MAX_HEAD => {
@@ -175,7 +192,11 @@ impl Connection {
             Direction::ToClient if self.recognised || self.client_may_be_http() => {
                 return Err(HttpViolation::NotAResponse.into());
             }
-            Direction::ToClient => return Ok((room, Step::NotHttp)),
+            Direction::ToClient => {
+                // Only this direction: else any server could turn the rules for HTTP off.
+                self.halves[direction.index()].reading = Reading::SpokeFirst;
+                return Ok((room, Step::Unjudged(0)));
+            }
         }
         let half = &mut self.halves[direction.index()];
         let Some(kept) = half.whole(direction == Direction::ToServer)? else {
@@ -191,6 +212,10 @@ impl Connection {
 
     fn client_may_be_http(&self) -> bool {
         may_be_request(self.withheld(Direction::ToServer))
+    }
+
+    fn server_spoke_first(&self) -> bool {
+        self.halves[Direction::ToClient.index()].reading == Reading::SpokeFirst
     }
 
     /// The client's withheld bytes are a whole head.

@@ -6,9 +6,10 @@
 //! [`HttpViolation`]: what is HTTP but could be read in two ways is refused, because the other
 //! reading is how a request is smuggled past inspection.
 //!
-//! What is not HTTP at all is told apart by the first line of the client, or by a server that
-//! speaks first, and is then matched as a raw stream. What only a lenient server would take for
-//! HTTP (a known method in a line without a version, blanks before it) is a violation.
+//! What is not HTTP at all is told apart by the first line of the client, and is then matched as a
+//! raw stream. A server that speaks first is one in its own direction only: a client that speaks
+//! HTTP after it is a violation. So is what only a lenient server would take for HTTP (a known
+//! method in a line without a version, blanks before it).
 
 mod chunked;
 mod connection;
