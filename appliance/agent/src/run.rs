@@ -1,8 +1,9 @@
 //! `weir-agent run`: joins configuration, engine socket, console socket and supervision in one
 //! loop, and ends at SIGTERM.
 //!
-//! Not for: what any of them does. Fails at start only, where a socket cannot be bound; after that
-//! a bad configuration is refused and the running one stays.
+//! Not for: what any of them does. Fails at start, where a socket cannot be bound, and where a
+//! listener ends: supervision then starts an agent that hears again. A bad configuration is refused
+//! and the running one stays.
 
 use std::cell::RefCell;
 use std::fs;
@@ -11,11 +12,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Mutex;
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tracing::{error, info, warn};
 use weir_api::init::Mode;
 use weir_api::paths;
@@ -78,21 +79,21 @@ async fn serve(options: &Options, log: LogLines) -> anyhow::Result<()> {
     look_at_machine(&state, &options.init_socket).await;
     policy.load();
 
-    spawn_local(engine::serve(state.clone(), engines));
+    let mut engines = spawn_local(engine::serve(state.clone(), engines));
     let consoles = Rc::new(Consoles {
         state: state.clone(),
         init_socket: options.init_socket.clone(),
         log,
         throttle: Mutex::new(Throttle::default()),
     });
-    spawn_local(console::serve(consoles, listener));
+    let mut consoles = spawn_local(console::serve(consoles, listener));
     let supervisor = Supervisor::from_environment();
     supervisor.ready();
     info!(version = env!("CARGO_PKG_VERSION"), "agent ready");
 
     let mut alive = tokio::time::interval(Supervisor::interval());
     let mut machine_round = tokio::time::interval(MACHINE_ROUND);
-    loop {
+    let end = loop {
         tokio::select! {
             _ = alive.tick() => supervisor.alive(),
             _ = machine_round.tick() => {
@@ -100,14 +101,27 @@ async fn serve(options: &Options, log: LogLines) -> anyhow::Result<()> {
                 policy.follow_mode();
             }
             Some(()) = hang_up.recv() => policy.load(),
-            () = either(&mut terminate, &mut interrupt) => break,
+            () = either(&mut terminate, &mut interrupt) => break Ok(()),
+            deaf = first_end(&mut engines, &mut consoles) => break Err(deaf),
         }
-    }
+    };
     info!("agent stops");
     for socket in [&options.engine_socket, &options.console_socket] {
         let _ = fs::remove_file(socket);
     }
-    Ok(())
+    end
+}
+
+/// Waits for the end of a listener. They accept for ever, so it is a failure, whichever it is.
+async fn first_end(engines: &mut JoinHandle<()>, consoles: &mut JoinHandle<()>) -> anyhow::Error {
+    let (socket, end) = tokio::select! {
+        end = engines => ("engine", end),
+        end = consoles => ("console", end),
+    };
+    match end {
+        Ok(()) => anyhow!("{socket} socket: the listener ended"),
+        Err(error) => anyhow!("{socket} socket: the listener failed: {error}"),
+    }
 }
 
 async fn either(one: &mut Signal, other: &mut Signal) {
@@ -249,5 +263,28 @@ impl Generation {
         // Memory only where it fails; the untrusted CA's warning tells of the same directory.
         let _ = fs::write(&self.file, format!("{}\n", self.last));
         self.last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_listener_that_ends_or_panics_is_a_failure_of_the_agent() {
+        LocalSet::new()
+            .run_until(async {
+                let mut lives = spawn_local(pending());
+                let mut ends = spawn_local(async {});
+                let error = first_end(&mut ends, &mut lives).await;
+                assert_eq!(error.to_string(), "engine socket: the listener ended");
+                let mut panics = spawn_local(async { panic!("expected by the test") });
+                let error = first_end(&mut lives, &mut panics).await;
+                assert!(error.to_string().starts_with("console socket: the listener failed"));
+                assert!(error.to_string().contains("panicked"), "{error}");
+            })
+            .await;
     }
 }
