@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
-use tokio::task::spawn_local;
+use tokio::task::{AbortHandle, spawn_local};
 use tracing::{info, warn};
 use weir_api::engine::{FilterAction, FilterEvent, FromEngine, SessionRecord, ToEngine};
 use weir_api::frame::{self, FrameError};
@@ -42,28 +42,51 @@ pub async fn serve(state: Rc<RefCell<State>>, listener: UnixListener) {
         } else if state.borrow().engine.connections >= MOST_CONNECTIONS {
             warn!("engine socket: more than {MOST_CONNECTIONS} connections; one refused");
         } else {
-            spawn_local(serve_one(state.clone(), stream));
+            // Counted here and not in the task, so that the next one already sees it.
+            let connection = Connection::begin(state.clone());
+            spawn_local(serve_one(connection, stream));
         }
     }
 }
 
-async fn serve_one(state: Rc<RefCell<State>>, stream: UnixStream) {
-    let orders = {
-        let mut state = state.borrow_mut();
-        state.engine.connections += 1;
-        state.engine.starts += 1;
-        state.engine.counters = None;
-        state.engine.applied = None;
-        state.orders.subscribe()
-    };
+async fn serve_one(mut connection: Connection, stream: UnixStream) {
+    let orders = connection.state.borrow().orders.subscribe();
     let (from_engine, to_engine) = stream.into_split();
-    let writer = spawn_local(tell(orders, to_engine));
-    let end = listen(&state, from_engine).await;
-    writer.abort();
-    state.borrow_mut().engine.connections -= 1;
+    connection.writer = Some(spawn_local(tell(orders, to_engine)).abort_handle());
+    let end = listen(&connection.state, from_engine).await;
+    drop(connection);
     match end {
         Ok(()) => warn!("engine disconnected"),
         Err(error) => warn!(%error, "engine connection closed"),
+    }
+}
+
+/// A counted connection. Its end, be it by a panic, ends the writing half and the counting.
+struct Connection {
+    state: Rc<RefCell<State>>,
+    writer: Option<AbortHandle>,
+}
+
+impl Connection {
+    fn begin(state: Rc<RefCell<State>>) -> Self {
+        let engine = &mut state.borrow_mut().engine;
+        engine.connections += 1;
+        engine.starts += 1;
+        engine.counters = None;
+        engine.applied = None;
+        Self { state: state.clone(), writer: None }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(writer) = &self.writer {
+            writer.abort();
+        }
+        // Borrows end before this, also where a panic unwinds; a second one would abort the agent.
+        if let Ok(mut state) = self.state.try_borrow_mut() {
+            state.engine.connections = state.engine.connections.saturating_sub(1);
+        }
     }
 }
 
@@ -177,4 +200,32 @@ fn log_event(event: &FilterEvent) {
         event.server,
         event.session,
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_panics_is_counted_no_more_and_writes_no_more() {
+        let state = Rc::new(RefCell::new(State::default()));
+        let counted = state.clone();
+        LocalSet::new()
+            .run_until(async move {
+                let mut connection = Connection::begin(counted.clone());
+                assert_eq!(counted.borrow().engine.connections, 1);
+                let writer = spawn_local(std::future::pending::<()>());
+                connection.writer = Some(writer.abort_handle());
+                let serving = spawn_local(async move {
+                    let _held = connection.state.borrow_mut();
+                    panic!("expected by the test");
+                });
+                assert!(serving.await.unwrap_err().is_panic());
+                assert!(writer.await.unwrap_err().is_cancelled());
+            })
+            .await;
+        assert_eq!(state.borrow().engine.connections, 0);
+    }
 }
