@@ -1,7 +1,8 @@
 //! A held flow's frames, and the client's bytes in them put in order.
 //!
 //! For: reassembly of what a client sent before its flow was judged. Not for: anything after that;
-//! TCP itself takes over there. Past its bounds it keeps nothing more and says that it is full.
+//! TCP itself takes over there. What the server would not take (RFC 9293 3.10.7.4) is refused; past
+//! its bound of payload it keeps nothing more and says that it is full.
 
 use crate::frame::{FIN, Frame, RST, SYN};
 
@@ -10,14 +11,27 @@ use crate::frame::{FIN, Frame, RST, SYN};
 pub struct Assembly {
     /// Sequence number of the client's first byte.
     first: u32,
+    /// Bytes from there that the server said it takes.
+    window: usize,
     bytes: Vec<u8>,
     frames: Vec<Frame>,
     /// Bytes of all frames kept.
     weight: usize,
-    /// A FIN, RST or SYN of the client came.
+    /// The client's bytes are complete up to its FIN, or it sent a RST that the server takes:
+    /// nothing more is kept.
     pub ended: bool,
-    /// More than the bounds came: nothing more is taken.
+    /// More payload than is ever put together.
     pub full: bool,
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    Kept,
+    /// It says nothing new.
+    Repeated,
+    /// The server would not take it, or there is no room: dropped, to be counted.
+    Refused,
 }
 
 impl Assembly {
@@ -28,28 +42,54 @@ impl Assembly {
     /// client sends it again.
     pub const MAX_WEIGHT: usize = 256 * 1024;
 
-    pub fn new(first: u32) -> Self {
-        Self { first, bytes: vec![], frames: vec![], weight: 0, ended: false, full: false }
+    /// `window`: as in the server's SYN-ACK, which is never scaled.
+    pub fn new(first: u32, window: u16) -> Self {
+        Self {
+            first,
+            window: usize::from(window),
+            bytes: vec![],
+            frames: vec![],
+            weight: 0,
+            ended: false,
+            full: false,
+        }
     }
 
     /// Takes a frame in. What adds nothing (a retransmission, whatever bytes it has) is dropped, as
     /// the wire might have dropped it: what was judged first is what is sent on.
-    pub fn push(&mut self, frame: Frame) {
+    pub fn push(&mut self, frame: Frame) -> Pushed {
         let (start, end) = self.place(&frame);
-        let ends = frame.flags & (FIN | RST | SYN) != 0;
-        // A sequence number below the first is a distance of over 2^31.
-        let behind = start > u32::MAX as usize / 2 || end <= self.bytes.len();
-        if !ends && (behind || frame.payload().is_empty()) {
-            return;
+        let length = self.bytes.len();
+        if self.ended || frame.flags & SYN != 0 {
+            return Pushed::Refused;
+        }
+        if frame.flags & RST != 0 {
+            // RFC 5961 3.2: at exactly the next sequence number, else the server goes on.
+            if start != length {
+                return Pushed::Refused;
+            }
+        } else {
+            // A sequence number below the first is a distance of over 2^31.
+            if start > u32::MAX as usize / 2 || end < length {
+                return Pushed::Repeated;
+            }
+            if end > self.window {
+                return Pushed::Refused;
+            }
+            if frame.flags & FIN == 0 && (end == length || frame.payload().is_empty()) {
+                return Pushed::Repeated;
+            }
         }
         if self.weight + frame.bytes().len() > Self::MAX_WEIGHT {
-            self.full = true;
-            return;
+            return Pushed::Refused;
         }
-        self.ended |= ends;
+        self.ended = frame.flags & RST != 0;
         self.weight += frame.bytes().len();
         self.frames.push(frame);
-        self.advance();
+        if !self.ended {
+            self.advance();
+        }
+        Pushed::Kept
     }
 
     /// The client's bytes, contiguous from its first.
@@ -59,6 +99,11 @@ impl Assembly {
 
     pub fn frames(&self) -> &[Frame] {
         &self.frames
+    }
+
+    /// The newest frame that speaks for the client: a RST has neither window nor timestamp.
+    pub fn newest(&self) -> Option<&Frame> {
+        self.frames.iter().rfind(|frame| frame.flags & RST == 0)
     }
 
     /// The sequence number after the contiguous bytes.
@@ -74,7 +119,7 @@ impl Assembly {
         let mut frames = self.frames;
         frames.retain(|frame| {
             let start = frame.sequence.wrapping_sub(first) as usize;
-            frame.flags & (FIN | RST | SYN) != 0 || start + frame.payload().len() > length
+            frame.flags & (FIN | RST) != 0 || start + frame.payload().len() > length
         });
         (self.bytes, frames)
     }
@@ -86,8 +131,14 @@ impl Assembly {
 
     fn advance(&mut self) {
         // At most as many rounds as frames: each round that finds nothing ends it.
-        for _ in 0..self.frames.len() {
+        for _ in 0..=self.frames.len() {
             let length = self.bytes.len();
+            // A FIN that the bytes went past is an old one to the server.
+            let fin = |frame: &Frame| frame.flags & FIN != 0 && self.place(frame).1 == length;
+            if self.frames.iter().any(fin) {
+                self.ended = true;
+                return;
+            }
             let Some(new) = self.frames.iter().find_map(|frame| {
                 let (start, end) = self.place(frame);
                 (start <= length && end > length)
@@ -110,6 +161,7 @@ mod tests {
     use crate::frame::client_frame;
 
     const FIRST: u32 = u32::MAX - 1000; // the sequence wraps inside the tests
+    const WINDOW: u16 = 65535;
 
     fn frame(at: u32, payload: &[u8], flags: u8) -> Frame {
         client_frame(FIRST, at, payload, flags)
@@ -117,7 +169,7 @@ mod tests {
 
     #[test]
     fn payload_is_put_in_order_whatever_the_order_of_arrival() {
-        let mut assembly = Assembly::new(FIRST);
+        let mut assembly = Assembly::new(FIRST, WINDOW);
         let bytes: Vec<u8> = (0..3000u32).map(|i| (i / 7) as u8).collect();
         for at in [2000, 500, 0, 1000] {
             let end = (at + if at == 0 { 500 } else { 1000 }).min(3000);
@@ -129,7 +181,7 @@ mod tests {
 
     #[test]
     fn different_bytes_in_a_retransmission_are_not_kept() {
-        let mut assembly = Assembly::new(FIRST);
+        let mut assembly = Assembly::new(FIRST, WINDOW);
         assembly.push(frame(0, b"judged", 0));
         assembly.push(frame(0, b"decoy!", 0));
         assembly.push(frame(3, b"xyz more", 0));
@@ -139,7 +191,7 @@ mod tests {
 
     #[test]
     fn keep_alives_and_old_bytes_are_not_kept() {
-        let mut assembly = Assembly::new(FIRST);
+        let mut assembly = Assembly::new(FIRST, WINDOW);
         assembly.push(frame(u32::MAX, b"x", 0));
         assembly.push(frame(0, b"", 0));
         assert!(assembly.frames().is_empty());
@@ -147,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_fin_ends_the_assembly_and_stays_in_it() {
-        let mut assembly = Assembly::new(FIRST);
+        let mut assembly = Assembly::new(FIRST, WINDOW);
         assembly.push(frame(0, b"all", FIN));
         assert!(assembly.ended);
         let (bytes, rest) = assembly.into_parts();
@@ -155,12 +207,64 @@ mod tests {
     }
 
     #[test]
-    fn frames_past_the_bound_are_not_kept() {
-        let mut assembly = Assembly::new(FIRST);
-        for at in 0..400 {
-            assembly.push(frame(100_000 + at * 1000, &[0; 1000], 0));
+    fn a_fin_ends_the_assembly_only_once_all_before_it_came() {
+        let mut assembly = Assembly::new(FIRST, WINDOW);
+        assert_eq!(assembly.push(frame(6, b"", FIN)), Pushed::Kept);
+        assert_eq!(assembly.push(frame(0, b"abc", 0)), Pushed::Kept);
+        assert!(!assembly.ended);
+        assert_eq!(assembly.push(frame(3, b"def", 0)), Pushed::Kept);
+        assert!(assembly.ended);
+        assert_eq!(assembly.push(frame(6, b"more", 0)), Pushed::Refused);
+        assert_eq!(assembly.payload(), b"abcdef");
+    }
+
+    #[test]
+    fn a_fin_behind_what_came_does_not_end_the_assembly() {
+        let mut assembly = Assembly::new(FIRST, WINDOW);
+        assembly.push(frame(0, b"abcdef", 0));
+        assert_eq!(assembly.push(frame(3, b"", FIN)), Pushed::Repeated);
+        assert!(!assembly.ended);
+    }
+
+    #[test]
+    fn only_a_rst_at_the_next_sequence_number_ends_the_assembly() {
+        let mut assembly = Assembly::new(FIRST, WINDOW);
+        assembly.push(frame(0, b"abc", 0));
+        for at in [0, 2, 4, 50_000, u32::MAX] {
+            assert_eq!(assembly.push(frame(at, b"", RST)), Pushed::Refused);
         }
-        assert!(assembly.full);
+        assert!(!assembly.ended);
+        assert_eq!(assembly.push(frame(3, b"junk", RST)), Pushed::Kept);
+        assert!(assembly.ended);
+        assert_eq!(assembly.payload(), b"abc");
+        assert!(assembly.newest().is_some_and(|newest| newest.payload() == b"abc"));
+    }
+
+    #[test]
+    fn a_syn_neither_ends_the_assembly_nor_adds_to_it() {
+        let mut assembly = Assembly::new(FIRST, WINDOW);
+        assert_eq!(assembly.push(frame(0, b"decoy", SYN)), Pushed::Refused);
+        assert!(!assembly.ended && assembly.payload().is_empty());
+    }
+
+    #[test]
+    fn frames_outside_the_window_are_refused_and_the_rest_is_judged() {
+        let mut assembly = Assembly::new(FIRST, 1000);
+        for at in 0..400 {
+            assert_eq!(assembly.push(frame(900 + at * 1000, &[0; 1000], 0)), Pushed::Refused);
+        }
+        assert!(!assembly.full);
+        assert_eq!(assembly.push(frame(0, &[1; 1000], 0)), Pushed::Kept);
+        assert_eq!(assembly.payload().len(), 1000);
+    }
+
+    #[test]
+    fn frames_past_the_bound_are_not_kept() {
+        let mut assembly = Assembly::new(FIRST, WINDOW);
+        for _ in 0..400 {
+            assembly.push(frame(10, &[0; 1000], 0));
+        }
+        assert!(!assembly.full);
         assert!(assembly.weight <= Assembly::MAX_WEIGHT);
     }
 }

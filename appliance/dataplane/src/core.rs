@@ -163,6 +163,10 @@ counts! {
     TupleOwned => "take_over_tuple_owned",
     /// Held frames that the server would not have accepted, dropped (SPEC D15).
     BadChecksum => "held_bad_checksum_dropped",
+    BadHeaderChecksum => "held_bad_header_checksum_dropped",
+    NoAcknowledgement => "held_no_acknowledgement_dropped",
+    /// Outside the server's window, a SYN, a RST not at the next byte, after the end, or no room.
+    NotTakeable => "held_not_takeable_dropped",
     NotUnderstood => "held_not_understood_dropped",
     /// Flows none of whose packets the server would have accepted, blocked.
     UnreadBlocked => "held_unread_blocked",

@@ -37,13 +37,26 @@ pub enum FrameError {
     /// The server would drop it, so it is not judged either (SPEC D15).
     #[error("wrong TCP checksum")]
     Checksum,
+    /// As above.
+    #[error("wrong IPv4 header checksum")]
+    HeaderChecksum,
+    /// As above: after the handshake only a RST comes without ACK (RFC 9293 3.10.7.4).
+    #[error("neither ACK nor RST")]
+    NoAcknowledgement,
 }
 
 impl Frame {
     pub fn parse(bytes: &[u8], gso_size: u32) -> Result<Self, FrameError> {
         let mut frame = Self::dissect(bytes, gso_size).ok_or(FrameError::NotTcp)?;
+        let header = frame.bytes.get(ETHERNET..frame.transport).unwrap_or_default();
+        if fold(sum(header)) != 0xffff {
+            return Err(FrameError::HeaderChecksum);
+        }
         if !frame.checksum_holds() {
             return Err(FrameError::Checksum);
+        }
+        if frame.flags & (ACK | RST) == 0 {
+            return Err(FrameError::NoAcknowledgement);
         }
         frame.leave_checksum_to_kernel();
         Ok(frame)
@@ -231,6 +244,9 @@ pub fn client_frame(first: u32, at: u32, payload: &[u8], flags: u8) -> Frame {
     bytes.extend(payload);
     let total = (bytes.len() - ETHERNET) as u16;
     bytes[ETHERNET + 2..ETHERNET + 4].copy_from_slice(&total.to_be_bytes());
+    bytes[ETHERNET + 10..ETHERNET + 12].fill(0);
+    let checksum = !fold(sum(&bytes[ETHERNET..ETHERNET + 20]));
+    bytes[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&checksum.to_be_bytes());
     let mut frame = Frame::dissect(&bytes, 0).unwrap();
     frame.leave_checksum_to_kernel();
     frame
@@ -256,6 +272,24 @@ mod tests {
         assert!(Frame::parse(&whole, 0).is_ok());
         *whole.last_mut().unwrap() ^= 1;
         assert_eq!(Frame::parse(&whole, 0).unwrap_err(), FrameError::Checksum);
+    }
+
+    #[test]
+    fn a_wrong_header_checksum_is_refused() {
+        let mut bytes = frame(0, b"abc", 0).bytes().to_vec();
+        bytes[ETHERNET + 10] ^= 1;
+        assert_eq!(Frame::parse(&bytes, 0).unwrap_err(), FrameError::HeaderChecksum);
+        assert_eq!(Frame::parse(&bytes, 1000).unwrap_err(), FrameError::HeaderChecksum);
+    }
+
+    #[test]
+    fn only_a_rst_may_come_without_acknowledgement() {
+        for (flags, refused) in [(0, true), (FIN, true), (0x08, true), (RST, false), (ACK, false)] {
+            let mut bytes = frame(0, b"abc", 0).bytes().to_vec();
+            bytes[ETHERNET + 20 + 13] = flags;
+            let refusal = Frame::parse(&bytes, 0).err();
+            assert_eq!(refusal, refused.then_some(FrameError::NoAcknowledgement), "{flags:#x}");
+        }
     }
 
     #[test]

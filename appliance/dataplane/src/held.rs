@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use weir_policy::Candidate;
 use weir_policy::snapshot::{SegmentId, Side};
 
-use crate::assembly::Assembly;
+use crate::assembly::{Assembly, Pushed};
 use crate::core::{Core, Count, Disposition, Finished, SegmentLinks, Shared, SharedState};
 use crate::frame::{ACK, Frame, RST, Segment};
 use crate::layout::{End, Flow, FlowKey, Held as HeldRecord, State};
@@ -37,7 +37,7 @@ impl HeldFlows {
 pub enum Held {
     /// [`HeldFlow::payload`] is longer than before.
     More,
-    /// FIN, RST or a new SYN of the client, or the server ended: nothing more will come.
+    /// FIN or RST of the client, or the server ended: nothing more will come.
     Ended,
     /// The server sent data before the judgement: the flow cannot be taken over any more.
     ServerSpoke,
@@ -106,7 +106,10 @@ impl HeldFlow {
             key: record.key,
             id: record.id,
             flow: record.flow,
-            assembly: Assembly::new(record.flow.end[0].isn.wrapping_add(1)),
+            assembly: Assembly::new(
+                record.flow.end[0].isn.wrapping_add(1),
+                record.flow.end[1].syn_window,
+            ),
             runtime,
             decided: false,
         };
@@ -190,7 +193,11 @@ impl HeldFlow {
     pub(crate) fn absorb_locked(&mut self, state: &mut SharedState) {
         state.weight = 0;
         for frame in state.inbox.drain(..) {
-            self.assembly.push(frame);
+            if self.assembly.push(frame) == Pushed::Refused
+                && let Some(links) = self.core.segments.get(&self.key.segment)
+            {
+                links.counts.add(Count::NotTakeable);
+            }
         }
     }
 
@@ -222,7 +229,7 @@ impl HeldFlow {
     /// A RST as each end would send it, to the other.
     pub(crate) fn reset(&self, links: &SegmentLinks) {
         let [client, server] = &self.flow.end;
-        let Some(newest) = self.assembly.frames().last() else { return };
+        let Some(newest) = self.assembly.newest() else { return };
         // What the client expects next; nothing of the client's reached the server.
         let expected = newest.acknowledged;
         let to_client = self.segment(server, self.server(), self.client());

@@ -169,6 +169,8 @@ impl RingThread {
             Err(error) => {
                 links.counts.add(match error {
                     FrameError::Checksum => Count::BadChecksum,
+                    FrameError::HeaderChecksum => Count::BadHeaderChecksum,
+                    FrameError::NoAcknowledgement => Count::NoAcknowledgement,
                     FrameError::NotTcp => Count::NotUnderstood,
                 });
                 // A decoy (SPEC D15): the flow waits for a packet that the server would accept.

@@ -168,7 +168,7 @@ impl HeldFlow {
     /// Gives the sockets, which speak now, what the flow's packets said; returns the client's bytes.
     fn hand_over(&mut self) -> Vec<u8> {
         let acknowledgements = self.acknowledgements();
-        let assembly = std::mem::replace(&mut self.assembly, Assembly::new(0));
+        let assembly = std::mem::replace(&mut self.assembly, Assembly::new(0, 0));
         let (received, rest) = assembly.into_parts();
         if let Some(links) = self.links() {
             self.prime(links, &acknowledgements);
@@ -235,11 +235,11 @@ impl HeldFlow {
 
     /// As in the newest frame of the client, not scaled.
     fn client_window(&self) -> u16 {
-        self.assembly.frames().last().map_or(self.flow.end[0].syn_window, |frame| frame.window)
+        self.assembly.newest().map_or(self.flow.end[0].syn_window, |frame| frame.window)
     }
 
     fn client_timestamp(&self) -> u32 {
-        let newest = self.assembly.frames().last().and_then(|frame| frame.timestamp());
+        let newest = self.assembly.newest().and_then(|frame| frame.timestamp());
         newest.unwrap_or(self.flow.end[0].tsval)
     }
 }

@@ -75,6 +75,8 @@ fn a_packet_that_the_server_ignores_changes_nothing() {
         Decoy { name: "acknowledges too much", acknowledged: 5000, ..PLAIN },
         Decoy { name: "outside the window", sequence: 900_000, ..PLAIN },
         Decoy { name: "forged source", kind: "forged", ..PLAIN },
+        Decoy { name: "IPv4 checksum", kind: "header", ..PLAIN },
+        Decoy { name: "SYN at the first byte", flags: 0x12, ..PLAIN },
     ];
     for decoy in decoys {
         let wire = Wire::new();
