@@ -43,8 +43,11 @@ static __always_inline void describe(struct __sk_buff *skb, struct packet *p, st
 		struct held *h = bpf_ringbuf_reserve(&held_ring, sizeof(*h) + SIZE, 0);                              \
 		if (!h)                                                                                              \
 			return HOLD_RING_FULL;                                                                       \
-		asm volatile("" : "+r"(length)); /* keeps clang from moving the bound away from its use */           \
-		if (length < 1 || length > SIZE || bpf_skb_load_bytes(skb, 0, (void *)(h + 1), length)) {            \
+		/* The verifier of 6.1 learns nothing from "is not 0": a bound on length - 1 gives it both   \
+		 * ends. The asm keeps clang from moving the bound away from its use. */                     \
+		__u64 last = (__u64)length - 1;                                                              \
+		asm volatile("" : "+r"(last));                                                               \
+		if (last >= SIZE || bpf_skb_load_bytes(skb, 0, (void *)(h + 1), last + 1)) {                 \
 			bpf_ringbuf_discard(h, 0);                                                                   \
 			return HOLD_TOO_LARGE;                                                                       \
 		}                                                                                                    \
