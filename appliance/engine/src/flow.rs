@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 use weir_api::engine::{FromEngine, SessionRecord};
-use weir_dataplane::{Held, HeldFlow, TakenFlow};
+use weir_dataplane::{Held, HeldFlow, TakeOverError, TakenFlow};
 use weir_policy::outcome::{Blocked, Bypassed, Outcome};
 use weir_policy::{Candidate, Decision, FirstBytes, Inspection, judge};
 use weir_tls::hello::{self, ClientHello, Peek};
@@ -67,8 +67,12 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
             let taken = match held.take_over().await {
                 Ok(taken) => taken,
                 Err(error) => {
-                    debug!(%error, "takeover failed; released");
-                    let outcome = Outcome::Bypassed(Bypassed::TakeoverFailed);
+                    debug!(%error, "takeover failed");
+                    let outcome = match error {
+                        TakeOverError::Lost(_) => Outcome::Blocked(Blocked::LostInTakeover),
+                        // All others: the flow has been released.
+                        _ => Outcome::Bypassed(Bypassed::TakeoverFailed),
+                    };
                     return finish(record, outcome, &surroundings);
                 }
             };

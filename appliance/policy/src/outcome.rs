@@ -77,6 +77,8 @@ pub enum Blocked {
     HeadTooLarge,
     /// Traffic that breaks the grammar of the service it is said to be.
     ProtocolViolation,
+    /// The kernel failed amid the takeover: neither end's connection could be kept, both are reset.
+    LostInTakeover,
 }
 
 impl Outcome {
@@ -153,6 +155,7 @@ impl fmt::Display for Blocked {
             Self::ClientHandshakeFailed => f.write_str("TLS handshake with the client failed"),
             Self::HeadTooLarge => f.write_str("message head over 64 KiB"),
             Self::ProtocolViolation => f.write_str("protocol violation"),
+            Self::LostInTakeover => f.write_str("lost in takeover"),
         }
     }
 }
