@@ -101,13 +101,19 @@ fn read(frame: &[u8]) -> Packet {
 pub fn stream(packets: &[Packet], from: ([u8; 4], u16)) -> (u32, Vec<u8>) {
     let syn = packets.iter().find(|p| p.from == from && p.flags & 2 != 0).expect("a SYN");
     let first = syn.sequence.wrapping_add(1);
+    // By sequence, not by arrival: frames given back may overtake one another, which TCP mends.
+    let mut data: Vec<(usize, &[u8])> = packets
+        .iter()
+        .filter(|p| p.from == from && p.flags & 2 == 0)
+        .map(|p| (p.sequence.wrapping_sub(first) as usize, p.payload.as_slice()))
+        .collect();
+    data.sort_by_key(|(start, _)| *start);
     let mut bytes = vec![];
-    for packet in packets.iter().filter(|p| p.from == from && p.flags & 2 == 0) {
-        let start = packet.sequence.wrapping_sub(first) as usize;
-        let end = start.saturating_add(packet.payload.len());
+    for (start, payload) in data {
+        let end = start.saturating_add(payload.len());
         if start <= bytes.len() && end > bytes.len() {
             let known = bytes.len() - start;
-            bytes.extend(&packet.payload[known..]);
+            bytes.extend(&payload[known..]);
         }
     }
     (first, bytes)
