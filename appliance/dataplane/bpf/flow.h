@@ -1,0 +1,232 @@
+/* A flow's life on the wire: its handshake is watched, its client's first payload held, and once it
+ * is taken its packets go to the engine. For: TCP flows of policy's candidates. Not for: what comes
+ * before flows (weir.bpf.c), handing packets to user space (hold.h). */
+#ifndef WEIR_FLOW_H
+#define WEIR_FLOW_H
+
+/* Whether the client may take a packet of the server that was the first to say something. */
+static __always_inline int server_in_window(struct packet *p, struct flow *f)
+{
+	__u32 offset = p->seq - (f->end[1].isn + 1);
+	return !offset || offset < f->end[0].syn_window;
+}
+
+static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c)
+{
+	__u32 segment = port->segment, zero = 0;
+	struct tcp_options options = {};
+	if (!candidate(p, segment, c))
+		return TC_ACT_OK;
+	count(segment, candidate_syn);
+	if (c->forced) {
+		count(segment, fallback_passed);
+		return TC_ACT_OK;
+	}
+	if (engine_dead(c)) {
+		count(segment, engine_dead_passed);
+		return TC_ACT_OK;
+	}
+	if (p->payload) {
+		count(segment, syn_payload_passed);
+		return TC_ACT_OK;
+	}
+	if (!takeable_options(skb, p, segment, &options))
+		return TC_ACT_OK;
+
+	struct flow *old = bpf_map_lookup_elem(&half_open, &p->key);
+	if (old && old->end[0].isn == p->seq && old->client_low == p->from_low) {
+		if (old->client_side != port->side) {
+			/* The same SYN came in by the other port: the tuple crosses twice (SPEC D16). */
+			__u64 word = *(volatile __u64 *)&old->word;
+			if ((word & 0xff) == STATE_HALF_OPEN && swap(old, word, STATE_IGNORED))
+				count(segment, two_passes_passed);
+		} else if (options.flags & END_TIMESTAMPS) {
+			old->end[0].tsval = options.tsval; /* a retransmission */
+		}
+		return TC_ACT_OK;
+	}
+	__u64 now = bpf_ktime_get_ns();
+	__u8 contested = 0;
+	/* A SYN with another sequence number, which a server that has the first one ignores. Where no
+	 * SYN-ACK ever came, an old entry is of a connection that is long over. */
+	if (old && (*(volatile __u64 *)&old->word & 0xff) == STATE_HALF_OPEN)
+		contested = old->contested || (old->end[1].flags & END_SEEN) || now - old->touched < SYN_ANSWERED;
+	struct flow *fresh = bpf_map_lookup_elem(&scratch, &zero);
+	if (!fresh)
+		return TC_ACT_OK;
+	__builtin_memset(fresh, 0, sizeof(*fresh));
+	fresh->word = new_id() << 8 | STATE_HALF_OPEN;
+	fresh->client_low = p->from_low;
+	fresh->client_side = port->side;
+	fresh->touched = now;
+	fresh->contested = contested;
+	learn_syn(skb, p, &options, &fresh->end[0]);
+	bpf_map_update_elem(&half_open, &p->key, fresh, BPF_ANY);
+	return TC_ACT_OK;
+}
+
+static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f)
+{
+	__u32 segment = port->segment;
+	__u64 word = *(volatile __u64 *)&f->word;
+	if ((word & 0xff) == STATE_IGNORED)
+		return TC_ACT_OK;
+	__u32 from_client = p->from_low == f->client_low;
+	if ((f->client_side == port->side) != from_client) {
+		/* Not the port this end's packets come in by: a second pass, or a forged source, which
+		 * must not end the watch. */
+		count(segment, two_passes_passed);
+		return TC_ACT_OK;
+	}
+	/* One packet that its receiver may ignore (a wrong sequence number, acknowledgement or checksum)
+	 * never makes us forget the flow: what ends it is left to the ends, and the entry to the LRU. */
+	if (p->flags & TCP_RST)
+		return TC_ACT_OK;
+	struct end *server = &f->end[1];
+	if (!from_client) {
+		struct tcp_options options = {};
+		if ((p->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && !p->payload) {
+			if (p->ack != f->end[0].isn + 1)
+				return TC_ACT_OK;
+			if (!takeable_options(skb, p, segment, &options)) {
+				swap(f, word, STATE_IGNORED);
+				return TC_ACT_OK;
+			}
+			learn_syn(skb, p, &options, server);
+			f->contested = 0;
+			return TC_ACT_OK;
+		}
+		if (!p->payload && !(p->flags & TCP_FIN))
+			return TC_ACT_OK;
+		if (p->flags & TCP_SYN) {
+			/* A SYN-ACK with payload; of another connection, the client ignores it. */
+			if (p->ack != f->end[0].isn + 1)
+				return TC_ACT_OK;
+		} else if (!(server->flags & END_SEEN)) {
+			return TC_ACT_OK; /* nothing says where its sequence is; nor is the flow takeable yet */
+		} else if (!server_in_window(p, f)) {
+			count(segment, server_outside_window_dropped);
+			return TC_ACT_SHOT;
+		}
+		/* The server speaks or ends first: not TLS as we know it, not ours. */
+		if (swap(f, word, STATE_IGNORED)) {
+			count(segment, server_spoke_first);
+			return TC_ACT_OK;
+		}
+		/* Another CPU is holding the flow at this moment; the server will send this again. */
+		count(segment, state_race_dropped);
+		return TC_ACT_SHOT;
+	}
+	if (!p->payload)
+		return TC_ACT_OK;
+	if ((p->flags & (TCP_SYN | TCP_ACK)) != TCP_ACK) {
+		count(segment, client_invalid_dropped); /* RFC 9293 3.10.7: no segment that carries data */
+		return TC_ACT_SHOT;
+	}
+	if (!(server->flags & END_SEEN)) {
+		if (f->contested) {
+			count(segment, contested_dropped);
+			return TC_ACT_SHOT;
+		}
+		/* A handshake we saw only half of, or a payload ahead of it that the server ignores: the
+		 * flow is watched on, for a SYN-ACK may still come. */
+		count(segment, unseen_passed);
+		return TC_ACT_OK;
+	}
+	__s32 acknowledged = p->ack - (server->isn + 1);
+	if (acknowledged < 0) {
+		count(segment, client_invalid_dropped);
+		return TC_ACT_SHOT;
+	}
+	if (acknowledged > 0) {
+		/* Bytes of the server that took another path: all that follows acknowledges them too. Where
+		 * there are none the server ignores this packet, and the next one is held. */
+		count(segment, unseen_passed);
+		return TC_ACT_OK;
+	}
+	__u32 offset = p->seq - (f->end[0].isn + 1);
+	if ((__s32)offset < 0) {
+		if ((__s32)(offset + p->payload) <= 0)
+			return TC_ACT_OK; /* a keep-alive: no byte that the server would take */
+		/* The server would trim it and take the rest; no client sends such. */
+		count(segment, client_invalid_dropped);
+		return TC_ACT_SHOT;
+	}
+	if (offset >= server->syn_window) {
+		/* The server would not take it either (SPEC D15). */
+		count(segment, outside_window_passed);
+		return TC_ACT_OK;
+	}
+	if (c->forced || engine_dead(c)) {
+		if (swap(f, word, STATE_IGNORED)) {
+			if (c->forced)
+				count(segment, fallback_passed);
+			else
+				count(segment, engine_dead_passed);
+		}
+		return TC_ACT_OK;
+	}
+	return hold(skb, p, f, word, segment, HELD_FIRST);
+}
+
+static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f, __u64 word)
+{
+	__u32 segment = port->segment;
+	__u32 from_client = p->from_low == f->client_low;
+	if ((f->client_side == port->side) != from_client) {
+		count(segment, two_passes_passed);
+		return TC_ACT_OK;
+	}
+	if (!from_client) {
+		if ((p->flags & TCP_SYN) || (word & 0xff) == STATE_RELEASING)
+			return TC_ACT_OK;
+		if (!p->payload && !(p->flags & (TCP_FIN | TCP_RST)))
+			return TC_ACT_OK;
+		if (!server_in_window(p, f)) {
+			count(segment, server_outside_window_dropped);
+			return TC_ACT_SHOT;
+		}
+		return server_ends_hold(p, f, word, segment);
+	}
+	if (engine_dead(c)) {
+		/* Nothing was acknowledged: the client sends it all again, and the bridge carries it. */
+		if (!swap(f, word, STATE_RELEASED))
+			goto race;
+		bpf_map_delete_elem(&flows, &p->key);
+		count(segment, held_given_back);
+		return TC_ACT_OK;
+	}
+	if (!p->payload && !(p->flags & (TCP_FIN | TCP_RST | TCP_SYN)) && p->seq == f->end[0].isn + 1)
+		return TC_ACT_OK; /* the handshake's last ACK, late or again */
+	/* The server said nothing yet: it drops what acknowledges anything else, and so do we, or bytes
+	 * would be judged that it never takes. A RST needs no acknowledgement. */
+	if ((word & 0xff) == STATE_HELD && !(p->flags & TCP_RST) &&
+	    (!(p->flags & TCP_ACK) || p->ack != f->end[1].isn + 1)) {
+		count(segment, client_invalid_dropped);
+		return TC_ACT_SHOT;
+	}
+	return hold(skb, p, f, word, segment, HELD_MORE);
+race:
+	count(segment, state_race_dropped);
+	return TC_ACT_SHOT;
+}
+
+static __always_inline int on_taken(struct __sk_buff *skb, struct packet *p, struct port *port, struct flow *f, __u64 word)
+{
+	__u32 from_server = p->from_low != f->client_low;
+	if ((f->client_side == port->side) != !from_server) {
+		count(port->segment, taken_wrong_port_dropped);
+		return TC_ACT_SHOT;
+	}
+	if ((word & 0xff) == STATE_TOMBSTONE)
+		f->touched = bpf_ktime_get_ns();
+	learn_path(skb, p, &f->end[from_server & 1]);
+	__u32 engine = port->engine;
+	__u8 mac[6];
+	__builtin_memcpy(mac, port->inner_mac, 6);
+	if (bpf_skb_store_bytes(skb, 0, mac, 6, 0))
+		return TC_ACT_SHOT;
+	return bpf_redirect(engine, 0);
+}
+
+#endif

@@ -1,0 +1,92 @@
+/* TCP options of SYNs, and whether two sockets of ours could carry a flow with them. */
+#ifndef WEIR_OPTIONS_H
+#define WEIR_OPTIONS_H
+
+struct tcp_options {
+	__u32 tsval;
+	__u16 mss;
+	__u8 window_scale;
+	__u8 flags; /* END_* */
+};
+
+enum refusal { TAKEABLE = 0, REFUSE_MALFORMED, REFUSE_MPTCP, REFUSE_FAST_OPEN, REFUSE_SIGNED };
+
+/* Options of a SYN or SYN-ACK (RFC 9293 3.2; kinds from IANA's list). */
+static __noinline int read_options(struct __sk_buff *skb, __u32 at, __u32 length, struct tcp_options *options)
+{
+	__u32 end = at + length;
+	__u8 head[2];
+	if (!options)
+		return REFUSE_MALFORMED;
+	for (int i = 0; i < 40; i++) {
+		if (at >= end)
+			return TAKEABLE;
+		if (bpf_skb_load_bytes(skb, at, head, 1))
+			return REFUSE_MALFORMED;
+		if (head[0] == 0)
+			return TAKEABLE;
+		if (head[0] == 1) {
+			at++;
+			continue;
+		}
+		if (at + 2 > end || bpf_skb_load_bytes(skb, at, head, 2) || head[1] < 2 || at + head[1] > end)
+			return REFUSE_MALFORMED;
+		if (head[0] == 2 && head[1] == 4) {
+			__be16 mss;
+			if (bpf_skb_load_bytes(skb, at + 2, &mss, 2))
+				return REFUSE_MALFORMED;
+			options->mss = bpf_ntohs(mss);
+		} else if (head[0] == 3 && head[1] == 3) {
+			__u8 scale;
+			if (bpf_skb_load_bytes(skb, at + 2, &scale, 1))
+				return REFUSE_MALFORMED;
+			options->window_scale = scale > 14 ? 14 : scale; /* RFC 7323 2.3 */
+			options->flags |= END_WINDOW_SCALE;
+		} else if (head[0] == 4 && head[1] == 2) {
+			options->flags |= END_SACK;
+		} else if (head[0] == 8 && head[1] == 10) {
+			__be32 tsval;
+			if (bpf_skb_load_bytes(skb, at + 2, &tsval, 4))
+				return REFUSE_MALFORMED;
+			options->tsval = bpf_ntohl(tsval);
+			options->flags |= END_TIMESTAMPS;
+		} else if (head[0] == 30) {
+			return REFUSE_MPTCP;
+		} else if (head[0] == 34) {
+			return REFUSE_FAST_OPEN;
+		} else if ((head[0] == 253 || head[0] == 254) && head[1] >= 4) {
+			__be16 experiment;
+			if (bpf_skb_load_bytes(skb, at + 2, &experiment, 2))
+				return REFUSE_MALFORMED;
+			if (experiment == bpf_htons(0xf989)) /* RFC 7413 appendix A */
+				return REFUSE_FAST_OPEN;
+		} else if (head[0] == 19 || head[0] == 29) {
+			return REFUSE_SIGNED;
+		}
+		at += head[1];
+	}
+	return TAKEABLE;
+}
+
+/* Whether a flow whose SYN or SYN-ACK has these options could be carried by two sockets of ours. */
+static __always_inline int takeable_options(struct __sk_buff *skb, struct packet *p, __u32 segment, struct tcp_options *options)
+{
+	switch (read_options(skb, p->l4 + 20, p->options, options)) {
+	case TAKEABLE:
+		return 1;
+	case REFUSE_MPTCP:
+		count(segment, syn_mptcp_passed);
+		return 0;
+	case REFUSE_FAST_OPEN:
+		count(segment, syn_fast_open_passed);
+		return 0;
+	case REFUSE_SIGNED:
+		count(segment, syn_signed_passed);
+		return 0;
+	default:
+		count(segment, syn_options_passed);
+		return 0;
+	}
+}
+
+#endif
