@@ -168,7 +168,7 @@ fn counters(link: &Link, started: Instant) -> Counters {
     Counters {
         generation: link.publish.borrow().snapshot.generation,
         uptime: started.elapsed().as_secs(),
-        sessions_decrypted_now: link.totals.decrypted_now.load(Ordering::Relaxed).into(),
+        sessions_decrypted_now: link.totals.threshold.live().into(),
         outcomes: link.totals.outcomes(),
         segments: link
             .dataplane

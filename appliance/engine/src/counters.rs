@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use weir_policy::Outcome;
+
+use crate::threshold::Threshold;
 
 /// Totals since the engine started. Shared by all runtimes.
 #[derive(Debug, Default)]
@@ -14,8 +16,7 @@ pub struct Totals {
     /// Bounded by the number of distinct outcomes: past [`MAX_OUTCOMES`] (filters have a number
     /// each) new ones are counted as the outcome without its own line.
     outcomes: Mutex<BTreeMap<Outcome, u64>>,
-    /// Decrypted sessions that live now.
-    pub decrypted_now: AtomicU32,
+    pub threshold: Threshold,
     pub client_hellos: AtomicU64,
     pub taken_over: AtomicU64,
     pub taken_before_judgement: AtomicU64,
@@ -26,7 +27,6 @@ pub struct Totals {
     /// Messages that the agent did not take in time.
     pub events_lost: AtomicU64,
     next_session: AtomicU64,
-    threshold_told: AtomicBool,
 }
 
 /// Lines of the outcome table.
@@ -48,20 +48,6 @@ impl Totals {
 
     pub fn next_session(&self) -> u64 {
         self.next_session.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
-    }
-
-    /// True once each time the threshold of sessions is crossed (SPEC D9).
-    pub fn threshold_reached(&self) -> bool {
-        !self.threshold_told.swap(true, Ordering::Relaxed)
-    }
-
-    /// One decrypted session fewer. Well under the threshold again (a tenth), its next crossing is
-    /// told anew.
-    pub fn session_ended(&self, threshold: u32) {
-        let before = self.decrypted_now.fetch_sub(1, Ordering::Relaxed);
-        if before < threshold.saturating_sub(threshold / 10) {
-            self.threshold_told.store(false, Ordering::Relaxed);
-        }
     }
 
     pub fn outcomes(&self) -> Vec<(String, Option<String>, u64)> {

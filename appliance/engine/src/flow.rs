@@ -7,22 +7,23 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use weir_api::engine::{FromEngine, SessionRecord};
 use weir_dataplane::{Held, HeldFlow, TakeOverError, TakenFlow};
 use weir_policy::outcome::{Blocked, Bypassed, Outcome};
+use weir_policy::snapshot::OverThreshold;
 use weir_policy::{Candidate, Decision, FirstBytes, Inspection, judge};
 use weir_tls::hello::{self, ClientHello, Peek};
 
 use crate::compiled::CompiledPolicy;
-use crate::counters::{Totals, increment};
+use crate::counters::increment;
 use crate::runtime::Surroundings;
+use crate::threshold::{Admission, Threshold};
 use crate::{relay, session};
 
 /// How long a hello may stay incomplete before the flow is taken over undecided (SPEC D12).
@@ -47,7 +48,7 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
         // Whether anything can come of it at all: exceptions by address are known already.
         First::StillIncomplete => judge(&policy.snapshot, &candidate, &PROMISING),
     };
-    let decision = over_threshold(&policy, &surroundings, decision);
+    let (decision, live) = admit(&policy, &surroundings, decision);
 
     match decision {
         Decision::Release(outcome) => {
@@ -63,7 +64,7 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
             finish(record, outcome, &surroundings);
         }
         Decision::TakeOver(inspection) => {
-            let _live = LiveSession::begin(&policy, &surroundings.totals);
+            let _live = live;
             let taken = match held.take_over().await {
                 Ok(taken) => taken,
                 Err(error) => {
@@ -248,27 +249,44 @@ fn keep_alive(stream: &TcpStream) {
     }
 }
 
-/// SPEC D9: over the threshold new sessions are bypassed, and the system log says so.
-fn over_threshold(
+/// SPEC D9: over the threshold new sessions are bypassed or blocked, and the system log says so.
+/// A session that is let in is counted as long as it lives.
+fn admit<'a>(
     policy: &CompiledPolicy,
-    surroundings: &Surroundings,
+    surroundings: &'a Surroundings,
     decision: Decision,
-) -> Decision {
-    let now = surroundings.totals.decrypted_now.load(Ordering::Relaxed);
-    match decision {
-        Decision::TakeOver(Inspection { .. })
-            if now >= policy.snapshot.device.max_concurrent_sessions =>
-        {
-            if surroundings.totals.threshold_reached() {
-                warn!(
-                    "TLS inspection reached critical threshold of max concurrent connections; \
-                     action: allow but bypass inspection"
-                );
-            }
-            Decision::Release(Outcome::Bypassed(Bypassed::SessionThreshold))
-        }
-        decision => decision,
+) -> (Decision, Option<LiveSession<'a>>) {
+    if !matches!(decision, Decision::TakeOver(Inspection { .. })) {
+        return (decision, None);
     }
+    let device = &policy.snapshot.device;
+    let threshold = &surroundings.totals.threshold;
+    let tell = match threshold.admit(device.max_concurrent_sessions) {
+        Admission::Admitted { back_under } => {
+            if back_under {
+                info!("TLS inspection is back under the threshold of max concurrent connections");
+            }
+            return (decision, Some(LiveSession(threshold)));
+        }
+        Admission::Refused { tell } => tell,
+    };
+    let (action, refused) = match device.over_threshold {
+        OverThreshold::Bypass => (
+            "allow but bypass inspection",
+            Decision::Release(Outcome::Bypassed(Bypassed::SessionThreshold)),
+        ),
+        OverThreshold::Block => (
+            "block",
+            Decision::Block { outcome: Outcome::Blocked(Blocked::SessionThreshold), reset: true },
+        ),
+    };
+    if tell {
+        warn!(
+            "TLS inspection reached critical threshold of max concurrent connections; action: \
+             {action}"
+        );
+    }
+    (refused, None)
 }
 
 fn note_hello(record: &mut SessionRecord, known: &Known, surroundings: &Surroundings) {
@@ -320,20 +338,10 @@ pub fn milliseconds_now() -> u64 {
 }
 
 /// Counts a taken flow as long as it lives.
-struct LiveSession<'a> {
-    totals: &'a Totals,
-    threshold: u32,
-}
-
-impl<'a> LiveSession<'a> {
-    fn begin(policy: &CompiledPolicy, totals: &'a Totals) -> Self {
-        totals.decrypted_now.fetch_add(1, Ordering::Relaxed);
-        Self { totals, threshold: policy.snapshot.device.max_concurrent_sessions }
-    }
-}
+struct LiveSession<'a>(&'a Threshold);
 
 impl Drop for LiveSession<'_> {
     fn drop(&mut self) {
-        self.totals.session_ended(self.threshold);
+        self.0.leave();
     }
 }

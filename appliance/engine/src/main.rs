@@ -14,6 +14,7 @@ mod leg;
 mod relay;
 mod runtime;
 mod session;
+mod threshold;
 
 use std::path::PathBuf;
 use std::sync::Arc;

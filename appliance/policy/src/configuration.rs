@@ -6,6 +6,7 @@
 //! Fails by a list of [`LocatedError`]s; nothing of a configuration with an error is usable.
 
 mod check;
+mod device;
 mod profiles;
 mod proxies;
 mod show;

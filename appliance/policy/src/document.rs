@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 pub(crate) use scalar::{Domain, Name, Network, Ports, Text, Vlan};
 
-use crate::snapshot::{Layer2Fallback, Service, Side};
+use crate::snapshot::{Layer2Fallback, LinkDownSynchronisation, OverThreshold, Service, Side};
 
 /// Longest name of a proxy, policy, profile, virtual segment or filter set (SPEC P2).
 pub const MAX_NAME: usize = 128;
@@ -25,6 +25,16 @@ pub(crate) const BUILT_IN: &str = "
 client-inspection = true
 server-inspection = true
 max-concurrent-sessions = 10000
+over-threshold = \"bypass\"
+asymmetric-mode = false
+web-mode = false
+vlan-translation = false
+
+[device.health]
+heartbeat-timeout = 500
+overload-lag = 200
+recovery-time = 2
+drain-time = 300
 ";
 
 #[derive(Debug, Deserialize)]
@@ -55,6 +65,24 @@ pub(crate) struct DeviceSection {
     pub client_inspection: bool,
     pub server_inspection: bool,
     pub max_concurrent_sessions: u32,
+    pub over_threshold: OverThreshold,
+    pub asymmetric_mode: bool,
+    pub web_mode: bool,
+    pub vlan_translation: bool,
+    pub health: HealthSection,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct HealthSection {
+    /// Milliseconds.
+    pub heartbeat_timeout: u32,
+    /// Milliseconds.
+    pub overload_lag: u32,
+    /// Seconds.
+    pub recovery_time: u32,
+    /// Seconds.
+    pub drain_time: u32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,6 +93,11 @@ pub(crate) struct SegmentSection {
     pub name: Option<Name<MAX_SHORT_NAME>>,
     #[serde(default)]
     pub layer_2_fallback: Layer2Fallback,
+    #[serde(default)]
+    pub link_down_synchronisation: LinkDownSynchronisation,
+    /// Seconds.
+    #[serde(default)]
+    pub wait_time: u32,
 }
 
 #[derive(Debug, Deserialize)]

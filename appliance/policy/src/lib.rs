@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod configuration;
+mod device;
 mod document;
 pub mod error;
 pub mod judge;

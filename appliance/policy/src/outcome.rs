@@ -79,6 +79,10 @@ pub enum Blocked {
     ProtocolViolation,
     /// The kernel failed amid the takeover: neither end's connection could be kept, both are reset.
     LostInTakeover,
+    /// The maximum of concurrent sessions was reached and the device blocks past it (SPEC D9).
+    SessionThreshold,
+    /// An operator cleared the proxied sessions (SPEC D10).
+    ClearedByCommand,
 }
 
 impl Outcome {
@@ -156,6 +160,8 @@ impl fmt::Display for Blocked {
             Self::HeadTooLarge => f.write_str("message head over 64 KiB"),
             Self::ProtocolViolation => f.write_str("protocol violation"),
             Self::LostInTakeover => f.write_str("lost in takeover"),
+            Self::SessionThreshold => f.write_str("maximum of concurrent sessions"),
+            Self::ClearedByCommand => f.write_str("cleared by command"),
         }
     }
 }

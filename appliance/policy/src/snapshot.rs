@@ -10,6 +10,9 @@ use ipnet::IpNet;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use crate::device::{
+    Device, Health, Layer2Fallback, LinkDownSynchronisation, OverThreshold, Segment,
+};
 use crate::secret::SecretBytes;
 
 /// One generation of policy.
@@ -91,41 +94,8 @@ impl<'de> Deserialize<'de> for Snapshot {
     }
 }
 
-/// Device settings (SPEC P1, D9).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Device {
-    pub client_inspection: bool,
-    pub server_inspection: bool,
-    /// Most TLS sessions decrypted at one time; past it new ones are bypassed (SPEC D9).
-    pub max_concurrent_sessions: u32,
-}
-
-impl Default for Device {
-    fn default() -> Self {
-        Self { client_inspection: true, server_inspection: true, max_concurrent_sessions: 10_000 }
-    }
-}
-
-/// A pair of ports, bridged (SPEC D2).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Segment {
-    /// Number from 1: segment 1 has the ports 1A and 1B.
-    pub id: SegmentId,
-    pub name: String,
-    pub layer2_fallback: Layer2Fallback,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SegmentId(pub u16);
-
-/// What a segment does when the engine is down, stuck or told to fall back (SPEC D2).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Layer2Fallback {
-    #[default]
-    PermitAll,
-    BlockAll,
-}
 
 /// A side of a segment: the port a packet came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

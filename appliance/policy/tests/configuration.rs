@@ -3,8 +3,12 @@
 
 mod support;
 
+use std::time::Duration;
 use support::{errors, load, load_layers, messages};
-use weir_policy::snapshot::{Layer2Fallback, SegmentId, Side};
+
+use weir_policy::snapshot::{
+    Device, Layer2Fallback, LinkDownSynchronisation, OverThreshold, SegmentId, Side,
+};
 use weir_policy::{Layer, Syntax};
 
 const WHOLE: &str = include_str!("documents/whole.yaml");
@@ -114,6 +118,51 @@ fn virtual_segments_are_tried_in_their_order() {
 }
 
 #[test]
+fn settings_of_device_and_segments_have_their_defaults_and_can_be_given() {
+    let device = load("weir: {}").unwrap().compile(1, None).device;
+    assert_eq!(device, Device::default());
+    let text = "weir:
+  device:
+    over-threshold: block
+    health: { heartbeat-timeout: 700, recovery-time: 5 }
+  segments:
+    - { id: 1, link-down-synchronisation: wire, wait-time: 3 }
+    - { id: 2, link-down-synchronisation: breaker }
+    - { id: 3 }
+";
+    let snapshot = load(text).unwrap().compile(1, None);
+    assert_eq!(snapshot.device.over_threshold, OverThreshold::Block);
+    assert_eq!(snapshot.device.health.heartbeat_timeout, Duration::from_millis(700));
+    assert_eq!(snapshot.device.health.recovery_time, Duration::from_secs(5));
+    assert_eq!(snapshot.device.health.drain_time, Duration::from_secs(300));
+    let links = snapshot.segments.iter().map(|s| (s.link_down_synchronisation, s.wait_time));
+    let wait = Duration::from_secs;
+    assert_eq!(
+        links.collect::<Vec<_>>(),
+        [
+            (LinkDownSynchronisation::Wire, wait(3)),
+            (LinkDownSynchronisation::Breaker, wait(0)),
+            (LinkDownSynchronisation::Hub, wait(0)),
+        ]
+    );
+}
+
+#[test]
+fn asymmetric_mode_web_mode_and_vlan_translation_exclude_tls_inspection() {
+    for mode in ["asymmetric-mode", "web-mode", "vlan-translation"] {
+        let off = "client-inspection: false, server-inspection: false";
+        let text = format!("weir:\n  device: {{ {off}, {mode}: true }}\n");
+        assert!(load(&text).is_ok(), "{mode} without TLS inspection");
+        for on in ["client-inspection: false", "server-inspection: false"] {
+            let text = format!("weir:\n  device: {{ {on}, {mode}: true }}\n");
+            let found = messages(errors(&text));
+            let expected = format!("user-data:2: device.{mode}: is true while ");
+            assert!(found.len() == 1 && found[0].starts_with(&expected), "{found:#?}");
+        }
+    }
+}
+
+#[test]
 fn duplicate_certificates_are_dropped() {
     let text = WHOLE.replace(
         "certificates: [ { certificate: /pki/web.pem, key: /pki/web.key } ]",
@@ -155,7 +204,7 @@ fn all_errors_of_one_document_are_told() {
     let expected = [
         "user-data:3: segments[0].id: is a text; a whole number from 0 to 65535 is expected",
         "user-data:4: segments[1].naem: is not a known key; valid here: id, name, \
-         layer-2-fallback; did you mean \"name\"?",
+         layer-2-fallback, link-down-synchronisation, wait-time; did you mean \"name\"?",
         "user-data:5: segments[2]: lacks the key \"id\", which is required",
         "user-data:7: server-proxies[0].name: contains '/'; letters, digits, `_`, `-` and space \
          are allowed in a name",

@@ -84,7 +84,10 @@ impl Drop for Engine {
 pub fn snapshot(fallback: Layer2Fallback) -> Snapshot {
     let key = CertifiedKey { chain: vec![vec![1]], key: SecretBytes::new(vec![1]) };
     Snapshot {
-        segments: vec![Segment { id: SEGMENT, name: "test".into(), layer2_fallback: fallback }],
+        segments: vec![Segment {
+            layer2_fallback: fallback,
+            ..Segment::with_defaults(SEGMENT, "test".into())
+        }],
         virtual_segments: vec![VirtualSegment {
             name: "all".into(),
             segments: vec![],

@@ -5,14 +5,12 @@ use std::path::Path as FilePath;
 
 use zeroize::Zeroizing;
 
-use super::{Configuration, DEFAULT_TRUST_STORE, MAX_DOMAINS, MAX_SEGMENTS};
+use super::{Configuration, DEFAULT_TRUST_STORE, MAX_DOMAINS};
 use crate::document::{DecryptionPolicySection, Document, FilterSection, Text, TrustStoreSection};
 use crate::error::{LocatedError, shown, suggestion};
 use crate::layers::{MAX_ERRORS, Path, Places, child};
 use crate::material::Material;
-use crate::snapshot::{
-    DecryptionPolicy, Device, FilterSet, Segment, SegmentId, Snapshot, TrustStore,
-};
+use crate::snapshot::{DecryptionPolicy, FilterSet, Snapshot, TrustStore};
 
 pub(super) struct Check<'a> {
     places: &'a Places,
@@ -171,48 +169,6 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn device(&mut self, document: &Document) -> Device {
-        let section = &document.device;
-        if section.max_concurrent_sessions == 0 {
-            let message = "is 0; at least 1 is expected (client-inspection: false and \
-                           server-inspection: false turn inspection off)";
-            self.error(&path2("device", "max-concurrent-sessions"), message);
-        }
-        Device {
-            client_inspection: section.client_inspection,
-            server_inspection: section.server_inspection,
-            max_concurrent_sessions: section.max_concurrent_sessions,
-        }
-    }
-
-    fn segments(&mut self, document: &Document) -> Vec<Segment> {
-        let mut segments = Vec::<Segment>::new();
-        for (index, section) in document.segments.iter().enumerate() {
-            let at = path(["segments"], index);
-            if !(1..=MAX_SEGMENTS).contains(&section.id) {
-                let message = format!("is {}; 1 to {MAX_SEGMENTS} is expected", section.id);
-                self.error(&child(&at, "id"), message);
-            }
-            if segments.iter().any(|other| other.id.0 == section.id) {
-                let id = section.id;
-                let message = format!(
-                    "is {id} as for another segment; ids are unique, segment {id} has the ports \
-                     {id}A and {id}B"
-                );
-                self.error(&child(&at, "id"), message);
-            }
-            let default = || format!("segment {}", section.id);
-            let name = section.name.as_ref().map_or_else(default, |name| name.0.clone());
-            if segments.iter().any(|other| other.name == name) {
-                let message = format!("is {name:?}, the name of another segment as well");
-                self.error(&child(&at, "name"), message);
-            }
-            let layer2_fallback = section.layer_2_fallback;
-            segments.push(Segment { id: SegmentId(section.id), name, layer2_fallback });
-        }
-        segments
-    }
-
     fn decryption_policies(
         &mut self,
         sections: &[DecryptionPolicySection],
@@ -344,7 +300,7 @@ pub(super) fn path<const N: usize>(lists: [&str; N], index: usize) -> Path {
     lists.into_iter().map(str::to_owned).chain([index.to_string()]).collect()
 }
 
-fn path2(section: &str, key: &str) -> Path {
+pub(super) fn path2(section: &str, key: &str) -> Path {
     vec![section.to_owned(), key.to_owned()]
 }
 

@@ -6,9 +6,7 @@ use std::fmt::Write;
 use ipnet::IpNet;
 
 use super::{Configuration, DEFAULT_TRUST_STORE};
-use crate::snapshot::{
-    CertifiedKey, DomainPattern, Layer2Fallback, PortRange, Service, Side, Snapshot,
-};
+use crate::snapshot::{CertifiedKey, DomainPattern, PortRange, Service, Side, Snapshot};
 
 /// What stands where a private key would.
 const SECRET: &str = "(not shown)";
@@ -44,6 +42,15 @@ impl Page {
         self.pair(2, "client-inspection", device.client_inspection);
         self.pair(2, "server-inspection", device.server_inspection);
         self.pair(2, "max-concurrent-sessions", device.max_concurrent_sessions);
+        self.pair(2, "over-threshold", device.over_threshold.word());
+        self.pair(2, "asymmetric-mode", device.asymmetric_mode);
+        self.pair(2, "web-mode", device.web_mode);
+        self.pair(2, "vlan-translation", device.vlan_translation);
+        self.line(2, "health:");
+        self.pair(3, "heartbeat-timeout", device.health.heartbeat_timeout.as_millis());
+        self.pair(3, "overload-lag", device.health.overload_lag.as_millis());
+        self.pair(3, "recovery-time", device.health.recovery_time.as_secs());
+        self.pair(3, "drain-time", device.health.drain_time.as_secs());
     }
 
     fn segments(&mut self, snapshot: &Snapshot) {
@@ -51,11 +58,10 @@ impl Page {
         for segment in &snapshot.segments {
             self.first(2, "id", segment.id.0);
             self.pair(3, "name", quoted(&segment.name));
-            let fallback = match segment.layer2_fallback {
-                Layer2Fallback::PermitAll => "permit-all",
-                Layer2Fallback::BlockAll => "block-all",
-            };
-            self.pair(3, "layer-2-fallback", fallback);
+            self.pair(3, "layer-2-fallback", segment.layer2_fallback.word());
+            let synchronisation = segment.link_down_synchronisation;
+            self.pair(3, "link-down-synchronisation", synchronisation.word());
+            self.pair(3, "wait-time", segment.wait_time.as_secs());
         }
     }
 

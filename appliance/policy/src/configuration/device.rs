@@ -1,0 +1,149 @@
+//! Checks of the device's own settings and of its segments (SPEC D2, D7 to D9).
+
+use std::time::Duration;
+
+use super::MAX_SEGMENTS;
+use super::check::{Check, path, path2};
+use crate::document::{DeviceSection, Document, HealthSection};
+use crate::layers::{Path, child};
+use crate::snapshot::{Device, Health, Segment, SegmentId};
+
+/// Longest wait before a port follows its partner down, seconds.
+const LONGEST_WAIT: u32 = 240;
+
+impl Check<'_> {
+    pub(super) fn device(&mut self, document: &Document) -> Device {
+        let section = &document.device;
+        if section.max_concurrent_sessions == 0 {
+            let message = "is 0; at least 1 is expected (client-inspection: false and \
+                           server-inspection: false turn inspection off)";
+            self.error(&path2("device", "max-concurrent-sessions"), message);
+        }
+        self.refuse_modes(section);
+        Device {
+            client_inspection: section.client_inspection,
+            server_inspection: section.server_inspection,
+            max_concurrent_sessions: section.max_concurrent_sessions,
+            over_threshold: section.over_threshold,
+            asymmetric_mode: section.asymmetric_mode,
+            web_mode: section.web_mode,
+            vlan_translation: section.vlan_translation,
+            health: self.health(&section.health),
+        }
+    }
+
+    /// SPEC D8.
+    fn refuse_modes(&mut self, section: &DeviceSection) {
+        let inspection = match (section.client_inspection, section.server_inspection) {
+            (false, false) => return,
+            (true, false) => "client-inspection is",
+            (false, true) => "server-inspection is",
+            (true, true) => "client-inspection and server-inspection are",
+        };
+        let modes = [
+            (
+                section.asymmetric_mode,
+                "asymmetric-mode",
+                "a session whose two directions take different ways cannot be decrypted",
+            ),
+            (
+                section.web_mode,
+                "web-mode",
+                "it passes everything but cleartext web traffic by, TLS sessions too",
+            ),
+            (
+                section.vlan_translation,
+                "vlan-translation",
+                "an inspected session keeps its VLAN tags as both ends see them",
+            ),
+        ];
+        for (on, key, reason) in modes {
+            if on {
+                let message = format!(
+                    "is true while {inspection} on: {reason}; set it to false, or turn TLS \
+                     inspection off with client-inspection: false and server-inspection: false"
+                );
+                self.error(&path2("device", key), message);
+            }
+        }
+    }
+
+    fn health(&mut self, section: &HealthSection) -> Health {
+        let mut at = |key, value: u32, least: u32, most: u32, unit| {
+            if !(least..=most).contains(&value) {
+                let path: Path = child(&path2("device", "health"), key);
+                self.error(&path, format!("is {value}; {least} to {most} {unit} are expected"));
+            }
+            u64::from(value)
+        };
+        Health {
+            // Less than some beats of 50 ms would take an ordinary pause for a stuck engine.
+            heartbeat_timeout: Duration::from_millis(at(
+                "heartbeat-timeout",
+                section.heartbeat_timeout,
+                200,
+                60_000,
+                "milliseconds",
+            )),
+            overload_lag: Duration::from_millis(at(
+                "overload-lag",
+                section.overload_lag,
+                10,
+                60_000,
+                "milliseconds",
+            )),
+            recovery_time: Duration::from_secs(at(
+                "recovery-time",
+                section.recovery_time,
+                0,
+                3600,
+                "seconds",
+            )),
+            drain_time: Duration::from_secs(at(
+                "drain-time",
+                section.drain_time,
+                0,
+                3600,
+                "seconds",
+            )),
+        }
+    }
+
+    pub(super) fn segments(&mut self, document: &Document) -> Vec<Segment> {
+        let mut segments = Vec::<Segment>::new();
+        for (index, section) in document.segments.iter().enumerate() {
+            let at = path(["segments"], index);
+            if !(1..=MAX_SEGMENTS).contains(&section.id) {
+                let message = format!("is {}; 1 to {MAX_SEGMENTS} is expected", section.id);
+                self.error(&child(&at, "id"), message);
+            }
+            if segments.iter().any(|other| other.id.0 == section.id) {
+                let id = section.id;
+                let message = format!(
+                    "is {id} as for another segment; ids are unique, segment {id} has the ports \
+                     {id}A and {id}B"
+                );
+                self.error(&child(&at, "id"), message);
+            }
+            let default = || format!("segment {}", section.id);
+            let name = section.name.as_ref().map_or_else(default, |name| name.0.clone());
+            if segments.iter().any(|other| other.name == name) {
+                let message = format!("is {name:?}, the name of another segment as well");
+                self.error(&child(&at, "name"), message);
+            }
+            if section.wait_time > LONGEST_WAIT {
+                let wait = section.wait_time;
+                let message = format!("is {wait}; 0 to {LONGEST_WAIT} seconds are expected");
+                self.error(&child(&at, "wait-time"), message);
+            }
+            segments.push(Segment {
+                id: SegmentId(section.id),
+                name,
+                layer2_fallback: section.layer_2_fallback,
+                link_down_synchronisation: section.link_down_synchronisation,
+                wait_time: Duration::from_secs(section.wait_time.into()),
+            });
+        }
+        segments
+    }
+}

@@ -1,0 +1,152 @@
+//! Settings of the device and of its segments, as a snapshot has them (SPEC P1, D2, D7 to D10).
+//!
+//! For: what data plane and engine go by whatever the profiles say. Not for: checking that settings
+//! agree; [`crate::configuration`] refuses those that do not. Does not fail.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::snapshot::SegmentId;
+
+/// Device settings (SPEC P1, D8, D9, D10).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Device {
+    pub client_inspection: bool,
+    pub server_inspection: bool,
+    /// Most TLS sessions decrypted at one time (SPEC D9).
+    pub max_concurrent_sessions: u32,
+    /// What becomes of new sessions past them.
+    pub over_threshold: OverThreshold,
+    /// SPEC D8: TLS inspection and any of these three exclude each other.
+    pub asymmetric_mode: bool,
+    pub web_mode: bool,
+    pub vlan_translation: bool,
+    pub health: Health,
+}
+
+impl Default for Device {
+    fn default() -> Self {
+        Self {
+            client_inspection: true,
+            server_inspection: true,
+            max_concurrent_sessions: 10_000,
+            over_threshold: OverThreshold::Bypass,
+            asymmetric_mode: false,
+            web_mode: false,
+            vlan_translation: false,
+            health: Health::default(),
+        }
+    }
+}
+
+/// New sessions past the maximum of concurrent ones (SPEC D9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OverThreshold {
+    #[default]
+    Bypass,
+    Block,
+}
+
+impl OverThreshold {
+    /// As the document has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::Block => "block",
+        }
+    }
+}
+
+/// When Layer-2 fallback is entered and left without being told (SPEC D2, D10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// An engine whose heartbeat is older is stuck: new flows stay on the bridge.
+    pub heartbeat_timeout: Duration,
+    /// A runtime that is later than this for a whole second is overloaded.
+    pub overload_lag: Duration,
+    /// Continuous health after which fallback for stuckness or overload is left.
+    pub recovery_time: Duration,
+    /// How long an engine that has a successor keeps the flows it has taken.
+    pub drain_time: Duration,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            heartbeat_timeout: Duration::from_millis(500),
+            overload_lag: Duration::from_millis(200),
+            recovery_time: Duration::from_secs(2),
+            drain_time: Duration::from_secs(300),
+        }
+    }
+}
+
+/// A pair of ports, bridged (SPEC D2).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Number from 1: segment 1 has the ports 1A and 1B.
+    pub id: SegmentId,
+    pub name: String,
+    pub layer2_fallback: Layer2Fallback,
+    pub link_down_synchronisation: LinkDownSynchronisation,
+    /// How long a link must be down before its partner is taken down.
+    pub wait_time: Duration,
+}
+
+impl Segment {
+    /// Settings of a segment that nobody configured.
+    pub fn with_defaults(id: SegmentId, name: String) -> Self {
+        Self {
+            id,
+            name,
+            layer2_fallback: Layer2Fallback::default(),
+            link_down_synchronisation: LinkDownSynchronisation::default(),
+            wait_time: Duration::ZERO,
+        }
+    }
+}
+
+/// What a segment does when the engine is down, stuck, overloaded or told to fall back (SPEC D2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layer2Fallback {
+    #[default]
+    PermitAll,
+    BlockAll,
+}
+
+impl Layer2Fallback {
+    /// As the document has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::PermitAll => "permit-all",
+            Self::BlockAll => "block-all",
+        }
+    }
+}
+
+/// What becomes of a segment's other port when one loses its link (SPEC D7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkDownSynchronisation {
+    /// It stays up.
+    #[default]
+    Hub,
+    /// It is taken down, until an operator restarts the segment's ports.
+    Breaker,
+    /// It is taken down, and comes back with the other's link.
+    Wire,
+}
+
+impl LinkDownSynchronisation {
+    /// As the document has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Hub => "hub",
+            Self::Breaker => "breaker",
+            Self::Wire => "wire",
+        }
+    }
+}
