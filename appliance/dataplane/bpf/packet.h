@@ -1,4 +1,7 @@
-/* Reading packets: flow key and TCP header. */
+/* Reading packets: VLAN tag, one GRE or IPIP header, IPv4 or IPv6, and the head of what is inside.
+ * For: the facts that rules match (struct packet) and the flow's key (SPEC D4, D16). Not for: TCP
+ * options (options.h), flows. What is not understood keeps the facts found so far, is counted by
+ * its reason and never reaches the flow machine. */
 #ifndef WEIR_PACKET_H
 #define WEIR_PACKET_H
 
@@ -7,77 +10,330 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
+/* IPv6 extension headers read before a packet is left alone (hop-by-hop, routing, destination). */
+#define MAX_EXTENSIONS 6
+#define PORT_GTP_U 2152 /* 3GPP TS 29.281 */
+
+enum parsed {
+	PARSE_OTHER = 0, /* no IP header was read: only ether_type and the VLANs of the key */
+	PARSE_IP = 1,	 /* facts of an IP packet */
+	PARSE_TCP = 2,	 /* a whole TCP header of a flow that could be taken */
+};
+
+enum tunnel { TUNNEL_NONE = 0, TUNNEL_IPIP = 1, TUNNEL_GRE = 2, TUNNEL_GRE_KEY = 3 };
+
 struct packet {
-	struct flow_key key;
+	struct flow_key key; /* ports are 0 where there are none, or in a later fragment */
 	__u32 seq;
 	__u32 ack;
-	__u32 payload; /* bytes */
-	__u32 l4;      /* offset of the TCP header */
-	__u32 options; /* bytes of TCP options */
+	__u32 payload;	  /* bytes */
+	__u32 l3;	  /* offset of the innermost IP header */
+	__u32 l4;	  /* offset of what follows it and its extension headers */
+	__u32 end;	  /* offset past the packet: what follows is padding */
+	__u32 options;	  /* bytes of TCP options */
+	__u32 flow_label; /* first word of the IPv6 header, host order: traffic class and flow label */
+	__u16 ether_type; /* of the innermost network header, host order */
+	__u16 vlan_tci;	  /* of the outer tag */
 	__u16 window;
+	__be16 outer_fragment; /* the tunnel's IPv4 header: flags, TTL, TOS */
+	__u8 outer_ttl;
+	__u8 outer_tos;
 	__u8 flags;
 	__u8 ttl;
 	__u8 tos;
+	__u8 protocol; /* innermost; 0: not IP */
+	__u8 fragment; /* an IP fragment */
+	__u8 later_fragment;
+	__u8 icmp_type;
+	__u8 icmp_code;
 	__u8 from_low; /* the sender is end 0 of the key */
+	__u8 stacked;  /* a second tag, or an 802.1ad one */
 };
 
-/* Whether it is a whole, untagged IPv4 TCP packet; everything else is left to the bridge. */
-static __always_inline int parse(struct __sk_buff *skb, struct packet *p, __u32 segment)
+/* Source and destination while a packet is read. */
+struct addresses {
+	__u32 source[4];
+	__u32 destination[4];
+	__be32 outer_source;
+	__be32 outer_destination;
+	__be16 port[2];
+};
+
+/* 802.1Q: the kernel keeps the outer tag beside the frame; a tag inside it is read as well. */
+static __always_inline int read_link_layer(struct __sk_buff *skb, struct packet *p)
 {
-	struct iphdr ip;
-	struct tcphdr tcp;
-	if (skb->vlan_present || skb->protocol == bpf_htons(ETH_P_8021Q) || skb->protocol == bpf_htons(ETH_P_8021AD)) {
-		count(segment, vlan_passed);
-		return 0;
+	struct {
+		__be16 tci;
+		__be16 type;
+	} tag;
+	__u16 type = bpf_ntohs(skb->protocol);
+	p->l3 = ETH_HLEN;
+	if (skb->vlan_present) {
+		p->vlan_tci = skb->vlan_tci;
+		p->key.outer_vlan = 0x1000 | (p->vlan_tci & 0xfff);
+		p->stacked = skb->vlan_proto != bpf_htons(ETH_P_8021Q);
 	}
-	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		count(segment, ipv6_passed);
-		return 0;
+	for (int i = 0; i < 2; i++) {
+		if (type != ETH_P_8021Q && type != ETH_P_8021AD)
+			break;
+		if (bpf_skb_load_bytes(skb, p->l3, &tag, sizeof(tag)))
+			return 0;
+		if (p->key.outer_vlan || type == ETH_P_8021AD)
+			p->stacked = 1;
+		if (!p->key.outer_vlan) {
+			p->vlan_tci = bpf_ntohs(tag.tci);
+			p->key.outer_vlan = 0x1000 | (p->vlan_tci & 0xfff);
+		} else if (!p->key.inner_vlan) {
+			p->key.inner_vlan = 0x1000 | (bpf_ntohs(tag.tci) & 0xfff);
+		}
+		p->l3 += sizeof(tag);
+		type = bpf_ntohs(tag.type);
 	}
-	if (skb->protocol != bpf_htons(ETH_P_IP))
+	p->ether_type = type;
+	return 1;
+}
+
+/* The IPv4 header at l3 of a packet that ends at `limit`, at the latest. */
+static __always_inline int read_ipv4(struct __sk_buff *skb, struct packet *p, struct iphdr *ip, __u32 limit)
+{
+	if (bpf_skb_load_bytes(skb, p->l3, ip, sizeof(*ip)) || ip->version != 4 || ip->ihl < 5)
 		return 0;
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
-		return 0;
-	if (ip.version != 4 || ip.ihl < 5)
-		return 0;
-	if (ip.frag_off & bpf_htons(0x3fff)) {
-		count(segment, fragment_passed);
-		return 0;
-	}
-	if (ip.protocol != IPPROTO_TCP)
-		return 0;
-	__u32 header = ip.ihl * 4;
-	p->l4 = ETH_HLEN + header;
-	if (bpf_skb_load_bytes(skb, p->l4, &tcp, sizeof(tcp)))
-		return 0;
-	__u32 offset = tcp.doff * 4;
 	/* tot_len is 0 in frames over 64 KiB; Ethernet padding is no payload. */
-	__u32 total = bpf_ntohs(ip.tot_len);
+	__u32 total = bpf_ntohs(ip->tot_len);
 	if (!total)
-		total = skb->len - ETH_HLEN;
-	if (offset < 20 || total < header + offset || skb->len < ETH_HLEN + total)
+		total = limit - p->l3;
+	__u32 l4 = p->l3 + ip->ihl * 4, end = p->l3 + total;
+	if (end > limit || l4 > end)
 		return 0;
-	p->payload = total - header - offset;
-	p->options = offset - 20;
+	p->l4 = l4;
+	p->end = end;
+	p->protocol = ip->protocol;
+	p->ttl = ip->ttl;
+	p->tos = ip->tos;
+	p->fragment = (ip->frag_off & bpf_htons(0x3fff)) != 0;
+	p->later_fragment = (ip->frag_off & bpf_htons(0x1fff)) != 0;
+	return 1;
+}
+
+/* Past the tunnel's header where it is one that is understood: what is inside is read instead. */
+static __always_inline int enter_tunnel(struct __sk_buff *skb, struct packet *p, struct iphdr *ip, struct addresses *a)
+{
+	struct {
+		__be16 flags;
+		__be16 type;
+		__be32 key;
+	} gre = {};
+	__u32 header = 0, segment = p->key.segment;
+	__u8 kind = TUNNEL_IPIP;
+	if (p->fragment) {
+		count(segment, outer_fragment_passed);
+		return 0;
+	}
+	if (ip->ihl != 5) {
+		count(segment, outer_options_passed);
+		return 0;
+	}
+	if (p->protocol == IPPROTO_GRE) {
+		header = 4;
+		kind = TUNNEL_GRE;
+		if (bpf_skb_load_bytes(skb, p->l4, &gre, 4))
+			return 0;
+		/* RFC 2784, RFC 2890: a key is the only option that is understood. */
+		if (gre.flags & bpf_htons(0x2000)) {
+			header = 8;
+			kind = TUNNEL_GRE_KEY;
+			if (bpf_skb_load_bytes(skb, p->l4, &gre, sizeof(gre)))
+				return 0;
+		}
+		if (gre.flags & ~bpf_htons(0x2000)) {
+			count(segment, gre_options_passed);
+			return 0;
+		}
+		if (gre.type == bpf_htons(ETH_P_IPV6)) {
+			count(segment, tunnel_ipv6_passed);
+			return 0;
+		}
+		if (gre.type != bpf_htons(ETH_P_IP)) {
+			count(segment, gre_protocol_passed);
+			return 0;
+		}
+	}
+	struct iphdr inner;
+	__u32 outer_l3 = p->l3, outer_end = p->end;
+	__u8 outer_ttl = p->ttl, outer_tos = p->tos;
+	p->l3 = p->l4 + header;
+	if (!read_ipv4(skb, p, &inner, outer_end)) {
+		p->l3 = outer_l3; /* the outer packet's facts stand */
+		return 0;
+	}
+	p->key.tunnel = kind;
+	p->key.tunnel_key = gre.key;
+	p->outer_ttl = outer_ttl;
+	p->outer_tos = outer_tos;
+	p->outer_fragment = ip->frag_off;
+	a->outer_source = ip->saddr;
+	a->outer_destination = ip->daddr;
+	*ip = inner;
+	if (p->protocol == IPPROTO_IPIP || p->protocol == IPPROTO_GRE || p->protocol == IPPROTO_IPV6) {
+		count(segment, tunnel_nested_passed);
+		return 0;
+	}
+	return 1;
+}
+
+/* The IPv6 header at l3 and its extension headers, as far as they are bounded. */
+static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p, struct addresses *a)
+{
+	struct ipv6hdr ip;
+	__u8 extension[4];
+	if (bpf_skb_load_bytes(skb, p->l3, &ip, sizeof(ip)) || ip.version != 6)
+		return 0;
+	__u32 total = bpf_ntohs(ip.payload_len) + sizeof(ip);
+	if (!ip.payload_len)
+		total = skb->len - p->l3;
+	p->end = p->l3 + total;
+	if (p->end > skb->len)
+		return 0;
+	p->flow_label = bpf_ntohl(*(__be32 *)&ip);
+	p->tos = p->flow_label >> 20;
+	p->ttl = ip.hop_limit;
+	__builtin_memcpy(a->source, &ip.saddr, 16);
+	__builtin_memcpy(a->destination, &ip.daddr, 16);
+	__u32 at = p->l3 + sizeof(ip);
+	__u8 next = ip.nexthdr;
+	for (int i = 0; i <= MAX_EXTENSIONS; i++) {
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS && next != IPPROTO_FRAGMENT)
+			break;
+		if (i == MAX_EXTENSIONS || bpf_skb_load_bytes(skb, at, extension, 4)) {
+			p->protocol = next;
+			count(p->key.segment, ipv6_extensions_passed);
+			return 0;
+		}
+		if (next == IPPROTO_FRAGMENT) {
+			p->fragment = 1;
+			p->later_fragment = ((extension[2] << 8 | extension[3]) & 0xfff8) != 0;
+			at += 8;
+		} else {
+			at += (extension[1] + 1) * 8;
+		}
+		next = extension[0];
+		if (p->later_fragment)
+			break;
+	}
+	p->protocol = next;
+	p->l4 = at;
+	if (p->l4 > p->end)
+		return 0;
+	/* RFC 4038 4.2: these are no addresses of a wire, and the key would mistake them. */
+	if ((!a->source[0] && !a->source[1] && a->source[2] == bpf_htonl(0xffff)) ||
+	    (!a->destination[0] && !a->destination[1] && a->destination[2] == bpf_htonl(0xffff))) {
+		count(p->key.segment, ipv6_mapped_passed);
+		return 0;
+	}
+	if (p->protocol == IPPROTO_IPIP || p->protocol == IPPROTO_GRE || p->protocol == IPPROTO_IPV6) {
+		count(p->key.segment, tunnel_in_ipv6_passed);
+		return 0;
+	}
+	return 1;
+}
+
+/* Ports, or ICMP type and code; for TCP the header. PARSE_TCP: it is whole. */
+static __always_inline int read_transport(struct __sk_buff *skb, struct packet *p, struct addresses *a)
+{
+	struct tcphdr tcp;
+	__u8 icmp[2];
+	if (p->later_fragment)
+		return PARSE_IP;
+	if (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP) {
+		if (p->l4 + 4 > p->end || bpf_skb_load_bytes(skb, p->l4, a->port, 4))
+			return PARSE_IP;
+		if (p->protocol == IPPROTO_UDP && (a->port[0] == bpf_htons(PORT_GTP_U) || a->port[1] == bpf_htons(PORT_GTP_U)))
+			count(p->key.segment, gtp_passed);
+	} else if (p->protocol == (p->ether_type == ETH_P_IPV6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP)) {
+		if (p->l4 + 2 > p->end || bpf_skb_load_bytes(skb, p->l4, icmp, 2))
+			return PARSE_IP;
+		p->icmp_type = icmp[0];
+		p->icmp_code = icmp[1];
+	}
+	if (p->protocol != IPPROTO_TCP || p->fragment || p->stacked)
+		return PARSE_IP;
+	if (bpf_skb_load_bytes(skb, p->l4, &tcp, sizeof(tcp)))
+		return PARSE_IP;
+	__u32 header = tcp.doff * 4;
+	if (header < 20 || p->l4 + header > p->end)
+		return PARSE_IP;
+	p->payload = p->end - p->l4 - header;
+	p->options = header - 20;
 	p->seq = bpf_ntohl(tcp.seq);
 	p->ack = bpf_ntohl(tcp.ack_seq);
 	p->window = bpf_ntohs(tcp.window);
 	p->flags = ((__u8 *)&tcp)[13];
-	p->ttl = ip.ttl;
-	p->tos = ip.tos;
+	return PARSE_TCP;
+}
 
-	__u32 source = bpf_ntohl(ip.saddr), destination = bpf_ntohl(ip.daddr);
-	p->from_low = source < destination ||
-		      (source == destination && bpf_ntohs(tcp.source) <= bpf_ntohs(tcp.dest));
-	__u32 low = p->from_low ? ip.saddr : ip.daddr, high = p->from_low ? ip.daddr : ip.saddr;
+static __always_inline int not_above(const struct addresses *a)
+{
+	for (int i = 0; i < 4; i++) {
+		if (a->source[i] != a->destination[i])
+			return bpf_ntohl(a->source[i]) < bpf_ntohl(a->destination[i]);
+	}
+	return bpf_ntohs(a->port[0]) <= bpf_ntohs(a->port[1]);
+}
+
+/* The key's two ends, the lower one first. */
+static __always_inline void order_ends(struct packet *p, const struct addresses *a)
+{
+	p->from_low = not_above(a);
+	if (p->from_low) {
+		__builtin_memcpy(p->key.address[0], a->source, 16);
+		__builtin_memcpy(p->key.address[1], a->destination, 16);
+		__builtin_memcpy(p->key.outer[0], &a->outer_source, 4);
+		__builtin_memcpy(p->key.outer[1], &a->outer_destination, 4);
+		p->key.port[0] = a->port[0];
+		p->key.port[1] = a->port[1];
+	} else {
+		__builtin_memcpy(p->key.address[0], a->destination, 16);
+		__builtin_memcpy(p->key.address[1], a->source, 16);
+		__builtin_memcpy(p->key.outer[0], &a->outer_destination, 4);
+		__builtin_memcpy(p->key.outer[1], &a->outer_source, 4);
+		p->key.port[0] = a->port[1];
+		p->key.port[1] = a->port[0];
+	}
+}
+
+/* Fills a packet that is all zeroes. A function of its own (verified once, whoever calls it). */
+__noinline int parse(struct __sk_buff *skb, struct packet *p, __u32 segment)
+{
+	struct addresses a = {};
+	struct iphdr ip;
+	int understood, result = PARSE_IP;
+	if (!p)
+		return PARSE_OTHER;
 	p->key.segment = segment;
-	p->key.address[0][10] = p->key.address[0][11] = 0xff;
-	p->key.address[1][10] = p->key.address[1][11] = 0xff;
-	*(__u32 *)&p->key.address[0][12] = low;
-	*(__u32 *)&p->key.address[1][12] = high;
-	p->key.port[0] = p->from_low ? tcp.source : tcp.dest;
-	p->key.port[1] = p->from_low ? tcp.dest : tcp.source;
-	return 1;
+	if (!read_link_layer(skb, p))
+		return PARSE_OTHER;
+	if (p->stacked)
+		count(segment, qinq_passed);
+	if (p->ether_type == ETH_P_IP) {
+		if (!read_ipv4(skb, p, &ip, skb->len))
+			return PARSE_OTHER;
+		understood = 1;
+		if (p->protocol == IPPROTO_IPIP || p->protocol == IPPROTO_GRE)
+			understood = enter_tunnel(skb, p, &ip, &a);
+		else if (p->protocol == IPPROTO_IPV6)
+			count(segment, tunnel_ipv6_passed);
+		a.source[2] = a.destination[2] = bpf_htonl(0xffff);
+		a.source[3] = ip.saddr;
+		a.destination[3] = ip.daddr;
+	} else if (p->ether_type == ETH_P_IPV6) {
+		understood = read_ipv6(skb, p, &a);
+	} else {
+		return PARSE_OTHER;
+	}
+	if (understood)
+		result = read_transport(skb, p, &a);
+	order_ends(p, &a);
+	return result;
 }
 
 static __always_inline void tuple_of(const struct flow_key *key, struct tuple_key *tuple)

@@ -8,6 +8,7 @@
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
 #include <linux/tcp.h>
 #include <bpf/bpf_endian.h>
@@ -37,8 +38,12 @@ int port_ingress(struct __sk_buff *skb)
 		count(segment, fallback_dropped);
 		return TC_ACT_SHOT;
 	}
-	if (!parse(skb, &p, segment))
+	if (parse(skb, &p, segment) != PARSE_TCP)
 		return TC_ACT_OK;
+	if (p.ether_type != ETH_P_IP || p.key.outer_vlan || p.key.tunnel) {
+		count(segment, encapsulated_passed);
+		return TC_ACT_OK;
+	}
 
 	struct flow *f = bpf_map_lookup_elem(&flows, &p.key);
 	if (!f) {
@@ -88,7 +93,7 @@ int engine_ingress(struct __sk_buff *skb)
 	if (!port || port->side != SIDE_ENGINE)
 		return TC_ACT_SHOT;
 	__u32 segment = port->segment;
-	if (!parse(skb, &p, segment))
+	if (parse(skb, &p, segment) != PARSE_TCP)
 		goto stray;
 	tuple_of(&p.key, &tuple);
 	struct flow_key *key = bpf_map_lookup_elem(&engine_tuples, &tuple);

@@ -234,5 +234,5 @@ fn what_is_no_candidate_crosses_an_engine_at_work() {
     wire.crosses(CLIENT, SERVER);
     wire.crosses("fd77::1", "fd77::2");
     assert_eq!(engine.counter("candidate_syn"), 0);
-    assert!(engine.counter("ipv6_passed") > 0);
+    assert!(engine.counter("encapsulated_passed") > 0);
 }
