@@ -60,14 +60,17 @@ impl Sources {
         let configuration = self
             .configuration(provisioned.as_ref())
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let mut warnings: Vec<String> = provisioned
+            .iter()
+            .flat_map(|one| one.warnings.iter().map(ToString::to_string))
+            .collect();
+        warnings.extend(configuration.warnings().iter().map(ToString::to_string));
         Ok(Loaded {
             document: configuration.to_document(),
             configuration,
             hostname: provisioned.as_ref().and_then(|one| one.hostname.clone()),
             accounts: provisioned.as_ref().map(Accounts::provisioned).unwrap_or_default(),
-            warnings: provisioned
-                .map(|one| one.warnings.iter().map(ToString::to_string).collect())
-                .unwrap_or_default(),
+            warnings,
         })
     }
 

@@ -14,7 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
 use tokio::task::{spawn_blocking, spawn_local};
 use tracing::{info, warn};
-use weir_api::console::{Greeting, Health, Request, Response, Role};
+use weir_api::console::{CipherView, Greeting, Health, Request, Response, Role};
 use weir_api::frame::{self, FrameError};
 use weir_api::init::{ENGINE_SERVICE, ToInit};
 use weir_policy::SecretBytes;
@@ -125,6 +125,7 @@ impl Console {
             Request::TlsInspection => {
                 Response::TlsInspection(Box::new(state.borrow().tls_inspection_view()))
             }
+            Request::Ciphers => Response::Ciphers(CipherView::table()),
             Request::Sessions { limit } => {
                 Response::Sessions(state.borrow().sessions.newest(limit.min(MOST_RECORDS)))
             }
@@ -240,6 +241,7 @@ fn authorise(role: Option<Role>, request: &Request) -> Result<(), String> {
         | Request::Health
         | Request::Segments
         | Request::TlsInspection
+        | Request::Ciphers
         | Request::Sessions { .. }
         | Request::Events { .. }
         | Request::Log { .. }

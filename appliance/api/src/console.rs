@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 use weir_policy::SecretBytes;
 use weir_policy::snapshot::Snapshot;
+use weir_policy::suites::{Suite, TABLE};
 
 use crate::engine::{Counters, FilterEvent, SessionRecord};
 use crate::init::MachineStatus;
@@ -21,6 +22,8 @@ pub enum Request {
     Health,
     Segments,
     TlsInspection,
+    /// The table of cipher suites.
+    Ciphers,
     /// The newest sessions first; at most `limit`.
     Sessions {
         limit: usize,
@@ -60,6 +63,7 @@ pub enum Response {
     Health(Box<Health>),
     Segments(Vec<SegmentView>),
     TlsInspection(Box<TlsInspectionView>),
+    Ciphers(Vec<CipherView>),
     Sessions(Vec<SessionRecord>),
     Events(Vec<FilterEvent>),
     Log(Vec<String>),
@@ -133,5 +137,39 @@ impl TlsInspectionView {
             server_proxies: snapshot.server_proxies.iter().map(|p| p.name.clone()).collect(),
             client_proxies: snapshot.client_proxies.iter().map(|p| p.name.clone()).collect(),
         }
+    }
+}
+
+/// One suite, in words (SPEC T2).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CipherView {
+    pub id: u16,
+    pub name: String,
+    /// Weakest and strongest.
+    pub versions: [String; 2],
+    pub key_exchange: String,
+    pub authentication: String,
+    pub bulk: String,
+    pub mac: String,
+    pub on_by_default: bool,
+    /// The device has a TLS stack that speaks it.
+    pub supported: bool,
+}
+
+impl CipherView {
+    /// All of them, as the table has them.
+    pub fn table() -> Vec<Self> {
+        let view = |suite: &Suite| Self {
+            id: suite.id,
+            name: suite.name.to_owned(),
+            versions: [suite.versions.0.to_string(), suite.versions.1.to_string()],
+            key_exchange: suite.key_exchange.to_string(),
+            authentication: suite.authentication.to_string(),
+            bulk: suite.bulk.to_string(),
+            mac: suite.mac.to_string(),
+            on_by_default: suite.on_by_default,
+            supported: suite.supported(),
+        };
+        TABLE.iter().map(view).collect()
     }
 }

@@ -33,6 +33,7 @@ pub fn step(line: Line) -> Step {
         Command::ShowHealth => Step::Ask(Request::Health),
         Command::ShowSegments => Step::Ask(Request::Segments),
         Command::ShowTlsInspection => Step::Ask(Request::TlsInspection),
+        Command::ShowCiphers => Step::Ask(Request::Ciphers),
         Command::ShowSessions | Command::ShowSessionsDetail => {
             Step::Ask(Request::Sessions { limit: records })
         }

@@ -3,6 +3,7 @@
 //! Not for: asking. Everything that came from outside goes through [`crate::text::fold`], which
 //! makes it printable. Cannot fail.
 
+mod ciphers;
 mod machine;
 mod records;
 
@@ -27,6 +28,7 @@ pub fn response(response: &Response) -> String {
         Response::Health(health) => machine::health(health),
         Response::Segments(segments) => self::segments(segments),
         Response::TlsInspection(view) => tls_inspection(view),
+        Response::Ciphers(table) => ciphers::ciphers(table),
         Response::Sessions(sessions) => records::sessions(sessions),
         Response::Events(events) => records::events(events),
         Response::Log(lines) => lines.iter().map(|line| fold("", line)).collect(),

@@ -9,25 +9,28 @@ use weir_inspect::{RuleSet, RuleText};
 use weir_policy::judge::PolicyKind;
 use weir_policy::snapshot::{ClientProxy, Profile, ServerProxy, Service};
 use weir_policy::{Inspection, Snapshot};
-use weir_tls::ServerCertificates;
 use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
 use weir_tls::key::KeyKind;
 use weir_tls::verify::TrustAnchors;
+use weir_tls::{ModernStack, ServerCertificates};
 
 /// Policy as flows use it. Immutable; a session keeps the one it started with (SPEC P10).
 #[derive(Default)]
 pub struct CompiledPolicy {
     pub snapshot: Snapshot,
     /// As the snapshot's `server_proxies`.
-    server_proxies: Vec<Arc<ServerCertificates>>,
+    server_proxies: Vec<(ServerCertificates, Stack)>,
     /// As the snapshot's `client_proxies`.
-    client_proxies: Vec<Arc<Forger>>,
+    client_proxies: Vec<(Forger, Stack)>,
     /// As the snapshot's `trust_stores`.
     trust_stores: Vec<Arc<TrustAnchors>>,
     /// As the snapshot's `profiles`.
     rules: Vec<Arc<RuleSet>>,
 }
+
+/// A proxy's TLS stack; `None` where the proxy allows no suite that the stack has.
+type Stack = Option<ModernStack>;
 
 /// What decrypts one flow.
 pub struct FlowPolicy<'a> {
@@ -35,6 +38,7 @@ pub struct FlowPolicy<'a> {
     pub profile: &'a Profile,
     pub rules: &'a Arc<RuleSet>,
     pub proxy: Proxy<'a>,
+    pub stack: Option<&'a ModernStack>,
 }
 
 /// With whose certificate the client is answered.
@@ -61,11 +65,12 @@ impl Proxy<'_> {
     /// Whether the client can be answered with the certificate it would get: its key type counts.
     pub fn can_answer(&self, hello: &ClientHello) -> bool {
         match self {
-            Self::Server { certificates, .. } => {
-                hello.supported_with(certificates.choose(hello.server_name.as_deref()).kind())
+            Self::Server { certificates, proxy, .. } => {
+                let kind = certificates.choose(hello.server_name.as_deref()).kind();
+                hello.supported_with(kind, &proxy.allowed)
             }
             // Forged certificates have one shared P-256 key.
-            Self::Client { .. } => hello.supported_with(KeyKind::P256),
+            Self::Client { proxy, .. } => hello.supported_with(KeyKind::P256, &proxy.allowed),
         }
     }
 }
@@ -76,9 +81,10 @@ impl CompiledPolicy {
             .server_proxies
             .iter()
             .map(|proxy| {
-                ServerCertificates::new(&proxy.certificates)
-                    .map(Arc::new)
-                    .with_context(|| format!("server proxy `{}`", proxy.name))
+                let context = || format!("server proxy `{}`", proxy.name);
+                let certificates =
+                    ServerCertificates::new(&proxy.certificates).with_context(context)?;
+                Ok((certificates, ModernStack::under(&proxy.allowed).with_context(context)?))
             })
             .collect::<anyhow::Result<_>>()?;
         let client_proxies = snapshot
@@ -89,9 +95,10 @@ impl CompiledPolicy {
                     .untrusted_authority
                     .as_ref()
                     .ok_or_else(|| anyhow!("the snapshot has no untrusted authority"))?;
-                Forger::new(&proxy.signing_certificate, untrusted)
-                    .map(Arc::new)
-                    .with_context(|| format!("client proxy `{}`", proxy.name))
+                let context = || format!("client proxy `{}`", proxy.name);
+                let forger =
+                    Forger::new(&proxy.signing_certificate, untrusted).with_context(context)?;
+                Ok((forger, ModernStack::under(&proxy.allowed).with_context(context)?))
             })
             .collect::<anyhow::Result<_>>()?;
         let trust_stores = snapshot
@@ -125,23 +132,19 @@ impl CompiledPolicy {
     /// The parts that `inspection` names; `None` only for an inspection of another snapshot.
     pub fn of(&self, inspection: Inspection) -> Option<FlowPolicy<'_>> {
         let profile = self.snapshot.profiles.get(inspection.profile)?;
-        let proxy = match inspection.policy {
+        let (proxy, stack) = match inspection.policy {
             PolicyKind::Server(index) => {
                 let policy = profile.server_policies.get(index)?;
-                Proxy::Server {
-                    name: &policy.name,
-                    proxy: self.snapshot.server_proxies.get(policy.server_proxy)?,
-                    certificates: self.server_proxies.get(policy.server_proxy)?,
-                }
+                let (certificates, stack) = self.server_proxies.get(policy.server_proxy)?;
+                let proxy = self.snapshot.server_proxies.get(policy.server_proxy)?;
+                (Proxy::Server { name: &policy.name, proxy, certificates }, stack)
             }
             PolicyKind::Client(index) => {
                 let policy = profile.client_policies.get(index)?;
-                Proxy::Client {
-                    name: &policy.name,
-                    proxy: self.snapshot.client_proxies.get(policy.client_proxy)?,
-                    forger: self.client_proxies.get(policy.client_proxy)?,
-                    anchors: self.trust_stores.get(policy.trust_store)?,
-                }
+                let (forger, stack) = self.client_proxies.get(policy.client_proxy)?;
+                let proxy = self.snapshot.client_proxies.get(policy.client_proxy)?;
+                let anchors = self.trust_stores.get(policy.trust_store)?;
+                (Proxy::Client { name: &policy.name, proxy, forger, anchors }, stack)
             }
         };
         Some(FlowPolicy {
@@ -149,6 +152,7 @@ impl CompiledPolicy {
             profile,
             rules: self.rules.get(inspection.profile)?,
             proxy,
+            stack: stack.as_ref(),
         })
     }
 }

@@ -14,7 +14,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use weir_api::engine::FromEngine;
 use weir_dataplane::HeldFlows;
-use weir_tls::ModernStack;
 
 use crate::HEARTBEAT;
 use crate::compiled::CompiledPolicy;
@@ -26,7 +25,6 @@ use crate::relay::Scratch;
 pub struct Surroundings {
     pub policy: watch::Receiver<Arc<CompiledPolicy>>,
     pub totals: Arc<Totals>,
-    pub stack: ModernStack,
     pub scratch: RefCell<Scratch>,
     events: mpsc::Sender<FromEngine>,
 }
@@ -52,20 +50,14 @@ pub fn start(
         let tick = Arc::new(AtomicU64::new(0));
         ticks.push(Arc::clone(&tick));
         let (policy, totals, events) = (policy.clone(), Arc::clone(totals), events.clone());
-        let stack = ModernStack::new().context("cannot make the TLS stack")?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("cannot start a runtime")?;
         std::thread::Builder::new().name(format!("runtime-{number}")).spawn(move || {
             pin_to_processor(number);
-            let surroundings = Rc::new(Surroundings {
-                policy,
-                totals,
-                stack,
-                scratch: RefCell::default(),
-                events,
-            });
+            let surroundings =
+                Rc::new(Surroundings { policy, totals, scratch: RefCell::default(), events });
             LocalSet::new().block_on(&runtime, turn(held, surroundings, tick));
             // The data plane ended its share: without it the engine is of no use.
             std::process::exit(1);

@@ -75,7 +75,10 @@ async fn handshakes(
     surroundings: &Rc<Surroundings>,
 ) -> Result<(Leg, Leg), Blocked> {
     let totals = &surroundings.totals;
-    let stack = &surroundings.stack;
+    let Some(stack) = flow.stack else {
+        // Cannot happen: the client could not be answered, so the flow was released.
+        return Err(Blocked::ServerHandshakeFailed);
+    };
     let offered = application_protocols(hello);
     let server_tls = stack
         .server_leg(hello.server_name.as_deref(), record.server.ip(), offered)

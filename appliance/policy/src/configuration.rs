@@ -10,6 +10,7 @@ mod device;
 mod profiles;
 mod proxies;
 mod show;
+mod suites;
 
 use crate::document::{BUILT_IN, Document};
 use crate::error::LocatedError;
@@ -36,6 +37,7 @@ pub struct Configuration {
     server_certificates: Vec<Vec<String>>,
     /// Subject and fingerprint of each client proxy's signing certificate.
     signing_certificates: Vec<String>,
+    warnings: Vec<LocatedError>,
 }
 
 impl Configuration {
@@ -60,6 +62,11 @@ impl Configuration {
     /// does not verify (SPEC T7).
     pub fn compile(&self, generation: u64, untrusted_authority: Option<CertifiedKey>) -> Snapshot {
         Snapshot { generation, untrusted_authority, ..self.snapshot.clone() }
+    }
+
+    /// What was ignored (SPEC P9), as many as errors would be told.
+    pub fn warnings(&self) -> &[LocatedError] {
+        &self.warnings
     }
 
     /// The segments to make at boot; empty: one for each pair of NICs after the first.

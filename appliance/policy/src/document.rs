@@ -10,7 +10,7 @@ mod scalar;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-pub(crate) use scalar::{Domain, Name, Network, Ports, Text, Vlan};
+pub(crate) use scalar::{Domain, Name, Network, Ports, Text, Version, Vlan};
 
 use crate::snapshot::{Layer2Fallback, LinkDownSynchronisation, OverThreshold, Service, Side};
 
@@ -162,6 +162,10 @@ pub(crate) struct ServerProxySection {
     pub certificates: Vec<KeyPairSection>,
     #[serde(default = "yes")]
     pub reset_server_on_block: bool,
+    pub protocols: Option<Vec<Version>>,
+    pub suites: Option<Vec<Text>>,
+    #[serde(default)]
+    pub suites_off: Vec<Text>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -178,6 +182,11 @@ pub(crate) struct ClientProxySection {
     pub block_expired_certificates: bool,
     #[serde(default = "yes")]
     pub reset_client_on_block: bool,
+    pub minimum_rsa_key_length: Option<u16>,
+    pub protocols: Option<Vec<Version>>,
+    pub suites: Option<Vec<Text>>,
+    #[serde(default)]
+    pub suites_off: Vec<Text>,
 }
 
 /// PEM inline, or a file's path.

@@ -19,6 +19,7 @@ pub mod material;
 pub mod outcome;
 pub mod secret;
 pub mod snapshot;
+pub mod suites;
 
 pub use configuration::Configuration;
 pub use error::LocatedError;

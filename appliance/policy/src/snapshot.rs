@@ -14,6 +14,7 @@ pub use crate::device::{
     Device, Health, Layer2Fallback, LinkDownSynchronisation, OverThreshold, Segment,
 };
 use crate::secret::SecretBytes;
+use crate::suites::Allowed;
 
 /// One generation of policy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -167,6 +168,9 @@ pub struct ServerProxy {
     pub certificates: Vec<CertifiedKey>,
     /// Reset the server's connection on a block, too (SPEC T8).
     pub reset_server_on_block: bool,
+    /// What either side may negotiate (SPEC T1, T2).
+    #[serde(default)]
+    pub allowed: Allowed,
 }
 
 /// SPEC P4.
@@ -180,6 +184,19 @@ pub struct ClientProxy {
     pub block_expired_certificates: bool,
     /// Reset the client's connection on a block, too (SPEC T8).
     pub reset_client_on_block: bool,
+    /// Bits; a shorter RSA key in a server's chain makes its certificate invalid (SPEC T8).
+    #[serde(default = "minimum_rsa_key_length")]
+    pub minimum_rsa_key_length: u16,
+    /// What either side may negotiate (SPEC T1, T2); at least one suite serves RSA (SPEC P4).
+    #[serde(default)]
+    pub allowed: Allowed,
+}
+
+/// What holds where a client proxy does not say (SPEC T8).
+pub const MINIMUM_RSA_KEY_LENGTH: u16 = 2048;
+
+fn minimum_rsa_key_length() -> u16 {
+    MINIMUM_RSA_KEY_LENGTH
 }
 
 /// The decrypted service: which decoder inspects the plaintext (SPEC P3, I1).

@@ -9,6 +9,7 @@ use support::{errors, load, load_layers, messages};
 use weir_policy::snapshot::{
     Device, Layer2Fallback, LinkDownSynchronisation, OverThreshold, SegmentId, Side,
 };
+use weir_policy::suites::{Allowed, Protocol};
 use weir_policy::{Layer, Syntax};
 
 const WHOLE: &str = include_str!("documents/whole.yaml");
@@ -172,6 +173,50 @@ fn duplicate_certificates_are_dropped() {
     assert_ne!(text, WHOLE);
     let snapshot = load(&text).unwrap().compile(1, None);
     assert_eq!(snapshot.server_proxies[0].certificates.len(), 1);
+}
+
+#[test]
+fn protocols_and_suites_of_a_proxy_are_bounds() {
+    let keys = "protocols: [TLS 1.3, TLSv1.2, tls1.1]
+      suites-off: [TLS_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]
+      minimum-rsa-key-length: 3072
+      reset-client-on-block: true";
+    let text = WHOLE.replace("reset-client-on-block: true", keys);
+    let configuration = load(&text).unwrap();
+    assert!(configuration.warnings().is_empty());
+    let proxy = &configuration.compile(1, None).client_proxies[0];
+    assert_eq!(proxy.minimum_rsa_key_length, 3072);
+    assert_eq!(
+        (proxy.allowed.weakest, proxy.allowed.strongest),
+        (Protocol::Tls11, Protocol::Tls13)
+    );
+    let default = Allowed::default();
+    assert_eq!(proxy.allowed.suites.len(), default.suites.len() - 2);
+    assert!(!proxy.allowed.suites.contains(&0x1301));
+    let shown = configuration.to_document();
+    assert!(shown.contains("protocols: [TLS 1.1, TLS 1.2, TLS 1.3]"), "{shown}");
+    assert!(shown.contains("minimum-rsa-key-length: 3072"), "{shown}");
+    assert!(!shown.contains("- TLS_AES_128_GCM_SHA256"), "{shown}");
+    assert!(shown.contains("- TLS_AES_256_GCM_SHA384"), "{shown}");
+}
+
+#[test]
+fn suites_that_nobody_has_are_ignored_with_a_warning() {
+    let keys = "suites: [TLS_AES_128_GCM_SHA256, TLS_RSA_WITH_RC4_128_SHA, TLS_AES_128_GCM_SHA265]
+      reset-server-on-block: true";
+    let configuration = load(&WHOLE.replace("reset-server-on-block: true", keys)).unwrap();
+    let proxy = &configuration.compile(1, None).server_proxies[0];
+    assert_eq!(proxy.allowed.suites, [0x1301]);
+    let told = messages(configuration.warnings().to_vec());
+    assert_eq!(
+        told,
+        [
+            "user-data:28: server-proxies[0].suites[1]: \"TLS_RSA_WITH_RC4_128_SHA\" is not \
+             supported by this device; ignored",
+            "user-data:28: server-proxies[0].suites[2]: \"TLS_AES_128_GCM_SHA265\" is not \
+             supported by this device; ignored; did you mean TLS_AES_128_GCM_SHA256?",
+        ]
+    );
 }
 
 #[test]

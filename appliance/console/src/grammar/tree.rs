@@ -7,6 +7,7 @@ pub enum Command {
     ShowHealth,
     ShowSegments,
     ShowTlsInspection,
+    ShowCiphers,
     ShowSessions,
     ShowSessionsDetail,
     ShowEvents,
@@ -136,6 +137,11 @@ static SHOW: &[Node] = &[
             count("How many", Command::ShowSessions),
         ],
     ),
-    leaf("tls-inspection", "TLS inspection: settings and counters", Command::ShowTlsInspection),
+    both(
+        "tls-inspection",
+        "TLS inspection: settings and counters",
+        Command::ShowTlsInspection,
+        &[leaf("ciphers", "Cipher suites and what this device supports", Command::ShowCiphers)],
+    ),
     leaf("version", "Versions of appliance and kernel", Command::ShowVersion),
 ];

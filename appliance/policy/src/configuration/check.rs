@@ -16,6 +16,8 @@ pub(super) struct Check<'a> {
     places: &'a Places,
     pub(super) material: Material<'a>,
     errors: Vec<LocatedError>,
+    /// At most [`MAX_ERRORS`].
+    warnings: Vec<LocatedError>,
 }
 
 /// Names of one kind of thing, to their place in the list.
@@ -29,13 +31,14 @@ pub(super) struct Names<'a> {
 
 impl<'a> Check<'a> {
     pub(super) fn new(places: &'a Places, material: Material<'a>) -> Self {
-        Self { places, material, errors: Vec::new() }
+        Self { places, material, errors: Vec::new(), warnings: Vec::new() }
     }
 
     pub(super) fn finish(
         self,
-        configuration: Configuration,
+        mut configuration: Configuration,
     ) -> Result<Configuration, Vec<LocatedError>> {
+        configuration.warnings = self.warnings;
         if self.errors.is_empty() { Ok(configuration) } else { Err(self.errors) }
     }
 
@@ -84,12 +87,19 @@ impl<'a> Check<'a> {
             filters: self.filters(&document.filters),
             untrusted_authority: None,
         };
-        Configuration { snapshot, server_certificates, signing_certificates }
+        Configuration { snapshot, server_certificates, signing_certificates, warnings: Vec::new() }
     }
 
     pub(super) fn error(&mut self, path: &[String], message: impl Into<String>) {
         if self.errors.len() < MAX_ERRORS {
             self.errors.push(self.places.error(path, message.into()));
+        }
+    }
+
+    /// Something was ignored; the rest is in force (SPEC P9).
+    pub(super) fn warning(&mut self, path: &[String], message: impl Into<String>) {
+        if self.warnings.len() < MAX_ERRORS {
+            self.warnings.push(self.places.error(path, message.into()));
         }
     }
 

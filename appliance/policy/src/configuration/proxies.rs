@@ -4,11 +4,12 @@ use std::collections::HashSet;
 
 use super::MAX_CERTIFICATES;
 use super::check::{Check, path};
+use super::suites::Keys;
 use crate::document::{ClientProxySection, KeyPairSection, Ports, ServerProxySection, networks};
 use crate::layers::child;
 use crate::material::{CertifiedKeyError, IdentifiedKey};
 use crate::secret::SecretBytes;
-use crate::snapshot::{CertifiedKey, ClientProxy, PortRange, ServerProxy};
+use crate::snapshot::{CertifiedKey, ClientProxy, MINIMUM_RSA_KEY_LENGTH, PortRange, ServerProxy};
 
 impl Check<'_> {
     /// The proxies, and their certificates' descriptions.
@@ -40,6 +41,14 @@ impl Check<'_> {
                 service: section.service,
                 certificates,
                 reset_server_on_block: section.reset_server_on_block,
+                allowed: self.allowed(
+                    &at,
+                    Keys {
+                        protocols: section.protocols.as_deref(),
+                        suites: section.suites.as_deref(),
+                        suites_off: &section.suites_off,
+                    },
+                ),
             };
             (proxy, descriptions)
         });
@@ -90,6 +99,15 @@ impl Check<'_> {
             self.ports(&at, &section.detection_ports);
             let signing_certificate = self.signing_certificate(&at, section);
             let description = self.describe(&signing_certificate);
+            let allowed = self.allowed(
+                &at,
+                Keys {
+                    protocols: section.protocols.as_deref(),
+                    suites: section.suites.as_deref(),
+                    suites_off: &section.suites_off,
+                },
+            );
+            self.serves_rsa(&at, &allowed);
             let proxy = ClientProxy {
                 name: section.name.0.clone(),
                 detection_ports: ranges(&section.detection_ports),
@@ -98,10 +116,22 @@ impl Check<'_> {
                 block_invalid_certificates: section.block_invalid_certificates,
                 block_expired_certificates: section.block_expired_certificates,
                 reset_client_on_block: section.reset_client_on_block,
+                minimum_rsa_key_length: self.minimum_rsa_key_length(&at, section),
+                allowed,
             };
             (proxy, description)
         });
         proxies.collect::<Vec<_>>().into_iter().unzip()
+    }
+
+    /// 512 bits are broken by anybody, and 16384 are more than any stack verifies.
+    fn minimum_rsa_key_length(&mut self, at: &[String], section: &ClientProxySection) -> u16 {
+        let length = section.minimum_rsa_key_length.unwrap_or(MINIMUM_RSA_KEY_LENGTH);
+        if !(512..=16384).contains(&length) {
+            let message = format!("is {length}; 512 to 16384 (bits) is expected, like 2048");
+            self.error(&child(at, "minimum-rsa-key-length"), message);
+        }
+        length
     }
 
     fn signing_certificate(&mut self, at: &[String], section: &ClientProxySection) -> CertifiedKey {

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::{Configuration, DEFAULT_TRUST_STORE};
 use crate::snapshot::{CertifiedKey, DomainPattern, PortRange, Service, Side, Snapshot};
+use crate::suites::{Allowed, Protocol, TABLE};
 
 /// What stands where a private key would.
 const SECRET: &str = "(not shown)";
@@ -133,6 +134,7 @@ impl Page {
                 self.pair(5, "key", quoted(SECRET));
             }
             self.pair(3, "reset-server-on-block", proxy.reset_server_on_block);
+            self.allowed(&proxy.allowed);
         }
     }
 
@@ -148,6 +150,8 @@ impl Page {
             self.pair(3, "block-invalid-certificates", proxy.block_invalid_certificates);
             self.pair(3, "block-expired-certificates", proxy.block_expired_certificates);
             self.pair(3, "reset-client-on-block", proxy.reset_client_on_block);
+            self.pair(3, "minimum-rsa-key-length", proxy.minimum_rsa_key_length);
+            self.allowed(&proxy.allowed);
         }
     }
 
@@ -183,6 +187,16 @@ impl Page {
             for rule in set.rules.lines() {
                 self.line(4, rule.trim());
             }
+        }
+    }
+
+    fn allowed(&mut self, allowed: &Allowed) {
+        let versions = Protocol::ALL.into_iter().filter(|version| allowed.version(*version));
+        self.some(3, "protocols", versions.map(|version| version.to_string()));
+        // The default is long, and `show tls-inspection ciphers` has it.
+        if allowed.suites != Allowed::default().suites {
+            let names = TABLE.iter().filter(|suite| allowed.suite(suite));
+            self.long_list(3, "suites", names.map(|suite| suite.name.to_owned()));
         }
     }
 

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::error::shown;
 use crate::snapshot::{DomainPattern, PortRange};
+use crate::suites::Protocol;
 
 /// Any text; wiped when dropped, not printed, since it may be a private key.
 #[derive(Clone)]
@@ -142,6 +143,24 @@ impl<'de> Deserialize<'de> for Vlan {
                 shown(&text)
             ))),
         }
+    }
+}
+
+/// A protocol version as the log prints it; `TLS1.2` and `TLSv1.2` too, in any case.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Version(pub(crate) Protocol);
+
+impl<'de> Deserialize<'de> for Version {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = from.deserialize_any(TextOrNumber { expected: "a protocol version" })?;
+        let plain = |text: &str| text.replace(' ', "").to_ascii_lowercase().replace('v', "");
+        let found = Protocol::ALL.into_iter().find(|one| plain(&one.to_string()) == plain(&text));
+        found.map(Self).ok_or_else(|| {
+            D::Error::custom(format!(
+                "is {}; SSL 3.0, TLS 1.0, TLS 1.1, TLS 1.2 or TLS 1.3 is expected",
+                shown(&text)
+            ))
+        })
     }
 }
 

@@ -19,15 +19,17 @@ use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::server::NoServerSessionStorage;
+use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 use rustls_pki_types::{DnsName, ServerName};
+use weir_policy::suites::{Allowed, Protocol};
 
 use self::leg::ModernLeg;
 use self::witness::{Presented, Witness};
 use crate::key::LegKey;
 use crate::leg::{LegError, TlsLeg};
 
-/// What all modern legs share. Cheap to clone; one per process is enough.
+/// What the modern legs of one proxy share. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ModernStack {
     provider: Arc<CryptoProvider>,
@@ -38,14 +40,38 @@ pub struct ModernStack {
 }
 
 impl ModernStack {
+    /// A stack that may negotiate all it can and is on by default.
+    ///
+    /// # Errors
+    /// As [`Self::under`].
+    pub fn new() -> Result<Self, LegError> {
+        let nothing = || LegError::Internal("no suite is on by default".to_owned());
+        Self::under(&Allowed::default())?.ok_or_else(nothing)
+    }
+
+    /// A stack that negotiates within these bounds; `None` where they leave it nothing.
+    ///
     /// # Errors
     /// [`LegError::Internal`] where the provider lacks what TLS 1.2 and 1.3 need.
-    pub fn new() -> Result<Self, LegError> {
+    pub fn under(allowed: &Allowed) -> Result<Option<Self>, LegError> {
         let internal = |error: rustls::Error| LegError::Internal(error.to_string());
-        let provider = Arc::new(default_provider());
+        let mut provider = default_provider();
+        provider.cipher_suites.retain(|suite| {
+            let id = suite.suite().into();
+            allowed.usable().any(|line| line.id == id)
+        });
+        if provider.cipher_suites.is_empty() {
+            return Ok(None);
+        }
+        let provider = Arc::new(provider);
+        let versions: Vec<_> = [(Protocol::Tls13, &TLS13), (Protocol::Tls12, &TLS12)]
+            .into_iter()
+            .filter(|(version, _)| allowed.version(*version))
+            .map(|(_, version)| version)
+            .collect();
         let witness = Arc::new(Witness::new(provider.clone()));
         let mut client = ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(&versions)
             .map_err(internal)?
             .dangerous()
             .with_custom_certificate_verifier(witness.clone())
@@ -53,7 +79,7 @@ impl ModernStack {
         client.resumption = Resumption::disabled();
         client.enable_early_data = false;
         let mut server = ServerConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(&versions)
             .map_err(internal)?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(Presented::nothing()));
@@ -61,7 +87,7 @@ impl ModernStack {
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
         server.max_early_data_size = 0;
-        Ok(Self { provider, client, server })
+        Ok(Some(Self { provider, client, server }))
     }
 
     /// The leg to a server, with its ClientHello waiting to be written.
