@@ -41,7 +41,8 @@ static __always_inline int candidate(struct packet *p, __u32 segment, struct con
 	return bpf_map_lookup_elem(&destinations, &key) != 0;
 }
 
-/* Unique among the flows that can exist at one time: nanoseconds (78 hours of them) and CPU. */
+/* Unique among the flows that can exist at one time: nanoseconds (78 hours of them) and CPU, which
+ * also says the flow's ring. */
 static __always_inline __u64 new_id(void)
 {
 	return ((bpf_ktime_get_ns() << 8) | (bpf_get_smp_processor_id() & 0xff)) & ID_MASK;

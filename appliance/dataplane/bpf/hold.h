@@ -1,5 +1,6 @@
-/* Handing the packets of held flows to user space. A record is reserved before the flow's state
- * changes: records are read in the order of reservation, so a flow's first packet comes first. */
+/* Handing the packets of held flows to user space. All records of a flow go by one ring, that of the
+ * CPU that saw its SYN. A record is reserved before the flow's state changes: records of a ring are
+ * read in the order of reservation, so a flow's first packet comes first. */
 #ifndef WEIR_HOLD_H
 #define WEIR_HOLD_H
 
@@ -32,6 +33,30 @@ static __always_inline void describe(struct __sk_buff *skb, struct packet *p, st
 	h->vlan_present = skb ? skb->vlan_present : 0;
 }
 
+/* Room for a record in the ring of a flow. */
+static __always_inline struct held *reserve(__u64 word, __u64 size)
+{
+	__u32 cpu = (word >> 8) & 0xff;
+	switch (cpu % (rings_in_use ? rings_in_use : 1)) {
+	case 1:
+		return bpf_ringbuf_reserve(&held_ring_1, size, 0);
+	case 2:
+		return bpf_ringbuf_reserve(&held_ring_2, size, 0);
+	case 3:
+		return bpf_ringbuf_reserve(&held_ring_3, size, 0);
+	case 4:
+		return bpf_ringbuf_reserve(&held_ring_4, size, 0);
+	case 5:
+		return bpf_ringbuf_reserve(&held_ring_5, size, 0);
+	case 6:
+		return bpf_ringbuf_reserve(&held_ring_6, size, 0);
+	case 7:
+		return bpf_ringbuf_reserve(&held_ring_7, size, 0);
+	default:
+		return bpf_ringbuf_reserve(&held_ring_0, size, 0);
+	}
+}
+
 /* One function for each size of record. */
 #define HOLD_CLASS(SIZE)                                                                                             \
 	static __noinline int hold_##SIZE(struct __sk_buff *skb, struct packet *p, struct flow *f, __u64 word,       \
@@ -40,7 +65,7 @@ static __always_inline void describe(struct __sk_buff *skb, struct packet *p, st
 		__u32 length = skb->len;                                                                             \
 		if (!p || !f)                                                                                        \
 			return HOLD_RACE;                                                                            \
-		struct held *h = bpf_ringbuf_reserve(&held_ring, sizeof(*h) + SIZE, 0);                              \
+		struct held *h = reserve(word, sizeof(*h) + SIZE);                                              \
 		if (!h)                                                                                              \
 			return HOLD_RING_FULL;                                                                       \
 		/* The verifier of 6.1 learns nothing from "is not 0": a bound on length - 1 gives it both   \
@@ -101,7 +126,7 @@ static __always_inline int hold(struct __sk_buff *skb, struct packet *p, struct 
  * the engine is told and gives it back in order. */
 static __always_inline int server_ends_hold(struct packet *p, struct flow *f, __u64 word, __u32 segment)
 {
-	struct held *h = bpf_ringbuf_reserve(&held_ring, sizeof(*h), 0);
+	struct held *h = reserve(word, sizeof(*h));
 	if (!h) {
 		count(segment, ring_full_dropped);
 		return TC_ACT_SHOT;

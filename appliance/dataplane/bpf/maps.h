@@ -1,4 +1,4 @@
-/* The maps. Those that must outlive an engine are pinned by name; the ring, the listener and the
+/* The maps. Those that must outlive an engine are pinned by name; the rings, the listener and the
  * heartbeat belong to one engine and are new with each. Sizes here are replaced at load time by
  * Options; what happens past each bound is said beside it. */
 #ifndef WEIR_MAPS_H
@@ -93,11 +93,22 @@ struct {
 	PINNED;
 } counters SEC(".maps");
 
-/* Past its size a held packet is dropped; TCP sends it again. */
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 16 * 1024 * 1024);
-} held_ring SEC(".maps");
+/* One ring for each CPU, as far as they go: rings_in_use of them, the others have a page. Past its
+ * size a held packet is dropped; TCP sends it again. */
+#define HELD_RING(number)                                                                                            \
+	struct {                                                                                                     \
+		__uint(type, BPF_MAP_TYPE_RINGBUF);                                                                  \
+		__uint(max_entries, 4096);                                                                           \
+	} held_ring_##number SEC(".maps");
+HELD_RING(0)
+HELD_RING(1)
+HELD_RING(2)
+HELD_RING(3)
+HELD_RING(4)
+HELD_RING(5)
+HELD_RING(6)
+HELD_RING(7)
+const volatile __u32 rings_in_use = 1; /* 1 to MAX_RINGS, set at load time */
 
 /* Slot 0: a listening socket of the engine. The kernel takes it out when the engine ends. */
 struct {

@@ -6,6 +6,7 @@
 #include <linux/types.h>
 
 #define MAX_SEGMENTS 64 /* segment ids 1..63 index the arrays */
+#define MAX_RINGS 8	/* rings of held packets */
 
 /* SPEC D16: nothing that differs in one of these is ever mixed up. Canonical: end 0 is the lower
  * (address, port), compared as big-endian bytes. */
@@ -66,7 +67,8 @@ struct destination_key {
 	__u8 address[16];
 };
 
-/* flow.word is (id << 8) | state; every change of state is a compare-and-swap of the whole word. */
+/* flow.word is (id << 8) | state, and an id's last byte the CPU that saw the flow's SYN, which says
+ * the ring of all its records; every change of state is a compare-and-swap of the whole word. */
 enum state {
 	STATE_HALF_OPEN = 1, /* only in half_open */
 	STATE_IGNORED = 2,   /* only in half_open: left to the bridge until its entry is evicted */

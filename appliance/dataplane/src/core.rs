@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use weir_policy::snapshot::Side;
 
 use crate::frame::Frame;
-use crate::layout::FlowKey;
+use crate::layout::{FlowKey, ring_of};
 use crate::link::Link;
 use crate::socket::SocketPool;
 use crate::state::StateCommand;
@@ -24,8 +24,19 @@ pub struct Core {
     pub sockets: Vec<BTreeMap<u32, SocketPool>>,
     /// Flows held at this moment.
     pub held_now: AtomicUsize,
-    /// To the ring's thread. Unbounded, but each held flow sends three at most.
-    pub finished: Sender<Finished>,
+    /// One for each ring: to the thread that reads it. Unbounded, but each held flow sends three at
+    /// most.
+    pub finished: Vec<Sender<Finished>>,
+}
+
+impl Core {
+    /// Tells the thread of a flow's ring that the flow ended in user space. The thread is gone only
+    /// when the data plane is.
+    pub fn finish(&self, finished: Finished) {
+        if let Some(thread) = self.finished.get(ring_of(finished.id, self.finished.len())) {
+            let _ = thread.send(finished);
+        }
+    }
 }
 
 /// Where frames of a segment go.

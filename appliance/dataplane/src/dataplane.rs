@@ -24,6 +24,7 @@ use crate::link::Link;
 use crate::namespace::inside;
 use crate::programs::{self, Attach, ProgramError, chain};
 use crate::ring::{RingThread, monotonic_nanoseconds};
+use crate::rings::Rings;
 use crate::segment::{MAX_SEGMENT, Names};
 use crate::socket::SocketPool;
 use crate::state::StateCommand;
@@ -67,16 +68,16 @@ pub struct TableSizes {
     /// Held, taken and finished flows; past it candidates stay on the bridge. A finished one stays
     /// for 60 s, so this bounds the flows taken a second; memory is used as entries come.
     pub flows: u32,
-    /// Bytes of held packets on their way to user space, a power of two; past it they are dropped
-    /// and TCP sends them again.
-    pub ring: u32,
+    /// Bytes of held packets on their way to user space, in all rings together; past it they are
+    /// dropped and TCP sends them again. Each ring gets 256 KiB at least.
+    pub rings: u32,
     /// Flows held at one time; past it new ones are released at once.
     pub held: usize,
 }
 
 impl Default for TableSizes {
     fn default() -> Self {
-        Self { half_open: 65_536, flows: 262_144, ring: 16 << 20, held: 4096 }
+        Self { half_open: 65_536, flows: 262_144, rings: 16 << 20, held: 4096 }
     }
 }
 
@@ -117,7 +118,7 @@ pub struct Dataplane {
     heartbeat: Mutex<Array<MapData, u64>>,
     counters: PerCpuArray<MapData, u64>,
     segments: Vec<SegmentId>,
-    ring: Option<JoinHandle<()>>,
+    rings: Vec<JoinHandle<()>>,
     stop: EventFd,
     /// The slot empties with it.
     _listener: TcpListener,
@@ -137,15 +138,18 @@ impl Dataplane {
             return Err(OpenError::Segment(wrong.0));
         }
         let names = &options.names;
-        let mut ebpf = programs::load(
-            &options.pin_directory,
-            &[
-                ("half_open", options.tables.half_open),
-                ("flows", options.tables.flows),
-                ("engine_tuples", options.tables.flows),
-                ("held_ring", options.tables.ring),
-            ],
-        )?;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let rings = Rings::new(options.tables.rings, processors);
+        let sizes: Vec<(&str, u32)> = [
+            ("half_open", options.tables.half_open),
+            ("flows", options.tables.flows),
+            ("engine_tuples", options.tables.flows),
+        ]
+        .into_iter()
+        .chain(rings.sizes())
+        .collect();
+        let mut ebpf =
+            programs::load(&options.pin_directory, &sizes, rings.count.try_into().unwrap_or(1))?;
 
         let listener = inside(&names.engine(first), || TcpListener::bind("127.0.0.1:0"))
             .and_then(|listener| listener)
@@ -153,15 +157,20 @@ impl Dataplane {
         let mut slot: SockMap<MapData> = tables::map(&mut ebpf, "listener")?;
         slot.set(0, &listener, 0).map_err(|error| OpenError::Map { table: "listener", error })?;
 
-        let (finished, finished_receiver) = std::sync::mpsc::channel();
         let state = StateCommand::new(programs::descriptor(&mut ebpf, "state_command")?);
         let mut ports: EbpfHashMap<MapData, u32, Port> = tables::map(&mut ebpf, "ports")?;
         let timeout = u64::try_from(options.heartbeat_timeout.as_nanos()).unwrap_or(u64::MAX / 2);
         let tables = Tables::new(&mut ebpf, options.segments.clone(), timeout)?;
         let heartbeat = tables::map(&mut ebpf, "heartbeat")?;
         let counters = tables::map(&mut ebpf, "counters")?;
-        let flows = tables::map(&mut ebpf, "flows")?;
-        let ring = tables::map(&mut ebpf, "held_ring")?;
+        let flows = Arc::new(tables::map(&mut ebpf, "flows")?);
+        let readers = rings.readers(options.runtimes);
+        let shares = rings.share(&mut ebpf, readers)?;
+        let (finished, receivers): (Vec<_>, Vec<_>) =
+            (0..readers).map(|_| std::sync::mpsc::channel()).unzip();
+        let finished = (0..rings.count)
+            .filter_map(|ring| finished.get(rings.reader(ring, readers)).cloned())
+            .collect();
 
         // The programs find a port only by its entry, so these come before attaching.
         let links = inside(&names.wire(), || -> Result<_, OpenError> {
@@ -191,24 +200,27 @@ impl Dataplane {
             held_now: AtomicUsize::new(0),
             finished,
         });
-        let (senders, held) = (0..options.runtimes.max(1))
+        let (senders, held): (Vec<_>, Vec<_>) = (0..options.runtimes.max(1))
             .map(|_| {
                 let (sender, receiver) = mpsc::channel(options.tables.held.max(1));
                 (sender, HeldFlows { receiver })
             })
             .unzip();
         let stop = EventFd::new().map_err(|error| system("eventfd", error.into()))?;
-        let stop_reader = stop_descriptor(&stop).map_err(|error| system("eventfd", error))?;
-        let mut thread = RingThread::new(
-            Arc::clone(&core),
-            ring,
-            flows,
-            finished_receiver,
-            senders,
-            options.tables.held,
-            stop_reader,
-        );
-        thread.adopt().map_err(|error| system("flow table", error))?;
+        let mut readers = Vec::with_capacity(readers);
+        for (share, finished) in shares.into_iter().zip(receivers) {
+            let mut thread = RingThread::new(
+                Arc::clone(&core),
+                share,
+                Arc::clone(&flows),
+                finished,
+                senders.clone(),
+                options.tables.held,
+                stop_descriptor(&stop).map_err(|error| system("eventfd", error))?,
+            );
+            thread.adopt().map_err(|error| system("flow table", error))?;
+            readers.push(thread);
+        }
 
         inside(&names.wire(), || -> Result<(), ProgramError> {
             for id in &options.segments {
@@ -225,17 +237,21 @@ impl Dataplane {
         })
         .map_err(|error| OpenError::Namespace { path: names.wire(), error })??;
 
-        let thread = std::thread::Builder::new()
-            .name("weir-ring".into())
-            .spawn(move || thread.run())
-            .map_err(|error| system("thread", error))?;
+        let mut threads = Vec::with_capacity(readers.len());
+        for reader in readers {
+            let thread = std::thread::Builder::new()
+                .name("weir-ring".into())
+                .spawn(move || reader.run())
+                .map_err(|error| system("thread", error))?;
+            threads.push(thread);
+        }
         let dataplane = Self {
             core,
             tables: Mutex::new(tables),
             heartbeat: Mutex::new(heartbeat),
             counters,
             segments: options.segments,
-            ring: Some(thread),
+            rings: threads,
             stop,
             _listener: listener,
             _listener_slot: slot,
@@ -256,9 +272,9 @@ impl Dataplane {
     }
 
     /// Says that the engine lives. Call it every 50 ms, from where flows are judged: without it new
-    /// flows stay on the bridge. Says nothing where the ring's thread has ended.
+    /// flows stay on the bridge. Says nothing where a ring's thread has ended.
     pub fn heartbeat(&self) {
-        if self.ring.as_ref().is_none_or(JoinHandle::is_finished) {
+        if self.rings.iter().any(JoinHandle::is_finished) {
             return;
         }
         let mut beat = self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner);
@@ -301,7 +317,7 @@ impl Dataplane {
 impl Drop for Dataplane {
     fn drop(&mut self) {
         let _ = self.stop.write(1);
-        if let Some(ring) = self.ring.take() {
+        for ring in self.rings.drain(..) {
             let _ = ring.join();
         }
     }

@@ -275,8 +275,7 @@ impl HeldFlow {
             self.decided = true;
             self.core.held_now.fetch_sub(1, Ordering::Relaxed);
         }
-        // The thread is gone only when the data plane is.
-        let _ = self.core.finished.send(Finished { key: self.key, id: self.id, disposition });
+        self.core.finish(Finished { key: self.key, id: self.id, disposition });
     }
 
     pub(crate) fn links(&self) -> Option<&SegmentLinks> {

@@ -146,6 +146,15 @@ pub fn id_of(word: u64) -> u64 {
     word >> 8
 }
 
+/// Rings of held packets that the object has.
+pub const MAX_RINGS: usize = 8;
+
+/// The ring that all records of a flow come by, of `rings` in use: the CPU that saw its SYN is in
+/// the id's last byte.
+pub fn ring_of(id: u64, rings: usize) -> usize {
+    (id & 0xff) as usize % rings.max(1)
+}
+
 pub const HELD_FIRST: u32 = 1;
 pub const HELD_SERVER_SPOKE: u32 = 3;
 pub const HELD_SERVER_ENDED: u32 = 4;

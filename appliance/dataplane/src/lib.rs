@@ -18,6 +18,7 @@ mod layout;
 mod link;
 mod programs;
 mod ring;
+mod rings;
 mod socket;
 mod state;
 mod tables;

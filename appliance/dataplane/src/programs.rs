@@ -1,7 +1,7 @@
 //! Loading, pinning and attaching the eBPF programs.
 //!
 //! For: programs that outlive an engine, and are replaced in one step by the next. Pinned maps are
-//! taken on; the ring, the listener and the heartbeat are new with each engine. Not for: what is in
+//! taken on; the rings, the listener and the heartbeat are new with each engine. Not for: what is in
 //! the maps. Fails by naming the step and what the kernel said.
 
 use std::fs;
@@ -51,11 +51,11 @@ pub enum ProgramError {
 pub type Sizes<'a> = [(&'a str, u32)];
 
 /// Loads the programs; pinned maps below `pins` are taken on, missing ones are made.
-pub fn load(pins: &Path, sizes: &Sizes<'_>) -> Result<Ebpf, ProgramError> {
+pub fn load(pins: &Path, sizes: &Sizes<'_>, rings: u32) -> Result<Ebpf, ProgramError> {
     let layout = layout_directory(pins)
         .map_err(|error| ProgramError::PinDirectory { path: pins.to_owned(), error })?;
     let mut loader = EbpfLoader::new();
-    loader.btf(None).map_pin_path(&layout);
+    loader.btf(None).map_pin_path(&layout).set_global("rings_in_use", &rings, true);
     for (name, size) in sizes {
         loader.set_max_entries(name, *size);
     }

@@ -1,4 +1,4 @@
-//! The thread that reads the ring: one for each open data plane.
+//! The threads that read the rings of held packets: one for each runtime, as far as there are rings.
 //!
 //! For: handing each held flow's frames to its judge, sending on what comes after a flow was
 //! decided, and removing finished flows' entries. Not for: judging. It waits for nothing but the
@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
@@ -22,6 +22,7 @@ use crate::frame::{Frame, FrameError};
 use crate::held::{HeldFlow, other};
 use crate::layout::{
     Flow, FlowKey, HELD_FIRST, HELD_SERVER_ENDED, HELD_SERVER_SPOKE, Held, State, id_of, read_held,
+    ring_of,
 };
 use crate::state::Swap;
 use weir_policy::snapshot::Side;
@@ -32,13 +33,14 @@ const TOMBSTONE: Duration = Duration::from_secs(60);
 const UNREAD: Duration = Duration::from_secs(5);
 /// Finished flows are looked after this often when no packet comes.
 const TICK_MILLISECONDS: u16 = 100;
-/// Most records read before finished flows, tombstones and the end are looked after again.
+/// Most records of a ring read before finished flows, tombstones and the end are looked after again.
 const RECORDS_A_TURN: usize = 1024;
 
 pub struct RingThread {
     pub core: Arc<Core>,
-    pub ring: RingBuf<MapData>,
-    pub flows: EbpfHashMap<MapData, FlowKey, Flow>,
+    /// This thread's rings, by number; all records of a flow come by one ring.
+    pub rings: Vec<(usize, RingBuf<MapData>)>,
+    pub flows: Arc<EbpfHashMap<MapData, FlowKey, Flow>>,
     pub finished: Receiver<Finished>,
     pub runtimes: Vec<mpsc::Sender<HeldFlow>>,
     /// Most flows held at one time; past it new ones are released at once.
@@ -57,8 +59,8 @@ pub struct RingThread {
 impl RingThread {
     pub fn new(
         core: Arc<Core>,
-        ring: RingBuf<MapData>,
-        flows: EbpfHashMap<MapData, FlowKey, Flow>,
+        rings: Vec<(usize, RingBuf<MapData>)>,
+        flows: Arc<EbpfHashMap<MapData, FlowKey, Flow>>,
         finished: Receiver<Finished>,
         runtimes: Vec<mpsc::Sender<HeldFlow>>,
         held_limit: usize,
@@ -66,7 +68,7 @@ impl RingThread {
     ) -> Self {
         Self {
             core,
-            ring,
+            rings,
             flows,
             finished,
             runtimes,
@@ -80,13 +82,17 @@ impl RingThread {
         }
     }
 
-    /// What an engine before this one left: held flows go back to the bridge (their clients send
+    /// What an engine before this one left, as far as this thread's rings go: held flows go back to the bridge (their clients send
     /// again), taken ones become tombstones (their sockets are gone; SPEC D10).
     pub fn adopt(&mut self) -> io::Result<()> {
         let entries: Vec<(FlowKey, Flow)> = self.flows.iter().filter_map(Result::ok).collect();
         let now = Instant::now();
         for (key, flow) in entries {
             let id = id_of(flow.word);
+            let ring = ring_of(id, self.core.finished.len());
+            if self.rings.iter().all(|(number, _)| *number != ring) {
+                continue;
+            }
             match State::of(flow.word) {
                 Some(state @ (State::Held | State::Releasing)) => {
                     self.core.state.remove(&key, id, state)?;
@@ -116,7 +122,9 @@ impl RingThread {
                     return;
                 }
             }
-            self.read_ring();
+            for index in 0..self.rings.len() {
+                self.read_ring(index);
+            }
             self.read_finished();
             self.remove_tombstones();
             self.block_unread();
@@ -125,22 +133,28 @@ impl RingThread {
 
     /// Whether the data plane closes.
     fn wait(&self) -> io::Result<bool> {
-        // SAFETY: the ring's descriptor is open as long as the ring, which outlives this function.
-        let ring = unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(&self.ring)) };
-        let mut descriptors = [
-            PollFd::new(ring, PollFlags::POLLIN),
-            PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
-        ];
+        let stop = PollFd::new(self.stop.as_fd(), PollFlags::POLLIN);
+        let mut descriptors: Vec<PollFd<'_>> = std::iter::once(stop)
+            .chain(self.rings.iter().map(|(_, ring)| {
+                // SAFETY: a ring's descriptor is open as long as the ring, which outlives this
+                // function.
+                let ring = unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) };
+                PollFd::new(ring, PollFlags::POLLIN)
+            }))
+            .collect();
         match poll(&mut descriptors, PollTimeout::from(TICK_MILLISECONDS)) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(descriptors[1].any().unwrap_or(false)),
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {
+                Ok(descriptors.first().is_some_and(|stop| stop.any().unwrap_or(false)))
+            }
             Err(error) => Err(error.into()),
         }
     }
 
-    fn read_ring(&mut self) {
+    fn read_ring(&mut self, index: usize) {
         // A record is copied out before it is handled: the ring's room is free again at once.
         for _ in 0..RECORDS_A_TURN {
-            let Some((held, frame)) = self.ring.next().and_then(|record| {
+            let Some((_, ring)) = self.rings.get_mut(index) else { return };
+            let Some((held, frame)) = ring.next().and_then(|record| {
                 let (held, frame) = read_held(&record)?;
                 Some((held, Frame::parse(frame, held.gso_size)))
             }) else {

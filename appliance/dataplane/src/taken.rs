@@ -54,7 +54,7 @@ impl Drop for FlowGuard {
             tracing::warn!(%error, "flow's entry stays as taken");
         }
         let disposition = Disposition::Tombstone;
-        let _ = self.core.finished.send(Finished { key: self.key, id: self.id, disposition });
+        self.core.finish(Finished { key: self.key, id: self.id, disposition });
     }
 }
 
