@@ -51,9 +51,9 @@ pub fn run(request: &Request) -> anyhow::Result<()> {
     let for_root = modules.select(&[INITRD_LIST, ROOT_LIST])?;
     let initrd_path = work.join("initrd.zst");
     let init = request.binaries.join("weir-init");
-    initrd::write(&init, version, &modules.unpack(&for_initrd)?, &initrd_path)
+    initrd::write(&init, version, &modules.unpack(&for_initrd)?, &[], &initrd_path)
         .context("initramfs")?;
-    progress.made(&format!("initramfs, {} modules", for_initrd.len()), &initrd_path)?;
+    progress.made(&format!("initramfs, {} modules", for_initrd.count()), &initrd_path)?;
 
     let tree = Tree::create(&work.join("root"))?;
     let content = Content {
@@ -63,7 +63,7 @@ pub fn run(request: &Request) -> anyhow::Result<()> {
         modules: &modules.unpack(&for_root)?,
     };
     let summary = root::fill(&tree, &content).context("root file system")?;
-    progress.done(&format!("root file system: {} modules, {summary}", for_root.len()));
+    progress.done(&format!("root file system: {} modules, {summary}", for_root.count()));
     let root_path = work.join("root.img");
     let verity = root::pack(&tree, &root_path).context("root file system")?;
     progress.made("squashfs with dm-verity", &root_path)?;

@@ -1,5 +1,5 @@
 //! The initramfs: weir-init as `/init`, the modules it needs to find and open the root, and nothing
-//! else.
+//! else. A machine of the lab has another `/init`, and files beside it.
 
 use std::fs;
 use std::io;
@@ -15,16 +15,30 @@ use crate::tool::{run, tool};
 /// Where stage 1 mounts things before it switches to the root.
 const MOUNT_POINTS: [&str; 6] = ["dev", "mnt", "newroot", "proc", "run", "sys"];
 
+/// A file beside `/init` and the modules.
+pub struct Extra {
+    /// Where it is in the archive, without a slash before it.
+    pub path: String,
+    pub permissions: u32,
+    pub content: Vec<u8>,
+}
+
 /// Writes the compressed archive.
-pub fn write(init: &Path, version: &str, modules: &Files, output: &Path) -> anyhow::Result<()> {
+pub fn write(
+    init: &Path,
+    version: &str,
+    modules: &Files,
+    extra: &[Extra],
+    output: &Path,
+) -> anyhow::Result<()> {
     let init = fs::read(init).with_context(|| init.display().to_string())?;
     let plain = output.with_extension("cpio");
-    fs::write(&plain, archive(&init, version, modules)?)?;
+    fs::write(&plain, archive(&init, version, modules, extra)?)?;
     run(tool("zstd").args(["-q", "-f", "-12", "--rm", "-o"]).args([output, &plain]))?;
     Ok(())
 }
 
-fn archive(init: &[u8], version: &str, modules: &Files) -> io::Result<Vec<u8>> {
+fn archive(init: &[u8], version: &str, modules: &Files, extra: &[Extra]) -> io::Result<Vec<u8>> {
     let mut archive = Archive::new(Vec::new(), EPOCH);
     for directory in MOUNT_POINTS {
         archive.directory(directory)?;
@@ -36,6 +50,10 @@ fn archive(init: &[u8], version: &str, modules: &Files) -> io::Result<Vec<u8>> {
         let path = format!("{base}/{name}");
         make_directories(&mut archive, &path, &mut made)?;
         archive.file(&path, 0o644, content)?;
+    }
+    for Extra { path, permissions, content } in extra {
+        make_directories(&mut archive, path, &mut made)?;
+        archive.file(path, *permissions, content)?;
     }
     archive.finish()
 }
@@ -69,8 +87,14 @@ mod tests {
                 .map(|name| (name.to_owned(), name.as_bytes().to_vec()))
                 .into(),
         );
-        let names = names(&archive(b"init", "6.12", &modules).unwrap());
-        for file in modules.0.keys().map(|name| format!("lib/modules/6.12/{name}")) {
+        let extra = ["lib64/ld.so", "sbin/ip"].map(|path| Extra {
+            path: path.to_owned(),
+            permissions: 0o755,
+            content: b"elf".to_vec(),
+        });
+        let names = names(&archive(b"init", "6.12", &modules, &extra).unwrap());
+        let in_modules = modules.0.keys().map(|name| format!("lib/modules/6.12/{name}"));
+        for file in in_modules.chain(extra.map(|extra| extra.path)) {
             let at = names.iter().position(|name| *name == file).unwrap();
             for (end, _) in file.match_indices('/') {
                 assert!(names[..at].contains(&file[..end].to_owned()), "{file} in {names:?}");

@@ -1,27 +1,11 @@
-//! Builds the appliance's disk image, `dist/weir.qcow2`, without root and without loop devices.
-//!
-//! For: developers and CI. Not for: building the binaries that go in (`ci/image` does), starting
-//! the image (`tests/lab`). Fails with one line that names the phase and the tool, and leaves the
-//! old image where it was.
+//! `weir-image`: the command line of the image builder.
 #![forbid(unsafe_code)]
-
-mod boot;
-mod build;
-mod cpio;
-mod disk;
-mod elf;
-mod initrd;
-mod modules;
-mod packages;
-mod root;
-mod tool;
-mod tree;
-mod verity;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use weir_image::build;
 
 #[derive(Parser)]
 #[command(name = "weir-image", about = "Builds the appliance's disk image", version)]

@@ -201,7 +201,7 @@ impl Modules {
 }
 
 impl Selection {
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.names.len()
     }
 }
@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn built_in_names_ask_for_nothing_and_unknown_names_are_errors() {
-        assert_eq!(modules().select(&["af_packet"]).unwrap().len(), 0);
+        assert_eq!(modules().select(&["af_packet"]).unwrap().count(), 0);
         let error = modules().select(&["no-such"]).err().unwrap().to_string();
         assert!(error.contains("no_such"), "{error}");
     }

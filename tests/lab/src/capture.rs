@@ -22,13 +22,27 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Captures the end's TCP traffic from now on, heads of frames only.
+    /// Captures the end's TCP and ICMP traffic from now on, heads of frames only.
     pub fn start(run: &Run, namespace: &Namespace, name: &str) -> Result<Self> {
+        Self::start_with(run, namespace, name, &[])
+    }
+
+    /// The same for long runs: the last 100 MB are kept, in `NAME.pcap0` to `NAME.pcap3`.
+    pub fn start_ring(run: &Run, namespace: &Namespace, name: &str) -> Result<Self> {
+        Self::start_with(run, namespace, name, &["-C", "25", "-W", "4"])
+    }
+
+    fn start_with(
+        run: &Run,
+        namespace: &Namespace,
+        name: &str,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let path = run.path(&format!("{name}.pcap"));
         let log = run.path(&format!("{name}-tcpdump.log"));
         let mut command = namespace.command("tcpdump");
         command.args(["-i", INTERFACE, "-Z", "root", "-n", "-U", "--immediate-mode", "-s", "128"]);
-        command.arg("-w").arg(&path).arg("tcp");
+        command.args(arguments).arg("-w").arg(&path).arg("tcp or icmp");
         let mut process = Process::start("tcpdump", &mut command, &log)?;
         let deadline = Instant::now() + Duration::from_secs(20);
         while !std::fs::read_to_string(&log)?.contains("listening on") {

@@ -15,6 +15,8 @@ use nix::unistd::Pid;
 use weir_dataplane::segment::{self, Names};
 use weir_policy::snapshot::SegmentId;
 
+use super::impair::{Relay, Trouble};
+use super::tap::{self, Frames};
 use super::{Wire, repository};
 use crate::document;
 use crate::ends::{Ends, INTERFACE};
@@ -35,9 +37,14 @@ pub struct Lab {
 impl Lab {
     /// Makes the segment between the two ends and starts agent and engine.
     pub fn start(ends: &mut Ends) -> Result<Self> {
+        lay_segment(ends)?;
+        Self::start_on_segment(ends)
+    }
+
+    /// The same on a segment that is there already.
+    pub fn start_on_segment(ends: &mut Ends) -> Result<Self> {
         let run = ends.run.clone();
         let binaries = binaries()?;
-        lay_segment(ends)?;
         ends.connect()?;
         mount_bpf()?;
         write_configuration(&run, &document::weir_section(&ends.certificates)?)?;
@@ -153,6 +160,26 @@ pub fn lay_segment(ends: &Ends) -> Result<()> {
     for (port, end) in ports.iter().zip([&ends.client, &ends.server]) {
         ip(&["link", "add", port, "type", "veth", "peer", "name", INTERFACE, "netns", end.name()])?;
     }
+    make_segment(run, &ports)
+}
+
+/// The same with a relay, a bad cable once it is told to be one, between each end and its port.
+pub fn lay_impaired_segment(ends: &Ends, trouble: Trouble, seed: u64) -> Result<[Relay; 2]> {
+    let run = &ends.run;
+    let ports = [run.interface('a'), run.interface('b')];
+    let relay = |port: &str, end, seed| {
+        let sides = [tap::open_in(end, INTERFACE, Frames::Plain)?, tap::open(port, Frames::Plain)?];
+        Relay::start(sides, trouble, seed)
+    };
+    let relays = [
+        relay(&ports[0], &ends.client, seed)?,
+        relay(&ports[1], &ends.server, seed.wrapping_add(1))?,
+    ];
+    make_segment(run, &ports)?;
+    Ok(relays)
+}
+
+fn make_segment(run: &Run, ports: &[String; 2]) -> Result<()> {
     let names = Names { prefix: run.prefix(), ..Names::default() };
     segment::create(&names, SegmentId(1), [&ports[0], &ports[1]])
         .context("making segment 1 of the lab")?;

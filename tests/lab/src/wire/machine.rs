@@ -5,9 +5,9 @@
 //! a /dev/kvm that opens may still not run this kernel. Fails by deadlines, with the serial log.
 
 mod attach;
-mod tap;
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,9 +19,10 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
 
 use super::serial::{Listener, Serial};
+use super::tap::{self, Frames};
 use super::{Wire, repository, seed};
 use crate::document;
-use crate::ends::Ends;
+use crate::ends::{Ends, INTERFACE};
 use crate::process::{Process, shown};
 use crate::run::Run;
 
@@ -63,7 +64,10 @@ impl Machine {
         let run = ends.run.clone();
         let image = image()?;
         let iso = seed::iso(&run, user_data)?;
-        let taps = [tap::open(&ends.client)?, tap::open(&ends.server)?];
+        let taps = [
+            tap::open_in(&ends.client, INTERFACE, Frames::Offloaded)?,
+            tap::open_in(&ends.server, INTERFACE, Frames::Offloaded)?,
+        ];
         ends.connect()?;
 
         let socket = run.path("serial.sock");
@@ -203,7 +207,7 @@ fn qemu(
     image: &Path,
     iso: &Path,
     serial: &Path,
-    taps: &[OwnedFd; 2],
+    taps: &[File; 2],
 ) -> Result<Command> {
     let accelerator = std::env::var("WEIR_TEST_ACCEL").unwrap_or("tcg,thread=multi".to_owned());
     let cpu = if accelerator.starts_with("tcg") { "max" } else { "host" };

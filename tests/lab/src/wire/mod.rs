@@ -1,9 +1,11 @@
 //! Weir between the two ends, in one of two ways with the same interface.
 
+pub mod impair;
 pub mod lab;
 pub mod machine;
 pub mod seed;
 pub mod serial;
+pub mod tap;
 
 use std::path::PathBuf;
 

@@ -1,0 +1,142 @@
+//! Hundreds of flows of every kind over bad cables, the engine killed again and again: no byte may
+//! be wrong, and who was not taken over must not notice.
+//!
+//! `WEIR_CHAOS_SECONDS` is how long it lasts (three minutes unless told otherwise), `WEIR_CHAOS_SEED`
+//! repeats what was done to frames in an earlier run. Captures of both ends and the processes' log
+//! are kept after a failure.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod flows;
+mod verdict;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use flows::{CLIENTS, Conditions, Flow, Kill};
+use weir_lab::bench::Bench;
+use weir_lab::capture::Capture;
+use weir_lab::ends::INTERFACE;
+use weir_lab::random::Random;
+use weir_lab::wire::Wire as _;
+use weir_lab::wire::impair::{Relay, Trouble};
+use weir_lab::wire::lab::{Lab, lay_impaired_segment};
+
+/// Of each cable, in ten thousand frames.
+const TROUBLE: Trouble = Trouble { lost: 100, duplicated: 100, delayed: 200 };
+/// From kill to kill. Supervision doubles its delay with each kill that comes within a minute of a
+/// start: six of them are 0.2 to 6.4 s.
+const KILL_EVERY: Duration = Duration::from_secs(27);
+/// What links let through, one after the other, on either cable and at either end.
+const MTUS: [usize; 5] = [1400, 1500, 1280, 1000, 1500];
+const MTU_EVERY: Duration = Duration::from_secs(11);
+/// Flows that a full run has at least.
+const FLOWS: usize = 500;
+const FULL: u64 = 180;
+
+#[test]
+fn no_byte_is_wrong_and_only_taken_flows_die_with_their_engine() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let seconds = number("WEIR_CHAOS_SECONDS").unwrap_or(FULL);
+    let seed = number("WEIR_CHAOS_SEED").unwrap_or_else(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Random::new(u64::try_from(now.unwrap().as_nanos()).unwrap_or(0)).number()
+    });
+    println!("chaos: {seconds} s, WEIR_CHAOS_SEED={seed}");
+
+    let mut relays = None;
+    let mut bench = Bench::start(|ends| {
+        relays = Some(lay_impaired_segment(ends, TROUBLE, seed)?);
+        Lab::start_on_segment(ends)
+    })
+    .unwrap_or_else(|error| panic!("seed {seed}: {error:#}"));
+    let relays = relays.unwrap();
+    let (client, server) = (&bench.ends.client, &bench.ends.server);
+    let captures = [
+        Capture::start_ring(&bench.run, client, "client").unwrap(),
+        Capture::start_ring(&bench.run, server, "server").unwrap(),
+    ];
+
+    let conditions = Conditions::new(&bench.ends).unwrap();
+    let served = conditions.serve(&bench.ends).unwrap();
+    let stop = AtomicBool::new(false);
+    let (flows, kills) = std::thread::scope(|scope| {
+        let (bench, stop, conditions, relays) = (&bench, &stop, &conditions, &relays);
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| scope.spawn(move || conditions.client(&bench.ends, number, seed, stop)))
+            .collect();
+        // Also where this thread panics: the others must end, or the scope waits for ever.
+        let _stop = StopOnDrop(stop);
+        relays.iter().for_each(|relay| relay.set_troubled(true));
+        let kills = trouble(bench, relays, seed, Duration::from_secs(seconds));
+        stop.store(true, Ordering::Relaxed);
+        let flows: Vec<Flow> =
+            clients.into_iter().flat_map(|client| client.join().expect("a client")).collect();
+        (flows, kills)
+    });
+    let served = served.finish();
+    drop(captures);
+
+    for (cable, relay) in ["client's", "server's"].iter().zip(&relays) {
+        println!("chaos: the {cable} cable: {:?}", relay.counts());
+    }
+    let verdict = verdict::Verdict::of(&flows, &kills, &served);
+    println!("chaos: {verdict}");
+    let wanted = FLOWS * usize::try_from(seconds).unwrap() / usize::try_from(FULL).unwrap();
+    let wrong = verdict.wrong(wanted);
+    assert!(
+        wrong.is_empty(),
+        "seed {seed}, {} of {} flows:\n{}\n{}",
+        wrong.len(),
+        flows.len(),
+        wrong.join("\n"),
+        bench.wire.state()
+    );
+    bench.run.succeeded();
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Kills the engine and changes MTUs until the time is over; when the kills were.
+fn trouble(bench: &Bench<Lab>, relays: &[Relay; 2], seed: u64, time: Duration) -> Vec<Kill> {
+    let began = Instant::now();
+    let mut random = Random::of(seed, 0xc4a0);
+    let mut kills = Vec::new();
+    let mut mtus = MTUS.iter().cycle();
+    let mut jitter = move || Duration::from_millis(random.between(0, 4000));
+    let (mut kill_at, mut mtu_at) = (KILL_EVERY / 3 + jitter(), MTU_EVERY / 2);
+    let mut link = 0;
+    // The last kill leaves time to see what becomes of the flows.
+    while began.elapsed() < time {
+        std::thread::sleep(Duration::from_millis(50));
+        if began.elapsed() > kill_at && began.elapsed() + Duration::from_secs(5) < time {
+            kills.push(Kill::now(bench));
+            kill_at = began.elapsed() + KILL_EVERY + jitter();
+        }
+        if began.elapsed() > mtu_at {
+            let mtu = *mtus.next().unwrap_or(&1500);
+            change_mtu(bench, relays, link, mtu);
+            link = (link + 1) % 4;
+            mtu_at = began.elapsed() + MTU_EVERY;
+        }
+    }
+    kills
+}
+
+/// Links 0 and 1 are the cables, with ICMP where a packet is too large; 2 and 3 the ends' own.
+fn change_mtu(bench: &Bench<Lab>, relays: &[Relay; 2], link: usize, mtu: usize) {
+    match link {
+        0 | 1 => relays[link].set_mtu(mtu),
+        _ => {
+            let end = if link == 2 { &bench.ends.client } else { &bench.ends.server };
+            let changed = end.ip(&["link", "set", INTERFACE, "mtu", &mtu.to_string()]);
+            changed.unwrap_or_else(|error| panic!("{error:#}"));
+        }
+    }
+    println!("chaos: link {link} has an MTU of {mtu} now");
+}
