@@ -150,7 +150,7 @@ fn apply(link: &Link, message: ToEngine) -> Option<FromEngine> {
 /// begins to hold for it.
 fn take_policy(link: &Link, snapshot: Snapshot) -> anyhow::Result<()> {
     let running = Arc::clone(&link.publish.borrow());
-    let compiled = Arc::new(CompiledPolicy::compile(snapshot)?);
+    let compiled = Arc::new(CompiledPolicy::compile(snapshot, &running)?);
     link.publish.send_replace(Arc::clone(&compiled));
     if let Err(error) = link.dataplane.apply(&compiled.snapshot) {
         link.publish.send_replace(Arc::clone(&running));

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow};
 use weir_inspect::{RuleSet, RuleText};
 use weir_policy::judge::PolicyKind;
-use weir_policy::snapshot::{ClientProxy, Profile, ServerProxy, Service};
+use weir_policy::snapshot::{ClientProxy, Profile, ServerProxy, Service, TrustStore};
 use weir_policy::{Inspection, Snapshot};
 use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
-use weir_tls::key::KeyKind;
 use weir_tls::verify::TrustAnchors;
-use weir_tls::{ModernStack, ServerCertificates};
+use weir_tls::{Intermediates, LeafKeys, LeafKind, ModernStack, ServerCertificates};
 
 /// Policy as flows use it. Immutable; a session keeps the one it started with (SPEC P10).
 #[derive(Default)]
@@ -22,9 +21,12 @@ pub struct CompiledPolicy {
     /// As the snapshot's `server_proxies`.
     server_proxies: Vec<(ServerCertificates, Stack)>,
     /// As the snapshot's `client_proxies`.
-    client_proxies: Vec<(Forger, Stack)>,
+    client_proxies: Vec<(Arc<Forger>, Stack)>,
     /// As the snapshot's `trust_stores`.
     trust_stores: Vec<Arc<TrustAnchors>>,
+    /// What outlives a generation: leaf keys (with the first client proxy), learnt intermediates.
+    leaf_keys: Option<Arc<LeafKeys>>,
+    learnt: Arc<Intermediates>,
     /// As the snapshot's `profiles`.
     rules: Vec<Arc<RuleSet>>,
 }
@@ -69,14 +71,20 @@ impl Proxy<'_> {
                 let kind = certificates.choose(hello.server_name.as_deref()).kind();
                 hello.supported_with(kind, &proxy.allowed)
             }
-            // Forged certificates have one shared P-256 key.
-            Self::Client { proxy, .. } => hello.supported_with(KeyKind::P256, &proxy.allowed),
+            Self::Client { proxy, .. } => LeafKind::for_client(hello, &proxy.allowed).is_some(),
         }
     }
 }
 
 impl CompiledPolicy {
-    pub fn compile(snapshot: Snapshot) -> anyhow::Result<Self> {
+    /// Takes over from the `running` policy what is still right: forged certificates where the
+    /// authorities are the same, path searches where the trust store is, leaf keys, learnt
+    /// intermediates.
+    pub fn compile(snapshot: Snapshot, running: &Self) -> anyhow::Result<Self> {
+        let leaf_keys = match &running.leaf_keys {
+            None if !snapshot.client_proxies.is_empty() => Some(LeafKeys::generate()?),
+            leaf_keys => leaf_keys.clone(),
+        };
         let server_proxies = snapshot
             .server_proxies
             .iter()
@@ -91,23 +99,22 @@ impl CompiledPolicy {
             .client_proxies
             .iter()
             .map(|proxy| {
-                let untrusted = snapshot
-                    .untrusted_authority
-                    .as_ref()
-                    .ok_or_else(|| anyhow!("the snapshot has no untrusted authority"))?;
                 let context = || format!("client proxy `{}`", proxy.name);
-                let forger =
-                    Forger::new(&proxy.signing_certificate, untrusted).with_context(context)?;
+                let forger = match running.forger(&snapshot, proxy) {
+                    Some(forger) => forger,
+                    None => forger(&snapshot, proxy, leaf_keys.as_ref()).with_context(context)?,
+                };
                 Ok((forger, ModernStack::under(&proxy.allowed).with_context(context)?))
             })
             .collect::<anyhow::Result<_>>()?;
         let trust_stores = snapshot
             .trust_stores
             .iter()
-            .map(|store| {
-                TrustAnchors::new(&store.authorities, store.default_ca_package)
-                    .map(Arc::new)
-                    .with_context(|| format!("trust store `{}`", store.name))
+            .map(|store| match running.anchors(store) {
+                Some(anchors) => Ok(anchors),
+                None => TrustAnchors::new(&store.authorities, store.default_ca_package)
+                    .map(|anchors| Arc::new(anchors.learning(Arc::clone(&running.learnt))))
+                    .with_context(|| format!("trust store `{}`", store.name)),
             })
             .collect::<anyhow::Result<_>>()?;
         let rules = snapshot
@@ -126,7 +133,38 @@ impl CompiledPolicy {
                 })
             })
             .collect::<anyhow::Result<_>>()?;
-        Ok(Self { snapshot, server_proxies, client_proxies, trust_stores, rules })
+        let learnt = Arc::clone(&running.learnt);
+        Ok(Self {
+            snapshot,
+            server_proxies,
+            client_proxies,
+            trust_stores,
+            leaf_keys,
+            learnt,
+            rules,
+        })
+    }
+
+    /// The forger of a proxy with the same two authorities.
+    fn forger(&self, new: &Snapshot, proxy: &ClientProxy) -> Option<Arc<Forger>> {
+        if self.snapshot.untrusted_authority != new.untrusted_authority {
+            return None;
+        }
+        let own = self.snapshot.client_proxies.iter().zip(&self.client_proxies);
+        own.filter(|(own, _)| own.signing_certificate == proxy.signing_certificate)
+            .map(|(_, (forger, _))| Arc::clone(forger))
+            .next()
+    }
+
+    /// The anchors of a trust store with the same contents.
+    fn anchors(&self, store: &TrustStore) -> Option<Arc<TrustAnchors>> {
+        let own = self.snapshot.trust_stores.iter().zip(&self.trust_stores);
+        own.filter(|(own, _)| {
+            own.authorities == store.authorities
+                && own.default_ca_package == store.default_ca_package
+        })
+        .map(|(_, anchors)| Arc::clone(anchors))
+        .next()
     }
 
     /// The parts that `inspection` names; `None` only for an inspection of another snapshot.
@@ -155,4 +193,17 @@ impl CompiledPolicy {
             stack: stack.as_ref(),
         })
     }
+}
+
+fn forger(
+    snapshot: &Snapshot,
+    proxy: &ClientProxy,
+    leaf_keys: Option<&Arc<LeafKeys>>,
+) -> anyhow::Result<Arc<Forger>> {
+    let untrusted = snapshot
+        .untrusted_authority
+        .as_ref()
+        .ok_or_else(|| anyhow!("the snapshot has no untrusted authority"))?;
+    let leaf_keys = leaf_keys.ok_or_else(|| anyhow!("no leaf keys were made"))?;
+    Ok(Arc::new(Forger::new(&proxy.signing_certificate, untrusted, Arc::clone(leaf_keys))?))
 }

@@ -17,8 +17,7 @@ use weir_policy::outcome::{Blocked, NotInspected, Outcome};
 use weir_policy::{Inspection, snapshot::ClientProxy};
 use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
-use weir_tls::verify::{Failure, TrustAnchors, Verdict};
-use weir_tls::{Alert, LegKey, Negotiated, TlsLeg};
+use weir_tls::{Action, Alert, LeafKind, LegKey, Negotiated, TlsLeg, TrustAnchors};
 
 use crate::compiled::{CompiledPolicy, FlowPolicy, Proxy};
 use crate::counters::{Totals, increment};
@@ -174,16 +173,25 @@ fn forged(
     let refusal =
         |blocked, alert| Refusal { blocked, alert, reset_client: proxy.reset_client_on_block };
     let chain = server.peer_chain().unwrap_or_default();
-    let verdict: Verdict = anchors.verify(&chain, hello.server_name.as_deref(), UnixTime::now());
+    let minimum = proxy.minimum_rsa_key_length.into();
+    let verdict = anchors.verify(&chain, hello.server_name.as_deref(), minimum, UnixTime::now());
     record.verdict = Some(verdict.to_string());
-    if verdict.is_invalid() && proxy.block_invalid_certificates {
-        return Err(refusal(Blocked::InvalidCertificate, Alert::BAD_CERTIFICATE));
-    }
-    if verdict.has(Failure::Expired) && proxy.block_expired_certificates {
-        return Err(refusal(Blocked::ExpiredCertificate, Alert::BAD_CERTIFICATE));
-    }
+    let action = verdict.action(proxy.block_invalid_certificates, proxy.block_expired_certificates);
+    let signer = match action {
+        Action::Forge(signer) => signer,
+        Action::BlockInvalid => {
+            return Err(refusal(Blocked::InvalidCertificate, Alert::BAD_CERTIFICATE));
+        }
+        Action::BlockExpired => {
+            return Err(refusal(Blocked::ExpiredCertificate, Alert::CERTIFICATE_EXPIRED));
+        }
+    };
+    let Some(kind) = LeafKind::for_client(hello, &proxy.allowed) else {
+        // Cannot happen: such a client's flow was released.
+        return Err(refusal(Blocked::ClientHandshakeFailed, Alert::HANDSHAKE_FAILURE));
+    };
     let leaf = chain.first().map(|leaf| leaf.as_ref()).unwrap_or_default();
-    forger.forge(leaf, verdict.signer()).inspect(|_| increment(&totals.certificates_asked)).map_err(
+    forger.forge(leaf, signer, kind).inspect(|_| increment(&totals.certificates_asked)).map_err(
         |error| {
             debug!(session = record.id, %error, "certificate not forged");
             refusal(Blocked::InvalidCertificate, Alert::BAD_CERTIFICATE)

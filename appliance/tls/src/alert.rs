@@ -17,6 +17,7 @@ impl Alert {
     pub const RECORD_OVERFLOW: Self = Self(22);
     pub const HANDSHAKE_FAILURE: Self = Self(40);
     pub const BAD_CERTIFICATE: Self = Self(42);
+    pub const CERTIFICATE_EXPIRED: Self = Self(45);
     pub const CERTIFICATE_UNKNOWN: Self = Self(46);
     pub const ILLEGAL_PARAMETER: Self = Self(47);
     pub const UNKNOWN_CA: Self = Self(48);

@@ -23,6 +23,8 @@ pub(crate) mod oid {
 pub(crate) struct Certificate<'a> {
     /// The inner signature algorithm's identifier, the object identifier's contents.
     pub(crate) signature_algorithm: &'a [u8],
+    /// Raw, a SEQUENCE.
+    pub(crate) issuer: &'a [u8],
     pub(crate) validity: Validity<'a>,
     /// Raw, a SEQUENCE.
     pub(crate) subject: &'a [u8],
@@ -72,8 +74,7 @@ impl<'a> Certificate<'a> {
         fields.expect(der::INTEGER)?;
         let mut algorithm = Reader(fields.expect(der::SEQUENCE)?.contents);
         let signature_algorithm = algorithm.expect(der::OBJECT_IDENTIFIER)?.contents;
-        // The issuer: a forged certificate has its own.
-        fields.expect(der::SEQUENCE)?;
+        let issuer = fields.expect(der::SEQUENCE)?.raw;
         let validity = Validity::parse(fields.expect(der::SEQUENCE)?)?;
         let subject = fields.expect(der::SEQUENCE)?.raw;
         let subject_public_key_info = fields.expect(der::SEQUENCE)?.raw;
@@ -85,7 +86,14 @@ impl<'a> Certificate<'a> {
             None => Vec::new(),
         };
         fields.end()?;
-        Ok(Self { signature_algorithm, validity, subject, subject_public_key_info, extensions })
+        Ok(Self {
+            signature_algorithm,
+            issuer,
+            validity,
+            subject,
+            subject_public_key_info,
+            extensions,
+        })
     }
 
     /// The first extension of this identifier.

@@ -22,10 +22,10 @@ pub mod verify;
 
 pub use alert::Alert;
 pub use der::DerError;
-pub use forge::{ForgeError, Forger, ForgerError, Signer};
+pub use forge::{ForgeError, Forger, ForgerError, LeafKeys, LeafKind, Signer};
 pub use hello::{ClientHello, HelloError, Peek, peek};
 pub use key::{KeyError, LegKey};
 pub use leg::{LegError, Negotiated, PlainState, TlsLeg};
 pub use modern::ModernStack;
 pub use server_certificates::ServerCertificates;
-pub use verify::{TrustAnchors, Verdict};
+pub use verify::{Action, Intermediates, TrustAnchors, Verdict};

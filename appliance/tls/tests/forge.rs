@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::{Arc, Barrier};
 
 use common::{
-    Authority, authority, der_of, intermediate, leaf, leaf_with, openssl, openssl_status, pkcs8_of,
-    write,
+    Authority, authority, der_of, intermediate, leaf, leaf_keys, leaf_with, openssl,
+    openssl_status, pkcs8_of, write,
 };
 use proptest::prelude::*;
 use rcgen::{
@@ -18,7 +18,8 @@ use rcgen::{
 };
 use weir_policy::snapshot::CertifiedKey;
 use weir_tls::forge::CACHE_BOUND;
-use weir_tls::{ForgeError, Forger, ForgerError, LegKey, Signer};
+use weir_tls::key::KeyKind;
+use weir_tls::{ForgeError, Forger, ForgerError, LeafKind, LegKey, Signer};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
@@ -27,7 +28,8 @@ fn upstream() -> Authority {
 }
 
 fn forger(signing: &CertifiedKey) -> Forger {
-    Forger::new(signing, &authority("Untrusted", &PKCS_ECDSA_P256_SHA256).pair).unwrap()
+    let untrusted = authority("Untrusted", &PKCS_ECDSA_P256_SHA256).pair;
+    Forger::new(signing, &untrusted, leaf_keys()).unwrap()
 }
 
 /// `openssl verify -x509_strict` of a forged chain against its root. Empty: it verifies.
@@ -70,7 +72,9 @@ fn forged_certificates_pass_strict_verification_under_every_kind_of_authority() 
     let server = leaf(&upstream(), &["www.example.org", "*.example.org", "192.0.2.1"]);
     for algorithm in [&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_RSA_SHA256] {
         let signing = authority("Corporate CA", algorithm);
-        let forged = forger(&signing.pair).forge(&server.chain[0], Signer::Trusted).unwrap();
+        let forged = forger(&signing.pair)
+            .forge(&server.chain[0], Signer::Trusted, LeafKind::Ecdsa)
+            .unwrap();
         for name in [
             ["-verify_hostname", "www.example.org"],
             ["-verify_hostname", "other.example.org"],
@@ -102,7 +106,8 @@ fn forged_certificate_has_the_names_dates_and_usages_of_the_original() {
         },
     );
     let signing = authority("Corporate CA", &PKCS_ECDSA_P256_SHA256);
-    let forged = forger(&signing.pair).forge(&server.chain[0], Signer::Trusted).unwrap();
+    let forged =
+        forger(&signing.pair).forge(&server.chain[0], Signer::Trusted, LeafKind::Ecdsa).unwrap();
     let (_, original) = X509Certificate::from_der(&server.chain[0]).unwrap();
     let copy = parsed(&forged);
     assert_eq!(copy.subject().as_raw(), original.subject().as_raw());
@@ -121,14 +126,37 @@ fn forged_certificate_has_the_names_dates_and_usages_of_the_original() {
     assert_eq!(strict_complaint(signing.der(), &forged, &[]), "");
 }
 
+/// For clients that know no ECDSA: the same copy for the other leaf key.
+#[test]
+fn forged_certificate_for_an_rsa_client_differs_by_key_and_key_usage_only() {
+    let server = leaf(&upstream(), &["www.example.org"]);
+    let signing = authority("Corporate CA", &PKCS_ECDSA_P256_SHA256);
+    let forger = forger(&signing.pair);
+    let [ecdsa, rsa] = [LeafKind::Ecdsa, LeafKind::Rsa]
+        .map(|kind| forger.forge(&server.chain[0], Signer::Trusted, kind).unwrap());
+    assert_eq!((ecdsa.kind(), rsa.kind()), (KeyKind::P256, KeyKind::Rsa));
+    let usage = parsed(&rsa).key_usage().unwrap().unwrap().value.flags;
+    assert_eq!(usage, 0b101, "digitalSignature and keyEncipherment");
+    assert_eq!(parsed(&rsa).subject().as_raw(), parsed(&ecdsa).subject().as_raw());
+    assert_eq!(
+        raw_extension(&parsed(&rsa), "2.5.29.17"),
+        raw_extension(&parsed(&ecdsa), "2.5.29.17")
+    );
+    assert_ne!(parsed(&rsa).raw_serial(), parsed(&ecdsa).raw_serial());
+    assert_eq!(strict_complaint(signing.der(), &rsa, &["-verify_hostname", "www.example.org"]), "");
+    assert_eq!(forger.signatures(), 2);
+    let again = forger.forge(&server.chain[0], Signer::Trusted, LeafKind::Rsa).unwrap();
+    assert!(Arc::ptr_eq(&rsa, &again));
+}
+
 #[test]
 fn verdict_chooses_between_two_issuers() {
     let signing = authority("Corporate CA", &PKCS_ECDSA_P256_SHA256);
     let untrusted = authority("Nobody trusts this", &PKCS_ECDSA_P256_SHA256);
-    let forger = Forger::new(&signing.pair, &untrusted.pair).unwrap();
+    let forger = Forger::new(&signing.pair, &untrusted.pair, leaf_keys()).unwrap();
     let server = leaf(&upstream(), &["www.example.org"]);
-    let trusted = forger.forge(&server.chain[0], Signer::Trusted).unwrap();
-    let warned = forger.forge(&server.chain[0], Signer::Untrusted).unwrap();
+    let trusted = forger.forge(&server.chain[0], Signer::Trusted, LeafKind::Ecdsa).unwrap();
+    let warned = forger.forge(&server.chain[0], Signer::Untrusted, LeafKind::Ecdsa).unwrap();
     assert_eq!(parsed(&trusted).issuer().to_string(), "CN=Corporate CA");
     assert_eq!(parsed(&warned).issuer().to_string(), "CN=Nobody trusts this");
     assert_eq!(strict_complaint(signing.der(), &trusted, &[]), "");
@@ -142,7 +170,8 @@ fn expired_certificate_keeps_its_dates() {
         params.not_after = date_time_ymd(2020, 1, 1);
     });
     let signing = authority("Corporate CA", &PKCS_ECDSA_P256_SHA256);
-    let forged = forger(&signing.pair).forge(&server.chain[0], Signer::Trusted).unwrap();
+    let forged =
+        forger(&signing.pair).forge(&server.chain[0], Signer::Trusted, LeafKind::Ecdsa).unwrap();
     let complaint = strict_complaint(signing.der(), &forged, &[]);
     assert!(complaint.contains("certificate has expired"), "{complaint}");
     // 2019-07-01: nothing else is wrong with it.
@@ -155,7 +184,8 @@ fn signing_certificate_below_a_root_brings_its_chain() {
     let mut issuing = intermediate("Corporate Issuing CA", &root, |_| {}).pair;
     issuing.chain.push(root.der().to_vec());
     let server = leaf(&upstream(), &["www.example.org"]);
-    let forged = forger(&issuing).forge(&server.chain[0], Signer::Trusted).unwrap();
+    let forged =
+        forger(&issuing).forge(&server.chain[0], Signer::Trusted, LeafKind::Ecdsa).unwrap();
     assert_eq!(forged.chain().len(), 3);
     assert_eq!(strict_complaint(root.der(), &forged, &[]), "");
 }
@@ -195,7 +225,8 @@ fn signing_certificate_with_two_units_is_the_issuer_byte_for_byte() {
         let der = der_of(directory, &certificate);
         let signing = CertifiedKey { chain: vec![der.clone()], key: pkcs8_of(directory, &key) };
         let server = leaf(&upstream(), &["www.example.org"]);
-        let forged = forger(&signing).forge(&server.chain[0], Signer::Trusted).unwrap();
+        let forged =
+            forger(&signing).forge(&server.chain[0], Signer::Trusted, LeafKind::Ecdsa).unwrap();
         let (_, authority) = X509Certificate::from_der(&der).unwrap();
         let copy = parsed(&forged);
         assert_eq!(copy.issuer().as_raw(), authority.subject().as_raw());
@@ -222,7 +253,7 @@ fn version_1_certificate_is_copied_without_names_it_does_not_have() {
     assert!(String::from_utf8(text).unwrap().contains("Version: 1 (0x0)"));
     let signing = authority("Corporate CA", &PKCS_ECDSA_P256_SHA256);
     let der = der_of(directory, "v1.pem");
-    let forged = forger(&signing.pair).forge(&der, Signer::Trusted).unwrap();
+    let forged = forger(&signing.pair).forge(&der, Signer::Trusted, LeafKind::Ecdsa).unwrap();
     let copy = parsed(&forged);
     assert_eq!(copy.subject().to_string(), "CN=v1.example");
     assert_eq!(raw_extension(&copy, "2.5.29.17"), None);
@@ -238,7 +269,8 @@ fn empty_subject_keeps_its_critical_names() {
     });
     let (_, original) = X509Certificate::from_der(&server.chain[0]).unwrap();
     let signing = authority("Corporate CA", &PKCS_ECDSA_P256_SHA256);
-    let forged = forger(&signing.pair).forge(&server.chain[0], Signer::Trusted).unwrap();
+    let forged =
+        forger(&signing.pair).forge(&server.chain[0], Signer::Trusted, LeafKind::Ecdsa).unwrap();
     let (names, critical) = raw_extension(&parsed(&forged), "2.5.29.17").unwrap();
     assert_eq!((names, critical), raw_extension(&original, "2.5.29.17").unwrap());
     assert!(critical);
@@ -253,7 +285,7 @@ fn serial_numbers_are_long_positive_and_never_repeat() {
     let mut seen = HashSet::new();
     for number in 0..50 {
         let server = leaf(&upstream, &[&format!("host-{number}.example")]);
-        let forged = forger.forge(&server.chain[0], Signer::Trusted).unwrap();
+        let forged = forger.forge(&server.chain[0], Signer::Trusted, LeafKind::Ecdsa).unwrap();
         let serial = parsed(&forged).raw_serial().to_vec();
         assert!(serial.len() == 16 && serial[0] & 0x80 == 0 && serial[0] != 0);
         assert!(seen.insert(serial));
@@ -262,7 +294,7 @@ fn serial_numbers_are_long_positive_and_never_repeat() {
 
 #[test]
 fn parallel_first_visits_sign_once() {
-    const THREADS: usize = 32;
+    const THREADS: usize = 100;
     let signing = authority("Corporate CA", &PKCS_RSA_SHA256);
     let forger = Arc::new(forger(&signing.pair));
     let server = Arc::new(leaf(&upstream(), &["busy.example"]).chain[0].clone());
@@ -272,14 +304,14 @@ fn parallel_first_visits_sign_once() {
             let (forger, server, barrier) = (forger.clone(), server.clone(), barrier.clone());
             std::thread::spawn(move || {
                 barrier.wait();
-                forger.forge(&server, Signer::Trusted).unwrap()
+                forger.forge(&server, Signer::Trusted, LeafKind::Ecdsa).unwrap()
             })
         })
         .collect();
     let keys: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
     assert!(keys.iter().all(|key| Arc::ptr_eq(key, &keys[0])));
     assert_eq!(forger.signatures(), 1);
-    forger.forge(&server, Signer::Untrusted).unwrap();
+    forger.forge(&server, Signer::Untrusted, LeafKind::Ecdsa).unwrap();
     assert_eq!(forger.signatures(), 2);
 }
 
@@ -296,13 +328,13 @@ fn cache_forgets_the_least_recently_used_past_its_bound() {
         der
     };
     for number in 0..=CACHE_BOUND.get() {
-        forger.forge(&variant(number), Signer::Trusted).unwrap();
+        forger.forge(&variant(number), Signer::Trusted, LeafKind::Ecdsa).unwrap();
     }
     let signed = forger.signatures();
     assert_eq!(signed, CACHE_BOUND.get() as u64 + 1);
-    forger.forge(&variant(CACHE_BOUND.get()), Signer::Trusted).unwrap();
+    forger.forge(&variant(CACHE_BOUND.get()), Signer::Trusted, LeafKind::Ecdsa).unwrap();
     assert_eq!(forger.signatures(), signed, "kept");
-    forger.forge(&variant(0), Signer::Trusted).unwrap();
+    forger.forge(&variant(0), Signer::Trusted, LeafKind::Ecdsa).unwrap();
     assert_eq!(forger.signatures(), signed + 1, "forgotten");
 }
 
@@ -310,13 +342,18 @@ fn cache_forgets_the_least_recently_used_past_its_bound() {
 fn only_authorities_sign() {
     let good = authority("Corporate CA", &PKCS_ECDSA_P256_SHA256);
     let plain = leaf(&good, &["www.example.org"]);
-    assert_eq!(Forger::new(&plain, &good.pair).err(), Some(ForgerError::NotAuthority("signing")));
+    assert_eq!(
+        Forger::new(&plain, &good.pair, leaf_keys()).err(),
+        Some(ForgerError::NotAuthority("signing"))
+    );
 }
 
 #[test]
 fn what_is_no_certificate_is_not_forged() {
     let signing = authority("Corporate CA", &PKCS_ECDSA_P256_SHA256);
-    let error = forger(&signing.pair).forge(b"\x30\x03\x02\x01\x05", Signer::Trusted).unwrap_err();
+    let error = forger(&signing.pair)
+        .forge(b"\x30\x03\x02\x01\x05", Signer::Trusted, LeafKind::Ecdsa)
+        .unwrap_err();
     assert!(matches!(error, ForgeError::Certificate(_)), "{error}");
 }
 
@@ -339,7 +376,7 @@ proptest! {
                 let at = at.index(certificate.len());
                 certificate[at] = byte;
             }
-            if let Ok(key) = forger.forge(&certificate, Signer::Trusted) {
+            if let Ok(key) = forger.forge(&certificate, Signer::Trusted, LeafKind::Ecdsa) {
                 // Whatever was copied, the frame around it is right.
                 assert_eq!(key.chain().len(), 2);
             }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{authority, leaf, leaf_with, write};
+use common::{authority, leaf, leaf_keys, leaf_with, write};
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
 use weir_policy::snapshot::CertifiedKey;
 use weir_tls::{Alert, LegError, LegKey, ModernStack, Negotiated, TlsLeg};
@@ -194,8 +194,10 @@ fn openssl_accepts_a_client_leg_with_a_forged_certificate_in_both_versions() {
     let server = leaf(&upstream, &["www.example.org"]);
     let signing = authority("Corporate CA", &PKCS_RSA_SHA256);
     let untrusted = authority("Untrusted", &PKCS_ECDSA_P256_SHA256);
-    let forger = weir_tls::Forger::new(&signing.pair, &untrusted.pair).unwrap();
-    let forged = forger.forge(&server.chain[0], weir_tls::Signer::Trusted).unwrap();
+    let forger = weir_tls::Forger::new(&signing.pair, &untrusted.pair, leaf_keys()).unwrap();
+    let forged = forger
+        .forge(&server.chain[0], weir_tls::Signer::Trusted, weir_tls::LeafKind::Ecdsa)
+        .unwrap();
     for (option, version) in [("-tls1_3", "TLS 1.3"), ("-tls1_2", "TLS 1.2")] {
         let (result, said) = with_client(
             &forged,
@@ -209,7 +211,28 @@ fn openssl_accepts_a_client_leg_with_a_forged_certificate_in_both_versions() {
         assert!(said.contains("Verification: OK"), "{said}");
         assert!(said.contains("hello from weir"), "{said}");
     }
-    let warned = forger.forge(&server.chain[0], weir_tls::Signer::Untrusted).unwrap();
+    let warned = forger
+        .forge(&server.chain[0], weir_tls::Signer::Untrusted, weir_tls::LeafKind::Ecdsa)
+        .unwrap();
     let (result, said) = with_client(&warned, signing.der(), &["-tls1_3"], None);
     assert_eq!(result, Err(LegError::AlertReceived(Alert::UNKNOWN_CA)), "{said}");
+}
+
+#[test]
+fn openssl_that_knows_no_ecdsa_accepts_the_rsa_leaf() {
+    let upstream = authority("Upstream", &PKCS_ECDSA_P256_SHA256);
+    let server = leaf(&upstream, &["www.example.org"]);
+    let signing = authority("Corporate CA", &PKCS_RSA_SHA256);
+    let untrusted = authority("Untrusted", &PKCS_ECDSA_P256_SHA256);
+    let forger = weir_tls::Forger::new(&signing.pair, &untrusted.pair, leaf_keys()).unwrap();
+    let forge = |kind| forger.forge(&server.chain[0], weir_tls::Signer::Trusted, kind).unwrap();
+    let only_rsa = ["-tls1_2", "-cipher", "aRSA", "-sigalgs", "RSA+SHA256:RSA-PSS+SHA256"];
+    let (result, said) =
+        with_client(&forge(weir_tls::LeafKind::Rsa), signing.der(), &only_rsa, None);
+    let negotiated = result.unwrap().unwrap();
+    assert!(negotiated.suite.to_string().starts_with("TLS_ECDHE_RSA_"), "{negotiated:?} {said}");
+    assert!(said.contains("Verification: OK"), "{said}");
+    let (result, _) =
+        with_client(&forge(weir_tls::LeafKind::Ecdsa), signing.der(), &only_rsa, None);
+    assert!(result.is_err());
 }

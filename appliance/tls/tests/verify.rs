@@ -9,11 +9,11 @@ use common::{Authority, authority, authority_with, intermediate, leaf, leaf_with
 use proptest::prelude::*;
 use rcgen::{
     BasicConstraints, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, NameConstraints,
-    PKCS_ECDSA_P256_SHA256, date_time_ymd,
+    PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, date_time_ymd,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 use weir_tls::verify::Failure;
-use weir_tls::{Signer, TrustAnchors, Verdict};
+use weir_tls::{Intermediates, Signer, TrustAnchors, Verdict};
 
 /// 2026-06-15 12:00:00 UTC.
 const NOW: u64 = 1_781_524_800;
@@ -32,7 +32,7 @@ fn ders(chain: &[Vec<u8>]) -> Vec<CertificateDer<'static>> {
 
 fn judge(trusted: &[&Authority], chain: &[Vec<u8>], name: Option<&str>) -> Verdict {
     let authorities: Vec<_> = trusted.iter().map(|authority| authority.der().to_vec()).collect();
-    TrustAnchors::new(&authorities, false).unwrap().verify(&ders(chain), name, now())
+    TrustAnchors::new(&authorities, false).unwrap().verify(&ders(chain), name, 2048, now())
 }
 
 fn failures(verdict: Verdict) -> Vec<Failure> {
@@ -116,7 +116,7 @@ fn validity_ends_after_its_last_second() {
     let anchors = TrustAnchors::new(&[root.der().to_vec()], false).unwrap();
     let at = |second| {
         let instant = UnixTime::since_unix_epoch(Duration::from_secs(second));
-        anchors.verify(&ders(&server.chain), None, instant)
+        anchors.verify(&ders(&server.chain), None, 2048, instant)
     };
     // 2026-01-01 00:00:00 and a second later; 2020-01-01 00:00:00 and a second before.
     assert!(at(1_767_225_600).is_verified());
@@ -237,11 +237,15 @@ fn weak_keys_weak_signatures_and_version_1_are_invalid() {
     // Just made, so valid now and not at this file's own instant.
     let now = UnixTime::now;
     let chain = [CertificateDer::from(old.clone())];
-    let verdict = TrustAnchors::new(&[], false).unwrap().verify(&chain, Some("v1.example"), now());
+    let verdict =
+        TrustAnchors::new(&[], false).unwrap().verify(&chain, Some("v1.example"), 2048, now());
     assert_eq!(failures(verdict), [Failure::Untrusted]);
     let pinned = TrustAnchors::new(std::slice::from_ref(&old), false).unwrap();
-    assert!(pinned.verify(&chain, Some("v1.example"), now()).is_verified());
-    assert_eq!(failures(pinned.verify(&chain, Some("v2.example"), now())), [Failure::NameMismatch]);
+    assert!(pinned.verify(&chain, Some("v1.example"), 2048, now()).is_verified());
+    assert_eq!(
+        failures(pinned.verify(&chain, Some("v2.example"), 2048, now())),
+        [Failure::NameMismatch]
+    );
 }
 
 #[test]
@@ -249,10 +253,103 @@ fn default_package_and_own_authorities_are_trusted_together() {
     let root = root();
     let server = leaf(&root, &["www.example.org"]);
     let both = TrustAnchors::new(&[root.der().to_vec()], true).unwrap();
-    assert!(both.verify(&ders(&server.chain), Some("www.example.org"), now()).is_verified());
+    assert!(both.verify(&ders(&server.chain), Some("www.example.org"), 2048, now()).is_verified());
     let package = TrustAnchors::new(&[], true).unwrap();
-    let verdict = package.verify(&ders(&server.chain), Some("www.example.org"), now());
+    let verdict = package.verify(&ders(&server.chain), Some("www.example.org"), 2048, now());
     assert_eq!(failures(verdict), [Failure::Untrusted]);
+}
+
+/// SPEC T8: a proxy's minimum is about the leaf and the path's intermediates, not about the root.
+#[test]
+fn short_rsa_keys_are_weak_by_the_proxys_minimum() {
+    let root = authority("Root", &PKCS_RSA_SHA256);
+    let middle = intermediate("Middle", &root, |_| {});
+    let server = leaf_with(&middle, &["a.example"], &PKCS_RSA_SHA256, |_| {});
+    let anchors = TrustAnchors::new(&[root.der().to_vec()], false).unwrap();
+    let judge = |bits| failures(anchors.verify(&ders(&server.chain), None, bits, now()));
+    assert_eq!(judge(2048), []);
+    assert_eq!(judge(2049), [Failure::WeakKey]);
+    // An RSA intermediate counts, whatever the leaf is.
+    let (middle, middle_key) = rsa_intermediate(&root);
+    let server = leaf(&Authority { issuer: middle_key, pair: middle }, &["a.example"]);
+    let judge = |bits| failures(anchors.verify(&ders(&server.chain), None, bits, now()));
+    assert_eq!(judge(2048), []);
+    assert_eq!(judge(3072), [Failure::WeakKey]);
+}
+
+fn rsa_intermediate(
+    parent: &Authority,
+) -> (weir_policy::snapshot::CertifiedKey, rcgen::Issuer<'static, rcgen::KeyPair>) {
+    let params = common::authority_params("RSA middle");
+    let key = common::key(&PKCS_RSA_SHA256);
+    let certificate = params.signed_by(&key, &parent.issuer).unwrap();
+    let pair = common::pair(vec![certificate.der().to_vec()], &key);
+    (pair, rcgen::Issuer::new(params, key))
+}
+
+#[test]
+fn chain_without_its_intermediate_is_completed_once_another_server_sent_it() {
+    let root = root();
+    let top = intermediate("Top", &root, |_| {});
+    let middle = intermediate("Middle", &top, |_| {});
+    let (whole, bare) = (leaf(&middle, &["whole.example"]), leaf(&middle, &["bare.example"]));
+    let anchors = TrustAnchors::new(&[root.der().to_vec()], false).unwrap();
+    let judge = |chain: &[Vec<u8>]| failures(anchors.verify(&ders(chain), None, 2048, now()));
+    let bare = &bare.chain[..1];
+    assert_eq!(judge(bare), [Failure::Untrusted]);
+    assert_eq!(judge(bare), [Failure::Untrusted]);
+    assert_eq!(anchors.searches(), 1, "nothing new was learnt");
+    let mut chain = whole.chain.clone();
+    chain.push(top.der().to_vec());
+    assert_eq!(judge(&chain), []);
+    assert_eq!(judge(bare), []);
+    assert_eq!(judge(bare), []);
+    assert_eq!(anchors.searches(), 3, "each chain once, and the bare one again");
+}
+
+/// Whoever has no trusted certificate teaches nothing, and what one store learnt from a path that
+/// verified is no anchor for another.
+#[test]
+fn nothing_is_learnt_from_chains_that_do_not_verify() {
+    let (root, other) = (root(), authority("Other", &PKCS_ECDSA_P256_SHA256));
+    let middle = intermediate("Middle", &root, |_| {});
+    let server = leaf(&middle, &["a.example"]);
+    let learnt = std::sync::Arc::new(Intermediates::default());
+    let store = |authority: &Authority| {
+        TrustAnchors::new(&[authority.der().to_vec()], false).unwrap().learning(learnt.clone())
+    };
+    let (knows, knows_not) = (store(&root), store(&other));
+    let bare = ders(&server.chain[..1]);
+    assert!(!knows_not.verify(&ders(&server.chain), None, 2048, now()).is_verified());
+    assert!(!knows.verify(&bare, None, 2048, now()).is_verified());
+    assert!(knows.verify(&ders(&server.chain), None, 2048, now()).is_verified());
+    assert!(knows.verify(&bare, None, 2048, now()).is_verified());
+    assert_eq!(failures(knows_not.verify(&bare, None, 2048, now())), [Failure::Untrusted]);
+}
+
+#[test]
+fn known_chain_is_searched_again_when_a_date_is_crossed() {
+    let root = root();
+    let middle = intermediate("Middle", &root, dated(2020, 2027));
+    let server = leaf_with(&middle, &["a.example"], &PKCS_ECDSA_P256_SHA256, dated(2020, 2030));
+    let anchors = TrustAnchors::new(&[root.der().to_vec()], false).unwrap();
+    let at = |second| {
+        let instant = UnixTime::since_unix_epoch(Duration::from_secs(second));
+        failures(anchors.verify(&ders(&server.chain), Some("a.example"), 2048, instant))
+    };
+    for _ in 0..3 {
+        assert_eq!(at(NOW), []);
+    }
+    assert_eq!(anchors.searches(), 1);
+    // 2027-01-01 00:00:00 is the intermediate's last second.
+    assert_eq!(at(1_798_761_600), []);
+    assert_eq!(anchors.searches(), 1);
+    assert_eq!(at(1_798_761_601), [Failure::IntermediateDates]);
+    assert_eq!(at(1_798_761_602), [Failure::IntermediateDates]);
+    assert_eq!(anchors.searches(), 2);
+    // The leaf's own dates and the name are looked at each time, whatever is kept.
+    let other = anchors.verify(&ders(&server.chain), Some("b.example"), 2048, now());
+    assert_eq!(failures(other), [Failure::NameMismatch]);
 }
 
 #[test]
@@ -287,7 +384,7 @@ proptest! {
             let altered = FIXTURE.with(|(_, original)| original[0] != chain[0]);
             let anchors = TrustAnchors::new(&[root.der().to_vec()], false).unwrap();
             let instant = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-            let verdict = anchors.verify(&ders(&chain), Some("www.example.org"), instant);
+            let verdict = anchors.verify(&ders(&chain), Some("www.example.org"), 2048, instant);
             if altered {
                 assert_eq!(verdict.signer(), Signer::Untrusted, "{verdict}");
             }

@@ -4,7 +4,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use rustls::SignatureScheme;
 use rustls_pki_types::CertificateDer;
 
-use super::ForgeError;
+use super::{ForgeError, LeafKind};
 use crate::certificate::{Certificate, oid, public_key_bits};
 use crate::der::{self, Reader, element};
 use crate::key::{KeyKind, LegKey};
@@ -66,8 +66,12 @@ const RSA_WITH_SHA256: &[u8] =
 /// `[0] { INTEGER 2 }`: version 3.
 const VERSION_3: &[u8] = &[0xa0, 0x03, 0x02, 0x01, 0x02];
 /// critical, digitalSignature: all that a P-256 leaf key does in TLS.
-const KEY_USAGE: &[u8] = &[
+const KEY_USAGE_ECDSA: &[u8] = &[
     0x30, 0x0e, 0x06, 0x03, 0x55, 0x1d, 0x0f, 0x01, 0x01, 0xff, 0x04, 0x04, 0x03, 0x02, 0x07, 0x80,
+];
+/// critical, digitalSignature and keyEncipherment: an RSA leaf key also decrypts in RSA key exchange.
+const KEY_USAGE_RSA: &[u8] = &[
+    0x30, 0x0e, 0x06, 0x03, 0x55, 0x1d, 0x0f, 0x01, 0x01, 0xff, 0x04, 0x04, 0x03, 0x02, 0x05, 0xa0,
 ];
 /// critical, cA left at its default of FALSE.
 const BASIC_CONSTRAINTS: &[u8] =
@@ -84,11 +88,15 @@ pub(super) fn copy_certificate(
     server: &Certificate<'_>,
     authority: &Authority,
     info: &[u8],
+    kind: LeafKind,
 ) -> Result<Vec<u8>, ForgeError> {
     let leaf_identifier = identifier_of(public_key_bits(info)?);
     let extensions = [
         BASIC_CONSTRAINTS.to_vec(),
-        KEY_USAGE.to_vec(),
+        match kind {
+            LeafKind::Ecdsa => KEY_USAGE_ECDSA.to_vec(),
+            LeafKind::Rsa => KEY_USAGE_RSA.to_vec(),
+        },
         copied(server, oid::EXTENDED_KEY_USAGE),
         extension(SUBJECT_KEY_IDENTIFIER, &element(der::OCTET_STRING, &[&leaf_identifier])),
         extension(

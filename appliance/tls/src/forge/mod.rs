@@ -1,8 +1,9 @@
 //! Forged certificates: the server's own, copied byte for byte where a client looks, under a
 //! signing authority of the device (SPEC T7).
 //!
-//! For: client inspection. Every forged certificate has the same P-256 leaf key, made at start and
-//! never written down; it is signed by the proxy's signing certificate, or by the untrusted
+//! For: client inspection. Every forged certificate has one of the process's two leaf keys, P-256
+//! for clients that can and RSA for those that cannot, made at start and never written down; it is
+//! signed by the proxy's signing certificate, or by the untrusted
 //! authority, as the verdict says ([`crate::verify::Verdict::signer`]). Not for: deciding that.
 //!
 //! Forged certificates are kept in a cache of [`CACHE_BOUND`] entries, least recently used first
@@ -11,25 +12,23 @@
 //! could be copied, and, when made, by [`ForgerError`].
 
 mod copy;
+mod leaf_key;
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use lru::LruCache;
-use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
-use rustls::sign::SigningKey;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 use weir_policy::snapshot::CertifiedKey;
 
 use self::copy::{Authority, copy_certificate};
+pub use self::leaf_key::{LeafKeys, LeafKind};
 use crate::certificate::Certificate;
 use crate::der::DerError;
-use crate::key::{KeyError, KeyKind, LegKey};
+use crate::key::{KeyError, LegKey};
 
 /// Forged certificates kept, about 3 KiB each.
 pub const CACHE_BOUND: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
@@ -47,7 +46,7 @@ pub enum Signer {
 pub struct Forger {
     trusted: Authority,
     untrusted: Authority,
-    leaf: LeafKey,
+    leaf_keys: Arc<LeafKeys>,
     cache: Mutex<LruCache<CacheKey, Slot>>,
     signatures: AtomicU64,
 }
@@ -74,37 +73,34 @@ pub enum ForgeError {
     Key(#[from] KeyError),
 }
 
-/// SHA-256 of the server's leaf certificate, and the signer.
-type CacheKey = ([u8; 32], Signer);
+/// SHA-256 of the server's leaf certificate, the signer, and whose key.
+type CacheKey = ([u8; 32], Signer, LeafKind);
 
 /// Filled by the first of those who ask for it; the others wait in it. An error is kept as well:
 /// the same bytes would fail again.
 type Slot = Arc<OnceLock<Result<Arc<LegKey>, ForgeError>>>;
 
-/// The key of all forged certificates.
-struct LeafKey {
-    key: Arc<dyn SigningKey>,
-    /// SubjectPublicKeyInfo, raw.
-    info: Vec<u8>,
-}
-
 impl Forger {
-    /// Loads both authorities and makes a leaf key.
+    /// Loads both authorities.
     ///
     /// # Errors
     /// Where an authority's key cannot be used or its certificate is none of an authority.
-    pub fn new(signing: &CertifiedKey, untrusted: &CertifiedKey) -> Result<Self, ForgerError> {
+    pub fn new(
+        signing: &CertifiedKey,
+        untrusted: &CertifiedKey,
+        leaf_keys: Arc<LeafKeys>,
+    ) -> Result<Self, ForgerError> {
         Ok(Self {
             trusted: authority(signing, "signing")?,
             untrusted: authority(untrusted, "untrusted authority's")?,
-            leaf: LeafKey::generate()?,
+            leaf_keys,
             cache: Mutex::new(LruCache::new(CACHE_BOUND)),
             signatures: AtomicU64::new(0),
         })
     }
 
     /// The forged certificate for a server's leaf certificate (DER), with the authority's chain
-    /// after it and the shared leaf key.
+    /// after it and the shared leaf key of this kind.
     ///
     /// Copied as they are: subject, validity, subjectAltName and extendedKeyUsage. What the server's
     /// certificate lacks, the forged one lacks as well: a client that refuses the one (no
@@ -112,14 +108,19 @@ impl Forger {
     ///
     /// # Errors
     /// See [`ForgeError`].
-    pub fn forge(&self, server_leaf: &[u8], signer: Signer) -> Result<Arc<LegKey>, ForgeError> {
-        let mut key = ([0; 32], signer);
+    pub fn forge(
+        &self,
+        server_leaf: &[u8],
+        signer: Signer,
+        kind: LeafKind,
+    ) -> Result<Arc<LegKey>, ForgeError> {
+        let mut key = ([0; 32], signer, kind);
         key.0.copy_from_slice(digest(&SHA256, server_leaf).as_ref());
         let slot = {
             let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
             cache.get_or_insert(key, Slot::default).clone()
         };
-        slot.get_or_init(|| self.forge_anew(server_leaf, signer).map(Arc::new)).clone()
+        slot.get_or_init(|| self.forge_anew(server_leaf, signer, kind).map(Arc::new)).clone()
     }
 
     /// Certificates signed so far.
@@ -127,35 +128,28 @@ impl Forger {
         self.signatures.load(Relaxed)
     }
 
-    fn forge_anew(&self, server_leaf: &[u8], signer: Signer) -> Result<LegKey, ForgeError> {
+    fn forge_anew(
+        &self,
+        server_leaf: &[u8],
+        signer: Signer,
+        kind: LeafKind,
+    ) -> Result<LegKey, ForgeError> {
         let authority = match signer {
             Signer::Trusted => &self.trusted,
             Signer::Untrusted => &self.untrusted,
         };
         let server = Certificate::parse(server_leaf)?;
-        let forged = copy_certificate(&server, authority, &self.leaf.info)?;
+        let leaf = self.leaf_keys.of(kind);
+        let forged = copy_certificate(&server, authority, &leaf.info, kind)?;
         self.signatures.fetch_add(1, Relaxed);
         let chain = std::iter::once(CertificateDer::from(forged))
             .chain(authority.chain().iter().cloned())
             .collect();
-        Ok(LegKey::from_parts(chain, self.leaf.key.clone(), KeyKind::P256)?)
+        Ok(LegKey::from_parts(chain, leaf.key.clone(), kind.key_kind())?)
     }
 }
 
 fn authority(pair: &CertifiedKey, whose: &'static str) -> Result<Authority, ForgerError> {
     let key = LegKey::new(pair).map_err(|error| ForgerError::Key(whose, error))?;
     Authority::new(key).ok_or(ForgerError::NotAuthority(whose))
-}
-
-impl LeafKey {
-    fn generate() -> Result<Self, ForgerError> {
-        // The document wipes itself when dropped; the loaded key stays in aws-lc's memory.
-        let document =
-            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new())
-                .map_err(|_| ForgerError::LeafKey)?;
-        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(document.as_ref()));
-        let key = any_ecdsa_type(&der).map_err(|_| ForgerError::LeafKey)?;
-        let info = key.public_key().ok_or(ForgerError::LeafKey)?.to_vec();
-        Ok(Self { key, info })
-    }
 }

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::{Arc, LazyLock};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -10,7 +11,7 @@ use rcgen::{
 };
 use weir_policy::SecretBytes;
 use weir_policy::snapshot::CertifiedKey;
-use weir_tls::{LegError, TlsLeg};
+use weir_tls::{LeafKeys, LegError, TlsLeg};
 
 pub struct Authority {
     pub issuer: Issuer<'static, KeyPair>,
@@ -21,6 +22,12 @@ impl Authority {
     pub fn der(&self) -> &[u8] {
         &self.pair.chain[0]
     }
+}
+
+/// Made once: an RSA key takes long.
+pub fn leaf_keys() -> Arc<LeafKeys> {
+    static KEYS: LazyLock<Arc<LeafKeys>> = LazyLock::new(|| LeafKeys::generate().unwrap());
+    KEYS.clone()
 }
 
 pub fn p256() -> KeyPair {

@@ -1,0 +1,96 @@
+//! The keys of all forged certificates: one P-256, one RSA-2048, made once a process.
+//!
+//! For: clients of both kinds. An RSA key takes some hundred milliseconds to make, so it is made
+//! with the first policy and never per certificate. Keys live in aws-lc's memory only, which wipes
+//! them when freed. Fails by [`ForgerError::LeafKey`].
+
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::encoding::AsDer;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa::{KeyPair, KeySize};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::sign::SigningKey;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use weir_policy::suites::Allowed;
+
+use super::ForgerError;
+use crate::hello::ClientHello;
+use crate::key::KeyKind;
+
+/// Which of the two keys a forged certificate is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LeafKind {
+    /// P-256.
+    Ecdsa,
+    /// 2048 bits.
+    Rsa,
+}
+
+/// Both keys. One set serves all client proxies.
+pub struct LeafKeys {
+    ecdsa: LeafKey,
+    rsa: LeafKey,
+}
+
+pub(super) struct LeafKey {
+    pub(super) key: Arc<dyn SigningKey>,
+    /// SubjectPublicKeyInfo, raw.
+    pub(super) info: Vec<u8>,
+}
+
+impl LeafKeys {
+    /// # Errors
+    /// [`ForgerError::LeafKey`], where there are no random bytes.
+    pub fn generate() -> Result<Arc<Self>, ForgerError> {
+        let failed = |_| ForgerError::LeafKey;
+        // The documents wipe themselves when dropped.
+        let ecdsa =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new())
+                .map_err(failed)?;
+        let rsa = KeyPair::generate(KeySize::Rsa2048).map_err(failed)?.as_der().map_err(failed)?;
+        let (ecdsa, rsa) = (LeafKey::load(ecdsa.as_ref())?, LeafKey::load(rsa.as_ref())?);
+        Ok(Arc::new(Self { ecdsa, rsa }))
+    }
+
+    pub(super) fn of(&self, kind: LeafKind) -> &LeafKey {
+        match kind {
+            LeafKind::Ecdsa => &self.ecdsa,
+            LeafKind::Rsa => &self.rsa,
+        }
+    }
+}
+
+impl LeafKey {
+    fn load(pkcs8: &[u8]) -> Result<Self, ForgerError> {
+        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8));
+        let key = any_supported_type(&der).map_err(|_| ForgerError::LeafKey)?;
+        let info = key.public_key().ok_or(ForgerError::LeafKey)?.to_vec();
+        Ok(Self { key, info })
+    }
+}
+
+impl LeafKind {
+    pub fn key_kind(self) -> KeyKind {
+        match self {
+            Self::Ecdsa => KeyKind::P256,
+            Self::Rsa => KeyKind::Rsa,
+        }
+    }
+
+    /// What this client can be shown within what the proxy allows: ECDSA where it can, since it
+    /// costs a tenth of RSA; `None` where neither will do.
+    pub fn for_client(hello: &ClientHello, allowed: &Allowed) -> Option<Self> {
+        [Self::Ecdsa, Self::Rsa]
+            .into_iter()
+            .find(|kind| hello.supported_with(kind.key_kind(), allowed))
+    }
+}
+
+impl fmt::Debug for LeafKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LeafKeys")
+    }
+}

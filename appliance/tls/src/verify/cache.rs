@@ -1,0 +1,98 @@
+//! Results of path searches, by chain, for one trust store.
+//!
+//! For: not verifying the same signatures at every visit. A result holds as long as no date of its
+//! certificates is crossed, and one of "no path" as long as nothing new was learnt. Names, key
+//! lengths and the leaf's own dates are no part of it: they are looked at each time. Cannot fail.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+
+use aws_lc_rs::digest::{Context, SHA256};
+use lru::LruCache;
+use rustls_pki_types::CertificateDer;
+
+use super::learnt::Intermediates;
+use super::path::WeakestRsa;
+use super::verdict::Failure;
+
+/// Chains of which the result is kept, about 150 bytes each; past it the least recently used goes.
+pub const PATHS_BOUND: NonZeroUsize = NonZeroUsize::MIN.saturating_add(8191);
+
+/// What a search came to.
+pub(super) struct Found {
+    pub(super) result: Result<WeakestRsa, Failure>,
+    /// Seconds at which it may come to something else.
+    pub(super) dates: Vec<i64>,
+    /// [`Intermediates::generation`] before the search.
+    pub(super) learnt: u64,
+}
+
+/// What is kept of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kept {
+    pub(super) result: Result<WeakestRsa, Failure>,
+    /// Holds from this second on and until before that one.
+    from: i64,
+    until: i64,
+    learnt: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct PathCache {
+    kept: Mutex<LruCache<[u8; 32], Kept>>,
+    searches: AtomicU64,
+}
+
+impl Default for PathCache {
+    fn default() -> Self {
+        Self { kept: Mutex::new(LruCache::new(PATHS_BOUND)), searches: AtomicU64::new(0) }
+    }
+}
+
+impl PathCache {
+    /// The result for `chain` at `now`. Two who ask at once may both look: the result is the same.
+    pub(super) fn get_or_look(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: i64,
+        learnt: &Intermediates,
+        look: impl FnOnce() -> Found,
+    ) -> Kept {
+        let key = key_of(chain);
+        let known = self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
+        if let Some(kept) = known
+            && (kept.from..kept.until).contains(&now)
+            && (kept.result.is_ok() || kept.learnt == learnt.generation())
+        {
+            return kept;
+        }
+        self.searches.fetch_add(1, Relaxed);
+        let found = look();
+        let kept = Kept {
+            result: found.result,
+            from: found.dates.iter().copied().filter(|date| *date <= now).max().unwrap_or(i64::MIN),
+            until: found.dates.iter().copied().filter(|date| *date > now).min().unwrap_or(i64::MAX),
+            learnt: found.learnt,
+        };
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).put(key, kept);
+        kept
+    }
+
+    /// Searches made so far.
+    pub(super) fn searches(&self) -> u64 {
+        self.searches.load(Relaxed)
+    }
+}
+
+/// SHA-256 over the certificates, each with its length before it.
+fn key_of(chain: &[CertificateDer<'_>]) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    for der in chain {
+        context.update(&der.len().to_be_bytes());
+        context.update(der);
+    }
+    let mut key = [0; 32];
+    key.copy_from_slice(context.finish().as_ref());
+    key
+}

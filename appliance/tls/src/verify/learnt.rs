@@ -1,0 +1,92 @@
+//! Intermediates that servers sent in chains that verified, for servers that forget to send theirs.
+//!
+//! For: completing a chain without fetching anything (SPEC T12). Only certificates of a path that
+//! verified are learnt, so a server without a trusted certificate can put nothing in; and what is
+//! learnt is only ever a candidate: it is verified each time. Cannot fail.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+
+use lru::LruCache;
+use rustls_pki_types::CertificateDer;
+
+use super::sha256;
+use crate::certificate::Certificate;
+
+/// Subjects kept; past it the least recently used goes. With the two bounds below at most 16 MiB.
+pub const SUBJECTS_BOUND: NonZeroUsize = NonZeroUsize::MIN.saturating_add(511);
+/// Certificates of one subject (cross-signed ones); past it the oldest goes.
+const PER_SUBJECT: usize = 4;
+/// Longest certificate that is learnt.
+const LONGEST: usize = 8 << 10;
+/// Steps up from the leaf.
+const DEPTH: usize = 6;
+
+/// Learnt intermediates by SHA-256 of their subject. One serves all trust stores of a process.
+#[derive(Debug)]
+pub struct Intermediates {
+    by_subject: Mutex<LruCache<[u8; 32], Vec<CertificateDer<'static>>>>,
+    /// Grows with each one learnt.
+    generation: AtomicU64,
+}
+
+impl Default for Intermediates {
+    fn default() -> Self {
+        let by_subject = Mutex::new(LruCache::new(SUBJECTS_BOUND));
+        Self { by_subject, generation: AtomicU64::new(0) }
+    }
+}
+
+impl Intermediates {
+    /// How many were ever learnt: where it is as it was, nothing new can be found.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Relaxed)
+    }
+
+    /// Of a path that verified.
+    pub(super) fn learn(&self, subject: &[u8], der: &CertificateDer<'_>) {
+        if der.len() > LONGEST {
+            return;
+        }
+        let mut by_subject = self.by_subject.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = by_subject.get_or_insert_mut(sha256(subject), Vec::new);
+        if known.iter().any(|one| one == der) {
+            return;
+        }
+        if known.len() >= PER_SUBJECT {
+            known.remove(0);
+        }
+        known.push(der.clone().into_owned());
+        self.generation.fetch_add(1, Relaxed);
+    }
+
+    /// Candidates for the issuers, upwards from the leaf, that are not among `sent`.
+    pub(super) fn missing(
+        &self,
+        leaf: &Certificate<'_>,
+        sent: &[CertificateDer<'_>],
+    ) -> Vec<CertificateDer<'static>> {
+        let sent: Vec<_> = sent.iter().filter_map(|der| Certificate::parse(der).ok()).collect();
+        let mut by_subject = self.by_subject.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut missing: Vec<CertificateDer<'static>> = Vec::new();
+        let mut wanted = leaf.issuer.to_vec();
+        for _ in 0..DEPTH {
+            let next = if let Some(one) = sent.iter().find(|one| one.subject == wanted) {
+                one.issuer.to_vec()
+            } else if let Some(known) = by_subject.get(&sha256(&wanted)) {
+                missing.extend(known.iter().cloned());
+                // Cross-signed ones have several issuers; those of the last are looked for.
+                let Some(Ok(last)) = known.last().map(|der| Certificate::parse(der)) else { break };
+                last.issuer.to_vec()
+            } else {
+                break;
+            };
+            if next == wanted {
+                break;
+            }
+            wanted = next;
+        }
+        missing
+    }
+}

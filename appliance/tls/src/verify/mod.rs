@@ -1,0 +1,202 @@
+//! Judges a server's certificate chain against a trust store: everything that is wrong with it at
+//! once (SPEC T7).
+//!
+//! For: choosing the signer of a forged certificate, blocking invalid or expired ones, and the log.
+//! Not for: revocation and fetching (both come later), and the handshake's signature, which the leg
+//! has verified.
+//!
+//! | verdict | signer of the copy | blocked by |
+//! |---|---|---|
+//! | verified | trusted | |
+//! | expired, not yet valid (the leaf) | trusted: the dates are copied, the client warns | block expired |
+//! | everything else | untrusted | block invalid |
+//!
+//! webpki verifies paths and stops at the first error, so a chain that fails by its dates is tried
+//! again at instants inside its validity: dates and trust are told apart ([`path`]). A trust anchor's
+//! own dates are not looked at. All parsing is in memory-safe code; the number of signatures and the
+//! depth that one chain may cost are bounded, so no time limit is needed.
+//!
+//! The name: where the client sent one, the certificate must be for it (DNS name, or address
+//! literal). Where it sent none, nobody but the client knows whom it meant; the forged certificate
+//! has the names of the original, so the client finds out for itself.
+
+mod cache;
+mod learnt;
+mod path;
+mod verdict;
+
+use std::collections::HashSet;
+use std::sync::{Arc, OnceLock};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use thiserror::Error;
+use webpki::{EndEntityCert, anchor_from_trusted_cert};
+
+pub use self::cache::PATHS_BOUND;
+use self::cache::PathCache;
+pub use self::learnt::{Intermediates, SUBJECTS_BOUND};
+pub use self::verdict::{Action, Failure, Verdict};
+use crate::certificate::{Certificate, PublicKey};
+
+/// Certificates of a chain that are looked at, the leaf included; what comes after is ignored.
+/// webpki itself bounds the signatures it checks (100) and the depth of a path (6).
+pub const CHAIN_BOUND: usize = 16;
+
+/// One trust store (SPEC P6), with what was found out under it: paths looked for are kept by the
+/// chain's hash for as long as the store lives ([`PATHS_BOUND`]).
+#[derive(Debug)]
+pub struct TrustAnchors {
+    anchors: Vec<TrustAnchor<'static>>,
+    default_ca_package: bool,
+    /// SHA-256 of each user certificate: a server that shows one of these is trusted for itself,
+    /// be it an authority or not.
+    pinned: HashSet<[u8; 32]>,
+    learnt: Arc<Intermediates>,
+    paths: PathCache,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TrustAnchorsError {
+    #[error("authority {index} of the trust store is no X.509 certificate: {reason}")]
+    Certificate { index: usize, reason: String },
+}
+
+impl TrustAnchors {
+    /// `authorities` in DER; `default_ca_package`: Mozilla's list as well.
+    ///
+    /// # Errors
+    /// Names the first authority that is no certificate.
+    pub fn new(
+        authorities: &[Vec<u8>],
+        default_ca_package: bool,
+    ) -> Result<Self, TrustAnchorsError> {
+        let mut anchors = Vec::with_capacity(authorities.len());
+        let mut pinned = HashSet::new();
+        for (index, der) in authorities.iter().enumerate() {
+            let anchor = anchor_from_trusted_cert(&CertificateDer::from(der.as_slice()))
+                .map_err(|error| TrustAnchorsError::Certificate {
+                    index,
+                    reason: error.to_string(),
+                })?
+                .to_owned();
+            anchors.push(anchor);
+            pinned.insert(sha256(der));
+        }
+        let (learnt, paths) = (Arc::default(), PathCache::default());
+        Ok(Self { anchors, default_ca_package, pinned, learnt, paths })
+    }
+
+    /// With intermediates that other stores have learnt, and learning for them.
+    #[must_use]
+    pub fn learning(mut self, learnt: Arc<Intermediates>) -> Self {
+        self.learnt = learnt;
+        self
+    }
+
+    /// Judges `chain` (leaf first) for the name the client asked for. RSA keys shorter than
+    /// `minimum_rsa_bits` are weak.
+    pub fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        server_name: Option<&str>,
+        minimum_rsa_bits: usize,
+        now: UnixTime,
+    ) -> Verdict {
+        let chain = chain.get(..CHAIN_BOUND).unwrap_or(chain);
+        let Some((leaf_der, intermediates)) = chain.split_first() else {
+            return Failure::Malformed.into();
+        };
+        let Ok(leaf) = Certificate::parse(leaf_der) else { return Failure::Malformed.into() };
+        let mut verdict = Verdict::default();
+        // A time before 1970 and one after the year 292277026596 are both far from any certificate.
+        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        verdict.add_if(seconds > leaf.validity.not_after, Failure::Expired);
+        verdict.add_if(seconds < leaf.validity.not_before, Failure::NotYetValid);
+        match leaf.public_key() {
+            Ok(PublicKey::Rsa(bits)) => verdict.add_if(bits < minimum_rsa_bits, Failure::WeakKey),
+            Ok(PublicKey::Other) => {}
+            Err(_) => verdict.add(Failure::Malformed),
+        }
+        verdict.add_if(is_weak_signature(leaf.signature_algorithm), Failure::WeakSignature);
+        let Ok(end_entity) = EndEntityCert::try_from(leaf_der) else {
+            // Version 1, or contents that webpki does not read: only the store itself can vouch for
+            // it, and only its common name can be compared.
+            verdict.add_if(!self.is_pinned(leaf_der), Failure::Untrusted);
+            let names = leaf.dns_names();
+            let is_for = |asked: &str| names.iter().any(|name| name.eq_ignore_ascii_case(asked));
+            verdict.add_if(server_name.is_some_and(|asked| !is_for(asked)), Failure::NameMismatch);
+            return verdict;
+        };
+        verdict.add_if(!is_for_name(&end_entity, server_name), Failure::NameMismatch);
+        if !self.is_pinned(leaf_der) {
+            let found = self.paths.get_or_look(chain, seconds, &self.learnt, || {
+                self.path(&end_entity, &leaf, intermediates, now, seconds)
+            });
+            match found.result {
+                Ok(weakest) => verdict
+                    .add_if(weakest.is_some_and(|bits| bits < minimum_rsa_bits), Failure::WeakKey),
+                Err(failure) => {
+                    verdict.add(failure);
+                    let signed_weakly = failure == Failure::Untrusted
+                        && intermediates.iter().any(|der| is_signed_weakly(der));
+                    verdict.add_if(signed_weakly, Failure::WeakSignature);
+                }
+            }
+        }
+        verdict
+    }
+
+    /// Searches for a path so far: visits less what the cache knew.
+    pub fn searches(&self) -> u64 {
+        self.paths.searches()
+    }
+
+    /// The trust store has this very certificate.
+    fn is_pinned(&self, leaf: &CertificateDer<'_>) -> bool {
+        self.pinned.contains(&sha256(leaf))
+    }
+}
+
+/// Mozilla's list, read once per process.
+fn default_package() -> &'static [TrustAnchor<'static>] {
+    static PACKAGE: OnceLock<Vec<TrustAnchor<'static>>> = OnceLock::new();
+    PACKAGE.get_or_init(|| {
+        webpki_root_certs::TLS_SERVER_ROOT_CERTS
+            .iter()
+            .filter_map(|der| anchor_from_trusted_cert(der).ok().map(|anchor| anchor.to_owned()))
+            .collect()
+    })
+}
+
+fn is_for_name(certificate: &EndEntityCert<'_>, server_name: Option<&str>) -> bool {
+    let Some(name) = server_name else { return true };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    match ServerName::try_from(name) {
+        Ok(name) => certificate.verify_is_valid_for_subject_name(&name).is_ok(),
+        // No certificate can be for what is neither a DNS name nor an address.
+        Err(_) => false,
+    }
+}
+
+/// An intermediate whose signature nobody should believe; a root's own says nothing.
+fn is_signed_weakly(der: &[u8]) -> bool {
+    Certificate::parse(der)
+        .is_ok_and(|one| one.issuer != one.subject && is_weak_signature(one.signature_algorithm))
+}
+
+/// RSA with MD2, MD5 or SHA-1, DSA and ECDSA with SHA-1.
+fn is_weak_signature(algorithm: &[u8]) -> bool {
+    const PKCS_1: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01];
+    const ECDSA_WITH_SHA1: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x01];
+    const DSA_WITH_SHA1: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x38, 0x04, 0x03];
+    matches!(algorithm.strip_prefix(PKCS_1), Some([2..=5]))
+        || algorithm == ECDSA_WITH_SHA1
+        || algorithm == DSA_WITH_SHA1
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    out
+}

@@ -1,0 +1,150 @@
+//! The search for a path from a leaf to a trust anchor, at the time it is and at times when dates
+//! would not be in its way.
+//!
+//! For: the one failure, if any, that the path is to blame for. Fails by [`Failure`].
+
+use std::time::Duration;
+
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage};
+
+use super::cache::Found;
+use super::learnt::Intermediates;
+use super::verdict::Failure;
+use super::{TrustAnchors, default_package};
+use crate::certificate::{Certificate, PublicKey};
+
+/// Bits of the shortest RSA key among a path's intermediates; `None`: there is none.
+pub(super) type WeakestRsa = Option<usize>;
+
+impl TrustAnchors {
+    /// Looks for a path with what the server sent; where an issuer is missing, with what other
+    /// servers sent as well. What verified is learnt.
+    pub(super) fn path(
+        &self,
+        end_entity: &EndEntityCert<'_>,
+        leaf: &Certificate<'_>,
+        sent: &[CertificateDer<'_>],
+        now: UnixTime,
+        seconds: i64,
+    ) -> Found {
+        let learnt_before = self.learnt.generation();
+        let mut result = self.path_among(end_entity, leaf, sent, now, seconds);
+        let mut dates = dates_of(leaf, sent);
+        if result == Err(Failure::Untrusted) {
+            let missing = self.learnt.missing(leaf, sent);
+            if !missing.is_empty() {
+                let all: Vec<_> = sent.iter().chain(&missing).cloned().collect();
+                result = self.path_among(end_entity, leaf, &all, now, seconds);
+                dates = dates_of(leaf, &all);
+            }
+        }
+        Found { result, dates, learnt: learnt_before }
+    }
+
+    /// Now; where dates are in the way, at instants when they might not be.
+    fn path_among(
+        &self,
+        end_entity: &EndEntityCert<'_>,
+        leaf: &Certificate<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        seconds: i64,
+    ) -> Result<WeakestRsa, Failure> {
+        let error = match self.path_at(end_entity, intermediates, now, Some(&self.learnt)) {
+            Ok(weakest) => return Ok(weakest),
+            Err(error) => error,
+        };
+        let leaf_outside = seconds > leaf.validity.not_after || seconds < leaf.validity.not_before;
+        if !leaf_outside && !is_about_dates(&error) {
+            return Err(failure_of(&error));
+        }
+        // Where all of the chain is valid, if ever; then the ends of the leaf's validity, since a
+        // chain may have certificates that belong to no path.
+        let (mut from, mut until) = (leaf.validity.not_before, leaf.validity.not_after);
+        for one in intermediates.iter().filter_map(|der| Certificate::parse(der).ok()) {
+            from = from.max(one.validity.not_before);
+            until = until.min(one.validity.not_after);
+        }
+        let nearest = if from <= until { Some(seconds.clamp(from, until)) } else { None };
+        let ends = [leaf.validity.not_after, leaf.validity.not_before];
+        let mut last = error;
+        for instant in nearest.into_iter().chain(ends) {
+            let Ok(instant) = u64::try_from(instant) else { continue };
+            let instant = UnixTime::since_unix_epoch(Duration::from_secs(instant));
+            match self.path_at(end_entity, intermediates, instant, None) {
+                // The leaf's dates are in the verdict already, and are copied for the client to
+                // see; an intermediate's are not.
+                Ok(weakest) if leaf_outside => return Ok(weakest),
+                Ok(_) => return Err(Failure::IntermediateDates),
+                Err(error) => last = error,
+            }
+        }
+        Err(failure_of(&last))
+    }
+
+    fn path_at(
+        &self,
+        end_entity: &EndEntityCert<'_>,
+        intermediates: &[CertificateDer<'_>],
+        instant: UnixTime,
+        learn: Option<&Intermediates>,
+    ) -> Result<WeakestRsa, webpki::Error> {
+        let attempt = |anchors: &[TrustAnchor<'_>]| {
+            let path = end_entity.verify_for_usage(
+                ALL_VERIFICATION_ALGS,
+                anchors,
+                intermediates,
+                instant,
+                KeyUsage::server_auth(),
+                None,
+                None,
+            )?;
+            let mut weakest = None;
+            for der in path.intermediate_certificates().map(|one| one.der()) {
+                let Ok(one) = Certificate::parse(&der) else { continue };
+                if let Ok(PublicKey::Rsa(bits)) = one.public_key() {
+                    weakest = Some(weakest.map_or(bits, |least: usize| least.min(bits)));
+                }
+                if let Some(learnt) = learn {
+                    learnt.learn(one.subject, &der);
+                }
+            }
+            Ok(weakest)
+        };
+        match attempt(&self.anchors) {
+            // The package's error tells more than that the user's authorities know no such issuer.
+            Err(webpki::Error::UnknownIssuer) if self.default_ca_package => {
+                attempt(default_package())
+            }
+            Err(first) if self.default_ca_package => attempt(default_package()).map_err(|second| {
+                if matches!(second, webpki::Error::UnknownIssuer) { first } else { second }
+            }),
+            other => other,
+        }
+    }
+}
+
+/// Every second at which a certificate's validity begins, and every one after it ended.
+fn dates_of(leaf: &Certificate<'_>, others: &[CertificateDer<'_>]) -> Vec<i64> {
+    let others = others.iter().filter_map(|der| Certificate::parse(der).ok());
+    let validities = others.map(|one| one.validity).chain([leaf.validity]);
+    validities.flat_map(|one| [one.not_before, one.not_after.saturating_add(1)]).collect()
+}
+
+fn is_about_dates(error: &webpki::Error) -> bool {
+    matches!(error, webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. })
+}
+
+fn failure_of(error: &webpki::Error) -> Failure {
+    use webpki::Error as E;
+    match error {
+        E::NameConstraintViolation
+        | E::PathLenConstraintViolated
+        | E::RequiredEkuNotFoundContext(_)
+        | E::UnsupportedCriticalExtension
+        | E::EndEntityUsedAsCa => Failure::Constraint,
+        E::CertExpired { .. } | E::CertNotValidYet { .. } => Failure::IntermediateDates,
+        _ => Failure::Untrusted,
+    }
+}
