@@ -16,7 +16,7 @@ use weir_provisioning::{Provisioned, find_seed, parse, volume};
 struct NoFiles;
 
 impl Files for NoFiles {
-    fn read(&self, _path: &Path) -> io::Result<Vec<u8>> {
+    fn read(&self, _path: &Path, _bound: usize) -> io::Result<Vec<u8>> {
         Err(io::ErrorKind::NotFound.into())
     }
 }

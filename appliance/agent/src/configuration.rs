@@ -124,7 +124,9 @@ fn read_text(file: &Path) -> Result<String, Vec<LocatedError>> {
             message,
         }]
     };
-    let bytes = Disk.read(file).map_err(|error| unreadable(format!("cannot be read: {error}")))?;
+    let bytes = Disk
+        .read(file, MAX_TEXT)
+        .map_err(|error| unreadable(format!("cannot be read: {error}")))?;
     String::from_utf8(bytes).map_err(|_| unreadable("is not UTF-8 text".into()))
 }
 
@@ -153,12 +155,12 @@ fn in_section(mut error: LocatedError, layers: &[Layer<'_>]) -> LocatedError {
 struct Disk;
 
 impl Files for Disk {
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+    fn read(&self, path: &Path, bound: usize) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        let bound = MAX_TEXT as u64 + 1;
-        fs::File::open(path)?.take(bound).read_to_end(&mut bytes)?;
-        if bytes.len() > MAX_TEXT {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "over 4 MiB"));
+        fs::File::open(path)?.take(bound as u64 + 1).read_to_end(&mut bytes)?;
+        if bytes.len() > bound {
+            let message = format!("over {} MiB", bound >> 20);
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
         }
         Ok(bytes)
     }

@@ -27,7 +27,7 @@ pub struct CompiledPolicy {
     /// What outlives a generation: leaf keys (with the first client proxy), learnt intermediates.
     leaf_keys: Option<Arc<LeafKeys>>,
     learnt: Arc<Intermediates>,
-    /// As the snapshot's `profiles`.
+    /// As the snapshot's `profiles`; last, no rules at all, for sessions that a filter trusts.
     rules: Vec<Arc<RuleSet>>,
 }
 
@@ -117,9 +117,16 @@ impl CompiledPolicy {
                     .with_context(|| format!("trust store `{}`", store.name)),
             })
             .collect::<anyhow::Result<_>>()?;
+        let trusted = Profile {
+            name: "trusted".to_owned(),
+            server_policies: vec![],
+            client_policies: vec![],
+            filters: vec![],
+        };
         let rules = snapshot
             .profiles
             .iter()
+            .chain([&trusted])
             .map(|profile| {
                 let texts: Vec<RuleText> = profile
                     .filters
@@ -188,7 +195,10 @@ impl CompiledPolicy {
         Some(FlowPolicy {
             virtual_segment: &self.snapshot.virtual_segments.get(inspection.virtual_segment)?.name,
             profile,
-            rules: self.rules.get(inspection.profile)?,
+            rules: self.rules.get(match inspection.trusted {
+                true => self.snapshot.profiles.len(),
+                false => inspection.profile,
+            })?,
             proxy,
             stack: stack.as_ref(),
         })

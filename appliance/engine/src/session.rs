@@ -58,6 +58,7 @@ pub async fn run(
     drop(guard);
     match ended {
         Some(blocked) => Outcome::Blocked(blocked),
+        None if inspection.trusted => Outcome::DecryptedNotInspected(NotInspected::TrustFilter),
         None if flow.rules.is_empty() => Outcome::DecryptedNotInspected(NotInspected::NoFilters),
         None => Outcome::DecryptedAndInspected,
     }

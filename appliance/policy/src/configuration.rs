@@ -7,6 +7,7 @@
 
 mod check;
 mod device;
+mod precedence;
 mod profiles;
 mod proxies;
 mod show;

@@ -5,14 +5,24 @@
 //! says what would be right. Not for: what needs a second key to judge; see
 //! [`crate::configuration`].
 
+mod rules;
 mod scalar;
 
 use ipnet::IpNet;
 use serde::Deserialize;
 
-pub(crate) use scalar::{Domain, Name, Network, Ports, Text, Version, Vlan};
+pub(crate) use scalar::{
+    Domain, ETHER_TYPES, Name, Network, PROTOCOLS, Ports, Text, Version, Vlan,
+};
 
-use crate::snapshot::{Layer2Fallback, LinkDownSynchronisation, OverThreshold, Service, Side};
+pub(crate) use rules::{
+    BypassSection, MatchSection, QuarantineSection, ReputationSection, TrafficActionWord,
+    TrafficFilterSection,
+};
+
+use crate::snapshot::{
+    Layer2Fallback, LinkDownSynchronisation, OverThreshold, QuicAction, Service, Side,
+};
 
 /// Longest name of a proxy, policy, profile, virtual segment or filter set (SPEC P2).
 pub const MAX_NAME: usize = 128;
@@ -57,6 +67,14 @@ pub(crate) struct Document {
     pub trust_stores: Vec<TrustStoreSection>,
     #[serde(default)]
     pub filters: Vec<FilterSection>,
+    #[serde(default)]
+    pub inspection_bypass: Vec<BypassSection>,
+    #[serde(default)]
+    pub traffic_filters: Vec<TrafficFilterSection>,
+    #[serde(default)]
+    pub reputation: Vec<ReputationSection>,
+    #[serde(default)]
+    pub quarantine: QuarantineSection,
 }
 
 #[derive(Debug, Deserialize)]
@@ -149,6 +167,8 @@ pub(crate) struct ClientPolicySection {
     pub trust_store: Option<Text>,
     #[serde(default)]
     pub source_exceptions: Vec<Network>,
+    #[serde(default)]
+    pub quic: QuicAction,
 }
 
 #[derive(Debug, Deserialize)]

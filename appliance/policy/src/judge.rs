@@ -8,9 +8,8 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 
 use crate::outcome::{Blocked, Bypassed, NotDecrypted, Outcome};
-use crate::snapshot::{
-    ClientPolicy, PortRange, SegmentId, ServerPolicy, Side, Snapshot, VirtualSegment, any_or_in,
-};
+use crate::precedence::{BlockedBy, PacketFacts, Passage, TCP, evaluate};
+use crate::snapshot::{ClientPolicy, PortRange, Profile, SegmentId, ServerPolicy, Side, Snapshot};
 
 /// A held flow, as far as policy looks at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +60,8 @@ pub struct Inspection {
     /// Index into [`Snapshot::profiles`].
     pub profile: usize,
     pub policy: PolicyKind,
+    /// A traffic management filter trusts it: decrypted, but not inspected (SPEC D6).
+    pub trusted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,18 +74,37 @@ pub enum PolicyKind {
 
 /// Judges a candidate flow by its first bytes. The order, first match wins:
 ///
-/// 1. virtual segment of the client's SYN; none: bypassed;
-/// 2. server policy (it wins over a client policy, SPEC P8), else client policy, by addresses and
+/// 1. what precedes TLS inspection ([`evaluate`]): inspection bypass rules, traffic management
+///    filters, reputation, as they are for the client's packets;
+/// 2. virtual segment of the client's SYN; none: bypassed;
+/// 3. server policy (it wins over a client policy, SPEC P8), else client policy, by addresses and
 ///    detection port; none: bypassed;
-/// 3. source exceptions;
-/// 4. what is not a TLS handshake, or a malformed or oversize one: blocked on a server proxy (SPEC
+/// 4. source exceptions;
+/// 5. what is not a TLS handshake, or a malformed or oversize one: blocked on a server proxy (SPEC
 ///    T9: what its servers might still accept must not pass it by), bypassed on a client proxy;
-/// 5. domains not to decrypt (client policy);
-/// 6. no version and suite that we decrypt: bypassed;
-/// 7. take over.
+/// 6. domains not to decrypt (client policy);
+/// 7. no version and suite that we decrypt: bypassed;
+/// 8. take over.
 pub fn judge(snapshot: &Snapshot, candidate: &Candidate, first: &FirstBytes<'_>) -> Decision {
-    let Some((virtual_segment, profile, policy)) = owner(snapshot, candidate) else {
-        return Decision::Release(Outcome::Bypassed(Bypassed::NoPolicy));
+    // Quarantine comes and goes: the data plane asks it of every packet, of taken flows as well.
+    let rules = evaluate(snapshot, &candidate.facts(), |_| false);
+    let blocked = match rules.passage {
+        Passage::Bypassed(_) => return bypass(Bypassed::InspectionBypassRule),
+        Passage::Trusted | Passage::Inspected => None,
+        Passage::Blocked(BlockedBy::TrafficFilter | BlockedBy::Quic) => {
+            Some(Blocked::TrafficFilter)
+        }
+        Passage::Blocked(BlockedBy::Reputation) => Some(Blocked::Reputation),
+        Passage::Blocked(BlockedBy::Quarantine) => Some(Blocked::Quarantine),
+    };
+    if let Some(blocked) = blocked {
+        // In silence, as the data plane drops a packet of such a flow.
+        return Decision::Block { outcome: Outcome::Blocked(blocked), reset: false };
+    }
+    let Some((virtual_segment, profile, policy)) =
+        rules.virtual_segment.and_then(|index| owner(snapshot, index, candidate))
+    else {
+        return bypass(Bypassed::NoPolicy);
     };
     if policy.source_exceptions().iter().any(|network| network.contains(&candidate.client.ip())) {
         return Decision::Release(Outcome::NotDecrypted(NotDecrypted::SourceException));
@@ -113,7 +133,8 @@ pub fn judge(snapshot: &Snapshot, candidate: &Candidate, first: &FirstBytes<'_>)
     if !supported {
         return bypass(Bypassed::UnsupportedTls);
     }
-    Decision::TakeOver(Inspection { virtual_segment, profile, policy: policy.kind() })
+    let trusted = rules.passage == Passage::Trusted;
+    Decision::TakeOver(Inspection { virtual_segment, profile, policy: policy.kind(), trusted })
 }
 
 fn bypass(reason: Bypassed) -> Decision {
@@ -122,7 +143,7 @@ fn bypass(reason: Bypassed) -> Decision {
 
 /// The policy that owns a flow, with its place in the profile.
 #[derive(Clone, Copy)]
-enum Owner<'a> {
+pub(crate) enum Owner<'a> {
     Server(usize, &'a ServerPolicy),
     Client(usize, &'a ClientPolicy),
 }
@@ -143,25 +164,34 @@ impl<'a> Owner<'a> {
     }
 }
 
-/// The flow's virtual segment, profile, and server or client policy.
-fn owner<'a>(snapshot: &'a Snapshot, candidate: &Candidate) -> Option<(usize, usize, Owner<'a>)> {
-    let (index, segment) = snapshot
-        .virtual_segments
-        .iter()
-        .enumerate()
-        .find(|(_, segment)| contains(segment, candidate))?;
-    let profile = snapshot.profiles.get(segment.profile)?;
-    let port = candidate.server.port();
-    let on_port = |ports: &[PortRange]| ports.iter().any(|range| range.contains(port));
-    let server = || {
+/// The profile, and its server or client policy, of a flow of this virtual segment.
+fn owner<'a>(
+    snapshot: &'a Snapshot,
+    virtual_segment: usize,
+    candidate: &Candidate,
+) -> Option<(usize, usize, Owner<'a>)> {
+    let profile = snapshot.virtual_segments.get(virtual_segment)?.profile;
+    let policy = covering(snapshot, snapshot.profiles.get(profile)?, candidate.server)?;
+    Some((virtual_segment, profile, policy))
+}
+
+/// The policy of a profile that covers a server's address and port: a server policy before a client
+/// policy (SPEC P8).
+pub(crate) fn covering<'a>(
+    snapshot: &Snapshot,
+    profile: &'a Profile,
+    server: SocketAddr,
+) -> Option<Owner<'a>> {
+    let on_port = |ports: &[PortRange]| ports.iter().any(|range| range.contains(server.port()));
+    let serves = || {
         profile.server_policies.iter().enumerate().find(|(_, policy)| {
             snapshot.server_proxies.get(policy.server_proxy).is_some_and(|proxy| {
                 on_port(&proxy.detection_ports)
-                    && proxy.destinations.iter().any(|net| net.contains(&candidate.server.ip()))
+                    && proxy.destinations.iter().any(|net| net.contains(&server.ip()))
             })
         })
     };
-    let client = || {
+    let detects = || {
         profile.client_policies.iter().enumerate().find(|(_, policy)| {
             snapshot
                 .client_proxies
@@ -169,21 +199,27 @@ fn owner<'a>(snapshot: &'a Snapshot, candidate: &Candidate) -> Option<(usize, us
                 .is_some_and(|proxy| on_port(&proxy.detection_ports))
         })
     };
-    let server = snapshot.device.server_inspection.then(server).flatten();
-    let client = snapshot.device.client_inspection.then(client).flatten();
-    let policy = match (server, client) {
-        (Some((index, policy)), _) => Owner::Server(index, policy),
-        (None, Some((index, policy))) => Owner::Client(index, policy),
-        (None, None) => return None,
-    };
-    Some((index, segment.profile, policy))
+    if let Some((index, policy)) = snapshot.device.server_inspection.then(serves).flatten() {
+        return Some(Owner::Server(index, policy));
+    }
+    let client = snapshot.device.client_inspection.then(detects).flatten();
+    client.map(|(index, policy)| Owner::Client(index, policy))
 }
 
-fn contains(segment: &VirtualSegment, candidate: &Candidate) -> bool {
-    (segment.segments.is_empty() || segment.segments.contains(&candidate.segment))
-        && segment.from.is_none_or(|side| side == candidate.from)
-        && (segment.vlans.is_empty()
-            || candidate.vlan.is_some_and(|vlan| segment.vlans.contains(&vlan)))
-        && any_or_in(&segment.sources, candidate.client.ip())
-        && any_or_in(&segment.destinations, candidate.server.ip())
+impl Candidate {
+    /// Of the packets of its client.
+    pub fn facts(&self) -> PacketFacts {
+        let (client, server) = (self.client.ip().to_canonical(), self.server.ip().to_canonical());
+        PacketFacts {
+            segment: self.segment,
+            from: self.from,
+            ether_type: if server.is_ipv4() { 0x0800 } else { 0x86dd },
+            vlan: self.vlan,
+            protocol: TCP,
+            addresses: Some((client, server)),
+            source_port: self.client.port(),
+            destination_port: self.server.port(),
+            icmp_type: None,
+        }
+    }
 }

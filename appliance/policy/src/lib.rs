@@ -17,6 +17,7 @@ pub mod layers;
 pub mod located;
 pub mod material;
 pub mod outcome;
+pub mod precedence;
 pub mod secret;
 pub mod snapshot;
 pub mod suites;

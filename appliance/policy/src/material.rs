@@ -16,8 +16,8 @@ pub struct Material<'a> {
 
 /// Reads the files a configuration names.
 pub trait Files {
-    /// The whole file. The reader bounds its size ([`crate::located::MAX_TEXT`] serves).
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// The whole file, of at most `bound` bytes; a longer one is an error.
+    fn read(&self, path: &Path, bound: usize) -> io::Result<Vec<u8>>;
 }
 
 /// Turns PEM into what a snapshot holds; implemented by `weir-pki`.

@@ -22,6 +22,8 @@ pub enum Outcome {
 pub enum NotInspected {
     /// No filter applies to the profile's traffic.
     NoFilters,
+    /// A traffic management filter trusts the session's traffic (SPEC D6).
+    TrustFilter,
 }
 
 /// Which exception of policy kept a session from being decrypted.
@@ -34,6 +36,8 @@ pub enum NotDecrypted {
 /// Which requirement of TLS inspection a session did not meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Bypassed {
+    /// An inspection bypass rule covers the flow (SPEC D5).
+    InspectionBypassRule,
     /// No virtual segment's policy covers the flow's addresses and port.
     NoPolicy,
     /// The first bytes on a client proxy's port are not TLS.
@@ -61,6 +65,12 @@ pub enum Bypassed {
 pub enum Blocked {
     /// A filter dropped it; the rule's `sid`.
     Filter(u32),
+    /// A traffic management filter blocks its traffic (SPEC D6).
+    TrafficFilter,
+    /// The reputation of one of its ends.
+    Reputation,
+    /// One of its ends is quarantined.
+    Quarantine,
     /// Cleartext, or something else than a TLS handshake, to a server proxy (SPEC T9).
     NotTlsOnServerProxy,
     /// The server's certificate fails verification and the client proxy blocks those.
@@ -115,6 +125,7 @@ impl fmt::Display for NotInspected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoFilters => "no filters apply",
+            Self::TrustFilter => "trust filter",
         })
     }
 }
@@ -131,6 +142,7 @@ impl fmt::Display for NotDecrypted {
 impl fmt::Display for Bypassed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::InspectionBypassRule => "inspection bypass rule",
             Self::NoPolicy => "no policy covers the flow",
             Self::NotTls => "not TLS",
             Self::UnsupportedTls => "TLS version or suites not supported",
@@ -149,6 +161,9 @@ impl fmt::Display for Blocked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Filter(sid) => write!(f, "filter {sid}"),
+            Self::TrafficFilter => f.write_str("traffic management filter"),
+            Self::Reputation => f.write_str("reputation"),
+            Self::Quarantine => f.write_str("quarantine"),
             Self::NotTlsOnServerProxy => f.write_str("not TLS on a server proxy"),
             Self::InvalidCertificate => f.write_str("invalid server certificate"),
             Self::ExpiredCertificate => f.write_str("expired server certificate"),

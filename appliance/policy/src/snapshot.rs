@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub use crate::device::{
     Device, Health, Layer2Fallback, LinkDownSynchronisation, OverThreshold, Segment,
 };
+use crate::precedence::Precedence;
 use crate::secret::SecretBytes;
 use crate::suites::Allowed;
 
@@ -32,6 +33,9 @@ pub struct Snapshot {
     pub decryption_policies: Vec<DecryptionPolicy>,
     pub trust_stores: Vec<TrustStore>,
     pub filters: Vec<FilterSet>,
+    /// What a packet meets before TLS inspection (SPEC D5).
+    #[serde(default)]
+    pub precedence: Precedence,
     /// Signs what does not verify (SPEC T7); made by the agent at first boot.
     pub untrusted_authority: Option<CertifiedKey>,
 }
@@ -155,6 +159,27 @@ pub struct ClientPolicy {
     pub trust_store: usize,
     /// Clients whose sessions are never decrypted.
     pub source_exceptions: Vec<IpNet>,
+    #[serde(default)]
+    pub quic: QuicAction,
+}
+
+/// What becomes of QUIC to a client policy's port 443 (SPEC D14).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum QuicAction {
+    /// Refused, so that clients fall back to TCP, which is decrypted.
+    #[default]
+    Block,
+    Bypass,
+}
+
+impl QuicAction {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::Bypass => "bypass",
+        }
+    }
 }
 
 /// SPEC P3.
@@ -246,7 +271,7 @@ pub struct CertifiedKey {
 }
 
 /// Inclusive, `first <= last`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PortRange {
     pub first: u16,
     pub last: u16,

@@ -36,7 +36,7 @@ fn hello(name: &str) -> FirstBytes<'_> {
 }
 
 fn take_over(policy: PolicyKind) -> Decision {
-    Decision::TakeOver(Inspection { virtual_segment: 0, profile: 0, policy })
+    Decision::TakeOver(Inspection { virtual_segment: 0, profile: 0, policy, trusted: false })
 }
 
 fn bypassed(reason: Bypassed) -> Decision {

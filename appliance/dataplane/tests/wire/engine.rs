@@ -106,6 +106,7 @@ pub fn snapshot(fallback: Layer2Fallback) -> Snapshot {
                 decryption_policy: None,
                 trust_store: 0,
                 source_exceptions: vec![],
+                quic: Default::default(),
             }],
             filters: vec![],
         }],

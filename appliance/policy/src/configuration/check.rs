@@ -9,6 +9,7 @@ use super::{Configuration, DEFAULT_TRUST_STORE, MAX_DOMAINS};
 use crate::document::{DecryptionPolicySection, Document, FilterSection, Text, TrustStoreSection};
 use crate::error::{LocatedError, shown, suggestion};
 use crate::layers::{MAX_ERRORS, Path, Places, child};
+use crate::located::MAX_TEXT;
 use crate::material::Material;
 use crate::snapshot::{DecryptionPolicy, FilterSet, Snapshot, TrustStore};
 
@@ -78,6 +79,7 @@ impl<'a> Check<'a> {
             generation: 0,
             device: self.device(document),
             virtual_segments: self.virtual_segments(document, &segments),
+            precedence: self.precedence(document, &segments),
             segments,
             profiles: self.profiles(document, &names),
             server_proxies,
@@ -93,6 +95,16 @@ impl<'a> Check<'a> {
     pub(super) fn error(&mut self, path: &[String], message: impl Into<String>) {
         if self.errors.len() < MAX_ERRORS {
             self.errors.push(self.places.error(path, message.into()));
+        }
+    }
+
+    /// At a line of a file that the document names.
+    pub(super) fn error_in_file(&mut self, at: &[String], file: &str, line: u32, message: String) {
+        if self.errors.len() < MAX_ERRORS {
+            let mut error = self.places.error(at, message);
+            error.file = file.to_owned();
+            error.line = Some(line);
+            self.errors.push(error);
         }
     }
 
@@ -164,13 +176,23 @@ impl<'a> Check<'a> {
     }
 
     fn file(&mut self, path: &[String], name: &str) -> Option<Zeroizing<Vec<u8>>> {
+        self.file_up_to(path, name, MAX_TEXT)
+    }
+
+    /// The file that a key names, of at most `bound` bytes.
+    pub(super) fn file_up_to(
+        &mut self,
+        path: &[String],
+        name: &str,
+        bound: usize,
+    ) -> Option<Zeroizing<Vec<u8>>> {
         if !name.starts_with('/') {
             let message =
                 format!("is {}, which is not an absolute path like /etc/weir/x.pem", shown(name));
             self.error(path, message);
             return None;
         }
-        match self.material.files.read(FilePath::new(name)) {
+        match self.material.files.read(FilePath::new(name), bound) {
             Ok(bytes) => Some(Zeroizing::new(bytes)),
             Err(error) => {
                 self.error(path, format!("the file {name} cannot be read: {error}"));

@@ -6,6 +6,7 @@ use crate::document::{
     ClientPolicySection, Document, ProfileSection, VirtualSegmentSection, networks,
 };
 use crate::layers::child;
+use crate::precedence::MAX_VIRTUAL_SEGMENTS;
 use crate::snapshot::{
     ClientPolicy, PortRange, Profile, Segment, SegmentId, ServerPolicy, VirtualSegment,
 };
@@ -94,6 +95,7 @@ impl Check<'_> {
                     decryption_policy: decryption,
                     trust_store,
                     source_exceptions: networks(&policy.source_exceptions),
+                    quic: policy.quic,
                 }
             })
             .collect()
@@ -151,6 +153,7 @@ impl Check<'_> {
                 }
             };
         }
+        self.at_most("virtual-segments", sections.len(), MAX_VIRTUAL_SEGMENTS);
         self.same_order(sections);
         let mut ordered = Vec::new();
         for (index, section) in sections.iter().enumerate() {
@@ -196,7 +199,7 @@ impl Check<'_> {
         }
     }
 
-    fn segment_exists(&mut self, at: &[String], id: u16, segments: &[Segment]) {
+    pub(super) fn segment_exists(&mut self, at: &[String], id: u16, segments: &[Segment]) {
         if segments.is_empty() {
             if !(1..=MAX_SEGMENTS).contains(&id) {
                 self.error(at, format!("is {id}; 1 to {MAX_SEGMENTS} is expected"));

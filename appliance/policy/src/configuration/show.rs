@@ -1,6 +1,8 @@
 //! The running configuration as a document in YAML, for people: secrets are left out, certificates
 //! are told by subject and fingerprint. Not for loading it again.
 
+mod rules;
+
 use std::fmt::Write;
 
 use ipnet::IpNet;
@@ -27,6 +29,7 @@ impl Configuration {
         page.decryption_policies(snapshot);
         page.trust_stores(snapshot);
         page.filters(snapshot);
+        page.precedence(&snapshot.precedence);
         page.text
     }
 }
@@ -115,6 +118,7 @@ impl Page {
                 }
                 let exceptions = policy.source_exceptions.iter().map(IpNet::to_string);
                 self.some(5, "source-exceptions", exceptions);
+                self.pair(5, "quic", policy.quic.word());
             }
             let filters = profile.filters.iter().filter_map(|index| snapshot.filters.get(*index));
             self.some(3, "filters", filters.map(|set| quoted(&set.name)));

@@ -1,5 +1,7 @@
 //! Single values of the document, read into types that hold only what is valid.
 
+mod packet;
+
 use std::fmt;
 use std::net::IpAddr;
 
@@ -11,6 +13,8 @@ use zeroize::Zeroizing;
 use crate::error::shown;
 use crate::snapshot::{DomainPattern, PortRange};
 use crate::suites::Protocol;
+
+pub(crate) use packet::{ETHER_TYPES, EtherType, IpProtocol, PROTOCOLS, Rate};
 
 /// Any text; wiped when dropped, not printed, since it may be a private key.
 #[derive(Clone)]

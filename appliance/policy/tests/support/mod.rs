@@ -34,8 +34,15 @@ pub fn messages(errors: Vec<LocatedError>) -> Vec<String> {
 struct MadeUp;
 
 impl Files for MadeUp {
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+    fn read(&self, path: &Path, _bound: usize) -> io::Result<Vec<u8>> {
         let path = path.to_str().unwrap_or_default();
+        match path {
+            "/lists/good.txt" => {
+                return Ok(b"# a feed\n198.51.100.0/24\n\n2001:db8::1 # host\n".into());
+            }
+            "/lists/wrong.txt" => return Ok(b"192.0.2.1\n\n10.0.0.1/8\n".into()),
+            _ => {}
+        }
         match path.strip_prefix("/pki/") {
             Some(name) if name.ends_with(".pem") => Ok(name.replace(".pem", "").into_bytes()),
             Some(name) if name.ends_with(".key") => {
