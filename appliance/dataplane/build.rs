@@ -13,14 +13,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-env-changed=CLANG");
 
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
-    let status = Command::new(&clang)
-        .args(["-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Wextra", "-Werror"])
-        .args(["-I/usr/include/x86_64-linux-gnu", "-c", "bpf/weir.bpf.c", "-o"])
-        .arg(out.join("weir.bpf.o"))
-        .status()
-        .map_err(|error| format!("{clang}: {error}; ci/setup installs it"))?;
-    if !status.success() {
-        return Err(format!("{clang} did not compile bpf/weir.bpf.c").into());
+    for object in ["weir", "block"] {
+        let status = Command::new(&clang)
+            .args(["-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Wextra", "-Werror"])
+            .args(["-I/usr/include/x86_64-linux-gnu", "-c", &format!("bpf/{object}.bpf.c"), "-o"])
+            .arg(out.join(format!("{object}.bpf.o")))
+            .status()
+            .map_err(|error| format!("{clang}: {error}; ci/setup installs it"))?;
+        if !status.success() {
+            return Err(format!("{clang} did not compile bpf/{object}.bpf.c").into());
+        }
     }
 
     let names: Vec<String> = fs::read_to_string("bpf/counters.h")?
@@ -28,6 +30,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .filter_map(|line| line.strip_prefix("COUNTER(")?.split_once(',').map(|(name, _)| name))
         .map(|name| format!("{name:?}"))
         .collect();
-    fs::write(out.join("counters.rs"), format!("&[{}]", names.join(", ")))?;
+    let list = out.join("counters.rs");
+    // Never written over in place: copies of a target directory may share the file by hard links.
+    if list.exists() {
+        fs::remove_file(&list)?;
+    }
+    fs::write(list, format!("&[{}]", names.join(", ")))?;
     Ok(())
 }

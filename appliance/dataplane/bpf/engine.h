@@ -4,18 +4,31 @@
 
 #define ID_MASK ((1ULL << 56) - 1)
 
-static __always_inline int engine_dead(struct configuration *c)
+/* Whether the process of an engine lives, be it stuck. */
+static __always_inline int engine_there(__u32 number)
 {
-	__u32 zero = 0;
-	struct bpf_sock *socket = bpf_map_lookup_elem(&listener, &zero);
+	__u32 index = number % ENGINES;
+	struct engine_instance *engine = bpf_map_lookup_elem(&engines, &index);
+	if (!engine || engine->number != number)
+		return 0;
+	struct bpf_sock *socket = bpf_map_lookup_elem(&listeners, &index);
 	if (!socket)
-		return 1; /* it ended: the kernel emptied the slot */
+		return 0; /* it ended: the kernel emptied the slot */
 	bpf_sk_release(socket);
-	__u64 *beat = bpf_map_lookup_elem(&heartbeat, &zero);
-	if (!beat)
+	return 1;
+}
+
+/* Whether an engine judges nothing (any more): it ended, or says nothing. */
+static __noinline int engine_dead(struct configuration *c, __u32 number)
+{
+	__u32 index = number % ENGINES;
+	if (!c || !engine_there(number))
+		return 1;
+	struct engine_instance *engine = bpf_map_lookup_elem(&engines, &index);
+	if (!engine)
 		return 1;
 	/* A beat newer than this packet's clock reading is no old one. */
-	__s64 age = bpf_ktime_get_ns() - *(volatile __u64 *)beat;
+	__s64 age = bpf_ktime_get_ns() - *(volatile __u64 *)&engine->heartbeat;
 	return age > (__s64)c->heartbeat_timeout;
 }
 

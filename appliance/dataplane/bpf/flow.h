@@ -18,11 +18,11 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struc
 	if (!candidate(p, segment, c))
 		return TC_ACT_OK;
 	count(segment, candidate_syn);
-	if (c->forced) {
+	if (c->fallback) {
 		count(segment, fallback_passed);
 		return TC_ACT_OK;
 	}
-	if (engine_dead(c)) {
+	if (engine_dead(c, INSTANCE)) {
 		count(segment, engine_dead_passed);
 		return TC_ACT_OK;
 	}
@@ -157,9 +157,9 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 		count(segment, outside_window_passed);
 		return TC_ACT_OK;
 	}
-	if (c->forced || engine_dead(c)) {
+	if (c->fallback || engine_dead(c, INSTANCE)) {
 		if (swap(f, word, STATE_IGNORED)) {
-			if (c->forced)
+			if (c->fallback)
 				count(segment, fallback_passed);
 			else
 				count(segment, engine_dead_passed);
@@ -188,7 +188,7 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 		}
 		return server_ends_hold(p, f, word, segment);
 	}
-	if (engine_dead(c)) {
+	if (engine_dead(c, f->owner)) {
 		/* Nothing was acknowledged: the client sends it all again, and the bridge carries it. */
 		if (!swap(f, word, STATE_RELEASED))
 			goto race;
@@ -203,6 +203,12 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 	if ((word & 0xff) == STATE_HELD && !(p->flags & TCP_RST) &&
 	    (!(p->flags & TCP_ACK) || p->ack != f->end[1].isn + 1)) {
 		count(segment, client_invalid_dropped);
+		return TC_ACT_SHOT;
+	}
+	if (f->owner != INSTANCE) {
+		/* An engine that drains has its ring elsewhere. It judges by what it has, or the client
+		 * sends this again to whoever decides then. */
+		count(segment, draining_held_dropped);
 		return TC_ACT_SHOT;
 	}
 	return hold(skb, p, f, word, segment, HELD_MORE);

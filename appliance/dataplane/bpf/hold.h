@@ -11,6 +11,7 @@ static __always_inline int promote(struct packet *p, struct flow *f, __u64 word)
 {
 	if (!swap(f, word, STATE_HELD))
 		return HOLD_RACE;
+	f->owner = INSTANCE;
 	long error = bpf_map_update_elem(&flows, &p->key, f, BPF_NOEXIST);
 	if (error) {
 		swap(f, (word & ~0xffULL) | STATE_HELD, STATE_IGNORED);

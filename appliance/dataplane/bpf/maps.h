@@ -1,5 +1,5 @@
-/* The maps. Those that must outlive an engine are pinned by name; the rings, the listener and the
- * heartbeat belong to one engine and are new with each. Sizes here are replaced at load time by
+/* The maps. Those that must outlive an engine are pinned by name; the rings belong to one engine
+ * and are new with each. Sizes here are replaced at load time by
  * Options; what happens past each bound is said beside it. */
 #ifndef WEIR_MAPS_H
 #define WEIR_MAPS_H
@@ -110,21 +110,25 @@ HELD_RING(6)
 HELD_RING(7)
 const volatile __u32 rings_in_use = 1; /* 1 to MAX_RINGS, set at load time */
 
-/* Slot 0: a listening socket of the engine. The kernel takes it out when the engine ends. */
+/* At an engine's index: a listening socket of it. The kernel takes it out when the engine ends. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKMAP);
-	__uint(max_entries, 1);
+	__uint(max_entries, ENGINES);
 	__type(key, __u32);
 	__type(value, __u32);
-} listener SEC(".maps");
+	PINNED;
+} listeners SEC(".maps");
 
-/* CLOCK_MONOTONIC ns of the engine's last heartbeat. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, ENGINES);
 	__type(key, __u32);
-	__type(value, __u64);
-} heartbeat SEC(".maps");
+	__type(value, struct engine_instance);
+	PINNED;
+} engines SEC(".maps");
+
+/* The engine that these programs were loaded by; its ring is theirs. */
+const volatile __u32 INSTANCE = 0;
 
 /* A new flow entry is built here: it is too large for the stack. */
 struct {

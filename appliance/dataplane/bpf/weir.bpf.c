@@ -1,6 +1,7 @@
 /* The data plane's programs. port_ingress sees every packet that enters a segment; engine_ingress
  * sees what the engine's sockets send; state_command lets user space change a flow's state by
- * compare-and-swap, between packets and never over them.
+ * compare-and-swap, between packets and never over them; engine_query tells it whether another
+ * engine lives.
  *
  * Nothing here decides policy: a flow is held when policy might want it, and user space judges.
  * Whatever is not understood passes: the bridge forwards it. */
@@ -34,7 +35,7 @@ int port_ingress(struct __sk_buff *skb)
 		return TC_ACT_OK;
 	__u32 segment = port->segment;
 	struct segment_settings *settings = bpf_map_lookup_elem(&segments, &segment);
-	if (settings && settings->block_all && (c->forced || engine_dead(c))) {
+	if (settings && settings->block_all && (c->fallback || engine_dead(c, INSTANCE))) {
 		count(segment, fallback_dropped);
 		return TC_ACT_SHOT;
 	}
@@ -88,11 +89,19 @@ int engine_ingress(struct __sk_buff *skb)
 {
 	struct packet p = {};
 	struct tuple_key tuple = {};
-	__u32 index = skb->ifindex;
+	__u32 index = skb->ifindex, zero = 0;
 	struct port *port = bpf_map_lookup_elem(&ports, &index);
 	if (!port || port->side != SIDE_ENGINE)
 		return TC_ACT_SHOT;
 	__u32 segment = port->segment;
+	struct configuration *c = bpf_map_lookup_elem(&configuration, &zero);
+	struct segment_settings *settings = bpf_map_lookup_elem(&segments, &segment);
+	if (c && c->fallback && settings && settings->block_all) {
+		/* Taken flows are blocked with all others (SPEC D10). What the sockets of an engine that
+		 * died say is let out: it is the reset of both ends. */
+		count(segment, fallback_dropped);
+		return TC_ACT_SHOT;
+	}
 	if (parse(skb, &p, segment) != PARSE_TCP)
 		goto stray;
 	tuple_of(&p.key, &tuple);
@@ -150,6 +159,16 @@ int state_command(struct __sk_buff *skb)
 		bpf_map_delete_elem(&flows, &command.key);
 	}
 	return (found & 0xff) | COMMAND_SWAPPED;
+}
+
+/* Test packet: 14 bytes of nothing, then an engine's number. Returns whether its process lives. */
+SEC("classifier")
+int engine_query(struct __sk_buff *skb)
+{
+	__u32 number = 0;
+	if (bpf_skb_load_bytes(skb, 14, &number, sizeof(number)))
+		return 0;
+	return engine_there(number);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -46,10 +46,27 @@ _Static_assert(sizeof(struct port) == 28, "src/layout.rs has the same type");
 
 struct configuration {
 	__u64 heartbeat_timeout; /* ns */
-	__u32 forced;		 /* fallback was told */
+	__u32 fallback;		 /* causes, FALLBACK_...; 0: none */
 	__u32 half;		 /* which half of the candidate tables is in force */
+	__u32 attached;		 /* the engine whose programs were attached last */
+	__u32 reserved;
 };
-_Static_assert(sizeof(struct configuration) == 16, "src/layout.rs has the same type");
+_Static_assert(sizeof(struct configuration) == 24, "src/layout.rs has the same type");
+
+/* Why Layer-2 fallback is in force while the engine lives (SPEC D2, D10). */
+#define FALLBACK_TOLD 1
+#define FALLBACK_OVERLOADED 2
+#define FALLBACK_RECOVERING 4
+
+#define ENGINES 16 /* that can live at one time: one, and those that drain */
+
+/* At index number % ENGINES. */
+struct engine_instance {
+	__u64 heartbeat; /* CLOCK_MONOTONIC ns; of the least lively part that judges flows */
+	__u32 number;	 /* from 1, another for each engine that was started */
+	__u32 reserved;
+};
+_Static_assert(sizeof(struct engine_instance) == 16, "src/layout.rs has the same type");
 
 struct segment_settings {
 	__u32 block_all; /* layer-2-fallback: block-all */
@@ -108,7 +125,8 @@ struct flow {
 	__u8 client_low;   /* the client is end 0 of the key */
 	__u8 client_side;
 	__u8 contested; /* SYNs with different sequence numbers came, and no SYN-ACK for the last one */
-	__u8 reserved[5];
+	__u8 reserved;
+	__u32 owner; /* the engine that holds or has taken it */
 };
 _Static_assert(sizeof(struct flow) == 80, "src/layout.rs has the same type");
 

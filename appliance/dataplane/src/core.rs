@@ -24,6 +24,10 @@ pub struct Core {
     pub sockets: Vec<BTreeMap<u32, SocketPool>>,
     /// Flows held at this moment.
     pub held_now: AtomicUsize,
+    /// Flows whose ends are sockets of this process, at this moment.
+    pub taken_now: AtomicUsize,
+    /// One for each ring: when its thread turned last, CLOCK_MONOTONIC nanoseconds.
+    pub turned: Vec<AtomicU64>,
     /// One for each ring: to the thread that reads it. Unbounded, but each held flow sends three at
     /// most.
     pub finished: Vec<Sender<Finished>>,

@@ -5,13 +5,13 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap as EbpfHashMap, MapData, PerCpuArray, SockMap};
+use aya::maps::{HashMap as EbpfHashMap, MapData, PerCpuArray};
 use nix::sys::eventfd::EventFd;
 use tokio::sync::mpsc;
 use weir_policy::Snapshot;
@@ -19,6 +19,8 @@ use weir_policy::snapshot::{SegmentId, Side};
 
 use crate::core::{Core, Counts, SegmentLinks};
 use crate::held::HeldFlows;
+use crate::inheritance::Inheritance;
+use crate::instance::{self, Instance};
 use crate::layout::{COUNTERS, Port, SIDE_ENGINE};
 use crate::link::Link;
 use crate::namespace::inside;
@@ -28,7 +30,7 @@ use crate::rings::Rings;
 use crate::segment::{MAX_SEGMENT, Names};
 use crate::socket::SocketPool;
 use crate::state::StateCommand;
-use crate::tables::{self, ApplyError, Tables};
+use crate::tables::{self, ApplyError, FallbackCause, Tables};
 
 /// How a data plane is opened.
 #[derive(Clone, Debug)]
@@ -105,8 +107,6 @@ pub enum OpenError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentReport {
     pub segment: SegmentId,
-    /// Fallback was told.
-    pub fallback: bool,
     pub counters: Vec<(&'static str, u64)>,
 }
 
@@ -115,29 +115,35 @@ pub struct SegmentReport {
 pub struct Dataplane {
     core: Arc<Core>,
     tables: Mutex<Tables>,
-    heartbeat: Mutex<Array<MapData, u64>>,
+    instance: Mutex<Instance>,
+    inheritance: Mutex<Inheritance>,
     counters: PerCpuArray<MapData, u64>,
-    segments: Vec<SegmentId>,
+    options: Options,
     rings: Vec<JoinHandle<()>>,
     stop: EventFd,
-    /// The slot empties with it.
-    _listener: TcpListener,
-    _listener_slot: SockMap<MapData>,
     /// Programs stay loaded through their pins; this is for their descriptors.
-    _ebpf: Ebpf,
+    ebpf: Mutex<Ebpf>,
 }
 
 impl Dataplane {
-    /// Loads and attaches the programs, in place of an earlier engine's, and takes on its tables:
-    /// its held flows go back to the bridge, its taken ones become tombstones.
+    /// [`Self::prepare`], then [`Self::attach`].
     ///
     /// No flow is held before the first [`Self::heartbeat`]; [`Self::apply`] a snapshot before that.
     pub fn open(options: Options) -> Result<(Self, Vec<HeldFlows>), OpenError> {
+        let (dataplane, held) = Self::prepare(options)?;
+        dataplane.attach()?;
+        Ok((dataplane, held))
+    }
+
+    /// Loads the programs and takes on the tables. An earlier engine's programs stay on the ports,
+    /// and go on judging where it lives.
+    pub fn prepare(options: Options) -> Result<(Self, Vec<HeldFlows>), OpenError> {
         let first = *options.segments.first().ok_or(OpenError::NoSegments)?;
         if let Some(wrong) = options.segments.iter().find(|id| id.0 == 0 || id.0 > MAX_SEGMENT) {
             return Err(OpenError::Segment(wrong.0));
         }
         let names = &options.names;
+        let number = instance::next_number(&options.pin_directory)?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let rings = Rings::new(options.tables.rings, processors);
         let sizes: Vec<(&str, u32)> = [
@@ -148,20 +154,18 @@ impl Dataplane {
         .into_iter()
         .chain(rings.sizes())
         .collect();
-        let mut ebpf =
-            programs::load(&options.pin_directory, &sizes, rings.count.try_into().unwrap_or(1))?;
+        let rings_in_use = rings.count.try_into().unwrap_or(1);
+        let mut ebpf = programs::load(&options.pin_directory, number, &sizes, rings_in_use)?;
 
         let listener = inside(&names.engine(first), || TcpListener::bind("127.0.0.1:0"))
             .and_then(|listener| listener)
             .map_err(|error| OpenError::Namespace { path: names.engine(first), error })?;
-        let mut slot: SockMap<MapData> = tables::map(&mut ebpf, "listener")?;
-        slot.set(0, &listener, 0).map_err(|error| OpenError::Map { table: "listener", error })?;
+        let instance = Instance::claim(&mut ebpf, number, listener)?;
 
         let state = StateCommand::new(programs::descriptor(&mut ebpf, "state_command")?);
         let mut ports: EbpfHashMap<MapData, u32, Port> = tables::map(&mut ebpf, "ports")?;
-        let timeout = u64::try_from(options.heartbeat_timeout.as_nanos()).unwrap_or(u64::MAX / 2);
-        let tables = Tables::new(&mut ebpf, options.segments.clone(), timeout)?;
-        let heartbeat = tables::map(&mut ebpf, "heartbeat")?;
+        let timeout = options.heartbeat_timeout;
+        let tables = Tables::new(&mut ebpf, options.segments.clone(), number, timeout)?;
         let counters = tables::map(&mut ebpf, "counters")?;
         let flows = Arc::new(tables::map(&mut ebpf, "flows")?);
         let readers = rings.readers(options.runtimes);
@@ -171,6 +175,7 @@ impl Dataplane {
         let finished = (0..rings.count)
             .filter_map(|ring| finished.get(rings.reader(ring, readers)).cloned())
             .collect();
+        let now = monotonic_nanoseconds().map_err(|error| system("clock", error))?;
 
         // The programs find a port only by its entry, so these come before attaching.
         let links = inside(&names.wire(), || -> Result<_, OpenError> {
@@ -198,6 +203,8 @@ impl Dataplane {
             segments: links,
             sockets,
             held_now: AtomicUsize::new(0),
+            taken_now: AtomicUsize::new(0),
+            turned: (0..rings.count).map(|_| AtomicU64::new(now)).collect(),
             finished,
         });
         let (senders, held): (Vec<_>, Vec<_>) = (0..options.runtimes.max(1))
@@ -209,7 +216,7 @@ impl Dataplane {
         let stop = EventFd::new().map_err(|error| system("eventfd", error.into()))?;
         let mut readers = Vec::with_capacity(readers);
         for (share, finished) in shares.into_iter().zip(receivers) {
-            let mut thread = RingThread::new(
+            let thread = RingThread::new(
                 Arc::clone(&core),
                 share,
                 Arc::clone(&flows),
@@ -218,25 +225,10 @@ impl Dataplane {
                 options.tables.held,
                 stop_descriptor(&stop).map_err(|error| system("eventfd", error))?,
             );
-            thread.adopt().map_err(|error| system("flow table", error))?;
             readers.push(thread);
         }
 
-        inside(&names.wire(), || -> Result<(), ProgramError> {
-            for id in &options.segments {
-                for (program, interface) in [
-                    ("engine_ingress", names.engine_outer(*id)),
-                    ("port_ingress", names.port(*id, Side::A)),
-                    ("port_ingress", names.port(*id, Side::B)),
-                ] {
-                    let pins = &options.pin_directory;
-                    programs::attach(&mut ebpf, program, &interface, pins, options.attach)?;
-                }
-            }
-            Ok(())
-        })
-        .map_err(|error| OpenError::Namespace { path: names.wire(), error })??;
-
+        let inheritance = Inheritance::new(Arc::clone(&core), flows);
         let mut threads = Vec::with_capacity(readers.len());
         for reader in readers {
             let thread = std::thread::Builder::new()
@@ -248,16 +240,61 @@ impl Dataplane {
         let dataplane = Self {
             core,
             tables: Mutex::new(tables),
-            heartbeat: Mutex::new(heartbeat),
+            instance: Mutex::new(instance),
+            inheritance: Mutex::new(inheritance),
             counters,
-            segments: options.segments,
+            options,
             rings: threads,
             stop,
-            _listener: listener,
-            _listener_slot: slot,
-            _ebpf: ebpf,
+            ebpf: Mutex::new(ebpf),
         };
         Ok((dataplane, held))
+    }
+
+    /// Puts the programs on the ports, in place of an earlier engine's, which gets no new flow from
+    /// here on. Flows of engines that died are taken on: held ones go back to the bridge, taken ones
+    /// become tombstones.
+    pub fn attach(&self) -> Result<(), OpenError> {
+        let Options { names, segments, pin_directory, attach, .. } = &self.options;
+        let inherited = lock(&self.inheritance).take_on(&lock(&self.instance));
+        inherited.map_err(|error| system("flow table", error))?;
+        self.tables().attaching()?;
+        let mut ebpf = lock(&self.ebpf);
+        let ebpf = &mut *ebpf;
+        inside(&names.wire(), || -> Result<(), ProgramError> {
+            for id in segments {
+                for (program, interface) in [
+                    ("engine_ingress", names.engine_outer(*id)),
+                    ("port_ingress", names.port(*id, Side::A)),
+                    ("port_ingress", names.port(*id, Side::B)),
+                ] {
+                    programs::attach(ebpf, program, &interface, pin_directory, *attach)?;
+                }
+            }
+            Ok(())
+        })
+        .map_err(|error| OpenError::Namespace { path: names.wire(), error })??;
+        Ok(())
+    }
+
+    /// Whether a later engine's programs are on the ports: no new flow comes to this one any more.
+    pub fn superseded(&self) -> bool {
+        self.tables().superseded()
+    }
+
+    /// Flows that are this engine's to bring to an end: held, and taken.
+    pub fn flows_now(&self) -> FlowsNow {
+        FlowsNow {
+            held: self.core.held_now.load(Ordering::Relaxed),
+            held_limit: self.options.tables.held,
+            taken: self.core.taken_now.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Looks whether an engine that drained beside this one has ended, and takes on what it left.
+    /// Call it about once a second.
+    pub fn look_after_others(&self) -> io::Result<()> {
+        lock(&self.inheritance).look(&lock(&self.instance))
     }
 
     /// Puts a snapshot's candidates and fallback settings in force, in one step.
@@ -265,29 +302,36 @@ impl Dataplane {
         self.tables().apply(snapshot)
     }
 
-    /// Fallback told (SPEC D2): new flows stay on the bridge, taken ones stay with the engine;
-    /// segments with `layer-2-fallback: block-all` drop everything.
-    pub fn force_fallback(&self, on: bool) -> Result<(), ApplyError> {
-        self.tables().force_fallback(on)
+    /// Layer-2 fallback (SPEC D2, D10), for as long as one cause is on: new flows stay on the
+    /// bridge, taken ones stay with the engine; segments with `layer-2-fallback: block-all` drop
+    /// everything, taken flows included.
+    pub fn fall_back(&self, cause: FallbackCause, on: bool) -> Result<(), ApplyError> {
+        self.tables().set_fallback(cause, on)
     }
 
-    /// Says that the engine lives. Call it every 50 ms, from where flows are judged: without it new
-    /// flows stay on the bridge. Says nothing where a ring's thread has ended.
+    /// Says that everything that judges flows lives. Call it every 50 ms.
     pub fn heartbeat(&self) {
+        self.heartbeat_of(monotonic_nanoseconds().unwrap_or_default());
+    }
+
+    /// Says when the least lively part that judges flows last showed that it lives
+    /// (CLOCK_MONOTONIC, nanoseconds). Where that is too long ago, or a ring's thread is no livelier,
+    /// new flows stay on the bridge. Says nothing where such a thread has ended.
+    pub fn heartbeat_of(&self, time: u64) {
         if self.rings.iter().any(JoinHandle::is_finished) {
             return;
         }
-        let mut beat = self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = monotonic_nanoseconds().unwrap_or_default();
-        if let Err(error) = beat.set(0, now, 0) {
+        let turned = self.core.turned.iter().map(|turned| turned.load(Ordering::Relaxed));
+        let time = turned.fold(time, u64::min);
+        if let Err(error) = lock(&self.instance).beat(time) {
             tracing::warn!(error = chain(&error), "no heartbeat");
         }
     }
 
     /// Counters of every segment: the programs' own, then user space's.
     pub fn counters(&self) -> Vec<SegmentReport> {
-        let fallback = self.tables().forced();
-        self.segments
+        self.options
+            .segments
             .iter()
             .map(|segment| {
                 let first = usize::from(segment.0) * COUNTERS.len();
@@ -299,7 +343,7 @@ impl Dataplane {
                 if let Some(links) = self.core.segments.get(&u32::from(segment.0)) {
                     counters.extend(links.counts.read());
                 }
-                SegmentReport { segment: *segment, fallback, counters }
+                SegmentReport { segment: *segment, counters }
             })
             .collect()
     }
@@ -309,9 +353,28 @@ impl Dataplane {
         self.counters.get(&index, 0).map_or(0, |values| values.iter().sum())
     }
 
-    fn tables(&self) -> MutexGuard<'_, Tables> {
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether Layer-2 fallback is in force for this cause.
+    pub fn falls_back(&self, cause: FallbackCause) -> bool {
+        self.tables().fallback(cause)
     }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        lock(&self.tables)
+    }
+}
+
+/// Flows of this engine at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowsNow {
+    pub held: usize,
+    /// Flows held at one time; past it new ones are released at once.
+    pub held_limit: usize,
+    /// Flows whose ends are sockets of this process.
+    pub taken: usize,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Dataplane {

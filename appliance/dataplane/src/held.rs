@@ -252,20 +252,8 @@ impl HeldFlow {
         }
     }
 
-    /// An empty segment with the link-layer addresses, TTL and DSCP of `end`.
     pub(crate) fn segment(&self, end: &End, from: SocketAddr, to: SocketAddr) -> Segment {
-        Segment {
-            mac: end.mac,
-            ttl: end.ttl,
-            tos: end.tos & 0xfc,
-            from,
-            to,
-            sequence: 0,
-            acknowledged: 0,
-            flags: ACK,
-            window: 0,
-            timestamps: None,
-        }
+        empty_segment(end, from, to)
     }
 
     /// Decided: says what becomes of the flow's late packets.
@@ -302,6 +290,22 @@ impl Drop for HeldFlow {
         {
             tracing::warn!(%error, "held flow not given back");
         }
+    }
+}
+
+/// An empty segment with the link-layer addresses, TTL and DSCP of `end`.
+pub(crate) fn empty_segment(end: &End, from: SocketAddr, to: SocketAddr) -> Segment {
+    Segment {
+        mac: end.mac,
+        ttl: end.ttl,
+        tos: end.tos & 0xfc,
+        from,
+        to,
+        sequence: 0,
+        acknowledged: 0,
+        flags: ACK,
+        window: 0,
+        timestamps: None,
     }
 }
 

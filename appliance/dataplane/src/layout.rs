@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Grows with every change of a pinned map's type: pins of another layout are removed on open.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Names of the programs' counters, in the order of their index (made from `bpf/counters.h`).
 pub const COUNTERS: &[&str] = include!(concat!(env!("OUT_DIR"), "/counters.rs"));
@@ -55,10 +55,24 @@ pub const SIDE_ENGINE: u32 = 2;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Configuration {
     pub heartbeat_timeout: u64,
-    pub forced: u32,
+    pub fallback: u32,
     pub half: u32,
+    pub attached: u32,
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<Configuration>() == 16);
+const _: () = assert!(size_of::<Configuration>() == 24);
+
+/// Engines that can live at one time.
+pub const ENGINES: u32 = 16;
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EngineInstance {
+    pub heartbeat: u64,
+    pub number: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<EngineInstance>() == 16);
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -137,7 +151,8 @@ pub struct Flow {
     pub client_low: u8,
     pub client_side: u8,
     pub contested: u8,
-    pub reserved: [u8; 5],
+    pub reserved: u8,
+    pub owner: u32,
 }
 const _: () = assert!(size_of::<Flow>() == 80);
 
@@ -225,6 +240,8 @@ unsafe impl aya::Pod for FlowKey {}
 unsafe impl aya::Pod for Port {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Configuration {}
+// SAFETY: as above.
+unsafe impl aya::Pod for EngineInstance {}
 // SAFETY: as above.
 unsafe impl aya::Pod for SegmentSettings {}
 // SAFETY: as above.

@@ -1,12 +1,13 @@
 //! Loading, pinning and attaching the eBPF programs.
 //!
 //! For: programs that outlive an engine, and are replaced in one step by the next. Pinned maps are
-//! taken on; the rings, the listener and the heartbeat are new with each engine. Not for: what is in
-//! the maps. Fails by naming the step and what the kernel said.
+//! taken on; the rings are new with each engine. Not for: what is in the maps. Fails by naming the
+//! step and what the kernel said.
 
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, PinnedLink};
@@ -19,6 +20,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use crate::layout::LAYOUT;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
+static BLOCK_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/block.bpf.o"));
 
 /// Filter priority and handle with clsact: fixed, so that the next engine replaces the program.
 const CLSACT: (u16, u32) = (1, 1);
@@ -43,6 +45,8 @@ pub enum ProgramError {
     Program { name: &'static str, error: aya::programs::ProgramError },
     #[error("eBPF program {0} is not in the object")]
     Missing(&'static str),
+    #[error("{path}: {}", chain(.error))]
+    Pinned { path: PathBuf, error: aya::maps::MapError },
     #[error("interface {interface}: {what}")]
     Attach { interface: String, what: String },
 }
@@ -50,17 +54,26 @@ pub enum ProgramError {
 /// Table sizes and the like, by map name.
 pub type Sizes<'a> = [(&'a str, u32)];
 
-/// Loads the programs; pinned maps below `pins` are taken on, missing ones are made.
-pub fn load(pins: &Path, sizes: &Sizes<'_>, rings: u32) -> Result<Ebpf, ProgramError> {
-    let layout = layout_directory(pins)
-        .map_err(|error| ProgramError::PinDirectory { path: pins.to_owned(), error })?;
+/// Loads the programs of the engine with that number; pinned maps below `pins` are taken on,
+/// missing ones are made.
+pub fn load(
+    pins: &Path,
+    instance: u32,
+    sizes: &Sizes<'_>,
+    rings: u32,
+) -> Result<Ebpf, ProgramError> {
+    let layout = layout_directory_at(pins)?;
     let mut loader = EbpfLoader::new();
-    loader.btf(None).map_pin_path(&layout).set_global("rings_in_use", &rings, true);
+    loader.btf(None).map_pin_path(&layout).set_global("INSTANCE", &instance, true).set_global(
+        "rings_in_use",
+        &rings,
+        true,
+    );
     for (name, size) in sizes {
         loader.set_max_entries(name, *size);
     }
     let mut ebpf = loader.load(OBJECT)?;
-    for name in ["port_ingress", "engine_ingress", "state_command"] {
+    for name in ["port_ingress", "engine_ingress", "state_command", "engine_query"] {
         program(&mut ebpf, name)?.load().map_err(|error| ProgramError::Program { name, error })?;
     }
     Ok(ebpf)
@@ -74,6 +87,27 @@ pub fn descriptor(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, Progra
         name,
         error: aya::programs::ProgramError::IOError(error),
     })
+}
+
+/// Puts a program that drops everything on a port of the calling thread's namespace, until the first
+/// engine attaches its own in its place. Where an engine's is there already, that one stays.
+pub fn attach_block(interface: &str, pins: &Path, how: Attach) -> Result<(), ProgramError> {
+    let layout = layout_directory_at(pins)?;
+    let pin = layout.join(format!("link-{interface}"));
+    if pin.exists() {
+        return Ok(());
+    }
+    let mut ebpf = EbpfLoader::new().btf(None).load(BLOCK_OBJECT)?;
+    let name = "block_all";
+    program(&mut ebpf, name)?.load().map_err(|error| ProgramError::Program { name, error })?;
+    attach(&mut ebpf, name, interface, pins, how)?;
+    // The engine, which is no root, replaces the link.
+    let given = fs::metadata(pins).and_then(|owner| {
+        let (user, group) = (Some(owner.uid()), Some(owner.gid()));
+        std::os::unix::fs::chown(&layout, user, group)?;
+        if pin.exists() { std::os::unix::fs::chown(&pin, user, group) } else { Ok(()) }
+    });
+    given.map_err(|error| ProgramError::PinDirectory { path: pin, error })
 }
 
 /// Attaches a program to the ingress of an interface of the calling thread's namespace, in place of
@@ -160,6 +194,11 @@ fn program<'a>(
         .ok_or(ProgramError::Missing(name))?
         .try_into()
         .map_err(|error| ProgramError::Program { name, error })
+}
+
+pub fn layout_directory_at(pins: &Path) -> Result<PathBuf, ProgramError> {
+    layout_directory(pins)
+        .map_err(|error| ProgramError::PinDirectory { path: pins.to_owned(), error })
 }
 
 /// The directory of this layout's pins, on a bpf file system (mounted here where there is none);

@@ -22,7 +22,6 @@ use crate::frame::{Frame, FrameError};
 use crate::held::{HeldFlow, other};
 use crate::layout::{
     Flow, FlowKey, HELD_FIRST, HELD_SERVER_ENDED, HELD_SERVER_SPOKE, Held, State, id_of, read_held,
-    ring_of,
 };
 use crate::state::Swap;
 use weir_policy::snapshot::Side;
@@ -82,36 +81,12 @@ impl RingThread {
         }
     }
 
-    /// What an engine before this one left, as far as this thread's rings go: held flows go back to the bridge (their clients send
-    /// again), taken ones become tombstones (their sockets are gone; SPEC D10).
-    pub fn adopt(&mut self) -> io::Result<()> {
-        let entries: Vec<(FlowKey, Flow)> = self.flows.iter().filter_map(Result::ok).collect();
-        let now = Instant::now();
-        for (key, flow) in entries {
-            let id = id_of(flow.word);
-            let ring = ring_of(id, self.core.finished.len());
-            if self.rings.iter().all(|(number, _)| *number != ring) {
-                continue;
-            }
-            match State::of(flow.word) {
-                Some(state @ (State::Held | State::Releasing)) => {
-                    self.core.state.remove(&key, id, state)?;
-                }
-                Some(State::Taken) => {
-                    self.core.state.swap(&key, id, State::Taken, State::Tombstone)?;
-                    self.graves.push_back((now + TOMBSTONE, key, id, State::Tombstone));
-                }
-                Some(state @ (State::Tombstone | State::Blocked)) => {
-                    self.graves.push_back((now + TOMBSTONE, key, id, state));
-                }
-                Some(State::Released) | None => {}
-            }
-        }
-        Ok(())
-    }
-
     pub fn run(mut self) {
         loop {
+            let now = monotonic_nanoseconds().unwrap_or_default();
+            for turned in self.rings.iter().filter_map(|(ring, _)| self.core.turned.get(*ring)) {
+                turned.store(now, Ordering::Relaxed);
+            }
             match self.wait() {
                 Ok(true) => return,
                 Ok(false) => {}

@@ -6,6 +6,7 @@
 //! table that cannot be filled leaves the half in force as it was.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
@@ -14,7 +15,7 @@ use weir_policy::Snapshot;
 use weir_policy::snapshot::{Layer2Fallback, PortRange, Profile, SegmentId};
 
 use crate::layout::{CandidatePorts, Configuration, Destination, SegmentSettings, mapped};
-use crate::programs::chain;
+use crate::programs::{ProgramError, chain};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
@@ -22,6 +23,8 @@ pub enum ApplyError {
     Table { table: &'static str, error: MapError },
     #[error("eBPF table {0} is not in the object, or is of another type")]
     Missing(&'static str),
+    #[error(transparent)]
+    Program(ProgramError),
 }
 
 pub struct Tables {
@@ -29,16 +32,44 @@ pub struct Tables {
     segments: Array<MapData, SegmentSettings>,
     candidates: Array<MapData, CandidatePorts>,
     destinations: LpmTrie<MapData, Destination, u8>,
+    /// As this engine wrote it last.
     current: Configuration,
     own: Vec<SegmentId>,
+    /// This engine's number.
+    instance: u32,
+    /// Its programs are, or were, those on the ports.
+    attached: bool,
+}
+
+/// Why Layer-2 fallback is in force while the engine lives (SPEC D2, D10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FallbackCause {
+    /// By command; kept in the tables over engines.
+    Told,
+    Overloaded,
+    /// Healthy again, but not for long enough.
+    Recovering,
+}
+
+impl FallbackCause {
+    /// `FALLBACK_...` of bpf/weir.h.
+    fn bit(self) -> u32 {
+        match self {
+            Self::Told => 1,
+            Self::Overloaded => 2,
+            Self::Recovering => 4,
+        }
+    }
 }
 
 impl Tables {
-    /// Takes the maps out of the object. What is in force stays in force.
+    /// Takes the maps out of the object. What is in force stays in force, a fallback that was told
+    /// included.
     pub fn new(
         ebpf: &mut Ebpf,
         own: Vec<SegmentId>,
-        heartbeat_timeout_ns: u64,
+        instance: u32,
+        heartbeat_timeout: Duration,
     ) -> Result<Self, ApplyError> {
         let mut tables = Self {
             configuration: map(ebpf, "configuration")?,
@@ -47,24 +78,50 @@ impl Tables {
             destinations: map(ebpf, "destinations")?,
             current: Configuration::default(),
             own,
+            instance,
+            attached: false,
         };
-        tables.current = tables.configuration.get(&0, 0).map_err(in_table("configuration"))?;
-        tables.current.heartbeat_timeout = heartbeat_timeout_ns;
-        tables.put_in_force()?;
+        tables.current = tables.in_force()?;
+        // The other causes are of the engine that found them.
+        tables.current.fallback &= FallbackCause::Told.bit();
+        tables.current.heartbeat_timeout = nanoseconds(heartbeat_timeout);
         Ok(tables)
     }
 
-    /// Whether fallback was told.
-    pub fn forced(&self) -> bool {
-        self.current.forced != 0
+    /// Whether Layer-2 fallback is in force for this cause.
+    pub fn fallback(&self, cause: FallbackCause) -> bool {
+        self.current.fallback & cause.bit() != 0
     }
 
-    pub fn force_fallback(&mut self, on: bool) -> Result<(), ApplyError> {
-        self.current.forced = u32::from(on);
+    pub fn set_fallback(&mut self, cause: FallbackCause, on: bool) -> Result<(), ApplyError> {
+        if on {
+            self.current.fallback |= cause.bit();
+        } else {
+            self.current.fallback &= !cause.bit();
+        }
         self.put_in_force()
     }
 
+    /// This engine's programs go on the ports now: from here on the tables are its own.
+    pub fn attaching(&mut self) -> Result<(), ApplyError> {
+        self.attached = true;
+        self.current.attached = self.instance;
+        self.write()
+    }
+
+    /// Whether another engine's programs took the place of this one's.
+    pub fn superseded(&self) -> bool {
+        self.attached && self.in_force().is_ok_and(|now| now.attached != self.instance)
+    }
+
+    /// Does nothing once another engine has its programs on the ports: the tables are that one's.
     pub fn apply(&mut self, snapshot: &Snapshot) -> Result<(), ApplyError> {
+        if self.superseded() {
+            return Ok(());
+        }
+        // An engine that is about to be superseded may have changed it.
+        self.current.half = self.in_force()?.half;
+        self.current.heartbeat_timeout = nanoseconds(snapshot.device.health.heartbeat_timeout);
         for id in &self.own {
             let block = snapshot
                 .segments
@@ -109,8 +166,24 @@ impl Tables {
     }
 
     fn put_in_force(&mut self) -> Result<(), ApplyError> {
+        if self.superseded() { Ok(()) } else { self.write() }
+    }
+
+    fn write(&mut self) -> Result<(), ApplyError> {
+        if !self.attached {
+            // Whose programs are on the ports is not for this engine to say yet.
+            self.current.attached = self.in_force()?.attached;
+        }
         self.configuration.set(0, self.current, 0).map_err(in_table("configuration"))
     }
+
+    fn in_force(&self) -> Result<Configuration, ApplyError> {
+        self.configuration.get(&0, 0).map_err(in_table("configuration"))
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2)
 }
 
 /// The detection ports of every proxy that a virtual segment of this segment leads to.

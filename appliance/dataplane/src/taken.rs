@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use socket2::{SockRef, Socket};
@@ -47,8 +48,16 @@ pub struct FlowGuard {
     id: u64,
 }
 
+impl FlowGuard {
+    fn new(core: &Arc<Core>, key: FlowKey, id: u64) -> Self {
+        core.taken_now.fetch_add(1, Ordering::Relaxed);
+        Self { core: Arc::clone(core), key, id }
+    }
+}
+
 impl Drop for FlowGuard {
     fn drop(&mut self) {
+        self.core.taken_now.fetch_sub(1, Ordering::Relaxed);
         let swap = self.core.state.swap(&self.key, self.id, State::Taken, State::Tombstone);
         if let Err(error) = swap {
             tracing::warn!(%error, "flow's entry stays as taken");
@@ -80,7 +89,7 @@ impl HeldFlow {
             }
         };
         // From here on the flow is ours: it cannot be released any more.
-        let guard = FlowGuard { core: Arc::clone(&self.core), key: self.key, id: self.id };
+        let guard = FlowGuard::new(&self.core, self.key, self.id);
         if let Err(error) = speak(&client).and_then(|()| speak(&server)) {
             // Before the guard is dropped: the flow is no held one that could be given back.
             self.finish(Disposition::Taken);

@@ -9,14 +9,15 @@ use std::path::Path;
 use std::process::Child;
 use std::time::Duration;
 
+use aya::maps::{HashMap, Map, MapData};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use weir_dataplane::Attach;
 use weir_dataplane::namespace::inside;
 use weir_dataplane::segment::Names;
+use weir_dataplane::{Attach, Dataplane, FallbackCause, Options};
 use weir_policy::snapshot::Layer2Fallback;
 use wire::engine::{Does, Engine, judge_all, snapshot};
-use wire::{CLIENT, ENGINE_VARIABLE, SERVER, Wire};
+use wire::{CLIENT, ENGINE_VARIABLE, SEGMENT, SERVER, Wire};
 
 /// Not a test: the engine that the tests kill and stop.
 #[test]
@@ -193,12 +194,12 @@ fn forced_fallback_leaves_new_flows_and_keeps_taken_ones() {
     let listener = wire.listen();
     let (mut client, mut server) = wire.pair(&listener);
     says(&mut client, &mut server);
-    engine.dataplane.force_fallback(true).unwrap();
+    engine.dataplane.fall_back(FallbackCause::Told, true).unwrap();
     talks(&wire, &listener);
     says(&mut client, &mut server);
     assert_eq!(engine.counter("flow_taken_over"), 1);
-    assert!(engine.dataplane.counters()[0].fallback);
-    engine.dataplane.force_fallback(false).unwrap();
+    assert!(engine.dataplane.falls_back(FallbackCause::Told));
+    engine.dataplane.fall_back(FallbackCause::Told, false).unwrap();
     talks(&wire, &listener);
     engine.wait_for("flow_taken_over", 2);
 }
@@ -211,20 +212,13 @@ fn block_all_fallback_drops_everything_when_told_and_when_the_engine_is_gone() {
     let judge = judge_all(held, 1, Does::Release);
     let listener = wire.listen();
     talks(&wire, &listener);
-    let refuses = || {
-        inside(&wire.client, || {
-            let address = listener.local_addr().unwrap();
-            TcpStream::connect_timeout(&address, Duration::from_millis(500)).is_err()
-        })
-        .unwrap()
-    };
-    engine.dataplane.force_fallback(true).unwrap();
-    assert!(refuses());
-    engine.dataplane.force_fallback(false).unwrap();
+    engine.dataplane.fall_back(FallbackCause::Told, true).unwrap();
+    assert!(refuses(&wire, &listener));
+    engine.dataplane.fall_back(FallbackCause::Told, false).unwrap();
     talks(&wire, &listener);
     drop(engine);
     judge.join().unwrap();
-    assert!(refuses());
+    assert!(refuses(&wire, &listener));
 }
 
 #[test]
@@ -235,4 +229,213 @@ fn what_is_no_candidate_crosses_an_engine_at_work() {
     wire.crosses("fd77::1", "fd77::2");
     assert_eq!(engine.counter("candidate_syn"), 0);
     assert!(engine.counter("encapsulated_passed") > 0);
+}
+
+#[test]
+fn a_planned_restart_lets_the_old_engine_keep_its_flows_beside_the_new_one() {
+    let wire = Wire::new();
+    let mut old = wire.engine_process("take-over");
+    let listener = wire.listen();
+    let (mut client, mut server) = wire.pair(&listener);
+    says(&mut client, &mut server);
+
+    let (engine, held) = wire.engine(Attach::Auto);
+    let _judge = judge_all(held, 1, Does::TakeOver);
+    says(&mut client, &mut server);
+    let (mut new_client, mut new_server) = wire.pair(&listener);
+    says(&mut new_client, &mut new_server);
+    engine.wait_for("flow_taken_over", 1);
+    assert!(!engine.dataplane.superseded());
+    engine.dataplane.look_after_others().unwrap();
+    says(&mut client, &mut server);
+
+    signal(&old, Signal::SIGKILL);
+    old.wait().unwrap();
+    assert_eq!(client.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(server.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(states(&wire, State::Taken), 1 + 1, "the new one's, and what the old one left");
+    engine.dataplane.look_after_others().unwrap();
+    assert_eq!(states(&wire, State::Taken), 1);
+}
+
+#[test]
+fn an_engine_knows_that_it_has_a_successor_and_leaves_the_tables_to_it() {
+    let wire = Wire::new();
+    let (old, _held) = wire.engine(Attach::Auto);
+    assert!(!old.dataplane.superseded());
+    let options = Options::new(wire.names.clone(), vec![SEGMENT], wire.pins.clone());
+    let (new, _held_by_new) = Dataplane::prepare(options).unwrap();
+    assert!(!old.dataplane.superseded(), "until the programs are on the ports");
+    new.apply(&snapshot(Layer2Fallback::PermitAll)).unwrap();
+    new.attach().unwrap();
+    assert!(old.dataplane.superseded());
+    assert!(!new.superseded());
+    old.dataplane.fall_back(FallbackCause::Told, true).unwrap();
+    old.dataplane.apply(&weir_policy::Snapshot::default()).unwrap();
+    let listener = wire.listen();
+    for _ in 0..20 {
+        new.heartbeat();
+        let _pair = wire.pair(&listener);
+    }
+    let counted = |name: &str| {
+        let report = new.counters();
+        report[0].counters.iter().find(|(found, _)| *found == name).unwrap().1
+    };
+    assert_eq!(counted("fallback_passed"), 0);
+    assert_eq!(counted("candidate_syn"), 20, "the new one's policy is in force");
+}
+
+#[test]
+fn a_flow_that_the_old_engine_holds_is_judged_by_it() {
+    let wire = Wire::new();
+    let mut old = wire.engine_process("hold");
+    let listener = wire.listen();
+    let (mut client, mut server) = wire.pair(&listener);
+    client.write_all(b"hel").unwrap();
+    let (engine, held) = wire.engine(Attach::Auto);
+    let _judge = judge_all(held, 1, Does::TakeOver);
+    client.write_all(b"lo").unwrap();
+    engine.wait_for("draining_held_dropped", 1);
+    server.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert_eq!(server.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    // It never decided, and dies: nothing of the flow was said to either end.
+    signal(&old, Signal::SIGKILL);
+    old.wait().unwrap();
+    server.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut bytes = [0; 5];
+    server.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"hello");
+    says(&mut client, &mut server);
+}
+
+#[test]
+fn both_ends_are_reset_where_an_engine_dies_amid_a_takeover() {
+    let wire = Wire::new();
+    let mut old = wire.engine_process("hold");
+    let listener = wire.listen();
+    let (mut client, mut server) = wire.pair(&listener);
+    client.write_all(b"hello").unwrap();
+    wait_for(|| states(&wire, State::Held) == 1);
+    signal(&old, Signal::SIGKILL);
+    old.wait().unwrap();
+    // As it is between the change of state and the sockets' first word: those were silent, so
+    // neither end heard of their end.
+    let mut flows = flows(&wire);
+    let (key, mut flow) = flows.iter().next().unwrap().unwrap();
+    flow[0] = State::Taken as u8;
+    flows.insert(key, flow, 0).unwrap();
+
+    let (_engine, _held) = wire.engine(Attach::Auto);
+    assert_eq!(client.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(server.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(states(&wire, State::Tombstone), 1);
+}
+
+#[test]
+fn told_fallback_is_kept_over_engines_and_other_causes_are_not() {
+    let wire = Wire::new();
+    let listener = wire.listen();
+    let (first, _held) = wire.engine(Attach::Auto);
+    first.dataplane.fall_back(FallbackCause::Told, true).unwrap();
+    first.dataplane.fall_back(FallbackCause::Overloaded, true).unwrap();
+    drop(first);
+    let (second, held) = wire.engine(Attach::Auto);
+    let _judge = judge_all(held, 1, Does::TakeOver);
+    assert!(second.dataplane.falls_back(FallbackCause::Told));
+    assert!(!second.dataplane.falls_back(FallbackCause::Overloaded));
+    talks(&wire, &listener);
+    assert_eq!(second.counter("flow_held"), 0);
+    second.dataplane.fall_back(FallbackCause::Told, false).unwrap();
+    talks(&wire, &listener);
+    second.wait_for("flow_taken_over", 1);
+}
+
+#[test]
+fn a_block_all_segment_blocks_from_its_making_until_an_engine_is_there_and_after_it_died() {
+    for attach in [Attach::Auto, Attach::Clsact] {
+        let wire = Wire::new();
+        let listener = wire.listen();
+        inside(&wire.names.wire(), || {
+            for port in ["1A", "1B"] {
+                weir_dataplane::attach_block(port, &wire.pins, attach).unwrap();
+            }
+        })
+        .unwrap();
+        assert!(refuses(&wire, &listener));
+
+        let options = Options {
+            attach,
+            ..Options::new(wire.names.clone(), vec![SEGMENT], wire.pins.clone())
+        };
+        let (dataplane, _held) = Dataplane::prepare(options).unwrap();
+        assert!(refuses(&wire, &listener), "before it has a policy");
+        dataplane.apply(&snapshot(Layer2Fallback::BlockAll)).unwrap();
+        dataplane.attach().unwrap();
+        assert!(refuses(&wire, &listener), "before its first heartbeat");
+        for _ in 0..5 {
+            dataplane.heartbeat();
+            let _pair = wire.pair(&listener);
+        }
+        drop(dataplane);
+        assert!(refuses(&wire, &listener));
+    }
+}
+
+#[test]
+fn taken_flows_stay_with_the_engine_in_block_all_fallback_and_are_blocked() {
+    let wire = Wire::new();
+    let (engine, held) = wire.engine(Attach::Auto);
+    engine.dataplane.apply(&snapshot(Layer2Fallback::BlockAll)).unwrap();
+    let _judge = judge_all(held, 1, Does::TakeOver);
+    let listener = wire.listen();
+    let (mut client, mut server) = wire.pair(&listener);
+    says(&mut client, &mut server);
+    engine.dataplane.fall_back(FallbackCause::Overloaded, true).unwrap();
+    client.write_all(b"later").unwrap();
+    server.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    assert_eq!(server.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    engine.dataplane.fall_back(FallbackCause::Overloaded, false).unwrap();
+    server.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut bytes = [0; 5];
+    server.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"later");
+    says(&mut client, &mut server);
+    assert_eq!(engine.dataplane.flows_now().taken, 1);
+}
+
+fn refuses(wire: &Wire, listener: &TcpListener) -> bool {
+    inside(&wire.client, || {
+        let address = listener.local_addr().unwrap();
+        TcpStream::connect_timeout(&address, Duration::from_millis(500)).is_err()
+    })
+    .unwrap()
+}
+
+/// States of bpf/weir.h.
+#[derive(Clone, Copy)]
+enum State {
+    Held = 3,
+    Taken = 6,
+    Tombstone = 7,
+}
+
+/// The pinned flow table, as bytes: keys of 60, values of 80, whose first byte is the state.
+fn flows(wire: &Wire) -> HashMap<MapData, [u8; 60], [u8; 80]> {
+    let layout = std::fs::read_dir(&wire.pins).unwrap().next().unwrap().unwrap();
+    let data = MapData::from_pin(layout.path().join("flows")).unwrap();
+    HashMap::try_from(Map::HashMap(data)).unwrap()
+}
+
+fn states(wire: &Wire, state: State) -> usize {
+    flows(wire).iter().filter(|entry| entry.as_ref().unwrap().1[0] == state as u8).count()
+}
+
+fn wait_for(condition: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if condition() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("it did not come about");
 }

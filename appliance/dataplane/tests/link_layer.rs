@@ -57,5 +57,21 @@ fn lldp_lacp_and_802_1x_cross_and_pause_does_not() {
     ] {
         assert!(crosses(&wire, destination, ethernet_type), "{name} does not cross");
     }
+    // The sender's own source address: a bridge that learns keeps the frame on its side.
+    assert!(crosses(&wire, "02aa00000001", "88b5"), "the bridge learns addresses");
     assert!(!crosses(&wire, "0180c2000001", "8808"), "the kernel never forwards PAUSE");
+}
+
+#[test]
+fn a_segment_learns_no_address_and_neither_snoops_nor_speaks_stp() {
+    let wire = Wire::new();
+    wire.crosses(wire::CLIENT, wire::SERVER);
+    let namespace = wire.names.wire();
+    let known = wire.run(&namespace, "bridge fdb show br seg1");
+    assert!(!known.contains("02:aa:00:00:00:01"), "{known}");
+    assert!(!known.contains("02:bb:00:00:00:02"), "{known}");
+    let bridge = wire.run(&namespace, "ip -d link show seg1");
+    for setting in ["stp_state 0", "mcast_snooping 0", "group_fwd_mask 0xfff8"] {
+        assert!(bridge.contains(setting), "{setting} is not in {bridge}");
+    }
 }

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 use weir_api::engine::{Counters, FromEngine, SegmentCounters, ToEngine};
 use weir_api::frame;
-use weir_dataplane::Dataplane;
+use weir_dataplane::{Dataplane, FallbackCause};
 use weir_policy::Snapshot;
 use weir_policy::snapshot::SegmentId;
 
@@ -137,7 +137,7 @@ fn apply(link: &Link, message: ToEngine) -> Option<FromEngine> {
             })
         }
         ToEngine::ForceFallback(on) => {
-            match link.dataplane.force_fallback(on) {
+            match link.dataplane.fall_back(FallbackCause::Told, on) {
                 Ok(()) => info!(on, "Layer-2 fallback by command"),
                 Err(error) => warn!(on, %error, "Layer-2 fallback by command failed"),
             }
@@ -176,7 +176,7 @@ fn counters(link: &Link, started: Instant) -> Counters {
             .into_iter()
             .map(|report| SegmentCounters {
                 segment: report.segment,
-                fallback: report.fallback,
+                fallback: link.dataplane.falls_back(FallbackCause::Told),
                 counters: report.counters.into_iter().map(|(n, v)| (n.to_owned(), v)).collect(),
             })
             .collect(),
