@@ -17,7 +17,7 @@ use weir_policy::outcome::{Blocked, NotInspected, Outcome};
 use weir_policy::{Inspection, snapshot::ClientProxy};
 use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
-use weir_tls::{Action, Alert, LeafKind, LegKey, Negotiated, TlsLeg, TrustAnchors};
+use weir_tls::{Action, Alert, LeafKind, LegKey, Negotiated, TlsLeg, TrustAnchors, Verdict};
 
 use crate::compiled::{CompiledPolicy, FlowPolicy, Proxy};
 use crate::counters::{Totals, increment};
@@ -81,7 +81,7 @@ async fn handshakes(
     };
     let offered = application_protocols(hello);
     let server_tls = stack
-        .server_leg(hello.server_name.as_deref(), record.server.ip(), offered)
+        .server_leg(hello.server_name.as_deref(), record.server, offered)
         .map_err(|error| {
             debug!(session = record.id, %error, "server leg not made");
             Blocked::ServerHandshakeFailed
@@ -109,9 +109,12 @@ async fn handshakes(
     }
     let negotiated = server.tls.negotiated();
     record.server_leg = negotiated.as_ref().map(leg_record);
+    if negotiated.as_ref().is_some_and(|negotiated| negotiated.resumed) {
+        increment(&totals.resumed_with_server);
+    }
 
-    let key = match certificate(server.tls.as_ref(), hello, flow, record, totals) {
-        Ok(key) => key,
+    let (key, verdict) = match certificate(server.tls.as_ref(), hello, flow, record, totals) {
+        Ok(shown) => shown,
         Err(refusal) => {
             if !refusal.reset_client {
                 send_alert(&client, refusal.alert);
@@ -119,10 +122,11 @@ async fn handshakes(
             return Err(refusal.blocked);
         }
     };
-    let client_tls = stack.client_leg(&key, negotiated.and_then(|n| n.alpn)).map_err(|error| {
-        debug!(session = record.id, %error, "client leg not made");
-        Blocked::ClientHandshakeFailed
-    })?;
+    let client_tls =
+        stack.client_leg(&key, verdict, negotiated.and_then(|n| n.alpn)).map_err(|error| {
+            debug!(session = record.id, %error, "client leg not made");
+            Blocked::ClientHandshakeFailed
+        })?;
     let mut client = Leg::new(client, client_tls);
     if let Err(fault) = in_time(client.handshake(received)).await {
         increment(&totals.client_handshake_failures);
@@ -133,7 +137,11 @@ async fn handshakes(
         }
         return Err(Blocked::ClientHandshakeFailed);
     }
-    record.client_leg = client.tls.negotiated().as_ref().map(leg_record);
+    let negotiated = client.tls.negotiated();
+    record.client_leg = negotiated.as_ref().map(leg_record);
+    if negotiated.is_some_and(|negotiated| negotiated.resumed) {
+        increment(&totals.resumed_with_client);
+    }
     Ok((client, server))
 }
 
@@ -144,17 +152,19 @@ struct Refusal {
     reset_client: bool,
 }
 
-/// The certificate the client is shown: the server's own, or a forged one.
+/// The certificate the client is shown: the server's own, or a forged one; and the verdict on what
+/// the server showed, where it matters.
 fn certificate(
     server: &dyn TlsLeg,
     hello: &ClientHello,
     flow: &FlowPolicy<'_>,
     record: &mut SessionRecord,
     totals: &Totals,
-) -> Result<Arc<LegKey>, Refusal> {
+) -> Result<(Arc<LegKey>, Verdict), Refusal> {
     match &flow.proxy {
         Proxy::Server { certificates, .. } => {
-            Ok(Arc::clone(certificates.choose(hello.server_name.as_deref())))
+            let key = certificates.choose(hello.server_name.as_deref());
+            Ok((Arc::clone(key), Verdict::default()))
         }
         Proxy::Client { proxy, forger, anchors, .. } => {
             forged(server, hello, proxy, forger, anchors, record, totals)
@@ -170,7 +180,7 @@ fn forged(
     anchors: &TrustAnchors,
     record: &mut SessionRecord,
     totals: &Totals,
-) -> Result<Arc<LegKey>, Refusal> {
+) -> Result<(Arc<LegKey>, Verdict), Refusal> {
     let refusal =
         |blocked, alert| Refusal { blocked, alert, reset_client: proxy.reset_client_on_block };
     let chain = server.peer_chain().unwrap_or_default();
@@ -192,12 +202,12 @@ fn forged(
         return Err(refusal(Blocked::ClientHandshakeFailed, Alert::HANDSHAKE_FAILURE));
     };
     let leaf = chain.first().map(|leaf| leaf.as_ref()).unwrap_or_default();
-    forger.forge(leaf, signer, kind).inspect(|_| increment(&totals.certificates_asked)).map_err(
-        |error| {
-            debug!(session = record.id, %error, "certificate not forged");
-            refusal(Blocked::InvalidCertificate, Alert::BAD_CERTIFICATE)
-        },
-    )
+    let key = forger.forge(leaf, signer, kind).map_err(|error| {
+        debug!(session = record.id, %error, "certificate not forged");
+        refusal(Blocked::InvalidCertificate, Alert::BAD_CERTIFICATE)
+    })?;
+    increment(&totals.certificates_asked);
+    Ok((key, verdict))
 }
 
 /// What is offered to the server: the client's protocols less HTTP/2 (downgrade to HTTP/1.1; the

@@ -91,7 +91,7 @@ pub struct Negotiated {
     pub version: Version,
     pub suite: Suite,
     pub group: Option<Group>,
-    /// Of the server's handshake signature.
+    /// Of the server's handshake signature; a resumed session has none.
     pub signature: Option<SignatureScheme>,
     pub alpn: Option<Vec<u8>>,
     pub resumed: bool,

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use common::{authority, authority_params, leaf, leaf_with, pair, plain, pump};
@@ -17,9 +17,9 @@ use weir_policy::suites::{Allowed, Protocol, Stack, TABLE};
 use weir_tls::hello::{Field, HelloError};
 use weir_tls::leg::{Fault, PLAIN_BOUND, WIRE_BOUND};
 use weir_tls::names::{Group, SignatureScheme, Version};
-use weir_tls::{Alert, LegError, LegKey, ModernStack, Peek, PlainState, TlsLeg, peek};
+use weir_tls::{Alert, LegError, LegKey, ModernStack, Peek, PlainState, TlsLeg, Verdict, peek};
 
-const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 443);
 
 fn stack() -> ModernStack {
     ModernStack::new().unwrap()
@@ -35,7 +35,8 @@ fn joined(key: &LegKey) -> (Box<dyn TlsLeg>, Box<dyn TlsLeg>) {
     let stack = stack();
     let mut server_leg =
         stack.server_leg(Some("www.example.org"), ADDRESS, vec![b"http/1.1".to_vec()]).unwrap();
-    let mut client_leg = stack.client_leg(key, Some(b"http/1.1".to_vec())).unwrap();
+    let mut client_leg =
+        stack.client_leg(key, Verdict::default(), Some(b"http/1.1".to_vec())).unwrap();
     assert!(server_leg.handshaking() && server_leg.wants_write());
     assert_eq!(server_leg.negotiated(), None);
     pump(server_leg.as_mut(), client_leg.as_mut(), 1400).unwrap();
@@ -107,7 +108,7 @@ fn plaintext_crosses_both_ways_and_closes_by_halves() {
 fn plaintext_written_during_the_handshake_arrives() {
     let stack = stack();
     let mut server_leg = stack.server_leg(None, ADDRESS, Vec::new()).unwrap();
-    let mut client_leg = stack.client_leg(&test_key(), None).unwrap();
+    let mut client_leg = stack.client_leg(&test_key(), Verdict::default(), None).unwrap();
     assert_eq!(server_leg.write_plain(b"early"), 5);
     pump(server_leg.as_mut(), client_leg.as_mut(), 4096).unwrap();
     assert_eq!(plain(client_leg.as_mut()), b"early");
@@ -175,7 +176,8 @@ fn client_is_offered_what_the_server_picked_or_nothing() {
         let stack = stack();
         let offered = offered.iter().map(|name| name.to_vec()).collect();
         let mut client = stack.server_leg(Some("www.example.org"), ADDRESS, offered).unwrap();
-        let mut client_leg = stack.client_leg(&key, picked.map(<[u8]>::to_vec)).unwrap();
+        let mut client_leg =
+            stack.client_leg(&key, Verdict::default(), picked.map(<[u8]>::to_vec)).unwrap();
         pump(client.as_mut(), client_leg.as_mut(), 9999).map(|()| client.negotiated().unwrap().alpn)
     };
     let both: &[&[u8]] = &[b"h2", b"http/1.1"];
@@ -249,7 +251,7 @@ fn supported_says_what_the_handshake_will_say() {
                 while client.wants_write() {
                     client.write_tls(&mut hello).unwrap();
                 }
-                let mut leg = stack.client_leg(&key, None).unwrap();
+                let mut leg = stack.client_leg(&key, Verdict::default(), None).unwrap();
                 let answered = leg.read_wire(&hello).is_ok();
                 let Peek::Hello(parsed) = peek(&hello) else {
                     // Pure ML-KEM cannot serve TLS 1.2: such a client sends an empty list.
@@ -302,7 +304,7 @@ fn legs_negotiate_within_what_is_allowed() {
                     everything.server_leg(Some("www.example.org"), ADDRESS, Vec::new()).unwrap();
                 peer.write_wire(&mut hello);
                 let Peek::Hello(parsed) = peek(&hello) else { panic!() };
-                let mut client_leg = bounded.client_leg(key, None).unwrap();
+                let mut client_leg = bounded.client_leg(key, Verdict::default(), None).unwrap();
                 let answered = client_leg.read_wire(&hello).is_ok();
                 let supported = parsed.supported_with(key.kind(), &allowed);
                 assert_eq!(answered, supported, "{line:?} {key:?}");
@@ -510,7 +512,7 @@ proptest! {
         input.extend_from_slice(&bytes);
         let key = test_key();
         let legs = [
-            stack().client_leg(&key, None).unwrap(),
+            stack().client_leg(&key, Verdict::default(), None).unwrap(),
             stack().server_leg(Some("www.example.org"), ADDRESS, Vec::new()).unwrap(),
         ];
         for mut leg in legs {
@@ -528,7 +530,7 @@ proptest! {
         let stack = stack();
         let mut server_leg =
             stack.server_leg(Some("www.example.org"), ADDRESS, Vec::new()).unwrap();
-        let mut client_leg = stack.client_leg(&key, None).unwrap();
+        let mut client_leg = stack.client_leg(&key, Verdict::default(), None).unwrap();
         let mut wire = Vec::new();
         server_leg.write_wire(&mut wire);
         client_leg.read_wire(&wire).unwrap();

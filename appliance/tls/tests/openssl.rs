@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::{authority, leaf, leaf_keys, leaf_with, write};
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
 use weir_policy::snapshot::CertifiedKey;
-use weir_tls::{Alert, LegError, LegKey, ModernStack, Negotiated, TlsLeg};
+use weir_tls::{Alert, LegError, LegKey, ModernStack, Negotiated, TlsLeg, Verdict};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -93,7 +93,7 @@ fn with_server(
     let mut socket = TcpStream::connect((LOOPBACK, port)).unwrap();
     let mut leg = ModernStack::new()
         .unwrap()
-        .server_leg(Some("www.example.org"), LOOPBACK, vec![b"http/1.1".to_vec()])
+        .server_leg(Some("www.example.org"), (LOOPBACK, port).into(), vec![b"http/1.1".to_vec()])
         .unwrap();
     let result = run(leg.as_mut(), &mut socket, |leg| !leg.handshaking());
     (result, leg, socket, process, directory)
@@ -166,7 +166,10 @@ fn with_client(
     let mut input = process.0.stdin.take().unwrap();
     input.write_all(b"hello from openssl\n").unwrap();
     let (mut socket, _) = listener.accept().unwrap();
-    let mut leg = ModernStack::new().unwrap().client_leg(key, alpn.map(<[u8]>::to_vec)).unwrap();
+    let mut leg = ModernStack::new()
+        .unwrap()
+        .client_leg(key, Verdict::default(), alpn.map(<[u8]>::to_vec))
+        .unwrap();
     let mut heard = Vec::new();
     let result = run(leg.as_mut(), &mut socket, |leg| {
         leg.read_plain(&mut heard);

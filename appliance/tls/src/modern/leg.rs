@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustls::{AlertDescription, CertificateError, Connection, Error, HandshakeKind};
 use rustls_pki_types::CertificateDer;
 
-use super::witness::Observed;
+use super::witness::{Observed, observing};
 use crate::alert::Alert;
 use crate::leg::{Fault, LegError, Negotiated, PLAIN_BOUND, PlainState, TlsLeg, WIRE_BOUND};
 use crate::names::{Group, Suite, Version};
@@ -43,7 +43,7 @@ impl ModernLeg {
                 .connection
                 .read_tls(&mut wire)
                 .map_err(|error| LegError::Internal(error.to_string()))?;
-            let processed = self.connection.process_new_packets();
+            let processed = observing(&self.observed, || self.connection.process_new_packets());
             // Also what came before an error.
             self.drain();
             self.peer_closed = processed.map_err(|error| explain(&error))?.peer_has_closed();
@@ -132,6 +132,7 @@ impl TlsLeg for ModernLeg {
         if self.handshaking() {
             return None;
         }
+        let resumed = self.connection.handshake_kind() == Some(HandshakeKind::Resumed);
         Some(Negotiated {
             version: Version(self.connection.protocol_version()?.into()),
             suite: Suite(self.connection.negotiated_cipher_suite()?.suite().into()),
@@ -139,9 +140,9 @@ impl TlsLeg for ModernLeg {
                 .connection
                 .negotiated_key_exchange_group()
                 .map(|group| Group(group.name().into())),
-            signature: self.observed.signature(),
+            signature: if resumed { None } else { self.observed.signature() },
             alpn: self.connection.alpn_protocol().map(<[u8]>::to_vec),
-            resumed: self.connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            resumed,
         })
     }
 

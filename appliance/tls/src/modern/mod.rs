@@ -2,41 +2,45 @@
 //!
 //! For: both legs of a session whose hello [`ClientHello::supported`] is true for, on rustls with
 //! aws-lc's primitives, X25519MLKEM768 first (SPEC T12). Not for: anything older. Weir never
-//! accepts early data, never renegotiates, and resumes nothing yet: a resumed session must be bound
-//! to the policy's generation and the certificate's verdict first.
+//! accepts early data and never renegotiates. Sessions are resumed on both legs, each bound to the
+//! stack's lifetime (one proxy of one policy generation) and more; see [`resumption`].
 //! Fails by [`LegError`]; [`ModernStack::new`] only if the provider itself is broken.
 //!
 //! [`ClientHello::supported`]: crate::ClientHello::supported
 
 mod leg;
+mod resumption;
 mod support;
 mod witness;
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
-use rustls::crypto::CryptoProvider;
-use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::server::NoServerSessionStorage;
+use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
+use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 use rustls_pki_types::{DnsName, ServerName};
 use weir_policy::suites::{Allowed, Protocol};
 
 use self::leg::ModernLeg;
-use self::witness::{Presented, Witness};
+pub use self::resumption::SERVERS_BOUND;
+use self::resumption::{BoundTickets, ServerSessions, SessionsOf};
+use self::witness::{Observed, Presented, Witness};
 use crate::key::LegKey;
 use crate::leg::{LegError, TlsLeg};
+use crate::verify::Verdict;
 
 /// What the modern legs of one proxy share. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ModernStack {
-    provider: Arc<CryptoProvider>,
-    /// Copied for every server leg, with the leg's own witness.
+    /// Copied for every server leg, with the sessions of its server.
     client: ClientConfig,
+    sessions: Arc<ServerSessions>,
     /// Copied for every client leg, with the leg's own key and ALPN.
     server: ServerConfig,
+    tickets: Arc<dyn ProducesTickets>,
 }
 
 impl ModernStack {
@@ -85,13 +89,14 @@ impl ModernStack {
             .with_cert_resolver(Arc::new(Presented::nothing()));
         // The default is a cache of its own in every configuration (31 KiB).
         server.session_storage = Arc::new(NoServerSessionStorage {});
-        server.send_tls13_tickets = 0;
         server.max_early_data_size = 0;
-        Ok(Some(Self { provider, client, server }))
+        let tickets = Ticketer::new().map_err(internal)?;
+        Ok(Some(Self { client, sessions: Arc::default(), server, tickets }))
     }
 
     /// The leg to a server, with its ClientHello waiting to be written.
     ///
+    /// A session with the server at this address under this name is resumed where there is one.
     /// `server_name` is the client's own, sent on as it is but for a trailing dot (RFC
     /// 6066 section 3 has none); none is sent where the client sent none or
     /// where it is no DNS name. `alpn` is what to offer, in order; empty: no such extension.
@@ -103,22 +108,26 @@ impl ModernStack {
     pub fn server_leg(
         &self,
         server_name: Option<&str>,
-        address: IpAddr,
+        address: SocketAddr,
         alpn: Vec<Vec<u8>>,
     ) -> Result<Box<dyn TlsLeg>, LegError> {
         let name = server_name
             .and_then(|name| DnsName::try_from(name.to_owned()).ok())
-            .map_or(ServerName::IpAddress(address.into()), ServerName::DnsName);
-        let witness = Arc::new(Witness::new(self.provider.clone()));
+            .map_or(ServerName::IpAddress(address.ip().into()), ServerName::DnsName);
+        let observed = Arc::<Observed>::default();
+        let sessions = self.sessions.clone();
+        let sessions = SessionsOf::new(sessions, address, server_name, observed.clone());
         let mut config = self.client.clone();
-        config.dangerous().set_certificate_verifier(witness.clone());
-        config.client_auth_cert_resolver = witness.clone();
+        config.resumption = Resumption::store(Arc::new(sessions));
         let connection = ClientConnection::new_with_alpn(Arc::new(config), name, alpn)
             .map_err(|error| LegError::Internal(error.to_string()))?;
-        Ok(Box::new(ModernLeg::new(connection.into(), witness.observed())))
+        Ok(Box::new(ModernLeg::new(connection.into(), observed)))
     }
 
     /// The leg to a client, waiting for its ClientHello: feed the bytes held so far.
+    ///
+    /// A session is resumed only with the same certificate and the same `verdict` on the server's
+    /// (none: the default).
     ///
     /// `alpn` is the protocol that the server leg negotiated: it is the only one offered. `None`:
     /// the client's list is ignored (an offer without overlap would be a fatal alert, RFC 7301
@@ -129,11 +138,14 @@ impl ModernStack {
     pub fn client_leg(
         &self,
         key: &LegKey,
+        verdict: Verdict,
         alpn: Option<Vec<u8>>,
     ) -> Result<Box<dyn TlsLeg>, LegError> {
         let presented = Arc::new(Presented::new(key));
         let mut config = self.server.clone();
         config.cert_resolver = presented.clone();
+        let tickets = BoundTickets::new(self.tickets.clone(), key, verdict);
+        config.ticketer = Arc::new(tickets);
         config.alpn_protocols = alpn.into_iter().collect();
         let connection = ServerConnection::new(Arc::new(config))
             .map_err(|error| LegError::Internal(error.to_string()))?;

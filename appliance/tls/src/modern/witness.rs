@@ -1,7 +1,12 @@
 //! What rustls tells only through its call-backs, kept for one leg each.
+//!
+//! Server legs of one stack share one verifier, since rustls resumes a session only under the very
+//! verifier it was made under. Which leg a call-back is about is told by the thread: rustls makes
+//! them inside [`observing`], which names the leg.
 
+use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::Relaxed};
 
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -12,6 +17,7 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, PeerMisbehaved, Sig
 use rustls_pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use webpki::RawPublicKeyEntity;
 
+use super::resumption::LONGEST_CHAIN;
 use crate::certificate::Certificate;
 use crate::key::LegKey;
 use crate::names;
@@ -22,9 +28,33 @@ pub(super) struct Observed {
     /// Zero: none yet. There is no signature scheme of that number.
     signature: AtomicU16,
     client_certificate_requested: AtomicBool,
+    /// Bytes of the certificates that the server sent; 0 where it resumed.
+    chain: AtomicUsize,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<Observed>>> = const { RefCell::new(None) };
+}
+
+/// Runs `act`, in which rustls may call back about the leg of `observed`.
+pub(super) fn observing<T>(observed: &Arc<Observed>, act: impl FnOnce() -> T) -> T {
+    let outer = CURRENT.replace(Some(observed.clone()));
+    let done = act();
+    CURRENT.set(outer);
+    done
+}
+
+fn note(act: impl FnOnce(&Observed)) {
+    CURRENT.with_borrow(|current| current.as_deref().map(act));
 }
 
 impl Observed {
+    /// Sessions are not kept of a server that wants to see a client certificate, nor of one whose
+    /// chain is too long to be kept.
+    pub(super) fn session_may_be_kept(&self) -> bool {
+        !self.client_certificate_requested() && self.chain.load(Relaxed) <= LONGEST_CHAIN
+    }
+
     pub(super) fn signature(&self) -> Option<names::SignatureScheme> {
         let code = self.signature.load(Relaxed);
         (code != 0).then_some(names::SignatureScheme(code))
@@ -35,20 +65,15 @@ impl Observed {
     }
 }
 
-/// A server leg's verifier: accepts every certificate, verifies every handshake signature.
+/// Server legs' verifier: accepts every certificate, verifies every handshake signature.
 #[derive(Debug)]
 pub(super) struct Witness {
     provider: Arc<CryptoProvider>,
-    observed: Arc<Observed>,
 }
 
 impl Witness {
     pub(super) fn new(provider: Arc<CryptoProvider>) -> Self {
-        Self { provider, observed: Arc::default() }
-    }
-
-    pub(super) fn observed(&self) -> Arc<Observed> {
-        self.observed.clone()
+        Self { provider }
     }
 
     /// Verifies by the raw public key: webpki's certificate parser refuses those of version 1 and
@@ -75,7 +100,7 @@ impl Witness {
             .iter()
             .any(|algorithm| key.verify_signature(*algorithm, message, signed.signature()).is_ok())
         {
-            self.observed.signature.store(signed.scheme.into(), Relaxed);
+            note(|observed| observed.signature.store(signed.scheme.into(), Relaxed));
             Ok(HandshakeSignatureValid::assertion())
         } else {
             Err(CertificateError::BadSignature.into())
@@ -86,12 +111,14 @@ impl Witness {
 impl ServerCertVerifier for Witness {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
         _: &ServerName<'_>,
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        let length = others.iter().fold(leaf.len(), |sum, der| sum.saturating_add(der.len()));
+        note(|observed| observed.chain.store(length, Relaxed));
         Ok(ServerCertVerified::assertion())
     }
 
@@ -129,7 +156,7 @@ impl ServerCertVerifier for Witness {
 
 impl ResolvesClientCert for Witness {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.observed.client_certificate_requested.store(true, Relaxed);
+        note(|observed| observed.client_certificate_requested.store(true, Relaxed));
         None
     }
 

@@ -102,6 +102,11 @@ impl Verdict {
         Failure::ALL.into_iter().filter(move |failure| verdict.has(*failure))
     }
 
+    /// Equal for equal verdicts only.
+    pub(crate) fn bits(self) -> u16 {
+        self.0
+    }
+
     pub(super) fn add(&mut self, failure: Failure) {
         self.0 |= failure as u16;
     }
