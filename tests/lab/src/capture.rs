@@ -1,5 +1,7 @@
 //! Captures by tcpdump on an end's interface, and the frames of one connection in them.
 
+mod layers;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -13,6 +15,8 @@ use crate::ends::INTERFACE;
 use crate::namespace::Namespace;
 use crate::process::{Process, shown};
 use crate::run::Run;
+
+pub use layers::{Around, Layers};
 
 /// A running capture.
 pub struct Capture {
@@ -107,6 +111,12 @@ pub fn connection(path: &Path, port: u16) -> Result<(BTreeSet<Ends>, usize)> {
         }
     }
     Ok((seen, frames))
+}
+
+/// The distinct headers of all TCP frames of a capture.
+pub fn layers(path: &Path) -> Result<BTreeSet<Layers>> {
+    let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(frames_of(&bytes)?.into_iter().filter_map(Layers::parse).collect())
 }
 
 /// Frames of a classic pcap file of this machine's byte order, link type Ethernet.

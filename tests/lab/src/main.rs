@@ -36,6 +36,9 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// As the first process of the machine of ends (tests of tunnels); nothing else.
+    #[command(hide = true)]
+    Ends,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -57,7 +60,13 @@ fn main() -> ExitCode {
         eprintln!("weir-lab: {error:#}");
         return ExitCode::FAILURE;
     }
-    let Command::Demo { wire, firmware, keep } = Arguments::parse().command;
+    let (wire, firmware, keep) = match Arguments::parse().command {
+        Command::Demo { wire, firmware, keep } => (wire, firmware, keep),
+        Command::Ends => {
+            let ended = weir_lab::tunnels::inside::run();
+            return if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+    };
     let firmware = match firmware {
         FirmwareKind::Seabios => Firmware::SeaBios,
         FirmwareKind::Ovmf => Firmware::Ovmf,

@@ -19,11 +19,17 @@ pub struct Namespace {
 impl Namespace {
     /// Makes the namespace, its loopback up, without IPv6 (whose own chatter would be in captures).
     pub fn create(name: String) -> Result<Self> {
+        let namespace = Self::create_with_ipv6(name)?;
+        namespace.sysctl("net.ipv6.conf.all.disable_ipv6=1")?;
+        namespace.sysctl("net.ipv6.conf.default.disable_ipv6=1")?;
+        Ok(namespace)
+    }
+
+    /// The same with IPv6 as the kernel has it.
+    pub fn create_with_ipv6(name: String) -> Result<Self> {
         ip(&["netns", "add", &name])?;
         let namespace = Self { name };
         ip(&["-n", &namespace.name, "link", "set", "lo", "up"])?;
-        namespace.sysctl("net.ipv6.conf.all.disable_ipv6=1")?;
-        namespace.sysctl("net.ipv6.conf.default.disable_ipv6=1")?;
         Ok(namespace)
     }
 

@@ -7,7 +7,7 @@
 mod attach;
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,7 +20,7 @@ use nix::sys::signal::Signal;
 
 use super::serial::{Listener, Serial};
 use super::tap::{self, Frames};
-use super::{Wire, repository, seed};
+use super::{Wire, accelerator, repository, seed};
 use crate::document;
 use crate::ends::{Ends, INTERFACE};
 use crate::process::{Process, shown};
@@ -38,6 +38,18 @@ pub enum Firmware {
     SeaBios,
     Ovmf,
 }
+
+/// What the appliance's ports 1A and 1B are plugged into.
+pub enum Ports {
+    /// Taps with virtio headers.
+    Taps([File; 2]),
+    /// Links to another QEMU that listens on these Unix sockets: plain frames of up to `mtu`. All
+    /// frames are captured in `1a.pcap` and `1b.pcap` of the run, heads only.
+    Links { sockets: [PathBuf; 2], mtu: u32 },
+}
+
+/// How much of a frame is captured on a link.
+const CAPTURED: usize = 160;
 
 /// A running appliance.
 pub struct Machine {
@@ -61,23 +73,32 @@ impl Machine {
 
     /// Boots the image with `user_data`, up to [`READY`].
     pub fn boot(ends: &mut Ends, firmware: Firmware, user_data: &str) -> Result<Self> {
-        let run = ends.run.clone();
-        let image = image()?;
-        let iso = seed::iso(&run, user_data)?;
         let taps = [
             tap::open_in(&ends.client, INTERFACE, Frames::Offloaded)?,
             tap::open_in(&ends.server, INTERFACE, Frames::Offloaded)?,
         ];
         ends.connect()?;
+        Self::power_on(&ends.run, firmware, user_data, Ports::Taps(taps))
+    }
 
+    /// The same between any ends.
+    pub fn power_on(
+        run: &Arc<Run>,
+        firmware: Firmware,
+        user_data: &str,
+        ports: Ports,
+    ) -> Result<Self> {
+        let run = run.clone();
+        let image = image()?;
+        let iso = seed::iso(&run, user_data)?;
         let socket = run.path("serial.sock");
         let listener = Listener::bind(&socket, run.path("serial.log"))?;
-        let mut command = qemu(&run, firmware, &image, &iso, &socket, &taps)?;
+        let mut command = qemu(&run, firmware, &image, &iso, &socket, &ports)?;
         let shown = shown(&command);
         std::fs::write(run.path("qemu-command"), &shown)?;
         let started = Instant::now();
         let mut qemu = Process::start("qemu", &mut command, &run.path("qemu.log"))?;
-        drop(taps);
+        drop(ports);
         let serial = match listener.accept(Duration::from_secs(20)) {
             Ok(serial) => serial,
             Err(error) => {
@@ -207,10 +228,9 @@ fn qemu(
     image: &Path,
     iso: &Path,
     serial: &Path,
-    taps: &[File; 2],
+    ports: &Ports,
 ) -> Result<Command> {
-    let accelerator = std::env::var("WEIR_TEST_ACCEL").unwrap_or("tcg,thread=multi".to_owned());
-    let cpu = if accelerator.starts_with("tcg") { "max" } else { "host" };
+    let (accelerator, cpu) = accelerator();
     let mut command = Command::new("qemu-system-x86_64");
     command.args(["-name", "weir", "-nodefaults", "-no-user-config", "-display", "none"]);
     command.args(["-no-reboot", "-accel", &accelerator, "-cpu", cpu, "-smp", "2", "-m", "4096"]);
@@ -237,20 +257,45 @@ fn qemu(
         "-drive",
         &format!("if=ide,media=cdrom,format=raw,readonly=on,file={}", iso.display()),
     ]);
+    let mut dumps = Vec::new();
     // The order is the appliance's order of ports: management, 1A, 1B.
     command.args(["-netdev", "user,id=management,restrict=on"]);
     command.args(["-device", "virtio-net-pci,netdev=management,mac=52:54:00:00:00:01"]);
-    for (port, tap) in ["1a", "1b"].iter().zip(taps) {
-        command.args(["-netdev", &format!("tap,id=port{port},fd={}", tap.as_raw_fd())]);
+    for (number, port) in ["1a", "1b"].into_iter().enumerate() {
+        let (netdev, more) = match ports {
+            Ports::Taps(taps) => {
+                (format!("tap,id=port{port},fd={}", taps[number].as_raw_fd()), String::new())
+            }
+            Ports::Links { sockets, mtu } => {
+                let path = sockets[number].display();
+                let file = run.path(&format!("{port}.pcap"));
+                let dump = format!("filter-dump,id=dump{port},netdev=port{port},maxlen={CAPTURED}");
+                let netdev =
+                    format!("stream,id=port{port},server=off,addr.type=unix,addr.path={path}");
+                dumps.push(format!("{dump},file={}", file.display()));
+                (netdev, format!(",host_mtu={mtu}"))
+            }
+        };
+        command.args(["-netdev", &netdev]);
         command.args([
             "-device",
-            &format!("virtio-net-pci,netdev=port{port},mac=52:54:00:00:00:{port}"),
+            &format!("virtio-net-pci,netdev=port{port},mac=52:54:00:00:00:{port}{more}"),
         ]);
     }
-    let descriptors = [taps[0].as_raw_fd(), taps[1].as_raw_fd()];
+    for dump in dumps {
+        command.args(["-object", &dump]);
+    }
+    if let Ports::Taps(taps) = ports {
+        inherit(&mut command, [taps[0].as_raw_fd(), taps[1].as_raw_fd()]);
+    }
+    Ok(command)
+}
+
+/// Lets the command's process have descriptors that the caller keeps open until it was started.
+fn inherit(command: &mut Command, descriptors: [RawFd; 2]) {
     // SAFETY: between fork and exec only fcntl(2) is called, which is async-signal-safe; the
-    // descriptors are open, as `taps` outlives the spawn. There is no safe way to let a child
-    // inherit chosen descriptors without letting all children inherit them.
+    // descriptors are open, as the caller's taps outlive the spawn. There is no safe way to let a
+    // child inherit chosen descriptors without letting all children inherit them.
     unsafe {
         command.pre_exec(move || {
             for descriptor in descriptors {
@@ -260,7 +305,6 @@ fn qemu(
             Ok(())
         });
     }
-    Ok(command)
 }
 
 impl Drop for Machine {

@@ -33,3 +33,10 @@ pub fn repository() -> PathBuf {
         None => PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")),
     }
 }
+
+/// QEMU's accelerator and processor: TCG unless `WEIR_TEST_ACCEL` names another accelerator.
+pub fn accelerator() -> (String, &'static str) {
+    let accelerator = std::env::var("WEIR_TEST_ACCEL").unwrap_or("tcg,thread=multi".to_owned());
+    let cpu = if accelerator.starts_with("tcg") { "max" } else { "host" };
+    (accelerator, cpu)
+}

@@ -90,6 +90,14 @@ impl Serial {
         }
     }
 
+    /// The rest of the line that [`Serial::expect`] stopped in.
+    pub fn line(&mut self, limit: Duration) -> Result<String> {
+        let from = self.from;
+        self.expect(&["\n"], limit)?;
+        let line = self.text.text.get(from..self.from).unwrap_or_default();
+        Ok(line.trim_end().to_owned())
+    }
+
     /// Waits until the line is quiet and `whole` says that its unread text is; that text, which is
     /// then read.
     pub fn settle(&mut self, whole: impl Fn(&str) -> bool, limit: Duration) -> Result<String> {
