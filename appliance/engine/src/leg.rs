@@ -41,7 +41,6 @@ impl Leg {
     /// Drives the handshake to its end. `received` is fed first.
     pub async fn handshake(&mut self, received: &[u8]) -> Result<(), LegFault> {
         let mut fed = if received.is_empty() { Ok(()) } else { self.tls.read_wire(received) };
-        let mut buffer = [0; 4096];
         loop {
             self.collect();
             self.flush_all().await?;
@@ -50,15 +49,19 @@ impl Leg {
                 return Ok(());
             }
             self.stream.readable().await?;
-            fed = match self.stream.try_read(&mut buffer) {
-                Ok(0) => return Err(LegFault::Closed),
-                Ok(read) => match buffer.get(..read) {
-                    Some(bytes) => self.tls.read_wire(bytes),
-                    None => Ok(()),
-                },
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-                Err(error) => return Err(error.into()),
-            };
+            fed = self.receive()?;
+        }
+    }
+
+    /// Feeds what TCP has now. The buffer is not kept across an await, where it would be part of
+    /// every session's task for as long as that lives.
+    fn receive(&mut self) -> Result<Result<(), LegError>, LegFault> {
+        let mut buffer = [0; 4096];
+        match self.stream.try_read(&mut buffer) {
+            Ok(0) => Err(LegFault::Closed),
+            Ok(read) => Ok(buffer.get(..read).map_or(Ok(()), |bytes| self.tls.read_wire(bytes))),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Ok(())),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! A rustls connection of either role as a [`TlsLeg`].
 
-use std::io::{BufRead, Write};
+use std::cell::RefCell;
+use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
 
 use rustls::{AlertDescription, CertificateError, Connection, Error, HandshakeKind};
@@ -11,12 +12,45 @@ use crate::alert::Alert;
 use crate::leg::{Fault, LegError, Negotiated, PLAIN_BOUND, PlainState, TlsLeg, WIRE_BOUND};
 use crate::names::{Group, Suite, Version};
 
+thread_local! {
+    /// A buffer for plaintext that no leg of this thread is using: between two reads a leg has none.
+    static SPARE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Capacity past which a buffer is freed instead.
+const SPARE_BOUND: usize = 4 * PLAIN_BOUND;
+
+/// What rustls makes room for when it has nothing.
+const SMALL_RECORD: usize = 4096;
+
+/// A source that never has anything.
+struct NothingYet;
+
+impl Read for NothingYet {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+fn give_back(mut buffer: Vec<u8>) {
+    buffer.clear();
+    if buffer.capacity() <= SPARE_BOUND {
+        SPARE.with_borrow_mut(|spare| {
+            if spare.capacity() < buffer.capacity() {
+                *spare = buffer;
+            }
+        });
+    }
+}
+
 pub(super) struct ModernLeg {
     connection: Connection,
     observed: Arc<Observed>,
     /// Decrypted, not yet read: at most [`PLAIN_BOUND`], the input of one call and two records.
     plain: Vec<u8>,
     failed: Option<LegError>,
+    /// Wire bytes since the last [`Self::shrink`] that did something.
+    fed: usize,
     /// We sent close_notify.
     closing: bool,
     /// The peer did.
@@ -31,6 +65,7 @@ impl ModernLeg {
             observed,
             plain: Vec::new(),
             failed: None,
+            fed: 0,
             closing: false,
             peer_closed: false,
         }
@@ -54,11 +89,25 @@ impl ModernLeg {
         Ok(())
     }
 
+    /// rustls keeps the room of the longest record until the next read, which on an idle session may
+    /// be hours away; an attempt to read makes it keep 4 KiB.
+    fn shrink(&mut self, fed: usize) {
+        self.fed = self.fed.saturating_add(fed);
+        if self.fed > SMALL_RECORD && !self.peer_closed {
+            self.fed = 0;
+            // Its error is the one that NothingYet makes.
+            let _ = self.connection.read_tls(&mut NothingYet);
+        }
+    }
+
     fn drain(&mut self) {
         let mut reader = self.connection.reader();
         while let Ok(chunk) = reader.fill_buf() {
             if chunk.is_empty() {
                 break;
+            }
+            if self.plain.capacity() == 0 {
+                self.plain = SPARE.take();
             }
             self.plain.extend_from_slice(chunk);
             let length = chunk.len();
@@ -75,7 +124,9 @@ impl TlsLeg for ModernLeg {
         if self.plain.len() > PLAIN_BOUND {
             return Err(LegError::Overfed);
         }
-        self.process(wire).inspect_err(|error| self.failed = Some(error.clone()))
+        self.process(wire).inspect_err(|error| self.failed = Some(error.clone()))?;
+        self.shrink(wire.len());
+        Ok(())
     }
 
     fn wants_read(&self) -> bool {
@@ -97,12 +148,16 @@ impl TlsLeg for ModernLeg {
     }
 
     fn read_plain(&mut self, out: &mut Vec<u8>) -> PlainState {
-        if out.is_empty() {
-            // The caller's buffer becomes the next one to fill: no copy.
-            std::mem::swap(out, &mut self.plain);
+        let mut plain = std::mem::take(&mut self.plain);
+        if plain.is_empty() {
+            // Nothing came, and a leg that has read all has no buffer.
+        } else if out.is_empty() {
+            // No copy: the caller's buffer is the next one to fill.
+            std::mem::swap(out, &mut plain);
         } else {
-            out.append(&mut self.plain);
+            out.append(&mut plain);
         }
+        give_back(plain);
         if self.peer_closed() { PlainState::Closed } else { PlainState::Open }
     }
 
