@@ -74,7 +74,7 @@ fn curl_hello_is_read() {
 fn rustls_hello_with_post_quantum_key_share_is_read() {
     let mut wire = Vec::new();
     let stack = crate::ModernStack::new().unwrap();
-    let address = "192.0.2.1".parse().unwrap();
+    let address = "192.0.2.1:443".parse().unwrap();
     let alpn = vec![b"http/1.1".to_vec()];
     let mut leg = stack.server_leg(Some("pq.example"), address, alpn.clone()).unwrap();
     leg.write_wire(&mut wire);
