@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-env-changed=CLANG");
 
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
-    for object in ["weir", "block"] {
+    for object in ["weir", "block", "stray"] {
         let status = Command::new(&clang)
             .args(["-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Wextra", "-Werror"])
             .args(["-I/usr/include/x86_64-linux-gnu", "-c", &format!("bpf/{object}.bpf.c"), "-o"])

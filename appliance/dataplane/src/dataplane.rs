@@ -30,6 +30,7 @@ use crate::rings::Rings;
 use crate::segment::{MAX_SEGMENT, Names};
 use crate::socket::SocketPool;
 use crate::state::StateCommand;
+use crate::stray::StrayRefusal;
 use crate::tables::{self, ApplyError, FallbackCause, Tables};
 
 /// How a data plane is opened.
@@ -123,6 +124,7 @@ pub struct Dataplane {
     stop: EventFd,
     /// Programs stay loaded through their pins; this is for their descriptors.
     ebpf: Mutex<Ebpf>,
+    _refusals: Vec<StrayRefusal>,
 }
 
 impl Dataplane {
@@ -228,6 +230,10 @@ impl Dataplane {
             readers.push(thread);
         }
 
+        let refusals: Result<Vec<_>, _> =
+            options.segments.iter().map(|id| StrayRefusal::start(&names.engine(*id))).collect();
+        let refusals = refusals?;
+
         let inheritance = Inheritance::new(Arc::clone(&core), flows);
         let mut threads = Vec::with_capacity(readers.len());
         for reader in readers {
@@ -247,6 +253,7 @@ impl Dataplane {
             rings: threads,
             stop,
             ebpf: Mutex::new(ebpf),
+            _refusals: refusals,
         };
         Ok((dataplane, held))
     }

@@ -23,6 +23,7 @@ mod ring;
 mod rings;
 mod socket;
 mod state;
+mod stray;
 mod tables;
 mod taken;
 

@@ -17,7 +17,7 @@ use weir_dataplane::segment::Names;
 use weir_dataplane::{Attach, Dataplane, FallbackCause, Options};
 use weir_policy::snapshot::Layer2Fallback;
 use wire::engine::{Does, Engine, judge_all, snapshot};
-use wire::{CLIENT, ENGINE_VARIABLE, SEGMENT, SERVER, Wire};
+use wire::{CLIENT, ENGINE_VARIABLE, SEGMENT, SERVER, Wire, ip};
 
 /// Not a test: the engine that the tests kill and stop.
 #[test]
@@ -71,6 +71,25 @@ fn killed_engine_resets_taken_flows_and_new_flows_cross() {
     for _ in 0..5 {
         talks(&wire, &listener);
     }
+}
+
+/// The first RST met a link that was down: what the end sends later is answered by the next engine.
+#[test]
+fn an_end_that_missed_its_engines_reset_gets_another() {
+    let wire = Wire::new();
+    let mut engine = wire.engine_process("take-over");
+    let listener = wire.listen();
+    let (mut client, mut server) = wire.pair(&listener);
+    says(&mut client, &mut server);
+    let port = |state| ip(&format!("-n {} link set 1A {state}", wire.name("wire")));
+    port("down");
+    signal(&engine, Signal::SIGKILL);
+    engine.wait().unwrap();
+    assert_eq!(server.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    port("up");
+    let (_engine, _held) = wire.engine(Attach::Auto);
+    client.write_all(b"more").unwrap();
+    assert_eq!(client.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
 #[test]
