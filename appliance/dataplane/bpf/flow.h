@@ -169,6 +169,62 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 	return hold(skb, p, f, word, segment, HELD_FIRST);
 }
 
+/* Whether a packet of the server acknowledges all bytes that were judged. A RST says nothing: a server
+ * may answer one wrong segment with it and keep the connection. */
+static __always_inline int acknowledges_judged(struct packet *p, struct flow *f)
+{
+	__u32 acknowledged = p->ack - (f->end[0].isn + 1);
+	return (p->flags & (TCP_ACK | TCP_SYN | TCP_RST)) == TCP_ACK && (__s32)acknowledged >= 0 &&
+	       acknowledged >= f->judged;
+}
+
+/* The release is final (SPEC D15): the flow is the bridge's alone. User space need not be woken. */
+static __always_inline void end_watch(struct packet *p, struct flow *f, __u64 word, __u32 segment)
+{
+	struct held *h = reserve(word, sizeof(*h));
+	if (h)
+		describe(0, p, f, word, h, HELD_FINAL, 0);
+	if (swap(f, word, STATE_RELEASED)) {
+		bpf_map_delete_elem(&flows, &p->key);
+		count(segment, release_final);
+	}
+	if (h)
+		bpf_ringbuf_submit(h, BPF_RB_NO_WAKEUP);
+}
+
+/* A released flow until its server acknowledged what was judged: the client cannot put other bytes
+ * in their place, whatever became of the packets that were judged. */
+static __always_inline int on_watched(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f, __u64 word)
+{
+	__u32 segment = port->segment;
+	__u32 from_client = p->from_low == f->client_low;
+	if ((f->client_side == port->side) != from_client) {
+		count(segment, two_passes_passed);
+		return TC_ACT_OK;
+	}
+	if (!from_client) {
+		if (acknowledges_judged(p, f))
+			end_watch(p, f, word, segment);
+		return TC_ACT_OK;
+	}
+	__s32 start = p->seq - (f->end[0].isn + 1), end = start + p->payload;
+	if (!p->payload || end <= 0 || start >= (__s32)f->judged)
+		return TC_ACT_OK;
+	if (engine_dead(c, f->owner)) {
+		if (swap(f, word, STATE_RELEASED)) {
+			bpf_map_delete_elem(&flows, &p->key);
+			count(segment, held_given_back);
+		}
+		return TC_ACT_OK;
+	}
+	if (f->owner != INSTANCE) {
+		/* Only the engine that drains knows what was judged; it gives the watch up in time. */
+		count(segment, draining_held_dropped);
+		return TC_ACT_SHOT;
+	}
+	return hold(skb, p, f, word, segment, HELD_REPEATED);
+}
+
 static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f, __u64 word)
 {
 	__u32 segment = port->segment;
@@ -178,6 +234,13 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 		return TC_ACT_OK;
 	}
 	if (!from_client) {
+		if ((word & 0xff) == STATE_RELEASING && acknowledges_judged(p, f)) {
+			/* state_command looks at this after its change of state, as we do at the state. */
+			f->acknowledged = 1;
+			__u64 now = __sync_val_compare_and_swap(&f->word, word, word);
+			if (now == ((word & ~0xffULL) | STATE_WATCHED))
+				end_watch(p, f, now, segment);
+		}
 		if ((p->flags & TCP_SYN) || (word & 0xff) == STATE_RELEASING)
 			return TC_ACT_OK;
 		if (!p->payload && !(p->flags & (TCP_FIN | TCP_RST)))

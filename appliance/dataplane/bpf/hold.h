@@ -104,7 +104,10 @@ static __always_inline int hold(struct __sk_buff *skb, struct packet *p, struct 
 		result = hold_65600(skb, p, f, word, kind);
 	switch (result) {
 	case HOLD_OK:
-		count(segment, packet_held);
+		if (kind == HELD_REPEATED)
+			count(segment, packet_repeated);
+		else
+			count(segment, packet_held);
 		if (kind == HELD_FIRST)
 			count(segment, flow_held);
 		return TC_ACT_SHOT;

@@ -60,15 +60,27 @@ int port_ingress(struct __sk_buff *skb)
 		return on_held(skb, &p, port, c, f, word);
 	case STATE_TOMBSTONE:
 	case STATE_BLOCKED:
+	case STATE_WATCHED:
 		if ((p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
+			/* A server that still has the old connection ignores it: the entry stays until the
+			 * other end answers. */
+			f->successor = p.seq;
+			f->successor_side = 1 + port->side;
+			return on_syn(skb, &p, port, c);
+		}
+		if ((p.flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && f->successor_side == 2 - port->side &&
+		    p.ack == f->successor + 1) {
 			if (swap(f, word, STATE_RELEASED)) {
 				if ((word & 0xff) == STATE_TOMBSTONE)
 					forget_tuple(&p.key);
 				bpf_map_delete_elem(&flows, &p.key);
 				count(segment, tombstone_replaced);
 			}
-			return on_syn(skb, &p, port, c);
+			f = bpf_map_lookup_elem(&half_open, &p.key);
+			return f ? on_handshake(skb, &p, port, c, f) : TC_ACT_OK;
 		}
+		if ((word & 0xff) == STATE_WATCHED)
+			return on_watched(skb, &p, port, c, f, word);
 		if ((word & 0xff) == STATE_BLOCKED) {
 			f->touched = bpf_ktime_get_ns();
 			count(segment, blocked_dropped);
@@ -147,11 +159,23 @@ int state_command(struct __sk_buff *skb)
 		if (bpf_map_update_elem(&engine_tuples, &tuple, &command.key, BPF_NOEXIST))
 			return COMMAND_TUPLE_OWNED;
 	}
+	if (command.to == STATE_RELEASING && *(volatile __u64 *)&f->word >> 8 == (command.id & ID_MASK))
+		f->judged = command.judged;
 	__u64 found = __sync_val_compare_and_swap(&f->word, from, (command.id << 8) | (command.to & 0xff));
 	if (found != from) {
 		if (command.to == STATE_TAKEN)
 			bpf_map_delete_elem(&engine_tuples, &tuple);
 		return (found >> 8) == (command.id & ID_MASK) ? found & 0xff : 0;
+	}
+	if (command.to == STATE_WATCHED && *(volatile __u8 *)&f->acknowledged) {
+		/* The server was faster than we. */
+		if (__sync_val_compare_and_swap(&f->word, (command.id << 8) | STATE_WATCHED,
+						(command.id << 8) | STATE_RELEASED) ==
+		    ((command.id << 8) | STATE_WATCHED)) {
+			bpf_map_delete_elem(&flows, &command.key);
+			count(command.key.segment, release_final);
+		}
+		return COMMAND_SWAPPED | STATE_RELEASED;
 	}
 	if (command.delete) {
 		if (command.from == STATE_TOMBSTONE)

@@ -95,6 +95,8 @@ enum state {
 	STATE_TAKEN = 6,     /* two sockets of the engine are the ends */
 	STATE_TOMBSTONE = 7, /* finished: what is left goes to the engine's closing sockets, never to the bridge */
 	STATE_BLOCKED = 8,   /* every packet is dropped */
+	STATE_WATCHED = 9,   /* released: until the server acknowledged what was judged, the client's packets over
+			      * those bytes go to the engine, which compares them; all others pass */
 };
 
 #define SYN_ANSWERED 10000000000ULL /* ns in which a SYN-ACK comes, if it comes by us at all */
@@ -125,12 +127,23 @@ struct flow {
 	__u8 client_low;   /* the client is end 0 of the key */
 	__u8 client_side;
 	__u8 contested; /* SYNs with different sequence numbers came, and no SYN-ACK for the last one */
-	__u8 reserved;
+	__u8 acknowledged; /* while STATE_RELEASING: the server acknowledged all that was judged */
 	__u32 owner; /* the engine that holds or has taken it */
+	__u32 judged; /* bytes that were judged, from the client's first; from STATE_RELEASING on */
+	__u32 successor; /* sequence number of a newer SYN, which a SYN-ACK has to answer */
+	__u8 successor_side; /* 0: no newer SYN; else 1 + the side it came in by */
+	__u8 reserved[7];
 };
-_Static_assert(sizeof(struct flow) == 80, "src/layout.rs has the same type");
+_Static_assert(sizeof(struct flow) == 96, "src/layout.rs has the same type");
 
-enum held_kind { HELD_FIRST = 1, HELD_MORE = 2, HELD_SERVER_SPOKE = 3, HELD_SERVER_ENDED = 4 };
+enum held_kind {
+	HELD_FIRST = 1,
+	HELD_MORE = 2,
+	HELD_SERVER_SPOKE = 3,
+	HELD_SERVER_ENDED = 4,
+	HELD_REPEATED = 5, /* STATE_WATCHED: a packet over bytes that were judged */
+	HELD_FINAL = 6,	   /* STATE_WATCHED ended: the server acknowledged them */
+};
 
 /* A record of the ring: this header, then `length` bytes of the frame from its Ethernet header. */
 struct held {
@@ -144,7 +157,7 @@ struct held {
 	__u16 vlan_tci;
 	__u16 vlan_present;
 };
-_Static_assert(sizeof(struct held) == 168, "src/layout.rs has the same type");
+_Static_assert(sizeof(struct held) == 184, "src/layout.rs has the same type");
 
 /* Test packet of state_command: 14 bytes of nothing, then this. Returns state found | COMMAND_SWAPPED;
  * COMMAND_TUPLE_OWNED: another flow's sockets have the tuple; 0: no entry of that id. */
@@ -154,8 +167,10 @@ struct command {
 	__u32 from;
 	__u32 to;
 	__u32 delete; /* after the swap */
+	__u32 judged; /* to STATE_RELEASING: flow.judged */
+	__u32 reserved;
 };
-_Static_assert(sizeof(struct command) == 80, "src/layout.rs has the same type");
+_Static_assert(sizeof(struct command) == 88, "src/layout.rs has the same type");
 #define COMMAND_SWAPPED 0x100
 #define COMMAND_TUPLE_OWNED 0x200
 

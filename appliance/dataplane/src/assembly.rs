@@ -7,7 +7,7 @@
 use crate::frame::{FIN, Frame, RST, SYN};
 
 /// The client's frames while its flow is held, and its bytes put in order.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Assembly {
     /// Sequence number of the client's first byte.
     first: u32,
@@ -32,6 +32,9 @@ pub enum Pushed {
     Repeated,
     /// The server would not take it, or there is no room: dropped, to be counted.
     Refused,
+    /// It has other bytes than what came before for the same sequence numbers, of which a server
+    /// may take either: dropped, to be counted.
+    Conflicting,
 }
 
 impl Assembly {
@@ -55,8 +58,8 @@ impl Assembly {
         }
     }
 
-    /// Takes a frame in. What adds nothing (a retransmission, whatever bytes it has) is dropped, as
-    /// the wire might have dropped it: what was judged first is what is sent on.
+    /// Takes a frame in. What adds nothing (a retransmission) is dropped, as the wire might have
+    /// dropped it; what would change a byte that came is dropped too.
     pub fn push(&mut self, frame: Frame) -> Pushed {
         let (start, end) = self.place(&frame);
         let length = self.bytes.len();
@@ -75,6 +78,9 @@ impl Assembly {
             }
             if end > self.window {
                 return Pushed::Refused;
+            }
+            if self.conflicts(&frame) {
+                return Pushed::Conflicting;
             }
             if frame.flags & FIN == 0 && (end == length || frame.payload().is_empty()) {
                 return Pushed::Repeated;
@@ -124,6 +130,17 @@ impl Assembly {
         (self.bytes, frames)
     }
 
+    /// Whether a byte of the frame differs from one that came for the same sequence number.
+    fn conflicts(&self, frame: &Frame) -> bool {
+        let (start, _) = self.place(frame);
+        differs(&self.bytes, 0, frame.payload(), start)
+            || self
+                .frames
+                .iter()
+                .filter(|kept| kept.flags & RST == 0)
+                .any(|kept| differs(kept.payload(), self.place(kept).0, frame.payload(), start))
+    }
+
     fn place(&self, frame: &Frame) -> (usize, usize) {
         let start = frame.sequence.wrapping_sub(self.first) as usize;
         (start, start.saturating_add(frame.payload().len()))
@@ -155,6 +172,32 @@ impl Assembly {
     }
 }
 
+/// The bytes by which a released flow was judged, until its server acknowledged them.
+#[derive(Debug)]
+pub struct Judged {
+    /// Sequence number of the first.
+    pub first: u32,
+    pub bytes: Vec<u8>,
+}
+
+impl Judged {
+    /// Whether the frame has other bytes where it lies over those that were judged.
+    pub fn conflicts(&self, frame: &Frame) -> bool {
+        // A frame may start before the first byte: both are placed 2^31 after their numbers.
+        const MIDDLE: u32 = 1 << 31;
+        let start = frame.sequence.wrapping_sub(self.first).wrapping_add(MIDDLE) as usize;
+        differs(&self.bytes, MIDDLE as usize, frame.payload(), start)
+    }
+}
+
+/// Whether two runs of bytes differ where they lie over one another.
+fn differs(one: &[u8], one_at: usize, two: &[u8], two_at: usize) -> bool {
+    let start = one_at.max(two_at);
+    let one = one.get(start - one_at..).unwrap_or_default();
+    let two = two.get(start - two_at..).unwrap_or_default();
+    one.iter().zip(two).any(|(one, two)| one != two)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,10 +226,41 @@ mod tests {
     fn different_bytes_in_a_retransmission_are_not_kept() {
         let mut assembly = Assembly::new(FIRST, WINDOW);
         assembly.push(frame(0, b"judged", 0));
-        assembly.push(frame(0, b"decoy!", 0));
-        assembly.push(frame(3, b"xyz more", 0));
+        assert_eq!(assembly.push(frame(0, b"decoy!", 0)), Pushed::Conflicting);
+        assert_eq!(assembly.push(frame(3, b"xyz more", 0)), Pushed::Conflicting);
+        assert_eq!(assembly.push(frame(0, b"judged", 0)), Pushed::Repeated);
+        assert_eq!(assembly.push(frame(3, b"ged more", 0)), Pushed::Kept);
         assert_eq!(assembly.payload(), b"judged more");
         assert_eq!(assembly.frames().len(), 2);
+    }
+
+    #[test]
+    fn frames_out_of_order_may_not_differ_where_they_overlap() {
+        let mut assembly = Assembly::new(FIRST, WINDOW);
+        assert_eq!(assembly.push(frame(4, b"EFGH", 0)), Pushed::Kept);
+        assert_eq!(assembly.push(frame(0, b"ABCDXY", 0)), Pushed::Conflicting);
+        assert_eq!(assembly.push(frame(6, b"xxIJ", 0)), Pushed::Conflicting);
+        assert_eq!(assembly.push(frame(2, b"CDEF", 0)), Pushed::Kept);
+        assert_eq!(assembly.push(frame(0, b"ABCD", 0)), Pushed::Kept);
+        assert_eq!(assembly.payload(), b"ABCDEFGH");
+    }
+
+    #[test]
+    fn only_other_bytes_in_the_place_of_judged_ones_conflict() {
+        let judged = Judged { first: FIRST, bytes: b"judged".to_vec() };
+        let before = u32::MAX - 1; // two bytes before the first
+        for (at, payload, conflicts) in [
+            (0, &b"judged"[..], false),
+            (0, b"judgeD", true),
+            (5, b"d and more", false),
+            (5, b"x and more", true),
+            (6, b"anything", false),
+            (before, b"xxju", false),
+            (before, b"xxJu", true),
+            (before, b"xx", false),
+        ] {
+            assert_eq!(judged.conflicts(&frame(at, payload, 0)), conflicts, "{at} {payload:?}");
+        }
     }
 
     #[test]

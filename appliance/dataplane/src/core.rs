@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use weir_policy::snapshot::Side;
 
+use crate::assembly::Judged;
 use crate::frame::Frame;
 use crate::layout::{FlowKey, ring_of};
 use crate::link::Link;
@@ -96,6 +97,8 @@ pub enum Disposition {
     Held,
     /// Sent on by the other port.
     Released,
+    /// As released, but nothing that differs from what was judged, until the server acknowledged it.
+    Watched,
     /// Given to the engine's sockets.
     Taken,
     /// Given to the engine's sockets that are closing; its entry will be removed.
@@ -118,6 +121,8 @@ pub struct SharedState {
     pub weight: usize,
     pub server_spoke: bool,
     pub server_ended: bool,
+    /// Of a watched flow.
+    pub judged: Option<Judged>,
 }
 
 impl Shared {
@@ -132,6 +137,7 @@ impl Shared {
             weight,
             server_spoke: false,
             server_ended: false,
+            judged: None,
         };
         Self { state: Mutex::new(state), arrived: Notify::new() }
     }
@@ -144,6 +150,7 @@ impl Shared {
             weight: 0,
             server_spoke: false,
             server_ended: false,
+            judged: None,
         };
         Self { state: Mutex::new(state), arrived: Notify::new() }
     }
@@ -182,6 +189,15 @@ counts! {
     NoAcknowledgement => "held_no_acknowledgement_dropped",
     /// Outside the server's window, a SYN, a RST not at the next byte, after the end, or no room.
     NotTakeable => "held_not_takeable_dropped",
+    /// Other bytes in the place of some that came before, dropped.
+    Conflicting => "held_conflicting_dropped",
+    /// As above, after the flow was released and before its server acknowledged what was judged.
+    WatchedConflicting => "watched_conflicting_dropped",
+    /// The same bytes again, sent on.
+    WatchedRepeated => "watched_repeated_forwarded",
+    /// Released flows whose server did not acknowledge what was judged for too long, or for which
+    /// there was no room: left to the bridge.
+    WatchGivenUp => "watch_given_up",
     NotUnderstood => "held_not_understood_dropped",
     /// Flows none of whose packets the server would have accepted, blocked.
     UnreadBlocked => "held_unread_blocked",

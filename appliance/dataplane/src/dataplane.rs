@@ -25,7 +25,7 @@ use crate::layout::{COUNTERS, Port, SIDE_ENGINE};
 use crate::link::Link;
 use crate::namespace::inside;
 use crate::programs::{self, Attach, ProgramError, chain};
-use crate::ring::{RingThread, monotonic_nanoseconds};
+use crate::ring::{Limits, RingThread, monotonic_nanoseconds};
 use crate::rings::Rings;
 use crate::segment::{MAX_SEGMENT, Names};
 use crate::socket::SocketPool;
@@ -76,11 +76,14 @@ pub struct TableSizes {
     pub rings: u32,
     /// Flows held at one time; past it new ones are released at once.
     pub held: usize,
+    /// Released flows watched until their servers acknowledged what was judged, their bytes kept;
+    /// past it the oldest is left to the bridge.
+    pub watched: usize,
 }
 
 impl Default for TableSizes {
     fn default() -> Self {
-        Self { half_open: 65_536, flows: 262_144, rings: 16 << 20, held: 4096 }
+        Self { half_open: 65_536, flows: 262_144, rings: 16 << 20, held: 4096, watched: 32_768 }
     }
 }
 
@@ -216,6 +219,10 @@ impl Dataplane {
             })
             .unzip();
         let stop = EventFd::new().map_err(|error| system("eventfd", error.into()))?;
+        let limits = Limits {
+            held: options.tables.held,
+            watched: (options.tables.watched / readers).max(1),
+        };
         let mut readers = Vec::with_capacity(readers);
         for (share, finished) in shares.into_iter().zip(receivers) {
             let thread = RingThread::new(
@@ -224,7 +231,7 @@ impl Dataplane {
                 Arc::clone(&flows),
                 finished,
                 senders.clone(),
-                options.tables.held,
+                limits,
                 stop_descriptor(&stop).map_err(|error| system("eventfd", error))?,
             );
             readers.push(thread);

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use weir_policy::Candidate;
 use weir_policy::snapshot::{SegmentId, Side};
 
-use crate::assembly::{Assembly, Pushed};
+use crate::assembly::{Assembly, Judged, Pushed};
 use crate::core::{Core, Count, Disposition, Finished, SegmentLinks, Shared, SharedState};
 use crate::frame::{ACK, Frame, RST, Segment};
 use crate::layout::{End, Flow, FlowKey, Held as HeldRecord, State};
@@ -156,7 +156,9 @@ impl HeldFlow {
         }
     }
 
-    /// Gives the flow back to the bridge: its frames go out as they came, then it is on its own.
+    /// Gives the flow back to the bridge: its frames go out as they came. Until the server has
+    /// acknowledged the client's bytes, no others can take their place (SPEC D15); then the flow is
+    /// on its own.
     pub fn release(mut self) -> Result<(), ReleaseError> {
         self.give_back()
     }
@@ -193,10 +195,13 @@ impl HeldFlow {
     pub(crate) fn absorb_locked(&mut self, state: &mut SharedState) {
         state.weight = 0;
         for frame in state.inbox.drain(..) {
-            if self.assembly.push(frame) == Pushed::Refused
-                && let Some(links) = self.core.segments.get(&self.key.segment)
-            {
-                links.counts.add(Count::NotTakeable);
+            let count = match self.assembly.push(frame) {
+                Pushed::Kept | Pushed::Repeated => continue,
+                Pushed::Refused => Count::NotTakeable,
+                Pushed::Conflicting => Count::Conflicting,
+            };
+            if let Some(links) = self.core.segments.get(&self.key.segment) {
+                links.counts.add(count);
             }
         }
     }
@@ -206,7 +211,8 @@ impl HeldFlow {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
         self.absorb_locked(&mut state);
-        let swap = self.core.state.swap(&self.key, self.id, State::Held, State::Releasing);
+        let judged = self.assembly.payload().len() as u32; // bounded by the assembly
+        let swap = self.core.state.releasing(&self.key, self.id, judged);
         let ours = matches!(swap, Ok(Swap::Done | Swap::Found(State::Releasing)) | Err(_));
         if let Some(links) = self.links()
             && ours
@@ -216,14 +222,30 @@ impl HeldFlow {
             }
             links.counts.add(Count::Released);
         }
-        let removed = match swap {
-            Ok(_) => self.core.state.remove(&self.key, self.id, State::Releasing),
+        let watched = match swap {
+            Ok(_) if judged == 0 => {
+                self.core.state.remove(&self.key, self.id, State::Releasing).map(|_| false)
+            }
+            Ok(_) => self
+                .core
+                .state
+                .swap(&self.key, self.id, State::Releasing, State::Watched)
+                .map(|swap| swap == Swap::Done),
             Err(error) => Err(error),
         };
-        state.disposition = Disposition::Released;
+        let disposition = match watched {
+            Ok(true) => {
+                let first = self.flow.end[0].isn.wrapping_add(1);
+                let (bytes, _) = std::mem::take(&mut self.assembly).into_parts();
+                state.judged = Some(Judged { first, bytes });
+                Disposition::Watched
+            }
+            Ok(false) | Err(_) => Disposition::Released,
+        };
+        state.disposition = disposition;
         drop(state);
-        self.finish(Disposition::Released);
-        removed.map(drop).map_err(ReleaseError::Table)
+        self.finish(disposition);
+        watched.map(drop).map_err(ReleaseError::Table)
     }
 
     /// A RST as each end would send it, to the other.

@@ -63,7 +63,7 @@ impl Inheritance {
         let id = id_of(flow.word);
         let bury = |disposition| self.core.finish(Finished { key, id, disposition });
         match State::of(flow.word) {
-            Some(state @ (State::Held | State::Releasing)) => {
+            Some(state @ (State::Held | State::Releasing | State::Watched)) => {
                 self.core.state.remove(&key, id, state)?;
             }
             Some(State::Taken) => {

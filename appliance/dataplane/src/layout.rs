@@ -6,13 +6,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Grows with every change of a pinned map's type: pins of another layout are removed on open.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Names of the programs' counters, in the order of their index (made from `bpf/counters.h`).
 pub const COUNTERS: &[&str] = include!(concat!(env!("OUT_DIR"), "/counters.rs"));
 
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     pub segment: u32,
     pub outer_vlan: u16,
@@ -106,6 +106,7 @@ pub enum State {
     Taken = 6,
     Tombstone = 7,
     Blocked = 8,
+    Watched = 9,
 }
 
 impl State {
@@ -117,6 +118,7 @@ impl State {
             6 => Self::Taken,
             7 => Self::Tombstone,
             8 => Self::Blocked,
+            9 => Self::Watched,
             _ => return None,
         })
     }
@@ -151,10 +153,14 @@ pub struct Flow {
     pub client_low: u8,
     pub client_side: u8,
     pub contested: u8,
-    pub reserved: u8,
+    pub acknowledged: u8,
     pub owner: u32,
+    pub judged: u32,
+    pub successor: u32,
+    pub successor_side: u8,
+    pub reserved: [u8; 7],
 }
-const _: () = assert!(size_of::<Flow>() == 80);
+const _: () = assert!(size_of::<Flow>() == 96);
 
 /// A flow entry's identity: the word without its state.
 pub fn id_of(word: u64) -> u64 {
@@ -173,6 +179,7 @@ pub fn ring_of(id: u64, rings: usize) -> usize {
 pub const HELD_FIRST: u32 = 1;
 pub const HELD_SERVER_SPOKE: u32 = 3;
 pub const HELD_SERVER_ENDED: u32 = 4;
+pub const HELD_FINAL: u32 = 6;
 
 /// Header of a record of the ring.
 #[repr(C)]
@@ -188,18 +195,20 @@ pub struct Held {
     pub vlan_tci: u16,
     pub vlan_present: u16,
 }
-const _: () = assert!(size_of::<Held>() == 168);
+const _: () = assert!(size_of::<Held>() == 184);
 
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Command {
     pub id: u64,
     pub key: FlowKey,
     pub from: u32,
     pub to: u32,
     pub delete: u32,
+    pub judged: u32,
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<Command>() == 80);
+const _: () = assert!(size_of::<Command>() == 88);
 pub const COMMAND_SWAPPED: u32 = 0x100;
 pub const COMMAND_TUPLE_OWNED: u32 = 0x200;
 
@@ -224,7 +233,7 @@ pub fn read_held(record: &[u8]) -> Option<(Held, &[u8])> {
 /// The bytes of a command, as the test packet carries it.
 pub fn command_bytes(command: &Command) -> [u8; 14 + size_of::<Command>()] {
     let mut bytes = [0; 14 + size_of::<Command>()];
-    // SAFETY: `Command` has no padding (8 + 60 + 3 * 4 = 80, asserted above), so all its bytes are
+    // SAFETY: `Command` has no padding (8 + 60 + 5 * 4 = 88, asserted above), so all its bytes are
     // initialised; std has no safe way to view a struct as bytes.
     let view = unsafe {
         std::slice::from_raw_parts(std::ptr::from_ref(command).cast::<u8>(), size_of::<Command>())

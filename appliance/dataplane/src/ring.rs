@@ -21,7 +21,8 @@ use crate::core::{Core, Count, Disposition, Finished, Shared};
 use crate::frame::{Frame, FrameError};
 use crate::held::{HeldFlow, other};
 use crate::layout::{
-    Flow, FlowKey, HELD_FIRST, HELD_SERVER_ENDED, HELD_SERVER_SPOKE, Held, State, id_of, read_held,
+    Flow, FlowKey, HELD_FINAL, HELD_FIRST, HELD_SERVER_ENDED, HELD_SERVER_SPOKE, Held, State,
+    id_of, read_held,
 };
 use crate::state::Swap;
 use weir_policy::snapshot::Side;
@@ -30,10 +31,21 @@ use weir_policy::snapshot::Side;
 const TOMBSTONE: Duration = Duration::from_secs(60);
 /// How long a held flow waits for a first packet that can be judged.
 const UNREAD: Duration = Duration::from_secs(5);
+/// How long a released flow's server has for acknowledging what was judged.
+const WATCHED: Duration = Duration::from_secs(30);
 /// Finished flows are looked after this often when no packet comes.
 const TICK_MILLISECONDS: u16 = 100;
 /// Most records of a ring read before finished flows, tombstones and the end are looked after again.
 const RECORDS_A_TURN: usize = 1024;
+
+/// Bounds of what one thread keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Most flows held at one time, by all threads; past it new ones are released at once.
+    pub held: usize,
+    /// Most released flows watched at one time; past it the oldest is left to the bridge.
+    pub watched: usize,
+}
 
 pub struct RingThread {
     pub core: Arc<Core>,
@@ -42,8 +54,7 @@ pub struct RingThread {
     pub flows: Arc<EbpfHashMap<MapData, FlowKey, Flow>>,
     pub finished: Receiver<Finished>,
     pub runtimes: Vec<mpsc::Sender<HeldFlow>>,
-    /// Most flows held at one time; past it new ones are released at once.
-    pub held_limit: usize,
+    pub limits: Limits,
     /// Readable when the data plane closes.
     pub stop: OwnedFd,
     known: HashMap<(FlowKey, u64), Arc<Shared>>,
@@ -52,6 +63,9 @@ pub struct RingThread {
     /// Held flows none of whose packets could be judged yet, and until when they are waited for.
     unread: HashSet<(FlowKey, u64)>,
     unread_until: VecDeque<(Instant, FlowKey, u64)>,
+    /// Released flows, and until when they are watched. As many as `limits.watched` at most, those
+    /// included that ended since.
+    watched: VecDeque<(Instant, FlowKey, u64)>,
     hasher: RandomState,
 }
 
@@ -62,7 +76,7 @@ impl RingThread {
         flows: Arc<EbpfHashMap<MapData, FlowKey, Flow>>,
         finished: Receiver<Finished>,
         runtimes: Vec<mpsc::Sender<HeldFlow>>,
-        held_limit: usize,
+        limits: Limits,
         stop: OwnedFd,
     ) -> Self {
         Self {
@@ -71,12 +85,13 @@ impl RingThread {
             flows,
             finished,
             runtimes,
-            held_limit,
+            limits,
             stop,
             known: HashMap::new(),
             graves: VecDeque::new(),
             unread: HashSet::new(),
             unread_until: VecDeque::new(),
+            watched: VecDeque::new(),
             hasher: RandomState::new(),
         }
     }
@@ -103,6 +118,7 @@ impl RingThread {
             self.read_finished();
             self.remove_tombstones();
             self.block_unread();
+            self.end_watches();
         }
     }
 
@@ -141,6 +157,10 @@ impl RingThread {
 
     fn record(&mut self, held: &Held, frame: Result<Frame, FrameError>) {
         let known = self.known.get(&(held.key, held.id)).cloned();
+        if held.kind == HELD_FINAL {
+            self.known.remove(&(held.key, held.id));
+            return;
+        }
         if matches!(held.kind, HELD_SERVER_SPOKE | HELD_SERVER_ENDED) {
             if let Some(shared) = known {
                 let mut state = shared.lock();
@@ -194,6 +214,15 @@ impl RingThread {
                         links.counts.add(Count::ForwardedLate);
                         links.send(other(client_side(&held.flow)), &frame);
                     }
+                    Disposition::Watched => {
+                        let conflicts = state.judged.as_ref().is_some_and(|j| j.conflicts(&frame));
+                        if conflicts {
+                            links.counts.add(Count::WatchedConflicting);
+                        } else {
+                            links.counts.add(Count::WatchedRepeated);
+                            links.send(other(client_side(&held.flow)), &frame);
+                        }
+                    }
                     Disposition::Taken | Disposition::Tombstone => {
                         links.counts.add(Count::InjectedLate);
                         links.inject(frame);
@@ -208,7 +237,7 @@ impl RingThread {
         let runtime = self.hasher.hash_one(held.key) as usize % self.runtimes.len().max(1);
         let flow = HeldFlow::new(&self.core, held, frame, runtime);
         self.known.insert((held.key, held.id), Arc::clone(&flow.shared));
-        let room = self.core.held_now.load(Ordering::Relaxed) <= self.held_limit;
+        let room = self.core.held_now.load(Ordering::Relaxed) <= self.limits.held;
         let sent = match self.runtimes.get(runtime) {
             Some(runtime) if room => runtime.try_send(flow).is_ok(),
             _ => false, // dropped: released
@@ -219,7 +248,7 @@ impl RingThread {
     }
 
     fn wait_for_first(&mut self, held: &Held) {
-        if self.unread_until.len() >= self.held_limit {
+        if self.unread_until.len() >= self.limits.held {
             self.block(held.key, held.id);
             return;
         }
@@ -265,6 +294,10 @@ impl RingThread {
         while let Ok(finished) = self.finished.try_recv() {
             let Finished { key, id, disposition } = finished;
             let state = match disposition {
+                Disposition::Watched => {
+                    self.watch(key, id);
+                    continue;
+                }
                 Disposition::Held | Disposition::Taken => continue,
                 Disposition::Released => {
                     self.known.remove(&(key, id));
@@ -274,6 +307,41 @@ impl RingThread {
                 Disposition::Blocked => State::Blocked,
             };
             self.graves.push_back((Instant::now() + TOMBSTONE, key, id, state));
+        }
+    }
+
+    fn watch(&mut self, key: FlowKey, id: u64) {
+        if self.watched.len() >= self.limits.watched
+            && let Some((_, key, id)) = self.watched.pop_front()
+        {
+            self.end_watch(key, id);
+        }
+        self.watched.push_back((Instant::now() + WATCHED, key, id));
+    }
+
+    fn end_watches(&mut self) {
+        let now = Instant::now();
+        while let Some((until, key, id)) = self.watched.front().copied()
+            && until <= now
+        {
+            self.watched.pop_front();
+            self.end_watch(key, id);
+        }
+    }
+
+    /// No room or no patience any more; nothing to do where the release is final, as it mostly is.
+    fn end_watch(&mut self, key: FlowKey, id: u64) {
+        if self.known.remove(&(key, id)).is_none() {
+            return;
+        }
+        match self.core.state.remove(&key, id, State::Watched) {
+            Ok(Swap::Done) => {
+                if let Some(links) = self.core.segments.get(&key.segment) {
+                    links.counts.add(Count::WatchGivenUp);
+                }
+            }
+            Ok(_) => {} // final, or a new connection took its place
+            Err(error) => tracing::warn!(%error, "released flow stays watched"),
         }
     }
 

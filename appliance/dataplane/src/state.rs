@@ -13,7 +13,8 @@ use crate::layout::{COMMAND_SWAPPED, COMMAND_TUPLE_OWNED, Command, FlowKey, Stat
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Swap {
     Done,
-    /// The flow is in another state.
+    /// The flow is in another state. Towards [`State::Watched`], `Released` says that the server had
+    /// acknowledged everything already: the entry is gone.
     Found(State),
     /// No entry of that identity: the flow ended, or was given back.
     Absent,
@@ -48,26 +49,26 @@ impl StateCommand {
     }
 
     pub fn swap(&self, key: &FlowKey, id: u64, from: State, to: State) -> io::Result<Swap> {
-        self.run(key, id, from, to, false)
+        self.run(Command { id, key: *key, from: from as u32, to: to as u32, ..Command::default() })
+    }
+
+    /// From held to releasing, `judged` bytes of the client having been judged.
+    pub fn releasing(&self, key: &FlowKey, id: u64, judged: u32) -> io::Result<Swap> {
+        let (from, to) = (State::Held as u32, State::Releasing as u32);
+        self.run(Command { id, key: *key, from, to, judged, ..Command::default() })
     }
 
     /// Swaps, then deletes the entry.
     pub fn remove(&self, key: &FlowKey, id: u64, from: State) -> io::Result<Swap> {
-        self.run(key, id, from, State::Released, true)
+        let (from, to) = (from as u32, State::Released as u32);
+        self.run(Command { id, key: *key, from, to, delete: 1, ..Command::default() })
     }
 
-    fn run(
-        &self,
-        key: &FlowKey,
-        id: u64,
-        from: State,
-        to: State,
-        delete: bool,
-    ) -> io::Result<Swap> {
-        let command =
-            Command { id, key: *key, from: from as u32, to: to as u32, delete: u32::from(delete) };
+    fn run(&self, command: Command) -> io::Result<Swap> {
         let answer = test_run(&self.0, &command_bytes(&command))?;
-        Ok(if answer & COMMAND_TUPLE_OWNED != 0 {
+        Ok(if answer == COMMAND_SWAPPED | State::Released as u32 {
+            Swap::Found(State::Released)
+        } else if answer & COMMAND_TUPLE_OWNED != 0 {
             Swap::TupleOwned
         } else if answer & COMMAND_SWAPPED != 0 {
             Swap::Done

@@ -438,8 +438,8 @@ enum State {
     Tombstone = 7,
 }
 
-/// The pinned flow table, as bytes: keys of 60, values of 80, whose first byte is the state.
-fn flows(wire: &Wire) -> HashMap<MapData, [u8; 60], [u8; 80]> {
+/// The pinned flow table, as bytes: keys of 60, values of 96, whose first byte is the state.
+fn flows(wire: &Wire) -> HashMap<MapData, [u8; 60], [u8; 96]> {
     let layout = std::fs::read_dir(&wire.pins).unwrap().next().unwrap().unwrap();
     let data = MapData::from_pin(layout.path().join("flows")).unwrap();
     HashMap::try_from(Map::HashMap(data)).unwrap()

@@ -15,6 +15,7 @@ use weir_dataplane::{Attach, HeldFlows};
 
 pub mod capture;
 pub mod engine;
+pub mod raw;
 
 pub use engine::SEGMENT;
 

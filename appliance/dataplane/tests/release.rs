@@ -1,0 +1,173 @@
+//! A release is final only when the server acknowledged exactly what was judged (SPEC D15): until
+//! then nothing else gets through in its place, however it is dressed.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod wire;
+
+use weir_dataplane::Attach;
+use wire::Wire;
+use wire::engine::{Does, Engine, judge_all};
+use wire::raw::{ACK, FIN, PUSH, RAW_CLIENT, RAW_SERVER, RST, Raw, SYN};
+
+const JUDGED: &[u8] = b"judged bytes";
+
+/// A flow between two raw ends, released by its first bytes, which reached the server.
+struct Released {
+    wire: Wire,
+    engine: Engine,
+    client: Raw,
+    server: Raw,
+}
+
+fn released() -> Released {
+    let wire = Wire::new();
+    let (engine, held) = wire.engine(Attach::Auto);
+    judge_all(held, JUDGED.len(), Does::Release);
+    let mut client = Raw::client(&wire, 4000, RAW_SERVER);
+    let mut server = Raw::server(&wire, (RAW_CLIENT, 4000));
+    Raw::shake(&mut client, &mut server);
+    client.send(0, JUDGED);
+    server.expect("what was judged", |a| a.payload == JUDGED);
+    Released { wire, engine, client, server }
+}
+
+#[test]
+fn other_bytes_do_not_replace_the_judged_ones() {
+    let Released { wire: _wire, engine, client, server } = released();
+    let other = |a: &wire::raw::Arrived| a.payload.windows(4).any(|four| four == b"EVIL");
+    let mut sent = 0;
+    for (at, payload) in [
+        (0, &b"EVIL"[..]),
+        (0, b"EVIL bytes..more"),
+        (-1, b"xEVIL"),
+        (8, b"EVIL and what comes after"),
+        (JUDGED.len() as i64 - 1, b"EVIL"),
+    ] {
+        client.send(at, payload);
+        sent += 1;
+        server.expect_none("other bytes passed", other);
+        assert_eq!(engine.counter("watched_conflicting_dropped"), sent);
+    }
+    let mut segment = client.segment(0, b"EVIL");
+    segment.flags = ACK | PUSH | FIN;
+    client.put(&segment);
+    segment.flags = RST | ACK;
+    client.put(&segment);
+    server.expect_none("other bytes passed with FIN or RST", other);
+    assert_eq!(engine.counter("release_final"), 0);
+}
+
+#[test]
+fn the_judged_bytes_pass_again_and_what_follows_them_passes_at_once() {
+    let Released { wire: _wire, engine, client, server } = released();
+    client.send(0, JUDGED);
+    server.expect("the same bytes again", |a| a.payload == JUDGED);
+    client.send(4, &[&JUDGED[4..], b" and more"].concat());
+    server.expect("the same bytes and more", |a| a.payload.ends_with(b" and more"));
+    let before = engine.counter("packet_repeated");
+    client.send(JUDGED.len() as i64, b"what follows");
+    server.expect("what follows", |a| a.payload == b"what follows");
+    assert_eq!(engine.counter("packet_repeated"), before);
+    assert_eq!(engine.counter("watched_repeated_forwarded"), 2);
+}
+
+#[test]
+fn an_exact_acknowledgement_makes_the_release_final() {
+    let Released { wire: _wire, engine, client, server } = released();
+    server.acknowledge(0, JUDGED.len() as u32);
+    client.expect("the acknowledgement", |a| a.flags == ACK);
+    engine.wait_for("release_final", 1);
+    // The server drops it now, and so the flow costs nothing any more.
+    client.send(0, b"whatever");
+    server.expect("a packet that nobody looks at", |a| a.payload == b"whatever");
+    assert_eq!(engine.counter("packet_repeated"), 0);
+}
+
+#[test]
+fn a_later_acknowledgement_makes_the_release_final_too() {
+    let Released { wire: _wire, engine, client, server } = released();
+    client.send(JUDGED.len() as i64, b"what follows");
+    server.acknowledge(0, JUDGED.len() as u32 + 12);
+    engine.wait_for("release_final", 1);
+}
+
+#[test]
+fn a_server_that_acknowledges_less_leaves_the_flow_watched() {
+    let Released { wire: _wire, engine, client, server } = released();
+    for less in [0, 1, JUDGED.len() as u32 - 1, 0u32.wrapping_sub(50)] {
+        server.acknowledge(0, less);
+        client.expect("the acknowledgement", |a| a.flags == ACK);
+    }
+    let mut reset = server.segment(0, &[]);
+    reset.flags = RST | ACK;
+    reset.acknowledged = server.expected.wrapping_add(5000);
+    server.put(&reset);
+    client.expect("RST", |a| a.flags & RST != 0);
+    client.send(JUDGED.len() as i64 - 1, b"X");
+    server.expect_none("another last byte passed", |a| a.payload == b"X");
+    assert_eq!(engine.counter("release_final"), 0);
+    assert_eq!(engine.counter("watched_conflicting_dropped"), 1);
+}
+
+#[test]
+fn a_syn_does_not_end_the_watch_unless_the_server_answers_it() {
+    let Released { wire: _wire, engine, mut client, mut server } = released();
+    let mut syn = client.syn();
+    syn.sequence = client.first.wrapping_add(9000);
+    // Sent again, as any SYN: the release may still be on its way.
+    assert!((0..10).any(|_| {
+        client.put(&syn);
+        server.receive_some(|a| a.flags == SYN).is_some()
+    }));
+    client.send(0, b"EVIL");
+    server.expect_none("other bytes passed after a SYN", |a| a.payload == b"EVIL");
+    assert_eq!(engine.counter("watched_conflicting_dropped"), 1);
+
+    // The server answers: it is a new connection, held and judged like any.
+    client.first = syn.sequence.wrapping_add(1);
+    server.first = server.first.wrapping_add(70_000);
+    Raw::shake(&mut client, &mut server);
+    client.send(0, b"the next hello");
+    server.expect("the next flow's bytes", |a| a.payload == b"the next hello");
+    assert_eq!(engine.counter("tombstone_replaced"), 1);
+    assert_eq!(engine.counter("flow_held"), 2);
+}
+
+#[test]
+fn a_blocked_flow_is_not_opened_by_a_syn_that_the_server_ignores() {
+    let wire = Wire::new();
+    let (engine, held) = wire.engine(Attach::Auto);
+    judge_all(held, 1, Does::Block { reset: false });
+    let mut client = Raw::client(&wire, 4000, RAW_SERVER);
+    let mut server = Raw::server(&wire, (RAW_CLIENT, 4000));
+    Raw::shake(&mut client, &mut server);
+    client.send(0, b"EVIL");
+    engine.wait_for("flow_blocked", 1);
+    for options in [wire::raw::PLAIN_OPTIONS.to_vec(), [&[19, 18][..], &[7; 18]].concat()] {
+        let mut syn = client.syn();
+        syn.sequence = client.first.wrapping_add(9000);
+        syn.options = &options;
+        client.put(&syn);
+        client.send(0, b"EVIL");
+        server.expect_none("a blocked flow's bytes passed", |a| a.payload == b"EVIL");
+    }
+    assert_eq!(engine.counter("tombstone_replaced"), 0);
+}
+
+#[test]
+fn a_decoy_that_never_arrives_lets_nothing_else_through() {
+    // The hello that was judged expires on its way: the server never acknowledges it.
+    let wire = Wire::new();
+    let (engine, held) = wire.engine(Attach::Auto);
+    judge_all(held, JUDGED.len(), Does::Release);
+    let mut client = Raw::client(&wire, 4000, RAW_SERVER);
+    let mut server = Raw::server(&wire, (RAW_CLIENT, 4000));
+    Raw::shake(&mut client, &mut server);
+    let mut decoy = client.segment(0, JUDGED);
+    decoy.ttl = 60;
+    client.put(&decoy);
+    engine.wait_for("flow_released", 1);
+    client.send(0, b"EVIL bytes..");
+    server.expect_none("the decoy opened the way", |a| a.payload.starts_with(b"EVIL"));
+    assert_eq!(engine.counter("watched_conflicting_dropped"), 1);
+}

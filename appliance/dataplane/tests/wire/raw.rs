@@ -1,0 +1,360 @@
+//! An end that is no kernel's: TCP segments made by hand, for what a kernel's TCP will not send.
+//!
+//! It has an address of its own on an end's interface (the kernel there does not know it, so it
+//! neither answers nor resets), and the other end knows it by a permanent neighbour entry.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use weir_dataplane::namespace::inside;
+
+use super::engine::PORT;
+use super::{Wire, ip};
+
+pub const FIN: u8 = 1;
+pub const SYN: u8 = 2;
+pub const RST: u8 = 4;
+pub const PUSH: u8 = 8;
+pub const ACK: u8 = 16;
+
+/// Which end of the wire a raw end stands at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    Client,
+    Server,
+}
+
+/// The addresses that raw ends have.
+pub const RAW_CLIENT: [u8; 4] = [10, 77, 0, 11];
+pub const RAW_SERVER: [u8; 4] = [10, 77, 0, 12];
+
+const CLIENT_MAC: [u8; 6] = [2, 0xaa, 0, 0, 0, 1];
+const SERVER_MAC: [u8; 6] = [2, 0xbb, 0, 0, 0, 2];
+
+/// What of a segment is not as usual.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment<'a> {
+    pub sequence: u32,
+    pub acknowledged: u32,
+    pub flags: u8,
+    pub payload: &'a [u8],
+    pub options: &'a [u8],
+    pub ttl: u8,
+    pub window: u16,
+    pub bad_checksum: bool,
+}
+
+/// A segment that arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrived {
+    pub sequence: u32,
+    pub acknowledged: u32,
+    pub flags: u8,
+    pub window: u16,
+    pub ttl: u8,
+    pub options: Vec<u8>,
+    pub payload: Vec<u8>,
+}
+
+/// One end of one connection.
+pub struct Raw {
+    socket: File,
+    mac: [u8; 12],
+    pub local: ([u8; 4], u16),
+    pub remote: ([u8; 4], u16),
+    /// Sequence number of its first byte, and of the peer's once that is known.
+    pub first: u32,
+    pub expected: u32,
+    /// Of SYN segments.
+    pub options: Vec<u8>,
+    /// Of all later segments, where timestamps are in use: value and echo.
+    pub timestamps: Option<(u32, u32)>,
+}
+
+/// MSS 1460 and nothing else.
+pub const PLAIN_OPTIONS: &[u8] = &[2, 4, 5, 180];
+
+impl Raw {
+    /// A client at the wire's client end, for a connection to `remote`; it says nothing yet.
+    pub fn client(wire: &Wire, port: u16, remote: [u8; 4]) -> Self {
+        neighbour(wire, At::Client);
+        let mac = [SERVER_MAC, CLIENT_MAC].concat().try_into().unwrap();
+        Self::new(wire, At::Client, mac, (RAW_CLIENT, port), (remote, PORT))
+    }
+
+    /// A server at the wire's server end, for the connection of `remote`.
+    pub fn server(wire: &Wire, remote: ([u8; 4], u16)) -> Self {
+        neighbour(wire, At::Server);
+        let mac = [CLIENT_MAC, SERVER_MAC].concat().try_into().unwrap();
+        Self::new(wire, At::Server, mac, (RAW_SERVER, PORT), remote)
+    }
+
+    fn new(
+        wire: &Wire,
+        at: At,
+        mac: [u8; 12],
+        local: ([u8; 4], u16),
+        remote: ([u8; 4], u16),
+    ) -> Self {
+        let namespace = if at == At::Client { &wire.client } else { &wire.server };
+        let socket = inside(namespace, || packet_socket("e0")).unwrap();
+        let first = 0x7000_0000 + u32::from(local.1);
+        let options = PLAIN_OPTIONS.to_vec();
+        Self { socket, mac, local, remote, first, expected: 0, options, timestamps: None }
+    }
+
+    /// The usual segment: the first byte, everything acknowledged.
+    pub fn segment<'a>(&self, at: i64, payload: &'a [u8]) -> Segment<'a> {
+        Segment {
+            sequence: self.first.wrapping_add(at as u32),
+            acknowledged: self.expected,
+            flags: ACK | PUSH,
+            payload,
+            options: &[],
+            ttl: 64,
+            window: 60_000,
+            bad_checksum: false,
+        }
+    }
+
+    /// Sends payload `at` bytes after its first.
+    pub fn send(&self, at: i64, payload: &[u8]) {
+        self.put(&self.segment(at, payload));
+    }
+
+    pub fn put(&self, segment: &Segment<'_>) {
+        let timestamps = self.timestamps.filter(|_| segment.options.is_empty());
+        let own = timestamps.map(|(value, echo)| {
+            [&[1, 1, 8, 10][..], &value.to_be_bytes(), &echo.to_be_bytes()].concat()
+        });
+        let options = own.as_deref().unwrap_or(segment.options);
+        assert!(options.len().is_multiple_of(4));
+        let mut tcp = vec![];
+        tcp.extend(self.local.1.to_be_bytes());
+        tcp.extend(self.remote.1.to_be_bytes());
+        tcp.extend(segment.sequence.to_be_bytes());
+        tcp.extend(segment.acknowledged.to_be_bytes());
+        tcp.extend([((20 + options.len()) as u8 / 4) << 4, segment.flags]);
+        tcp.extend(segment.window.to_be_bytes());
+        tcp.extend([0; 4]);
+        tcp.extend(options);
+        tcp.extend(segment.payload);
+        let length = tcp.len() as u16;
+        let pseudo = [&self.local.0[..], &self.remote.0, &[0, 6], &length.to_be_bytes()].concat();
+        let mut sum = checksum(&[&pseudo[..], &tcp].concat());
+        if segment.bad_checksum {
+            sum ^= 0x1111;
+        }
+        tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+        let mut frame = self.mac.to_vec();
+        frame.extend([8, 0, 0x45, 0]);
+        frame.extend((length + 20).to_be_bytes());
+        frame.extend([0, 0, 0x40, 0, segment.ttl, 6, 0, 0]);
+        frame.extend(self.local.0);
+        frame.extend(self.remote.0);
+        let header = checksum(&frame[14..34]);
+        frame[24..26].copy_from_slice(&header.to_be_bytes());
+        frame.extend(tcp);
+        (&self.socket).write_all(&frame).unwrap();
+    }
+
+    /// The next segment of the connection that arrives in the given time.
+    pub fn receive(&self, within: Duration) -> Option<Arrived> {
+        let end = Instant::now() + within;
+        let mut bytes = vec![0; 70_000];
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let timeout = nix::poll::PollTimeout::try_from(left.as_millis() as i32).unwrap();
+            let descriptor = std::os::fd::AsFd::as_fd(&self.socket);
+            let mut poll = [nix::poll::PollFd::new(descriptor, nix::poll::PollFlags::POLLIN)];
+            if nix::poll::poll(&mut poll, timeout).unwrap() == 0 {
+                return None;
+            }
+            let length = (&self.socket).read(&mut bytes).unwrap();
+            if let Some(arrived) = self.read(&bytes[..length]) {
+                return Some(arrived);
+            }
+        }
+    }
+
+    fn read(&self, frame: &[u8]) -> Option<Arrived> {
+        let ip = frame.get(14..)?;
+        if frame[12..14] != [8, 0]
+            || ip[9] != 6
+            || ip[12..16] != self.remote.0
+            || ip[16..20] != self.local.0
+        {
+            return None;
+        }
+        let header = usize::from(ip[0] & 15) * 4;
+        let tcp = &ip[header..usize::from(u16::from_be_bytes([ip[2], ip[3]]))];
+        if tcp[..2] != self.remote.1.to_be_bytes() || tcp[2..4] != self.local.1.to_be_bytes() {
+            return None;
+        }
+        let four = |at: usize| u32::from_be_bytes(tcp[at..at + 4].try_into().unwrap());
+        let offset = usize::from(tcp[12] >> 4) * 4;
+        Some(Arrived {
+            sequence: four(4),
+            acknowledged: four(8),
+            flags: tcp[13],
+            window: u16::from_be_bytes([tcp[14], tcp[15]]),
+            ttl: ip[8],
+            options: tcp[20..offset].to_vec(),
+            payload: tcp[offset..].to_vec(),
+        })
+    }
+
+    /// The first segment that is as wanted; panics after five seconds.
+    pub fn expect(&self, what: &str, mut wanted: impl FnMut(&Arrived) -> bool) -> Arrived {
+        let end = Instant::now() + Duration::from_secs(5);
+        let mut seen = vec![];
+        while Instant::now() < end {
+            match self.receive(Duration::from_millis(200)) {
+                Some(arrived) if wanted(&arrived) => return arrived,
+                Some(other) => seen.push(other),
+                None => {}
+            }
+        }
+        panic!("no {what}; came: {seen:?}");
+    }
+
+    /// Asserts that nothing of the kind comes for half a second.
+    pub fn expect_none(&self, what: &str, mut unwanted: impl FnMut(&Arrived) -> bool) {
+        let end = Instant::now() + Duration::from_millis(500);
+        while Instant::now() < end {
+            if let Some(arrived) = self.receive(Duration::from_millis(100)) {
+                assert!(!unwanted(&arrived), "{what}: {arrived:?}");
+            }
+        }
+    }
+
+    pub fn syn(&self) -> Segment<'_> {
+        let mut syn = self.segment(-1, &[]);
+        syn.flags = SYN;
+        syn.acknowledged = 0;
+        syn.options = &self.options;
+        syn
+    }
+
+    /// Sends the SYN again until it is answered: a new wire's bridge may not forward yet.
+    fn send_syn(&self, mut answered: impl FnMut() -> Option<Arrived>) -> Arrived {
+        for _ in 0..20 {
+            self.put(&self.syn());
+            if let Some(answer) = answered() {
+                return answer;
+            }
+        }
+        panic!("nothing answers a SYN");
+    }
+
+    /// The first segment that is as wanted, in half a second.
+    pub fn receive_some(&self, wanted: impl Fn(&Arrived) -> bool) -> Option<Arrived> {
+        let end = Instant::now() + Duration::from_millis(500);
+        while Instant::now() < end {
+            if let Some(arrived) = self.receive(Duration::from_millis(100)).filter(&wanted) {
+                return Some(arrived);
+            }
+        }
+        None
+    }
+
+    /// The handshake as a client: SYN, SYN-ACK, ACK. The SYN-ACK.
+    pub fn connect(&mut self) -> Arrived {
+        let answer = self.send_syn(|| self.receive_some(|a| a.flags & (SYN | ACK) == SYN | ACK));
+        self.expected = answer.sequence.wrapping_add(1);
+        self.send_ack();
+        answer
+    }
+
+    /// The handshake as a server: the client's SYN.
+    pub fn accept(&mut self) -> Arrived {
+        let syn = self.expect("SYN", |a| a.flags & (SYN | ACK) == SYN);
+        self.expected = syn.sequence.wrapping_add(1);
+        let mut answer = self.syn();
+        answer.flags = SYN | ACK;
+        answer.acknowledged = self.expected;
+        self.put(&answer);
+        let expected = self.first;
+        self.expect("ACK", |a| a.flags & SYN == 0 && a.acknowledged == expected);
+        syn
+    }
+
+    /// The handshake between two raw ends.
+    pub fn shake(client: &mut Self, server: &mut Self) {
+        client.send_syn(|| server.receive_some(|a| a.flags & (SYN | ACK) == SYN));
+        server.expected = client.first;
+        let mut answer = server.syn();
+        answer.flags = SYN | ACK;
+        answer.acknowledged = server.expected;
+        server.put(&answer);
+        client.expect("SYN-ACK", |a| a.flags & (SYN | ACK) == SYN | ACK);
+        client.expected = server.first;
+        client.send_ack();
+        server.expect("ACK", |a| a.flags & SYN == 0);
+    }
+
+    pub fn send_ack(&self) {
+        let mut ack = self.segment(0, &[]);
+        ack.flags = ACK;
+        self.put(&ack);
+    }
+
+    /// Acknowledges so many of the peer's bytes, from its first.
+    pub fn acknowledge(&self, own: i64, bytes: u32) {
+        let mut ack = self.segment(own, &[]);
+        ack.flags = ACK;
+        ack.acknowledged = self.expected.wrapping_add(bytes);
+        self.put(&ack);
+    }
+}
+
+/// Makes the raw end's address known at the other end.
+fn neighbour(wire: &Wire, at: At) {
+    let (other, address, mac) = match at {
+        At::Client => ("server", "10.77.0.11", "02:aa:00:00:00:01"),
+        At::Server => ("client", "10.77.0.12", "02:bb:00:00:00:02"),
+    };
+    let namespace = wire.name(other);
+    ip(&format!("-n {namespace} neigh replace {address} lladdr {mac} dev e0 nud permanent"));
+}
+
+fn packet_socket(interface: &str) -> File {
+    let index = nix::net::if_::if_nametoindex(interface).unwrap();
+    let protocol = (libc::ETH_P_IP as u16).to_be();
+    // SAFETY: a system call without pointers.
+    let raw = unsafe {
+        libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(protocol))
+    };
+    assert!(raw >= 0, "packet socket: {}", std::io::Error::last_os_error());
+    // SAFETY: the descriptor was just made and is nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(raw) };
+    // SAFETY: plain integers, zero is valid for each.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = protocol;
+    address.sll_ifindex = index as i32;
+    // SAFETY: `address` is a sockaddr_ll of the size given and outlives the call.
+    let bound = unsafe {
+        libc::bind(
+            raw,
+            std::ptr::from_ref(&address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    assert!(bound >= 0, "bind: {}", std::io::Error::last_os_error());
+    File::from(socket)
+}
+
+/// RFC 1071.
+fn checksum(bytes: &[u8]) -> u16 {
+    let mut sum: u32 = bytes
+        .chunks(2)
+        .map(|two| u32::from(two[0]) << 8 | two.get(1).map_or(0, |low| u32::from(*low)))
+        .sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
