@@ -2,8 +2,7 @@
 //! blocked or taken over in mid-flight.
 //!
 //! For: [`segment::create`] once at boot; [`Dataplane`] in the engine, which hands out each
-//! [`HeldFlow`] of a flow that policy might want decrypted. Not for: judging flows, TLS, moving
-//! bytes between the two sockets of a [`TakenFlow`]. Every failure leaves a flow on the bridge,
+//! [`HeldFlow`] of a flow that policy might want decrypted. Not for: judging flows, TLS. Every failure leaves a flow on the bridge,
 //! except that of an engine with taken flows, which are reset at both ends.
 
 pub mod namespace;
@@ -19,6 +18,7 @@ mod instance;
 mod layout;
 mod link;
 mod programs;
+mod relay;
 mod ring;
 mod rings;
 mod socket;
@@ -31,5 +31,6 @@ pub use dataplane::{Dataplane, FlowsNow, OpenError, Options, SegmentReport, Tabl
 pub use held::{BlockError, Held, HeldFlow, HeldFlows, ReleaseError, TakeOverError};
 pub use programs::attach_block;
 pub use programs::{Attach, ProgramError};
+pub use relay::Relayed;
 pub use tables::{ApplyError, FallbackCause};
 pub use taken::{FlowGuard, TakenFlow, set_reset_on_close};

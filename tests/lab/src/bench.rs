@@ -1,4 +1,7 @@
-//! Ends and wire together, inspecting: where every check and test begins.
+//! Ends and wire together, inspecting: where every check and test begins; and below it, what is
+//! measured instead of checked.
+
+pub mod dataplane;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

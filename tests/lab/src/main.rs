@@ -1,4 +1,4 @@
-//! `weir-lab`: the demo, on either wire.
+//! `weir-lab`: the demo, on either wire, and the measurements.
 
 use std::io::Read as _;
 use std::os::fd::IntoRawFd as _;
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use weir_lab::bench::Bench;
+use weir_lab::bench::{Bench, dataplane};
 use weir_lab::report::Report;
 use weir_lab::wire::Wire;
 use weir_lab::wire::lab::Lab;
@@ -39,6 +39,20 @@ enum Command {
     /// As the first process of the machine of ends (tests of tunnels); nothing else.
     #[command(hide = true)]
     Ends,
+    /// Measurements, each against its bar; whatever they say, the exit code is 0.
+    Bench {
+        #[command(subcommand)]
+        subject: Subject,
+    },
+}
+
+#[derive(Subcommand)]
+enum Subject {
+    /// What a packet and a flow cost, as ratios to the plain bridge in the same run.
+    Dataplane(dataplane::Settings),
+    /// One end's process of many open connections.
+    #[command(hide = true)]
+    Open(dataplane::open::Settings),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -65,6 +79,19 @@ fn main() -> ExitCode {
         Command::Ends => {
             let ended = weir_lab::tunnels::inside::run();
             return if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+        Command::Bench { subject } => {
+            let done = match subject {
+                Subject::Dataplane(settings) => dataplane::run(&settings),
+                Subject::Open(settings) => dataplane::open::run(&settings),
+            };
+            return match done {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("bench: {error:#}");
+                    ExitCode::FAILURE
+                }
+            };
         }
     };
     let firmware = match firmware {

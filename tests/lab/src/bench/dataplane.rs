@@ -1,0 +1,382 @@
+//! `ci/bench dataplane`: what packets and flows cost with the data plane, as ratios to the plain
+//! bridge, in one run.
+//!
+//! For: the bars of the issue "the data plane". Every round measures every way once, the plain
+//! bridge among them, back to back; a round's ratio has its own round's bridge below the line, and
+//! a bar is the median of its rounds. Not for: absolute speed, of which a shared machine says
+//! nothing. Prints the spread, then one line a bar: `bar NAME RATIO LIMIT ok|short`. Fails only
+//! where something could not be measured.
+//!
+//! CPU time is counted twice. Attributed: this process, which is both ends and the engine, and the
+//! kernel's ksoftirqd; on veth the kernel's packet work is done in the sender's system calls and so
+//! within it. Whole machine: what /proc/stat says, softirq included, less what the machine was busy
+//! with before. Where that was more than [`QUIET`], others are at work and the bars go by the
+//! attributed time; both are in the results.
+
+mod bars;
+mod cpu;
+mod datagrams;
+mod engine;
+mod load;
+mod memory;
+pub mod open;
+mod pairs;
+mod policy;
+mod site;
+
+use std::iter::once;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+
+use self::bars::{Bar, By, Limit};
+use self::cpu::Used;
+use self::engine::Engine;
+use self::open::Open;
+use self::site::{CANDIDATE_PORT, LAST_PORT, OTHER_PORT, PLAIN, SEGMENT, Site};
+use crate::report::Report;
+
+/// A machine busier than this, in processors, before anything is measured is shared with others.
+const QUIET: f64 = 0.05;
+/// The ratios of fewer rounds say nothing.
+const LEAST_ROUNDS: usize = 3;
+/// Flows whose memory is measured.
+const OPEN_FLOWS: usize = 100_000;
+/// What user space and maps may have for them.
+const MEMORY: f64 = 64.0 * 1024.0 * 1024.0;
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Settings {
+    /// Rounds; fewer where the time is up.
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// Bytes each way of a bulk connection, in millions.
+    #[arg(long, default_value_t = 500)]
+    megabytes: usize,
+    /// Short connections of a measurement.
+    #[arg(long, default_value_t = 2000)]
+    connections: usize,
+    /// Datagrams of a measurement.
+    #[arg(long, default_value_t = 300_000)]
+    datagrams: usize,
+    /// Flows open at one time when memory is measured; fewer say nothing about the bar.
+    #[arg(long, default_value_t = OPEN_FLOWS)]
+    open_flows: usize,
+    /// No new round begins after so many seconds.
+    #[arg(long, default_value_t = 420)]
+    seconds: u64,
+    /// Where the results are kept.
+    #[arg(long, default_value = "tests/bench/results/dataplane.json")]
+    results: PathBuf,
+}
+
+/// What is kept of a run.
+#[derive(Debug, Serialize)]
+struct Results {
+    kernel: String,
+    processors: usize,
+    runtimes: usize,
+    /// Busy processors before the run.
+    idle_load: f64,
+    tables: policy::Fill,
+    settings: String,
+    memory_bytes: [u64; 2],
+    samples: Vec<Sample>,
+    bars: Vec<Bar>,
+}
+
+/// One measurement, per unit (GB, connection, packet): CPU nanoseconds.
+#[derive(Clone, Debug, Serialize)]
+struct Sample {
+    round: usize,
+    what: What,
+    way: Way,
+    attributed: f64,
+    whole_machine: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum What {
+    Gigabyte,
+    Connection,
+    Packet,
+    /// CPU of the engine's threads for a takeover, of an ordinary proxy's for accept and connect.
+    Takeover,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Way {
+    Bridge,
+    /// No candidate.
+    Passed,
+    Released,
+    Taken,
+    /// An ordinary proxy's pair of connections.
+    Pair,
+    /// UDP on a segment whose TCP flows are candidates.
+    Datagrams,
+}
+
+/// Measures, prints, keeps.
+pub fn run(settings: &Settings) -> Result<()> {
+    let report = Report::new("bench");
+    let idle = cpu::idle_load(Duration::from_secs(3))?;
+    let by = if idle <= QUIET { By::WholeMachine } else { By::Attributed };
+    report.progress(&format!(
+        "{idle:.2} processors are busy with other things: bars go by {}",
+        match by {
+            By::WholeMachine => "the whole machine's CPU time",
+            By::Attributed => "the bench's own CPU time",
+        }
+    ));
+    let site = Site::new()?;
+    let (snapshot, tables) = policy::snapshot();
+    let engine = Engine::start(&site, snapshot)?;
+    let mut bench = Bench { site: &site, engine: &engine, settings, idle, samples: vec![] };
+
+    let until = Instant::now() + Duration::from_secs(settings.seconds);
+    for round in 0..settings.rounds {
+        if round >= LEAST_ROUNDS && Instant::now() > until {
+            report.progress(&format!("time is up after {round} rounds"));
+            break;
+        }
+        bench.round(round).with_context(|| format!("round {round}"))?;
+        report.progress(&format!("round {} of {}", round + 1, settings.rounds));
+    }
+    let memory_bytes = bench.memory()?;
+    report.progress(&format!(
+        "{} released flows: user space grew by {} KiB, maps have {} KiB",
+        settings.open_flows,
+        memory_bytes[0] / 1024,
+        memory_bytes[1] / 1024
+    ));
+    let samples = bench.samples;
+    let bars = all_bars(&samples, by, memory_bytes)?;
+    let results = Results {
+        kernel: kernel()?,
+        processors: std::thread::available_parallelism().map_or(1, usize::from),
+        runtimes: engine.runtimes,
+        idle_load: idle,
+        tables,
+        settings: format!("{settings:?}"),
+        memory_bytes,
+        samples,
+        bars,
+    };
+    keep(&results, settings)?;
+    report.progress(&format!("results: {}", settings.results.display()));
+    site.succeeded();
+    for bar in &results.bars {
+        println!("{} (limit {})", bar.spread(), bar.limit);
+    }
+    for bar in &results.bars {
+        println!("{bar}");
+    }
+    Ok(())
+}
+
+struct Bench<'a> {
+    site: &'a Site,
+    engine: &'a Engine,
+    settings: &'a Settings,
+    idle: f64,
+    samples: Vec<Sample>,
+}
+
+impl Bench<'_> {
+    fn round(&mut self, round: usize) -> Result<()> {
+        let mut ways = [
+            (Way::Bridge, PLAIN, CANDIDATE_PORT, policy::RELEASED),
+            (Way::Passed, SEGMENT, OTHER_PORT, policy::RELEASED),
+            (Way::Released, SEGMENT, CANDIDATE_PORT, policy::RELEASED),
+            (Way::Taken, SEGMENT, CANDIDATE_PORT, policy::TAKEN),
+        ];
+        // What comes first in one round comes later in the next.
+        let turn = round % ways.len();
+        ways.rotate_left(turn);
+        for (way, bridge, port, name) in ways {
+            let hello = hello(name)?;
+            let (to, settings) = (Site::server(bridge, port), self.settings);
+            let before = self.engine.decided();
+            let bytes = settings.megabytes * 1_000_000;
+            let used = load::bulk(self.site, to, &hello, bytes)
+                .with_context(|| format!("bulk, {way:?}"))?;
+            self.keep(round, What::Gigabyte, way, &used, 2.0 * bytes as f64 / 1e9);
+            self.check(way, before, 1)?;
+            let (before, count) = (self.engine.decided(), settings.connections);
+            let used = load::connections(self.site, to, &hello, count)
+                .with_context(|| format!("connections, {way:?}"))?;
+            self.keep(round, What::Connection, way, &used, count as f64);
+            self.check(way, before, count)?;
+        }
+        let mut ways = [(Way::Bridge, PLAIN), (Way::Datagrams, SEGMENT)];
+        ways.rotate_left(round % 2);
+        for (way, bridge) in ways {
+            let (to, count) = (Site::server(bridge, CANDIDATE_PORT), self.settings.datagrams);
+            let blasted = datagrams::blast(self.site, to, Site::interface(bridge), count)
+                .with_context(|| format!("datagrams, {way:?}"))?;
+            self.keep(round, What::Packet, way, &blasted.used, blasted.arrived as f64);
+        }
+        self.takeover(round)
+    }
+
+    /// Engine CPU a takeover, and an ordinary proxy's for a pair of connections.
+    fn takeover(&mut self, round: usize) -> Result<()> {
+        let count = self.settings.connections;
+        let hello = hello(policy::TAKEN)?;
+        let to = Site::server(SEGMENT, CANDIDATE_PORT);
+        self.engine.drop_taken(true);
+        let before = self.engine.decided();
+        let cpu = cpu::of_threads(engine::THREADS)?;
+        let ended = load::until_ended(self.site, to, to, &hello, count);
+        let took = cpu::of_threads(engine::THREADS)?.saturating_sub(cpu);
+        self.engine.drop_taken(false);
+        ended.context("takeovers")?;
+        self.check(Way::Taken, before, count)?;
+        let [at, server] = Site::middle(OTHER_PORT);
+        let pairs = pairs::serve(
+            self.site,
+            [at, server],
+            count,
+            || load::until_ended(self.site, at, server, &Arc::from([]), count),
+            || Ok(cpu::of_threads(&[pairs::THREAD])?.as_secs_f64()),
+        )
+        .context("ordinary pairs")?;
+        for (way, seconds) in [(Way::Taken, took.as_secs_f64()), (Way::Pair, pairs)] {
+            let attributed = seconds * 1e9 / count as f64;
+            let what = What::Takeover;
+            self.samples.push(Sample { round, what, way, attributed, whole_machine: attributed });
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, round: usize, what: What, way: Way, used: &Used, units: f64) {
+        self.samples.push(Sample {
+            round,
+            what,
+            way,
+            attributed: used.own.as_secs_f64() * 1e9 / units,
+            whole_machine: used.machine_above(self.idle).as_secs_f64() * 1e9 / units,
+        });
+    }
+
+    /// That the flows went the way they are measured for: what is released for lack of anything is
+    /// cheap.
+    fn check(&self, way: Way, before: [u64; 2], flows: usize) -> Result<()> {
+        let wanted = match way {
+            Way::Released => [flows as u64, 0],
+            Way::Taken => [0, flows as u64],
+            _ => [0, 0],
+        };
+        let grown = || {
+            let after = self.engine.decided();
+            [after[0] - before[0], after[1] - before[1]]
+        };
+        // The ends may be through with a flow before the engine has counted it.
+        let mut grew = grown();
+        for _ in 0..100 {
+            if grew == wanted {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+            grew = grown();
+        }
+        ensure!(
+            grew == wanted,
+            "{way:?}: {} flows released and {} taken, where {} and {} should be: {:?}",
+            grew[0],
+            grew[1],
+            wanted[0],
+            wanted[1],
+            self.engine.dataplane.counters()
+        );
+        Ok(())
+    }
+
+    /// Bytes that user space grew by, and that the maps for flows have, with many released flows
+    /// open.
+    fn memory(&self) -> Result<[u64; 2]> {
+        // A first few, so that what is made once is not counted as a flow's.
+        let first = Open::new(self.site, once(CANDIDATE_PORT), 100)?;
+        let before = (memory::resident()?, self.engine.decided());
+        let open = Open::new(self.site, CANDIDATE_PORT + 1..=LAST_PORT, self.settings.open_flows)?;
+        self.check(Way::Released, before.1, open.connections)?;
+        let measured = [memory::resident()?.saturating_sub(before.0), memory::of_flow_maps()?];
+        drop((first, open));
+        Ok(measured)
+    }
+}
+
+fn all_bars(samples: &[Sample], by: By, memory: [u64; 2]) -> Result<Vec<Bar>> {
+    use Limit::{AtLeast, AtMost};
+    let table = [
+        ("passed-cpu-per-gb", AtMost(1.10), What::Gigabyte, Way::Passed, Way::Bridge),
+        ("passed-cpu-per-connection", AtMost(1.10), What::Connection, Way::Passed, Way::Bridge),
+        ("released-cpu-per-gb", AtMost(1.10), What::Gigabyte, Way::Released, Way::Bridge),
+        ("released-cpu-per-connection", AtMost(1.6), What::Connection, Way::Released, Way::Bridge),
+        ("taken-cpu-per-gb", AtMost(2.0), What::Gigabyte, Way::Taken, Way::Bridge),
+        ("taken-cpu-per-connection", AtMost(2.6), What::Connection, Way::Taken, Way::Bridge),
+        ("takeover-cpu-per-pair", AtMost(4.0), What::Takeover, Way::Taken, Way::Pair),
+        // The other way around: packets a CPU second.
+        ("udp-packets-per-cpu", AtLeast(0.9), What::Packet, Way::Bridge, Way::Datagrams),
+    ];
+    let mut bars = Vec::new();
+    for (name, limit, what, above, below) in table {
+        let of = |way, value: fn(&Sample) -> f64| {
+            let of_way = samples.iter().filter(move |s| s.what == what && s.way == way);
+            of_way.map(value).collect::<Vec<_>>()
+        };
+        let ratios = |value| -> Vec<f64> {
+            of(above, value)
+                .iter()
+                .zip(of(below, value))
+                .map(|(above, below)| above / below)
+                .collect()
+        };
+        let attributed = ratios(|sample| sample.attributed);
+        let whole =
+            if what == What::Takeover { vec![] } else { ratios(|sample| sample.whole_machine) };
+        bars.push(Bar::new(name, limit, by, attributed, whole).context("nothing measured")?);
+    }
+    let memory = (memory[0] + memory[1]) as f64 / MEMORY;
+    let limit = AtMost(1.0);
+    bars.push(
+        Bar::new("memory-100000-released", limit, by, vec![memory], vec![])
+            .context("nothing measured")?,
+    );
+    Ok(bars)
+}
+
+/// A hello as a real client sends it.
+fn hello(name: &str) -> Result<Arc<[u8]>> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let configuration = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = rustls::pki_types::ServerName::try_from(name.to_owned())?;
+    let mut client = rustls::ClientConnection::new(Arc::new(configuration), name)?;
+    let mut bytes = Vec::new();
+    while client.wants_write() {
+        client.write_tls(&mut bytes)?;
+    }
+    Ok(bytes.into())
+}
+
+fn kernel() -> Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned())
+}
+
+fn keep(results: &Results, settings: &Settings) -> Result<()> {
+    if let Some(directory) = settings.results.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    let text = serde_json::to_string_pretty(results)?;
+    std::fs::write(&settings.results, text + "\n")
+        .with_context(|| format!("writing {}", settings.results.display()))
+}

@@ -1,0 +1,213 @@
+//! The load: bulk TCP, short TCP connections, small UDP datagrams.
+//!
+//! For: the same bytes by every way, so that two measurements differ in the way alone; each function
+//! returns the CPU time from when both ends are ready until both are through. Sizes are given and
+//! nothing runs on by itself; a peer that vanishes ends a read after [`PATIENCE`].
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::cpu::{Reading, Used};
+use super::site::{Site, join};
+
+/// A read or write that waits longer has failed.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Connections open at one time.
+const CONCURRENT: usize = 32;
+/// What a server answers a short connection with, in bytes.
+const ANSWER: usize = 512;
+const CHUNK: usize = 64 * 1024;
+
+/// One connection that carries `bytes` each way, one after the other, behind the hello.
+pub fn bulk(site: &Site, to: SocketAddr, hello: &Arc<[u8]>, bytes: usize) -> Result<Used> {
+    let length = hello.len();
+    let (ready, wait) = channel();
+    let server = site.at_server(move || {
+        let listener = TcpListener::bind(to)?;
+        ready.send(())?;
+        let mut stream = patient(listener.accept()?.0)?;
+        let mut first = vec![0; length];
+        stream.read_exact(&mut first)?;
+        write(&mut stream, bytes)?;
+        read(&mut stream, bytes)?;
+        stream.write_all(b"!")?;
+        Ok(())
+    })?;
+    wait.recv().context("the server did not start")?;
+    let before = Reading::now()?;
+    let hello = Arc::clone(hello);
+    let client = site.at_client(move || {
+        let mut stream = patient(TcpStream::connect_timeout(&to, PATIENCE)?)?;
+        stream.write_all(&hello)?;
+        read(&mut stream, bytes)?;
+        write(&mut stream, bytes)?;
+        let mut end = [0];
+        stream.read_exact(&mut end)?;
+        Ok(())
+    })?;
+    join(client).context("bulk client")?;
+    join(server).context("bulk server")?;
+    before.used()
+}
+
+/// Short connections, [`CONCURRENT`] at a time: the hello, an answer, the end.
+pub fn connections(site: &Site, to: SocketAddr, hello: &Arc<[u8]>, count: usize) -> Result<Used> {
+    let length = hello.len();
+    let (ready, wait) = channel();
+    let server = site.at_server(move || {
+        serve(to, count, ready, async move |mut stream: tokio::net::TcpStream| {
+            let mut first = vec![0; length];
+            stream.read_exact(&mut first).await?;
+            stream.write_all(&[0x55; ANSWER]).await?;
+            // Until the client closes: it holds the port numbers.
+            stream.read(&mut first).await?;
+            Ok(())
+        })
+    })?;
+    wait.recv().context("the server did not start")?;
+    let before = Reading::now()?;
+    let hello = Arc::clone(hello);
+    let client = site.at_client(move || {
+        connect(to, count, async move |mut stream: tokio::net::TcpStream| {
+            stream.write_all(&hello).await?;
+            let mut answer = [0; ANSWER];
+            stream.read_exact(&mut answer).await?;
+            Ok(())
+        })
+    })?;
+    join(client).context("connecting client")?;
+    join(server).context("accepting server")?;
+    before.used()
+}
+
+/// Connections that send the hello (empty: nothing) and wait for whatever end the middle makes.
+pub fn until_ended(
+    site: &Site,
+    to: SocketAddr,
+    listen_at: SocketAddr,
+    hello: &Arc<[u8]>,
+    count: usize,
+) -> Result<()> {
+    let (ready, wait) = channel();
+    let server = site.at_server(move || {
+        serve(listen_at, count, ready, async |mut stream: tokio::net::TcpStream| {
+            let mut rest = [0; 256];
+            while stream.read(&mut rest).await.is_ok_and(|read| read > 0) {}
+            Ok(())
+        })
+    })?;
+    wait.recv().context("the server did not start")?;
+    let hello = Arc::clone(hello);
+    let client = site.at_client(move || {
+        connect(to, count, async move |mut stream: tokio::net::TcpStream| {
+            let mut rest = [0; 256];
+            let _ = stream.write_all(&hello).await;
+            while stream.read(&mut rest).await.is_ok_and(|read| read > 0) {}
+            Ok(())
+        })
+    })?;
+    join(client).context("connecting client")?;
+    join(server).context("accepting server")
+}
+
+/// Runs `each` with `count` accepted connections.
+fn serve(
+    at: SocketAddr,
+    count: usize,
+    ready: std::sync::mpsc::Sender<()>,
+    each: impl AsyncFn(tokio::net::TcpStream) -> Result<()> + Clone + 'static,
+) -> Result<()> {
+    on_a_runtime(async move {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(at)?;
+        let listener = socket.listen(1024)?;
+        ready.send(())?;
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..count {
+            let (stream, _) = tokio::time::timeout(PATIENCE, listener.accept())
+                .await
+                .context("no connection came")??;
+            let each = each.clone();
+            tasks.spawn_local(async move {
+                tokio::time::timeout(PATIENCE, each(stream)).await.context("server waited")?
+            });
+            while let Some(done) = tasks.try_join_next() {
+                done??;
+            }
+        }
+        while let Some(done) = tasks.join_next().await {
+            done??;
+        }
+        Ok(())
+    })
+}
+
+/// Runs `each` with `count` connections, [`CONCURRENT`] at a time.
+fn connect(
+    to: SocketAddr,
+    count: usize,
+    each: impl AsyncFn(tokio::net::TcpStream) -> Result<()> + Clone + 'static,
+) -> Result<()> {
+    on_a_runtime(async move {
+        let mut tasks = tokio::task::JoinSet::new();
+        let mut started = 0;
+        loop {
+            while started < count && tasks.len() < CONCURRENT {
+                let each = each.clone();
+                tasks.spawn_local(async move {
+                    tokio::time::timeout(PATIENCE, async {
+                        each(tokio::net::TcpStream::connect(to).await?).await
+                    })
+                    .await
+                    .context("client waited")?
+                });
+                started += 1;
+            }
+            match tasks.join_next().await {
+                Some(done) => done??,
+                None => return Ok(()),
+            }
+        }
+    })
+}
+
+/// A single-threaded runtime on the calling thread.
+pub fn on_a_runtime(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    tokio::task::LocalSet::new().block_on(&runtime, work)
+}
+
+/// Reads and writes of it wait no longer than [`PATIENCE`].
+pub fn patient(stream: TcpStream) -> Result<TcpStream> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+fn write(stream: &mut TcpStream, mut bytes: usize) -> Result<()> {
+    let chunk = vec![0xa5; CHUNK];
+    while bytes > 0 {
+        let now = bytes.min(CHUNK);
+        stream.write_all(&chunk[..now])?;
+        bytes -= now;
+    }
+    Ok(())
+}
+
+fn read(stream: &mut TcpStream, mut bytes: usize) -> Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    while bytes > 0 {
+        let now = bytes.min(CHUNK);
+        let got = stream.read(&mut chunk[..now])?;
+        ensure!(got > 0, "the stream ended {bytes} bytes early");
+        bytes -= got;
+    }
+    Ok(())
+}

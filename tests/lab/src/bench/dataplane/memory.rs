@@ -1,0 +1,54 @@
+//! What flows cost in memory: this process's own, and the maps' that serve flows.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+/// Maps that flows are kept in or go through, as the kernel has their names (15 bytes).
+const FLOW_MAPS: &[&str] = &["half_open", "flows", "engine_tuples", "scratch"];
+const RINGS: &str = "held_ring_";
+
+/// Resident bytes of this process.
+pub fn resident() -> Result<u64> {
+    let text = fs::read_to_string("/proc/self/status")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes: u64 = line
+        .and_then(|line| line.split_whitespace().next()?.parse().ok())
+        .context("no VmRSS in /proc/self/status")?;
+    Ok(kibibytes * 1024)
+}
+
+/// Bytes of the maps for flows that this process has open, each counted once.
+pub fn of_flow_maps() -> Result<u64> {
+    let names = flow_maps();
+    let mut bytes_of = HashMap::new();
+    for descriptor in fs::read_dir("/proc/self/fd")? {
+        let number = descriptor?.file_name();
+        let path = Path::new("/proc/self/fdinfo").join(&number);
+        let Ok(text) = fs::read_to_string(path) else { continue };
+        let field = |name: &str| -> Option<u64> {
+            text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
+        };
+        if let Some(id) = field("map_id:")
+            && names.contains(&id)
+        {
+            bytes_of.insert(id, field("memlock:").context("a map without memlock")?);
+        }
+    }
+    ensure!(!bytes_of.is_empty(), "no map for flows is open");
+    Ok(bytes_of.values().sum())
+}
+
+/// Ids of the kernel's maps of these names, other processes' too.
+fn flow_maps() -> Vec<u64> {
+    aya::maps::loaded_maps()
+        .filter_map(std::result::Result::ok)
+        .filter(|map| {
+            let name = map.name_as_str().unwrap_or_default();
+            FLOW_MAPS.contains(&name) || name.starts_with(RINGS)
+        })
+        .map(|map| u64::from(map.id()))
+        .collect()
+}

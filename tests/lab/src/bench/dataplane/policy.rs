@@ -1,0 +1,112 @@
+//! The policy under which it is measured: every table as full as the issue asks.
+
+use ipnet::{IpNet, Ipv4Net};
+use serde::Serialize;
+use weir_policy::SecretBytes;
+use weir_policy::Snapshot;
+use weir_policy::snapshot::{
+    CertifiedKey, ClientPolicy, ClientProxy, DecryptionPolicy, DomainPattern,
+    MINIMUM_RSA_KEY_LENGTH, PortRange, Profile, Segment, Service, TrustStore, VirtualSegment,
+};
+
+use super::site::{CANDIDATE_PORT, LAST_PORT, SEGMENT};
+
+/// Flows to this name are released, all others are taken.
+pub const RELEASED: &str = "released.example";
+pub const TAKEN: &str = "taken.example";
+
+const VIRTUAL_SEGMENTS: usize = 512;
+const NETWORKS: usize = 4096;
+
+/// How full the tables are, for the results.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Fill {
+    pub virtual_segments: usize,
+    pub networks: usize,
+    pub reputation_entries: usize,
+    /// Whether eBPF looks packets up in them.
+    pub in_ebpf: bool,
+}
+
+/// A policy whose last virtual segment, and none before it, matches the bench's flows.
+pub fn snapshot() -> (Snapshot, Fill) {
+    let each = NETWORKS / VIRTUAL_SEGMENTS;
+    let mut virtual_segments: Vec<_> = (0..VIRTUAL_SEGMENTS - 1)
+        .map(|number| VirtualSegment {
+            name: format!("filler {number}"),
+            segments: vec![],
+            from: None,
+            vlans: vec![],
+            sources: (0..each).map(|network| filler(number * each + network)).collect(),
+            destinations: vec![],
+            profile: 0,
+        })
+        .collect();
+    virtual_segments.push(VirtualSegment {
+        name: "all".into(),
+        segments: vec![SEGMENT],
+        from: None,
+        vlans: vec![],
+        sources: vec![],
+        destinations: vec![],
+        profile: 0,
+    });
+    let fill = Fill {
+        virtual_segments: virtual_segments.len(),
+        networks: virtual_segments.iter().map(|segment| segment.sources.len()).sum(),
+        reputation_entries: 0,
+        in_ebpf: false,
+    };
+    let snapshot = Snapshot {
+        segments: vec![Segment::with_defaults(SEGMENT, "bench".into())],
+        virtual_segments,
+        profiles: vec![Profile {
+            name: "bench".into(),
+            server_policies: vec![],
+            client_policies: vec![ClientPolicy {
+                name: "bench".into(),
+                client_proxy: 0,
+                decryption_policy: Some(0),
+                trust_store: 0,
+                source_exceptions: vec![],
+            }],
+            filters: vec![],
+        }],
+        client_proxies: vec![ClientProxy {
+            name: "bench".into(),
+            detection_ports: vec![PortRange { first: CANDIDATE_PORT, last: LAST_PORT }],
+            service: Service::Other,
+            // Never used: no TLS is spoken.
+            signing_certificate: CertifiedKey {
+                chain: vec![vec![1]],
+                key: SecretBytes::new(vec![1]),
+            },
+            block_invalid_certificates: false,
+            block_expired_certificates: false,
+            reset_client_on_block: false,
+            minimum_rsa_key_length: MINIMUM_RSA_KEY_LENGTH,
+            allowed: Default::default(),
+        }],
+        decryption_policies: vec![DecryptionPolicy {
+            name: "bench".into(),
+            domains_not_to_decrypt: vec![DomainPattern {
+                domain: RELEASED.into(),
+                wildcard: false,
+            }],
+        }],
+        trust_stores: vec![TrustStore {
+            name: "bench".into(),
+            authorities: vec![],
+            default_ca_package: false,
+        }],
+        ..Snapshot::default()
+    };
+    (snapshot, fill)
+}
+
+/// A network that no address of the bench is in: 100.64.0.0/10 in pieces of 16 addresses.
+fn filler(number: usize) -> IpNet {
+    let base = u32::from(std::net::Ipv4Addr::new(100, 64, 0, 0));
+    let address = base + (number as u32) * 16;
+    IpNet::V4(Ipv4Net::new_assert(address.into(), 28))
+}
