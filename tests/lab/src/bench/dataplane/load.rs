@@ -66,7 +66,7 @@ pub fn connections(site: &Site, to: SocketAddr, hello: &Arc<[u8]>, count: usize)
             stream.read_exact(&mut first).await?;
             stream.write_all(&[0x55; ANSWER]).await?;
             // Until the client closes: it holds the port numbers.
-            stream.read(&mut first).await?;
+            let _end = stream.read(&mut first).await?;
             Ok(())
         })
     })?;

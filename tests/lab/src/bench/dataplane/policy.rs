@@ -1,9 +1,14 @@
 //! The policy under which it is measured: every table as full as the issue asks.
 
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
 use ipnet::{IpNet, Ipv4Net};
 use serde::Serialize;
 use weir_policy::SecretBytes;
 use weir_policy::Snapshot;
+use weir_policy::precedence::Precedence;
+use weir_policy::precedence::reputation::{Reputation, Standing};
 use weir_policy::snapshot::{
     CertifiedKey, ClientPolicy, ClientProxy, DecryptionPolicy, DomainPattern,
     MINIMUM_RSA_KEY_LENGTH, PortRange, Profile, Segment, Service, TrustStore, VirtualSegment,
@@ -17,6 +22,7 @@ pub const TAKEN: &str = "taken.example";
 
 const VIRTUAL_SEGMENTS: usize = 512;
 const NETWORKS: usize = 4096;
+const REPUTATION: usize = 1_000_000;
 
 /// How full the tables are, for the results.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -51,10 +57,11 @@ pub fn snapshot() -> (Snapshot, Fill) {
         destinations: vec![],
         profile: 0,
     });
+    let reputation = Reputation::new(reputation());
     let fill = Fill {
         virtual_segments: virtual_segments.len(),
         networks: virtual_segments.iter().map(|segment| segment.sources.len()).sum(),
-        reputation_entries: 0,
+        reputation_entries: reputation.entries().len(),
         in_ebpf: false,
     };
     let snapshot = Snapshot {
@@ -69,6 +76,7 @@ pub fn snapshot() -> (Snapshot, Fill) {
                 decryption_policy: Some(0),
                 trust_store: 0,
                 source_exceptions: vec![],
+                quic: Default::default(),
             }],
             filters: vec![],
         }],
@@ -99,6 +107,7 @@ pub fn snapshot() -> (Snapshot, Fill) {
             authorities: vec![],
             default_ca_package: false,
         }],
+        precedence: Precedence { reputation, ..Precedence::default() },
         ..Snapshot::default()
     };
     (snapshot, fill)
@@ -106,7 +115,35 @@ pub fn snapshot() -> (Snapshot, Fill) {
 
 /// A network that no address of the bench is in: 100.64.0.0/10 in pieces of 16 addresses.
 fn filler(number: usize) -> IpNet {
-    let base = u32::from(std::net::Ipv4Addr::new(100, 64, 0, 0));
+    let base = u32::from(Ipv4Addr::new(100, 64, 0, 0));
     let address = base + (number as u32) * 16;
     IpNet::V4(Ipv4Net::new_assert(address.into(), 28))
+}
+
+/// Addresses all over the unicast ones, half of them among the bench's own neighbours in
+/// 10.0.0.0/8, so that a lookup has far to go; none is the bench's.
+fn reputation() -> Vec<(IpNet, Standing)> {
+    let mut state = 1u64;
+    let mut random = || {
+        // Knuth's linear congruential generator: the same list in every run.
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 32) as u32
+    };
+    let mut addresses = BTreeSet::new();
+    while addresses.len() < REPUTATION {
+        let value = random();
+        let address = Ipv4Addr::from(if addresses.len() % 2 == 0 {
+            0x0a00_0000 | value & 0x00ff_ffff
+        } else {
+            value
+        });
+        let ends = address.octets().starts_with(&[10, 66]) && address.octets()[3] < 3;
+        if !ends && (1..224).contains(&address.octets()[0]) {
+            addresses.insert(address);
+        }
+    }
+    addresses
+        .into_iter()
+        .map(|address| (IpNet::from(IpAddr::V4(address)), Standing::Block))
+        .collect()
 }
