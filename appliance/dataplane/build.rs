@@ -25,16 +25,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
 
-    let names: Vec<String> = fs::read_to_string("bpf/counters.h")?
-        .lines()
-        .filter_map(|line| line.strip_prefix("COUNTER(")?.split_once(',').map(|(name, _)| name))
-        .map(|name| format!("{name:?}"))
-        .collect();
-    let list = out.join("counters.rs");
-    // Never written over in place: copies of a target directory may share the file by hard links.
-    if list.exists() {
-        fs::remove_file(&list)?;
+    let list = fs::read_to_string("bpf/counters.h")?;
+    let mut counters = Vec::new();
+    for line in list.lines().filter(|line| line.starts_with("COUNTER(")) {
+        let entry = line.strip_prefix("COUNTER(").and_then(|rest| {
+            let (name, meaning) = rest.split_once(", \"")?;
+            Some((name, meaning.strip_suffix("\")")?))
+        });
+        let entry =
+            entry.ok_or(format!("bpf/counters.h: not COUNTER(name, \"meaning\"): {line}"))?;
+        counters.push(format!("{entry:?}"));
     }
-    fs::write(list, format!("&[{}]", names.join(", ")))?;
+    let written = out.join("counters.rs");
+    // Never written over in place: copies of a target directory may share the file by hard links.
+    if written.exists() {
+        fs::remove_file(&written)?;
+    }
+    fs::write(written, format!("&[{}]", counters.join(", ")))?;
     Ok(())
 }

@@ -122,6 +122,9 @@ impl Console {
             Request::Version => self.version().await,
             Request::Health => self.health().await,
             Request::Segments => Response::Segments(state.borrow().segment_views()),
+            Request::VirtualSegments => {
+                Response::VirtualSegments(state.borrow().virtual_segment_views())
+            }
             Request::TlsInspection => {
                 Response::TlsInspection(Box::new(state.borrow().tls_inspection_view()))
             }
@@ -240,6 +243,7 @@ fn authorise(role: Option<Role>, request: &Request) -> Result<(), String> {
         Request::Version
         | Request::Health
         | Request::Segments
+        | Request::VirtualSegments
         | Request::TlsInspection
         | Request::Ciphers
         | Request::Sessions { .. }

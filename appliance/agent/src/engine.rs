@@ -130,9 +130,10 @@ async fn listen(state: &RefCell<State>, mut from: OwnedReadHalf) -> Result<(), F
 
 fn hear(state: &mut State, message: FromEngine) {
     match message {
-        FromEngine::Started { version, segments, runtimes } => {
+        FromEngine::Started { version, segments, runtimes, counter_meanings } => {
             info!(version, runtimes, segments = segments.len(), "engine connected");
             state.engine.segments = segments;
+            state.engine.counter_meanings = counter_meanings.into_iter().collect();
         }
         FromEngine::Applied { generation } => {
             info!(generation, "policy in force");

@@ -4,13 +4,14 @@
 //! Not for: I/O; the tasks that serve engine and consoles change this state through its methods.
 //! Everything here is bounded: rings drop their oldest, the rest is one value each.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use weir_api::console::{SegmentView, TlsInspectionView};
+use weir_api::console::{SegmentView, TlsInspectionView, VirtualSegmentView};
 use weir_api::engine::{Counters, FilterEvent, SegmentCounters, SessionRecord};
 use weir_api::init::{MachineStatus, Mode};
+use weir_api::sight::VirtualSegmentCounters;
 use weir_policy::snapshot::{Layer2Fallback, SegmentId, Snapshot};
 
 use crate::accounts::Accounts;
@@ -53,6 +54,8 @@ pub struct Engine {
     pub applied: Option<u64>,
     pub refused: Option<String>,
     pub counters: Option<Counters>,
+    /// What one count of each of the data plane's counters means.
+    pub counter_meanings: BTreeMap<String, String>,
 }
 
 /// The newest values, at most [`RECORDS_KEPT`].
@@ -167,8 +170,47 @@ impl State {
             }
             .into(),
             state: self.segment_state(snapshot, counters).into(),
-            counters: counters.map(|one| one.counters.clone()).unwrap_or_default(),
+            meanings: counters.map(|one| self.meanings(&one.counters)).unwrap_or_default(),
+            ..counters.map(counted).unwrap_or_default()
         }
+    }
+
+    /// Of those that counted.
+    fn meanings(&self, counters: &[(String, u64)]) -> BTreeMap<String, String> {
+        let counted = counters.iter().filter(|(_, value)| *value > 0);
+        counted
+            .filter_map(|(name, _)| self.engine.counter_meanings.get_key_value(name))
+            .map(|(name, meaning)| (name.clone(), meaning.clone()))
+            .collect()
+    }
+
+    /// In the order of matching.
+    pub fn virtual_segment_views(&self) -> Vec<VirtualSegmentView> {
+        let snapshot = self.snapshot();
+        let name_of = |id: &SegmentId| {
+            let configured = snapshot.segments.iter().find(|segment| segment.id == *id);
+            configured.map_or_else(|| id.0.to_string(), |segment| segment.name.clone())
+        };
+        let views = snapshot.virtual_segments.iter().zip(1..).map(|(one, order)| {
+            let profile = snapshot.profiles.get(one.profile);
+            let counted = self
+                .counters()
+                .and_then(|all| all.virtual_segments.iter().find(|c| c.name == one.name).cloned());
+            VirtualSegmentView {
+                order,
+                segments: one.segments.iter().map(name_of).collect(),
+                from: one.from.map(|side| format!("{side:?}")),
+                vlans: one.vlans.clone(),
+                sources: one.sources.iter().map(ToString::to_string).collect(),
+                destinations: one.destinations.iter().map(ToString::to_string).collect(),
+                profile: profile.map(|profile| profile.name.clone()).unwrap_or_default(),
+                counted: VirtualSegmentCounters {
+                    name: one.name.clone(),
+                    ..counted.unwrap_or_default()
+                },
+            }
+        });
+        views.collect()
     }
 
     fn segment_state(
@@ -194,6 +236,19 @@ impl State {
             counters: self.counters().cloned(),
             ..TlsInspectionView::configured(&self.snapshot())
         }
+    }
+}
+
+/// The part of a segment's view that the engine counted.
+fn counted(counters: &SegmentCounters) -> SegmentView {
+    SegmentView {
+        counters: counters.counters.clone(),
+        traffic: counters.ports,
+        held_now: counters.held_now,
+        hold_time: counters.hold_time.clone(),
+        take_over_time: counters.take_over_time.clone(),
+        outcomes: counters.outcomes.clone(),
+        ..SegmentView::default()
     }
 }
 

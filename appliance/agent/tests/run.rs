@@ -98,6 +98,8 @@ fn sessions_events_and_counters_of_the_engine_are_shown() {
     let Response::Segments(segments) = console.ask(&Request::Segments) else { panic!() };
     assert_eq!(segments[0].state, "inspecting");
     assert_eq!(segments[0].counters, [("held".to_owned(), 9)]);
+    assert_eq!(segments[0].meanings["held"], "flow held");
+    assert_eq!(segments[0].held_now, 2);
     drop(engine);
     agent.wait_for("engine disconnected");
     let Response::Segments(segments) = console.ask(&Request::Segments) else { panic!() };
@@ -272,6 +274,8 @@ fn counters() -> Counters {
             segment: SegmentId(1),
             fallback: false,
             counters: vec![("held".into(), 9)],
+            held_now: 2,
+            ..SegmentCounters::default()
         }],
         ..Counters::default()
     }

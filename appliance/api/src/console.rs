@@ -2,6 +2,8 @@
 //! [`Request`] after another and gets one [`Response`] each. The agent decides what a role may do;
 //! the console only shows.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use weir_policy::SecretBytes;
 use weir_policy::snapshot::Snapshot;
@@ -9,6 +11,7 @@ use weir_policy::suites::{Suite, TABLE};
 
 use crate::engine::{Counters, FilterEvent, SessionRecord};
 use crate::init::MachineStatus;
+use crate::sight::{Histogram, OutcomeCount, PortTraffic, VirtualSegmentCounters};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Request {
@@ -21,6 +24,7 @@ pub enum Request {
     Version,
     Health,
     Segments,
+    VirtualSegments,
     TlsInspection,
     /// The table of cipher suites.
     Ciphers,
@@ -62,6 +66,7 @@ pub enum Response {
     },
     Health(Box<Health>),
     Segments(Vec<SegmentView>),
+    VirtualSegments(Vec<VirtualSegmentView>),
     TlsInspection(Box<TlsInspectionView>),
     Ciphers(Vec<CipherView>),
     Sessions(Vec<SessionRecord>),
@@ -105,7 +110,7 @@ pub struct Health {
     pub warnings: Vec<String>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SegmentView {
     pub name: String,
     pub ports: [String; 2],
@@ -113,6 +118,43 @@ pub struct SegmentView {
     /// `inspecting`, `Layer-2 fallback (forced)`, `Layer-2 fallback (engine down)`, ...
     pub state: String,
     pub counters: Vec<(String, u64)>,
+    /// What one count means, of those counters that counted.
+    #[serde(default)]
+    pub meanings: BTreeMap<String, String>,
+    /// Of the two ports; `None` where nothing is known.
+    #[serde(default)]
+    pub traffic: [Option<PortTraffic>; 2],
+    /// Flows held at this moment.
+    #[serde(default)]
+    pub held_now: u64,
+    /// From the hold of a flow's first packet to its judgement.
+    #[serde(default)]
+    pub hold_time: Histogram,
+    /// From the decision to take a flow over to its two sockets speaking.
+    #[serde(default)]
+    pub take_over_time: Histogram,
+    /// Judged flows.
+    #[serde(default)]
+    pub outcomes: Vec<OutcomeCount>,
+}
+
+/// What a virtual segment matches (SPEC D3), in words, and what it matched.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct VirtualSegmentView {
+    /// Its place in the order of matching, from 1.
+    pub order: usize,
+    /// Empty: all.
+    pub segments: Vec<String>,
+    /// The port side its clients' SYNs come in by; `None`: both.
+    pub from: Option<String>,
+    /// Empty: any or none.
+    pub vlans: Vec<u16>,
+    /// Networks of clients; empty: any.
+    pub sources: Vec<String>,
+    /// Networks of servers; empty: any.
+    pub destinations: Vec<String>,
+    pub profile: String,
+    pub counted: VirtualSegmentCounters,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use weir_policy::Outcome;
 use weir_policy::snapshot::{SegmentId, Snapshot};
 
+use crate::sight::{Histogram, OutcomeCount, PortTraffic, VirtualSegmentCounters};
+
 /// Agent to engine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ToEngine {
@@ -25,6 +27,9 @@ pub enum FromEngine {
         version: String,
         segments: Vec<SegmentId>,
         runtimes: u32,
+        /// Every counter of the data plane by name, with what one count of it means.
+        #[serde(default)]
+        counter_meanings: Vec<(String, String)>,
     },
     Applied {
         generation: u64,
@@ -117,13 +122,31 @@ pub struct Counters {
     pub segments: Vec<SegmentCounters>,
     /// Named counters of the TLS side, in a fixed order.
     pub tls: Vec<(String, u64)>,
+    /// Those of which anything was counted.
+    #[serde(default)]
+    pub virtual_segments: Vec<VirtualSegmentCounters>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SegmentCounters {
     pub segment: SegmentId,
     /// Inspecting, or in Layer-2 fallback.
     pub fallback: bool,
     /// Named counters of the data plane, in a fixed order.
     pub counters: Vec<(String, u64)>,
+    /// Of the ports A and B; `None` where the kernel tells nothing of them.
+    #[serde(default)]
+    pub ports: [Option<PortTraffic>; 2],
+    /// Flows held at this moment.
+    #[serde(default)]
+    pub held_now: u64,
+    /// From the hold of a flow's first packet to its judgement.
+    #[serde(default)]
+    pub hold_time: Histogram,
+    /// From the decision to take a flow over to its two sockets speaking.
+    #[serde(default)]
+    pub take_over_time: Histogram,
+    /// Judged flows.
+    #[serde(default)]
+    pub outcomes: Vec<OutcomeCount>,
 }

@@ -10,3 +10,4 @@ pub mod engine;
 pub mod frame;
 pub mod init;
 pub mod paths;
+pub mod sight;

@@ -10,7 +10,7 @@ use weir_api::console::{Request, Response};
 
 use crate::agent::{Agent, Away};
 use crate::grammar::{self, Command, Line};
-use crate::render;
+use crate::render::{self, sight};
 
 /// Shown where the line names no count: a screen or two.
 const RECORDS: usize = 20;
@@ -26,12 +26,13 @@ pub enum Step {
     Leave,
 }
 
-pub fn step(line: Line) -> Step {
+pub fn step(line: &Line) -> Step {
     let records = line.count.unwrap_or(RECORDS);
     match line.command {
         Command::ShowVersion => Step::Ask(Request::Version),
         Command::ShowHealth => Step::Ask(Request::Health),
         Command::ShowSegments => Step::Ask(Request::Segments),
+        Command::ShowVirtualSegments => Step::Ask(Request::VirtualSegments),
         Command::ShowTlsInspection => Step::Ask(Request::TlsInspection),
         Command::ShowCiphers => Step::Ask(Request::Ciphers),
         Command::ShowSessions | Command::ShowSessionsDetail => {
@@ -55,17 +56,32 @@ pub fn step(line: Line) -> Step {
 /// Asks and shows. `Ok(Err(..))`: the agent refused, in its words.
 pub fn ask(
     agent: &mut Agent,
-    command: Command,
+    line: &Line,
     request: &Request,
 ) -> Result<Result<String, String>, Away> {
-    Ok(match agent.ask(request)? {
-        Response::Refused(reason) => Err(reason),
-        response => Ok(match (command, response) {
-            (Command::ShowSessionsDetail, Response::Sessions(sessions)) => {
-                render::sessions_detail(&sessions)
-            }
-            (_, response) => render::response(&response),
-        }),
+    Ok(match (line.command, agent.ask(request)?) {
+        (_, Response::Refused(reason)) => Err(reason),
+        (Command::ShowSessionsDetail, Response::Sessions(sessions)) => {
+            Ok(render::sessions_detail(&sessions))
+        }
+        (Command::ShowSegments, Response::Segments(segments)) => {
+            sight::chosen_segments(segments, line.argument("segments")).map(|chosen| {
+                match (line.has("json"), line.has("detail")) {
+                    (true, _) => sight::json(&chosen),
+                    (false, detail) => sight::segments(&chosen, detail),
+                }
+            })
+        }
+        (Command::ShowVirtualSegments, Response::VirtualSegments(views)) => {
+            sight::chosen_virtual_segments(views, line.argument("virtual-segments")).map(|chosen| {
+                if line.has("json") {
+                    sight::json(&chosen)
+                } else {
+                    sight::virtual_segments(&chosen)
+                }
+            })
+        }
+        (_, response) => Ok(render::response(&response)),
     })
 }
 
@@ -77,7 +93,7 @@ pub fn run_one(socket: &Path, line: &str) -> anyhow::Result<()> {
         Ok(None) => bail!("the command is empty\n{}", grammar::list(&valid_at_start())),
         Err(mistake) => bail!("{line}\n{}", mistake.show(0).trim_end()),
     };
-    let request = match step(parsed) {
+    let request = match step(&parsed) {
         Step::Ask(request) | Step::Confirm(_, request) => request,
         Step::Help => {
             print!("{}", render::help());
@@ -87,7 +103,7 @@ pub fn run_one(socket: &Path, line: &str) -> anyhow::Result<()> {
     };
     let mut agent = Agent::connect(socket)
         .map_err(|error| anyhow!("the agent does not answer at {}: {error}", socket.display()))?;
-    match ask(&mut agent, parsed.command, &request) {
+    match ask(&mut agent, &parsed, &request) {
         Ok(Ok(shown)) => print!("{shown}"),
         Ok(Err(refused)) => bail!("refused: {refused}"),
         Err(Away(why)) => bail!("the agent went away: {why}"),

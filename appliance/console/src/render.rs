@@ -6,8 +6,9 @@
 mod ciphers;
 mod machine;
 mod records;
+pub mod sight;
 
-use weir_api::console::{Greeting, Response, Role, SegmentView, TlsInspectionView};
+use weir_api::console::{Greeting, Response, Role, TlsInspectionView};
 
 use crate::grammar;
 use crate::text::{field, fold};
@@ -26,7 +27,8 @@ pub fn response(response: &Response) -> String {
             field("Weir", version) + &field("Kernel", kernel) + &field("Slot", slot)
         }
         Response::Health(health) => machine::health(health),
-        Response::Segments(segments) => self::segments(segments),
+        Response::Segments(segments) => sight::segments(segments, false),
+        Response::VirtualSegments(views) => sight::virtual_segments(views),
         Response::TlsInspection(view) => tls_inspection(view),
         Response::Ciphers(table) => ciphers::ciphers(table),
         Response::Sessions(sessions) => records::sessions(sessions),
@@ -55,28 +57,6 @@ pub fn help() -> String {
          arrow keys for earlier commands. Words may be abbreviated: sh ver.\n\n",
     );
     text += &grammar::list(&grammar::help("").unwrap_or_default());
-    text
-}
-
-fn segments(segments: &[SegmentView]) -> String {
-    if segments.is_empty() {
-        return "No segments.\n".into();
-    }
-    let mut text = String::new();
-    for segment in segments {
-        let [a, b] = &segment.ports;
-        text += &fold("", &format!("Segment {} (ports {a} and {b})", segment.name));
-        text += &field("  State", &segment.state);
-        text += &field("  Layer-2 fallback", &segment.layer2_fallback);
-        // Dozens of reasons, most of which never happen: those that did, in words.
-        let counted: Vec<(String, u64)> = segment
-            .counters
-            .iter()
-            .filter(|(_, count)| *count > 0)
-            .map(|(name, count)| (name.replace('_', " "), *count))
-            .collect();
-        text += &counters(&counted);
-    }
     text
 }
 
@@ -144,34 +124,8 @@ mod tests {
     }
 
     #[test]
-    fn segments_show_state_and_counters() {
-        let view = SegmentView {
-            name: "dmz".into(),
-            ports: ["1A".into(), "1B".into()],
-            layer2_fallback: "permit-all".into(),
-            state: "inspecting".into(),
-            counters: vec![("held".into(), 12)],
-        };
-        let expected = "\
-Segment dmz (ports 1A and 1B)
-  State                 inspecting
-  Layer-2 fallback      permit-all
-                    12  held
-";
-        assert_eq!(segments(&[view]), expected);
-        assert_eq!(segments(&[]), "No segments.\n");
-    }
-
-    #[test]
     fn every_view_fits_with_the_longest_values() {
         let long = "\x1b[31m".repeat(40);
-        fits(&segments(&[SegmentView {
-            name: long.clone(),
-            ports: [long.clone(), long.clone()],
-            layer2_fallback: long.clone(),
-            state: long.clone(),
-            counters: vec![(long.clone(), u64::MAX)],
-        }]));
         fits(&tls_inspection(&TlsInspectionView {
             client_inspection: true,
             max_concurrent_sessions: u32::MAX,

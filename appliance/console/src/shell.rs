@@ -187,7 +187,7 @@ impl Shell {
                     continue;
                 }
             };
-            let request = match command::step(parsed) {
+            let request = match command::step(&parsed) {
                 Step::Leave => return Ok(Sitting::Over),
                 Step::Help => {
                     self.terminal.print(&render::help())?;
@@ -202,7 +202,7 @@ impl Shell {
                     request
                 }
             };
-            match command::ask(agent, parsed.command, &request) {
+            match command::ask(agent, &parsed, &request) {
                 Ok(Ok(shown)) => self.terminal.print(&shown)?,
                 Ok(Err(refused)) => {
                     self.terminal.print(&fold("", &format!("Refused: {refused}")))?

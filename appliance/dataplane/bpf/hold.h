@@ -77,6 +77,8 @@ static __always_inline struct held *reserve(__u64 word, __u64 size)
 			bpf_ringbuf_discard(h, 0);                                                                   \
 			return HOLD_TOO_LARGE;                                                                       \
 		}                                                                                                    \
+		if (kind == HELD_FIRST)                                                                              \
+			f->touched = bpf_ktime_get_ns();                                                             \
 		describe(skb, p, f, word, h, kind, length);                                                          \
 		if (kind == HELD_FIRST) {                                                                            \
 			int result = promote(p, f, word);                                                            \

@@ -122,7 +122,7 @@ _Static_assert(sizeof(struct end) == 28, "src/layout.rs has the same type");
 
 struct flow {
 	__u64 word;
-	__u64 touched; /* CLOCK_MONOTONIC ns: of the SYN; of a tombstone's or blocked flow's last packet */
+	__u64 touched; /* CLOCK_MONOTONIC ns: of the SYN; of the hold; of a tombstone's or blocked flow's last packet */
 	struct end end[2]; /* 0: client, 1: server */
 	__u8 client_low;   /* the client is end 0 of the key */
 	__u8 client_side;

@@ -12,6 +12,7 @@ use weir_policy::snapshot::Side;
 
 use crate::assembly::Judged;
 use crate::frame::Frame;
+use crate::histogram::Histogram;
 use crate::layout::{FlowKey, ring_of};
 use crate::link::Link;
 use crate::socket::SocketPool;
@@ -54,6 +55,12 @@ pub struct SegmentLinks {
     /// Address of the veth's end there.
     pub inner_mac: [u8; 6],
     pub counts: Counts,
+    /// Flows held at this moment.
+    pub held_now: AtomicU64,
+    /// From the hold of a flow's first packet to its judgement.
+    pub hold_time: Histogram,
+    /// From the decision to take a flow over to its two sockets speaking.
+    pub take_over_time: Histogram,
 }
 
 impl SegmentLinks {
@@ -161,59 +168,49 @@ impl Shared {
 }
 
 macro_rules! counts {
-    ($($(#[$meaning:meta])* $name:ident => $text:literal,)*) => {
+    ($($name:ident => $text:literal, $meaning:literal;)*) => {
         /// Counted in user space, beside the programs' own counters.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Count { $($(#[$meaning])* $name,)* }
+        pub enum Count { $(#[doc = $meaning] $name,)* }
 
         impl Count {
-            pub const NAMES: &[&str] = &[$($text,)*];
+            /// Names, and what one count of each means.
+            pub const ALL: &[(&str, &str)] = &[$(($text, $meaning),)*];
         }
     };
 }
 
 counts! {
-    Released => "flow_released",
-    TakenOver => "flow_taken_over",
-    Blocked => "flow_blocked",
-    /// Given back before a judgement: flow limit, a runtime's queue full.
-    ReleasedUnjudged => "flow_released_unjudged",
-    /// Taken, but its sockets could not speak: both ends were reset.
-    Lost => "take_over_lost",
-    TakeOverFailed => "take_over_failed",
-    /// Another flow's sockets have the same tuple (SPEC D16).
-    TupleOwned => "take_over_tuple_owned",
-    /// Held frames that the server would not have accepted, dropped (SPEC D15).
-    BadChecksum => "held_bad_checksum_dropped",
-    BadHeaderChecksum => "held_bad_header_checksum_dropped",
-    NoAcknowledgement => "held_no_acknowledgement_dropped",
-    /// Outside the server's window, a SYN, a RST not at the next byte, after the end, or no room.
-    NotTakeable => "held_not_takeable_dropped",
-    /// Other bytes in the place of some that came before, dropped.
-    Conflicting => "held_conflicting_dropped",
-    /// As above, after the flow was released and before its server acknowledged what was judged.
-    WatchedConflicting => "watched_conflicting_dropped",
-    /// The same bytes again, sent on.
-    WatchedRepeated => "watched_repeated_forwarded",
-    /// Released flows whose server did not acknowledge what was judged for too long, or for which
-    /// there was no room: left to the bridge.
-    WatchGivenUp => "watch_given_up",
-    NotUnderstood => "held_not_understood_dropped",
-    /// Flows none of whose packets the server would have accepted, blocked.
-    UnreadBlocked => "held_unread_blocked",
-    QueueFull => "held_queue_full_dropped",
-    ForwardedLate => "packet_forwarded_after_release",
-    InjectedLate => "packet_injected_after_take_over",
-    FrameNotSent => "frame_not_sent",
-    TombstoneRemoved => "tombstone_removed",
+    Released => "flow_released", "held flow given back to the bridge";
+    TakenOver => "flow_taken_over", "held flow taken over by the engine's sockets";
+    Blocked => "flow_blocked", "held flow blocked by policy";
+    ReleasedUnjudged => "flow_released_unjudged", "held flow given back unjudged: too many flows were held, or a runtime's queue was full";
+    Lost => "take_over_lost", "flow taken, but its sockets could not speak: both ends were reset";
+    TakeOverFailed => "take_over_failed", "takeover that failed, the flow was given back";
+    TupleOwned => "take_over_tuple_owned", "takeover refused because another flow's sockets have the same tuple";
+    BadChecksum => "held_bad_checksum_dropped", "held packet with a wrong TCP checksum, which the server would not accept";
+    BadHeaderChecksum => "held_bad_header_checksum_dropped", "held packet with a wrong IP header checksum, which the server would not accept";
+    NoAcknowledgement => "held_no_acknowledgement_dropped", "held packet without ACK, which the server would not accept";
+    NotTakeable => "held_not_takeable_dropped", "held packet outside the server's window, a SYN, a RST not at the next byte, after the end, or without room";
+    Conflicting => "held_conflicting_dropped", "held packet with other bytes in the place of some that came before";
+    WatchedConflicting => "watched_conflicting_dropped", "packet with other bytes than were judged, after the flow's release and before its server acknowledged them";
+    WatchedRepeated => "watched_repeated_forwarded", "judged bytes again, after the flow's release, sent on";
+    WatchGivenUp => "watch_given_up", "released flow left to the bridge though its server did not acknowledge in time what was judged, or for want of room";
+    NotUnderstood => "held_not_understood_dropped", "held packet that user space does not understand";
+    UnreadBlocked => "held_unread_blocked", "flow blocked because the server would have accepted none of its packets";
+    QueueFull => "held_queue_full_dropped", "held packet that found its flow's queue full";
+    ForwardedLate => "packet_forwarded_after_release", "packet that came by the ring after its flow's release, sent on";
+    InjectedLate => "packet_injected_after_take_over", "packet that came by the ring after its flow's takeover, given to the sockets";
+    FrameNotSent => "frame_not_sent", "frame that the kernel did not take from the engine";
+    TombstoneRemoved => "tombstone_removed", "entry of a finished flow removed after its rest";
 }
 
 #[derive(Debug)]
-pub struct Counts([AtomicU64; Count::NAMES.len()]);
+pub struct Counts([AtomicU64; Count::ALL.len()]);
 
 impl Default for Counts {
     fn default() -> Self {
-        Self([const { AtomicU64::new(0) }; Count::NAMES.len()])
+        Self([const { AtomicU64::new(0) }; Count::ALL.len()])
     }
 }
 
@@ -225,6 +222,7 @@ impl Counts {
     }
 
     pub fn read(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        Count::NAMES.iter().copied().zip(self.0.iter().map(|value| value.load(Ordering::Relaxed)))
+        let names = Count::ALL.iter().map(|(name, _)| *name);
+        names.zip(self.0.iter().map(|value| value.load(Ordering::Relaxed)))
     }
 }

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{HashMap as EbpfHashMap, MapData, PerCpuArray};
+use aya::maps::{HashMap as EbpfHashMap, MapData};
 use nix::sys::eventfd::EventFd;
 use tokio::sync::mpsc;
 use weir_policy::Snapshot;
@@ -19,12 +19,14 @@ use weir_policy::snapshot::{SegmentId, Side};
 
 use crate::core::{Core, Counts, SegmentLinks};
 use crate::held::HeldFlows;
+use crate::histogram::Histogram;
 use crate::inheritance::Inheritance;
 use crate::instance::{self, Instance};
-use crate::layout::{COUNTERS, Port, SIDE_ENGINE};
+use crate::layout::{Port, SIDE_ENGINE};
 use crate::link::Link;
 use crate::namespace::inside;
 use crate::programs::{self, Attach, ProgramError, chain};
+use crate::report::{Reports, SegmentReport};
 use crate::ring::{Limits, RingThread, monotonic_nanoseconds};
 use crate::rings::Rings;
 use crate::segment::{MAX_SEGMENT, Names};
@@ -107,13 +109,6 @@ pub enum OpenError {
     System { what: &'static str, error: io::Error },
 }
 
-/// One segment's counters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SegmentReport {
-    pub segment: SegmentId,
-    pub counters: Vec<(&'static str, u64)>,
-}
-
 /// The open data plane. Dropped, or its process ended: new flows stay on the bridge, held flows go
 /// back to it.
 pub struct Dataplane {
@@ -121,7 +116,7 @@ pub struct Dataplane {
     tables: Mutex<Tables>,
     instance: Mutex<Instance>,
     inheritance: Mutex<Inheritance>,
-    counters: PerCpuArray<MapData, u64>,
+    reports: Reports,
     options: Options,
     rings: Vec<JoinHandle<()>>,
     stop: EventFd,
@@ -172,6 +167,8 @@ impl Dataplane {
         let timeout = options.heartbeat_timeout;
         let tables = Tables::new(&mut ebpf, options.segments.clone(), number, timeout)?;
         let counters = tables::map(&mut ebpf, "counters")?;
+        let reports = Reports::new(names, &options.segments, counters)
+            .map_err(|error| OpenError::Namespace { path: names.wire(), error })?;
         let flows = Arc::new(tables::map(&mut ebpf, "flows")?);
         let readers = rings.readers(options.runtimes);
         let shares = rings.share(&mut ebpf, readers)?;
@@ -255,7 +252,7 @@ impl Dataplane {
             tables: Mutex::new(tables),
             instance: Mutex::new(instance),
             inheritance: Mutex::new(inheritance),
-            counters,
+            reports,
             options,
             rings: threads,
             stop,
@@ -344,27 +341,7 @@ impl Dataplane {
 
     /// Counters of every segment: the programs' own, then user space's.
     pub fn counters(&self) -> Vec<SegmentReport> {
-        self.options
-            .segments
-            .iter()
-            .map(|segment| {
-                let first = usize::from(segment.0) * COUNTERS.len();
-                let mut counters: Vec<_> = COUNTERS
-                    .iter()
-                    .enumerate()
-                    .map(|(index, name)| (*name, self.programs_counter(first + index)))
-                    .collect();
-                if let Some(links) = self.core.segments.get(&u32::from(segment.0)) {
-                    counters.extend(links.counts.read());
-                }
-                SegmentReport { segment: *segment, counters }
-            })
-            .collect()
-    }
-
-    fn programs_counter(&self, index: usize) -> u64 {
-        let Ok(index) = u32::try_from(index) else { return 0 };
-        self.counters.get(&index, 0).map_or(0, |values| values.iter().sum())
+        self.reports.read(&self.core)
     }
 
     /// Whether Layer-2 fallback is in force for this cause.
@@ -439,6 +416,9 @@ fn connect(
         engine: open(&outer, index_engine)?,
         inner_mac: port.inner_mac,
         counts: Counts::default(),
+        held_now: AtomicU64::new(0),
+        hold_time: Histogram::default(),
+        take_over_time: Histogram::default(),
     })
 }
 

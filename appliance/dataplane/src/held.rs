@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use weir_policy::Candidate;
@@ -17,6 +18,7 @@ use crate::assembly::{Assembly, Judged, Pushed};
 use crate::core::{Core, Count, Disposition, Finished, SegmentLinks, Shared, SharedState};
 use crate::frame::{ACK, Frame, RST, Segment};
 use crate::layout::{End, Flow, FlowKey, Held as HeldRecord, State};
+use crate::ring::monotonic_nanoseconds;
 use crate::state::Swap;
 
 /// The held flows of one runtime, in the order they were held.
@@ -100,6 +102,9 @@ impl HeldFlow {
     /// From the ring's first record of a flow.
     pub(crate) fn new(core: &Arc<Core>, record: &HeldRecord, frame: Frame, runtime: usize) -> Self {
         core.held_now.fetch_add(1, Ordering::Relaxed);
+        if let Some(links) = core.segments.get(&record.key.segment) {
+            links.held_now.fetch_add(1, Ordering::Relaxed);
+        }
         let mut flow = Self {
             core: Arc::clone(core),
             shared: Arc::new(Shared::new(frame)),
@@ -160,11 +165,13 @@ impl HeldFlow {
     /// acknowledged the client's bytes, no others can take their place (SPEC D15); then the flow is
     /// on its own.
     pub fn release(mut self) -> Result<(), ReleaseError> {
+        self.judged();
         self.give_back()
     }
 
     /// Drops the flow's packets from now on. `reset`: both ends get a RST.
     pub fn block(mut self, reset: bool) -> Result<(), BlockError> {
+        self.judged();
         self.absorb();
         let mut swap = self.core.state.swap(&self.key, self.id, State::Held, State::Blocked)?;
         if swap == Swap::Found(State::Releasing) {
@@ -182,6 +189,16 @@ impl HeldFlow {
             }
         }
         Ok(())
+    }
+
+    /// Records how long the flow was held until now, when it is judged.
+    pub(crate) fn judged(&self) {
+        if let Some(links) = self.links()
+            && let Ok(now) = monotonic_nanoseconds()
+        {
+            let held = now.saturating_sub(self.flow.touched);
+            links.hold_time.record(Duration::from_nanos(held));
+        }
     }
 
     /// Takes in what the ring's thread left for this flow. Whether the server spoke, and ended.
@@ -284,6 +301,9 @@ impl HeldFlow {
         if !self.decided {
             self.decided = true;
             self.core.held_now.fetch_sub(1, Ordering::Relaxed);
+            if let Some(links) = self.links() {
+                links.held_now.fetch_sub(1, Ordering::Relaxed);
+            }
         }
         self.core.finish(Finished { key: self.key, id: self.id, disposition });
     }

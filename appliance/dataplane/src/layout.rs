@@ -8,8 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// Grows with every change of a pinned map's type: pins of another layout are removed on open.
 pub const LAYOUT: u32 = 4;
 
-/// Names of the programs' counters, in the order of their index (made from `bpf/counters.h`).
-pub const COUNTERS: &[&str] = include!(concat!(env!("OUT_DIR"), "/counters.rs"));
+/// Names of the programs' counters and what one count of each means, in the order of their index
+/// (made from `bpf/counters.h`).
+pub const COUNTERS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/counters.rs"));
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

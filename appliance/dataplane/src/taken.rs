@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{SockRef, Socket};
 use tokio::net::TcpStream;
@@ -71,6 +71,8 @@ impl HeldFlow {
     /// Takes the flow over. Call it inside the runtime that will own the streams. On an error the
     /// flow has been released, except for [`TakeOverError::Lost`].
     pub async fn take_over(mut self) -> Result<TakenFlow, TakeOverError> {
+        self.judged();
+        let decided = Instant::now();
         // Before the flow's lock, which is never held across a wait.
         let placed = match self.sockets().await {
             Ok(sockets) => self.place_sockets(sockets),
@@ -100,6 +102,9 @@ impl HeldFlow {
             return Err(TakeOverError::Lost(error));
         }
         let received = self.hand_over();
+        if let Some(links) = self.links() {
+            links.take_over_time.record(decided.elapsed());
+        }
         Ok(TakenFlow { client, server, received, guard })
     }
 

@@ -15,7 +15,8 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 use weir_api::engine::{Counters, FromEngine, SegmentCounters, ToEngine};
 use weir_api::frame;
-use weir_dataplane::{Dataplane, FallbackCause};
+use weir_api::sight::{Direction, Histogram, PortTraffic};
+use weir_dataplane::{Dataplane, FallbackCause, HistogramReport, SegmentReport};
 use weir_policy::Snapshot;
 use weir_policy::snapshot::SegmentId;
 
@@ -98,6 +99,9 @@ async fn serve_one_agent(link: &mut Link, started: Instant, told: &mut bool) {
         version: env!("CARGO_PKG_VERSION").into(),
         segments: link.segments.clone(),
         runtimes: u32::try_from(link.runtimes).unwrap_or(u32::MAX),
+        counter_meanings: weir_dataplane::counter_meanings()
+            .map(|(name, meaning)| (name.to_owned(), meaning.to_owned()))
+            .collect(),
     };
     let mut result = frame::write(&mut writer, &hello).await;
     let mut counters_due = tokio::time::interval(COUNTERS_EVERY);
@@ -165,21 +169,49 @@ fn take_policy(link: &Link, snapshot: Snapshot) -> anyhow::Result<()> {
 }
 
 fn counters(link: &Link, started: Instant) -> Counters {
+    let mut outcomes = link.totals.tallies.by_segment();
     Counters {
         generation: link.publish.borrow().snapshot.generation,
         uptime: started.elapsed().as_secs(),
         sessions_decrypted_now: link.totals.threshold.live().into(),
-        outcomes: link.totals.outcomes(),
+        outcomes: link.totals.tallies.outcomes(),
         segments: link
             .dataplane
             .counters()
             .into_iter()
             .map(|report| SegmentCounters {
-                segment: report.segment,
                 fallback: link.dataplane.falls_back(FallbackCause::Told),
-                counters: report.counters.into_iter().map(|(n, v)| (n.to_owned(), v)).collect(),
+                outcomes: outcomes.remove(&report.segment).unwrap_or_default(),
+                ..segment_counters(report)
             })
             .collect(),
         tls: link.totals.tls(),
+        virtual_segments: link.totals.tallies.by_virtual_segment(),
     }
+}
+
+fn segment_counters(report: SegmentReport) -> SegmentCounters {
+    SegmentCounters {
+        segment: report.segment,
+        counters: report.counters.into_iter().map(|(n, v)| (n.to_owned(), v)).collect(),
+        ports: report.ports.map(|port| port.map(port_traffic)),
+        held_now: report.held_now,
+        hold_time: histogram(&report.hold_time),
+        take_over_time: histogram(&report.take_over_time),
+        ..SegmentCounters::default()
+    }
+}
+
+fn port_traffic(port: weir_dataplane::PortTraffic) -> PortTraffic {
+    let direction = |of: weir_dataplane::Direction| Direction {
+        packets: of.packets,
+        bytes: of.bytes,
+        dropped: of.dropped,
+        errors: of.errors,
+    };
+    PortTraffic { received: direction(port.received), sent: direction(port.sent) }
+}
+
+fn histogram(report: &HistogramReport) -> Histogram {
+    Histogram { buckets: report.buckets.to_vec(), maximum: report.maximum }
 }

@@ -1,21 +1,14 @@
-//! What the engine counts: sessions by outcome and reason, and the TLS side's events.
-//!
-//! Counted by the typed outcome itself; the words are made when the counters are told.
+//! What the engine counts: flows by outcome ([`crate::tally`]), and the TLS side's events.
 
-use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use weir_policy::Outcome;
-
+use crate::tally::Tallies;
 use crate::threshold::Threshold;
 
 /// Totals since the engine started. Shared by all runtimes.
 #[derive(Debug, Default)]
 pub struct Totals {
-    /// Bounded by the number of distinct outcomes: past [`MAX_OUTCOMES`] (filters have a number
-    /// each) new ones are counted as the outcome without its own line.
-    outcomes: Mutex<BTreeMap<Outcome, u64>>,
+    pub tallies: Tallies,
     pub threshold: Threshold,
     pub client_hellos: AtomicU64,
     pub taken_over: AtomicU64,
@@ -31,30 +24,9 @@ pub struct Totals {
     next_session: AtomicU64,
 }
 
-/// Lines of the outcome table.
-const MAX_OUTCOMES: usize = 4096;
-
 impl Totals {
-    pub fn count(&self, outcome: Outcome) {
-        let mut outcomes = self.outcomes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let full = outcomes.len() >= MAX_OUTCOMES && !outcomes.contains_key(&outcome);
-        let line = match outcome {
-            Outcome::Blocked(weir_policy::outcome::Blocked::Filter(_)) if full => {
-                Outcome::Blocked(weir_policy::outcome::Blocked::Filter(0))
-            }
-            outcome => outcome,
-        };
-        let count = outcomes.entry(line).or_default();
-        *count = count.saturating_add(1);
-    }
-
     pub fn next_session(&self) -> u64 {
         self.next_session.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
-    }
-
-    pub fn outcomes(&self) -> Vec<(String, Option<String>, u64)> {
-        let outcomes = self.outcomes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        outcomes.iter().map(|(o, count)| (o.to_string(), o.reason(), *count)).collect()
     }
 
     pub fn tls(&self) -> Vec<(String, u64)> {
@@ -79,23 +51,4 @@ impl Totals {
 /// Adds one.
 pub fn increment(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
-}
-
-#[cfg(test)]
-mod tests {
-    use weir_policy::outcome::Blocked;
-
-    use super::*;
-
-    #[test]
-    fn outcome_table_stays_bounded() {
-        let totals = Totals::default();
-        for sid in 1..6000 {
-            totals.count(Outcome::Blocked(Blocked::Filter(sid)));
-        }
-        totals.count(Outcome::DecryptedAndInspected);
-        let lines = totals.outcomes();
-        assert!(lines.len() <= MAX_OUTCOMES + 2);
-        assert_eq!(lines.iter().map(|(_, _, count)| count).sum::<u64>(), 6000);
-    }
 }

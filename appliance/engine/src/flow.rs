@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use weir_api::engine::{FromEngine, SessionRecord};
 use weir_dataplane::{Held, HeldFlow, TakeOverError, TakenFlow};
+use weir_policy::judge::virtual_segment;
 use weir_policy::outcome::{Blocked, Bypassed, Outcome};
 use weir_policy::snapshot::OverThreshold;
 use weir_policy::{Candidate, Decision, FirstBytes, Inspection, judge};
@@ -309,7 +310,7 @@ fn new_record(
         client: candidate.client,
         server: candidate.server,
         server_name: None,
-        virtual_segment: None,
+        virtual_segment: virtual_segment(&policy.snapshot, candidate).map(|s| s.name.clone()),
         profile: None,
         policy: None,
         generation: policy.snapshot.generation,
@@ -326,7 +327,7 @@ fn new_record(
 fn finish(mut record: SessionRecord, outcome: Outcome, surroundings: &Surroundings) {
     record.outcome = outcome;
     record.ended = milliseconds_now();
-    surroundings.totals.count(outcome);
+    surroundings.tally.count(record.segment, record.virtual_segment.as_deref(), outcome);
     surroundings.tell(FromEngine::Session(Box::new(record)));
 }
 

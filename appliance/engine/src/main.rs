@@ -14,6 +14,7 @@ mod leg;
 mod relay;
 mod runtime;
 mod session;
+mod tally;
 mod threshold;
 
 use std::path::PathBuf;

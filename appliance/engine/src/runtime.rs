@@ -20,11 +20,14 @@ use crate::compiled::CompiledPolicy;
 use crate::counters::{Totals, increment};
 use crate::flow;
 use crate::relay::Scratch;
+use crate::tally::Tally;
 
 /// What a flow's task needs of its runtime.
 pub struct Surroundings {
     pub policy: watch::Receiver<Arc<CompiledPolicy>>,
     pub totals: Arc<Totals>,
+    /// This runtime's own.
+    pub tally: Arc<Tally>,
     pub scratch: RefCell<Scratch>,
     events: mpsc::Sender<FromEngine>,
 }
@@ -50,14 +53,15 @@ pub fn start(
         let tick = Arc::new(AtomicU64::new(0));
         ticks.push(Arc::clone(&tick));
         let (policy, totals, events) = (policy.clone(), Arc::clone(totals), events.clone());
+        let tally = totals.tallies.add();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("cannot start a runtime")?;
         std::thread::Builder::new().name(format!("runtime-{number}")).spawn(move || {
             pin_to_processor(number);
-            let surroundings =
-                Rc::new(Surroundings { policy, totals, scratch: RefCell::default(), events });
+            let scratch = RefCell::default();
+            let surroundings = Rc::new(Surroundings { policy, totals, tally, scratch, events });
             LocalSet::new().block_on(&runtime, turn(held, surroundings, tick));
             // The data plane ended its share: without it the engine is of no use.
             std::process::exit(1);

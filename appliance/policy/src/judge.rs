@@ -9,7 +9,9 @@ use ipnet::IpNet;
 
 use crate::outcome::{Blocked, Bypassed, NotDecrypted, Outcome};
 use crate::precedence::{BlockedBy, PacketFacts, Passage, TCP, evaluate};
-use crate::snapshot::{ClientPolicy, PortRange, Profile, SegmentId, ServerPolicy, Side, Snapshot};
+use crate::snapshot::{
+    ClientPolicy, PortRange, Profile, SegmentId, ServerPolicy, Side, Snapshot, VirtualSegment,
+};
 
 /// A held flow, as far as policy looks at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +137,15 @@ pub fn judge(snapshot: &Snapshot, candidate: &Candidate, first: &FirstBytes<'_>)
     }
     let trusted = rules.passage == Passage::Trusted;
     Decision::TakeOver(Inspection { virtual_segment, profile, policy: policy.kind(), trusted })
+}
+
+/// The virtual segment a flow belongs to: the first that its client's SYN matches (SPEC D3).
+pub fn virtual_segment<'a>(
+    snapshot: &'a Snapshot,
+    candidate: &Candidate,
+) -> Option<&'a VirtualSegment> {
+    let facts = candidate.facts();
+    snapshot.virtual_segments.iter().find(|one| one.matches(&facts))
 }
 
 fn bypass(reason: Bypassed) -> Decision {

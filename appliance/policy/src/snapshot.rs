@@ -99,7 +99,9 @@ impl<'de> Deserialize<'de> for Snapshot {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 pub struct SegmentId(pub u16);
 
 /// A side of a segment: the port a packet came in by.

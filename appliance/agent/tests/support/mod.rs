@@ -89,7 +89,12 @@ impl Agent {
     pub fn engine(&self) -> Peer {
         let mut engine = Peer::connect(&self.path("engine.sock"));
         let segments = vec![SegmentId(1)];
-        engine.tell(&FromEngine::Started { version: "test".into(), segments, runtimes: 1 });
+        engine.tell(&FromEngine::Started {
+            version: "test".into(),
+            segments,
+            runtimes: 1,
+            counter_meanings: vec![("held".into(), "flow held".into())],
+        });
         engine
     }
 }

@@ -4,11 +4,26 @@ use super::tree::{Command, Node, ROOT, Word};
 use crate::text::WIDTH;
 
 /// A line understood.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     pub command: Command,
-    /// Where the line gave one.
+    /// Where the line gave one; the last.
     pub count: Option<usize>,
+    /// The keywords in full.
+    keywords: Vec<&'static str>,
+    /// What stood for counts and texts, behind the keyword before it: (keyword, text).
+    arguments: Vec<(&'static str, String)>,
+}
+
+impl Line {
+    pub fn has(&self, keyword: &str) -> bool {
+        self.keywords.contains(&keyword)
+    }
+
+    /// What the line gave behind `keyword`.
+    pub fn argument(&self, keyword: &str) -> Option<&str> {
+        self.arguments.iter().find(|(after, _)| *after == keyword).map(|(_, text)| text.as_str())
+    }
 }
 
 /// What is wrong with a line.
@@ -41,11 +56,16 @@ pub fn parse(line: &str) -> Result<Option<Line>, Mistake> {
         return Ok(None);
     }
     match at.command {
-        Some(command) => Ok(Some(Line { command, count: at.count })),
+        Some(command) => Ok(Some(Line {
+            command,
+            count: at.count,
+            keywords: at.keywords,
+            arguments: at.arguments,
+        })),
         None => Err(Mistake {
             column: line.trim_end().chars().count() + 1,
             message: "the command is incomplete".into(),
-            valid: entries(at.next),
+            valid: at.entries(),
         }),
     }
 }
@@ -55,13 +75,13 @@ pub fn help(line: &str) -> Result<Vec<(&'static str, &'static str)>, Mistake> {
     let (at, unfinished) = walk(line)?;
     let mut valid = match &unfinished {
         Some(word) => {
-            let fitting = fitting(at.next, word.text);
+            let fitting = at.fitting(word);
             if fitting.is_empty() {
                 return Err(at.unknown(word));
             }
             fitting.iter().map(|node| entry(node)).collect()
         }
-        None => entries(at.next),
+        None => at.entries(),
     };
     if unfinished.is_none() && at.command.is_some() {
         valid.push(("<Enter>", "Run the command"));
@@ -71,8 +91,9 @@ pub fn help(line: &str) -> Result<Vec<(&'static str, &'static str)>, Mistake> {
 
 pub fn complete(line: &str) -> Completion {
     let Ok((at, unfinished)) = walk(line) else { return Completion::Nothing };
-    let written = unfinished.as_ref().map_or("", |word| word.text);
-    let fitting = fitting(at.next, written);
+    let nothing = WrittenWord { text: "", column: 0, quoted: false };
+    let word = unfinished.as_ref().unwrap_or(&nothing);
+    let (written, fitting) = (word.text, at.fitting(word));
     let keywords: Vec<&str> = fitting.iter().filter_map(|node| keyword(node)).collect();
     match (keywords.as_slice(), fitting.len()) {
         ([only], 1) => Completion::Append(format!("{} ", only.get(written.len()..).unwrap_or(""))),
@@ -113,22 +134,34 @@ struct Position {
     next: &'static [Node],
     command: Option<Command>,
     count: Option<usize>,
+    keywords: Vec<&'static str>,
+    arguments: Vec<(&'static str, String)>,
     steps: usize,
 }
 
 struct WrittenWord<'a> {
+    /// Without its quotes.
     text: &'a str,
+    /// Characters before it, its quote included.
     column: usize,
+    quoted: bool,
 }
 
 impl Position {
     fn start() -> Self {
-        Self { next: ROOT, command: None, count: None, steps: 0 }
+        Self {
+            next: ROOT,
+            command: None,
+            count: None,
+            keywords: Vec::new(),
+            arguments: Vec::new(),
+            steps: 0,
+        }
     }
 
-    fn step(self, word: &WrittenWord<'_>) -> Result<Self, Mistake> {
-        let exact = self.next.iter().find(|node| keyword(node) == Some(word.text));
-        let fitting = fitting(self.next, word.text);
+    fn step(mut self, word: &WrittenWord<'_>) -> Result<Self, Mistake> {
+        let fitting = self.fitting(word);
+        let exact = fitting.iter().find(|node| keyword(node) == Some(word.text)).copied();
         let node = match (exact, fitting.as_slice()) {
             (Some(node), _) => node,
             (None, [node]) => *node,
@@ -141,11 +174,45 @@ impl Position {
                 });
             }
         };
-        let count = match node.word {
-            Word::Count(..) => word.text.parse().ok(),
-            Word::Keyword(_) => self.count,
+        match node.word {
+            Word::Keyword(keyword) => self.keywords.push(keyword),
+            Word::Count(..) | Word::Text(_) => {
+                let after = self.keywords.last().copied().unwrap_or_default();
+                self.arguments.push((after, word.text.to_owned()));
+            }
+        }
+        if let Word::Count(..) = node.word {
+            self.count = word.text.parse().ok();
+        }
+        Ok(Self { next: node.next, command: node.command, steps: self.steps + 1, ..self })
+    }
+
+    /// What may stand next. Options may come in any order, but each once.
+    fn open(&self) -> impl Iterator<Item = &'static Node> + '_ {
+        self.next
+            .iter()
+            .filter(|node| keyword(node).is_none_or(|keyword| !self.keywords.contains(&keyword)))
+    }
+
+    fn entries(&self) -> Vec<(&'static str, &'static str)> {
+        self.open().map(entry).collect()
+    }
+
+    /// Nodes that the word may mean, or may become. A text only where no keyword is meant.
+    fn fitting(&self, word: &WrittenWord<'_>) -> Vec<&'static Node> {
+        let fits = |node: &&'static Node| match node.word {
+            Word::Keyword(keyword) => !word.quoted && keyword.starts_with(word.text),
+            Word::Count(_, most) => {
+                word.text.is_empty()
+                    || word.text.parse().is_ok_and(|count: usize| (1..=most).contains(&count))
+            }
+            Word::Text(_) => word.text.is_empty(),
         };
-        Ok(Self { next: node.next, command: node.command, count, steps: self.steps + 1 })
+        let fitting: Vec<_> = self.open().filter(fits).collect();
+        if fitting.is_empty() || word.quoted {
+            return self.open().filter(|node| matches!(node.word, Word::Text(_))).collect();
+        }
+        fitting
     }
 
     fn unknown(&self, word: &WrittenWord<'_>) -> Mistake {
@@ -154,7 +221,7 @@ impl Position {
         } else {
             format!("\"{}\" is not valid here", clipped(word.text))
         };
-        let mut valid = entries(self.next);
+        let mut valid = self.entries();
         if self.command.is_some() {
             valid.push(("<Enter>", "Run the command"));
         }
@@ -173,41 +240,41 @@ fn walk(line: &str) -> Result<(Position, Option<WrittenWord<'_>>), Mistake> {
     Ok((at, unfinished))
 }
 
+/// Words between blanks; one that begins with a quotation mark goes up to the next.
 fn words(line: &str) -> impl Iterator<Item = WrittenWord<'_>> {
-    line.split_whitespace().map(move |text| {
-        // `text` is a part of `line`, so the difference of their places is its offset.
-        let offset = text.as_ptr().addr().saturating_sub(line.as_ptr().addr());
-        WrittenWord { text, column: line.get(..offset).map_or(0, |before| before.chars().count()) }
-    })
-}
-
-fn fitting(nodes: &'static [Node], written: &str) -> Vec<&'static Node> {
-    nodes
-        .iter()
-        .filter(|node| match node.word {
-            Word::Keyword(keyword) => keyword.starts_with(written),
-            Word::Count(_, most) => {
-                written.is_empty()
-                    || written.parse().is_ok_and(|count: usize| (1..=most).contains(&count))
+    let mut rest = line;
+    std::iter::from_fn(move || {
+        rest = rest.trim_start();
+        // `rest` is the end of `line`, so the difference of their lengths is its offset.
+        let offset = line.len().saturating_sub(rest.len());
+        let column = line.get(..offset).map_or(0, |before| before.chars().count());
+        let (text, quoted) = match rest.strip_prefix('"') {
+            Some(inner) => {
+                let (text, after) = inner.split_once('"').unwrap_or((inner, ""));
+                rest = after;
+                (text, true)
             }
-        })
-        .collect()
+            None => {
+                let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+                let (text, after) = rest.split_at(end);
+                rest = after;
+                (text, false)
+            }
+        };
+        (quoted || !text.is_empty()).then_some(WrittenWord { text, column, quoted })
+    })
 }
 
 fn keyword(node: &Node) -> Option<&'static str> {
     match node.word {
         Word::Keyword(keyword) => Some(keyword),
-        Word::Count(..) => None,
+        Word::Count(..) | Word::Text(_) => None,
     }
 }
 
 fn entry(node: &Node) -> (&'static str, &'static str) {
-    let (Word::Keyword(word) | Word::Count(word, _)) = node.word;
+    let (Word::Keyword(word) | Word::Count(word, _) | Word::Text(word)) = node.word;
     (word, node.description)
-}
-
-fn entries(nodes: &'static [Node]) -> Vec<(&'static str, &'static str)> {
-    nodes.iter().map(entry).collect()
 }
 
 fn common_prefix(words: &[&str]) -> String {
@@ -262,6 +329,22 @@ mod tests {
     }
 
     #[test]
+    fn names_stand_where_no_keyword_does_and_quotes_make_any_text_one() {
+        let line = |text| parse(text).unwrap().unwrap();
+        let one = line("show segments dmz det json");
+        assert_eq!(one.command, Command::ShowSegments);
+        assert_eq!(one.argument("segments"), Some("dmz"));
+        assert!(one.has("detail") && one.has("json"));
+        assert_eq!(line("show segments detail").argument("segments"), None);
+        let quoted = line("show segments \"detail of it\" detail");
+        assert_eq!(quoted.argument("segments"), Some("detail of it"));
+        assert!(quoted.has("detail") && !quoted.has("json"));
+        assert_eq!(line("show segments \"detail").argument("segments"), Some("detail"));
+        assert_eq!(parse("show \"segments\"").unwrap_err().column, 5);
+        assert_eq!(parse("show segments a b").unwrap_err().column, 16);
+    }
+
+    #[test]
     fn wrong_word_is_named_with_its_place_and_what_is_valid_there() {
         let mistake = parse("show  sesions").unwrap_err();
         assert_eq!(mistake.column, 6);
@@ -302,12 +385,15 @@ mod tests {
         assert_eq!(words("show s"), ["segments", "sessions"]);
         assert_eq!(words("show sessions "), ["detail", "<count>", "<Enter>"]);
         assert_eq!(words("show version "), ["<Enter>"]);
+        assert_eq!(words("show segments "), ["<name>", "detail", "json", "<Enter>"]);
+        assert_eq!(words("show segments d"), ["detail"]);
+        assert_eq!(words("show segments x"), ["<name>"]);
         assert!(help("shw ").is_err());
     }
 
     #[test]
     fn completion_appends_what_is_certain_and_shows_the_rest() {
-        assert_eq!(complete("show v"), Completion::Append("ersion ".into()));
+        assert_eq!(complete("show ver"), Completion::Append("sion ".into()));
         assert_eq!(complete("sh"), Completion::Several(help("sh").unwrap()));
         assert_eq!(complete("show s"), Completion::Append("e".into()));
         assert_eq!(complete("show version"), Completion::Append(" ".into()));

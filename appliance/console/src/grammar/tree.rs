@@ -6,6 +6,7 @@ pub enum Command {
     ShowVersion,
     ShowHealth,
     ShowSegments,
+    ShowVirtualSegments,
     ShowTlsInspection,
     ShowCiphers,
     ShowSessions,
@@ -39,6 +40,8 @@ pub enum Word {
     Keyword(&'static str),
     /// A number from 1 to the bound; shown by its name.
     Count(&'static str, usize),
+    /// Any word that is no keyword here, or any text in quotes; shown by its name.
+    Text(&'static str),
 }
 
 const fn leaf(word: &'static str, description: &'static str, command: Command) -> Node {
@@ -60,6 +63,15 @@ const fn both(
 
 const fn count(description: &'static str, command: Command) -> Node {
     Node { word: Word::Count("<count>", 1000), description, command: Some(command), next: &[] }
+}
+
+const fn text(
+    name: &'static str,
+    description: &'static str,
+    command: Command,
+    next: &'static [Node],
+) -> Node {
+    Node { word: Word::Text(name), description, command: Some(command), next }
 }
 
 /// The root: what may stand at the start of a line.
@@ -122,7 +134,7 @@ static SHOW: &[Node] = &[
         Command::ShowLog,
         &[count("How many lines", Command::ShowLog)],
     ),
-    leaf("segments", "Segments, their state and counters", Command::ShowSegments),
+    both("segments", "Segments, their state and counters", Command::ShowSegments, SEGMENTS),
     both(
         "sessions",
         "TLS sessions, the newest first",
@@ -144,4 +156,35 @@ static SHOW: &[Node] = &[
         &[leaf("ciphers", "Cipher suites and what this device supports", Command::ShowCiphers)],
     ),
     leaf("version", "Versions of appliance and kernel", Command::ShowVersion),
+    both(
+        "virtual-segments",
+        "Virtual segments, in the order of matching",
+        Command::ShowVirtualSegments,
+        VIRTUAL_SEGMENTS,
+    ),
 ];
+
+static SEGMENTS: &[Node] = &[
+    text(
+        "<name>",
+        "One segment: by its name, number or port",
+        Command::ShowSegments,
+        &[SEGMENTS_DETAIL, SEGMENTS_JSON],
+    ),
+    SEGMENTS_DETAIL,
+    SEGMENTS_JSON,
+];
+const SEGMENTS_DETAIL: Node = both(
+    "detail",
+    "Every counter with its meaning, and times",
+    Command::ShowSegments,
+    &[SEGMENTS_JSON],
+);
+const SEGMENTS_JSON: Node = leaf("json", "All of it as JSON, for programs", Command::ShowSegments);
+
+static VIRTUAL_SEGMENTS: &[Node] = &[
+    text("<name>", "One virtual segment", Command::ShowVirtualSegments, &[VIRTUAL_SEGMENTS_JSON]),
+    VIRTUAL_SEGMENTS_JSON,
+];
+const VIRTUAL_SEGMENTS_JSON: Node =
+    leaf("json", "All of it as JSON, for programs", Command::ShowVirtualSegments);
