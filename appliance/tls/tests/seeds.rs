@@ -1,0 +1,71 @@
+//! The fuzz targets' seeds, whole, cut short at every length, and with a byte changed.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "common/invariants.rs"]
+mod invariants;
+
+use std::path::Path;
+
+use proptest::prelude::*;
+
+fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/seeds").join(target);
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let read = |path: std::path::PathBuf| {
+        (path.file_stem().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap())
+    };
+    let mut seeds: Vec<_> = entries.map(read).collect();
+    seeds.sort();
+    assert!(seeds.len() >= 20, "{target}");
+    seeds
+}
+
+#[test]
+fn every_certificate_of_the_zoo_can_be_copied() {
+    for (name, seed) in seeds("certificate") {
+        assert!(invariants::certificate(&seed), "{name}");
+        for length in (0..seed.len()).step_by(1 + seed.len() / 200) {
+            assert!(!invariants::certificate(&seed[..length]), "{name} at {length}");
+        }
+    }
+}
+
+#[test]
+fn chains_of_the_zoo_keep_their_verdicts() {
+    for (name, seed) in seeds("chain") {
+        let verdict = invariants::chain(&seed).unwrap();
+        match name.as_str() {
+            "good" | "wildcard" | "p-384" | "rsa-8192" => assert!(verdict.is_verified(), "{name}"),
+            "expired" => assert_eq!(verdict.to_string(), "expired"),
+            "name-constraint" => assert_eq!(verdict.to_string(), "constraint violated"),
+            "self-signed" => assert_eq!(verdict.to_string(), "untrusted"),
+            _ => {}
+        }
+        for length in (0..seed.len()).step_by(1 + seed.len() / 20) {
+            let _ = invariants::chain(&seed[..length]);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn changed_seeds_break_nothing(
+        which in any::<prop::sample::Index>(),
+        at in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+    ) {
+        for (target, run) in [("certificate", true), ("chain", false)] {
+            let seeds = seeds(target);
+            let mut seed = which.get(&seeds).1.clone();
+            let at = at.index(seed.len());
+            seed[at] = byte;
+            if run {
+                let _ = invariants::certificate(&seed);
+            } else {
+                let _ = invariants::chain(&seed);
+            }
+        }
+    }
+}
