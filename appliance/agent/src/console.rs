@@ -138,6 +138,7 @@ impl Console {
             Request::Log { limit } => self.log(limit).await,
             Request::Configuration => Response::Configuration(state.borrow().document.clone()),
             Request::ForceFallback(on) => self.force_fallback(on),
+            Request::ForgetLearnt => self.forget_learnt(),
             Request::Reboot => self.order(ToInit::Reboot, "the appliance reboots").await,
             Request::PowerOff => self.order(ToInit::PowerOff, "the appliance shuts down").await,
             Request::KillEngine => {
@@ -213,6 +214,18 @@ impl Console {
         }
     }
 
+    fn forget_learnt(&self) -> Response {
+        let state = self.consoles.state.borrow();
+        if state.engine.connections == 0 {
+            return Response::Refused("no engine is connected, so none has learnt anything".into());
+        }
+        info!(user = self.user(), "learnt bypasses forgotten by command");
+        state.orders.send_modify(|orders| {
+            orders.forget_learnt = orders.forget_learnt.wrapping_add(1);
+        });
+        Response::Done("learnt bypasses are forgotten".into())
+    }
+
     fn force_fallback(&self, on: bool) -> Response {
         warn!(user = self.user(), on, "Layer-2 fallback by command");
         let state = self.consoles.state.borrow();
@@ -250,9 +263,11 @@ fn authorise(role: Option<Role>, request: &Request) -> Result<(), String> {
         | Request::Events { .. }
         | Request::Log { .. }
         | Request::Configuration => Role::Viewer,
-        Request::ForceFallback(_) | Request::Reboot | Request::PowerOff | Request::KillEngine => {
-            Role::Administrator
-        }
+        Request::ForceFallback(_)
+        | Request::ForgetLearnt
+        | Request::Reboot
+        | Request::PowerOff
+        | Request::KillEngine => Role::Administrator,
     };
     match role {
         None => Err("log in first".into()),
@@ -302,6 +317,7 @@ mod tests {
             Request::KillEngine,
             Request::ForceFallback(true),
             Request::ForceFallback(false),
+            Request::ForgetLearnt,
         ] {
             assert!(authorise(Some(Role::Viewer), &request).is_err(), "{request:?}");
             assert!(authorise(Some(Role::Operator), &request).is_err(), "{request:?}");

@@ -118,6 +118,10 @@ async fn tell_changes(
     if told.map_or(now.fallback_forced, |told| told.fallback_forced != now.fallback_forced) {
         frame::write(to, &ToEngine::ForceFallback(now.fallback_forced)).await?;
     }
+    // An engine that was not told of earlier orders has nothing of that time.
+    if told.is_some_and(|told| told.forget_learnt != now.forget_learnt) {
+        frame::write(to, &ToEngine::ForgetLearnt).await?;
+    }
     Ok(())
 }
 

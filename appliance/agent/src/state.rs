@@ -24,6 +24,8 @@ const RECORDS_KEPT: usize = 4096;
 pub struct Orders {
     pub snapshot: Arc<Snapshot>,
     pub fallback_forced: bool,
+    /// How often it was ordered that the engine forget what it has learnt to bypass.
+    pub forget_learnt: u64,
 }
 
 #[derive(Debug)]

@@ -43,6 +43,8 @@ pub enum Request {
     /// The running configuration as a document, secrets left out.
     Configuration,
     ForceFallback(bool),
+    /// What the engine has learnt to bypass is forgotten.
+    ForgetLearnt,
     Reboot,
     PowerOff,
     /// `debug engine kill`: init kills the engine, to show fail-open; supervision restarts it.

@@ -2,7 +2,7 @@
 //! reconnects. The agent sends whole snapshots and commands, the engine streams events and
 //! counters and answers the snapshots. An engine that lost its agent keeps its policy.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use weir_policy::Outcome;
@@ -15,6 +15,8 @@ use crate::sight::{Histogram, OutcomeCount, PortTraffic, VirtualSegmentCounters}
 pub enum ToEngine {
     /// Whole policy; answered by [`FromEngine::Applied`] or [`FromEngine::Refused`].
     Snapshot(Box<Snapshot>),
+    /// Everything in [`Counters::learnt`] is forgotten.
+    ForgetLearnt,
     /// Layer-2 fallback by command, on all segments (SPEC D2, D10); `false`: back to normal.
     ForceFallback(bool),
 }
@@ -125,6 +127,21 @@ pub struct Counters {
     /// Those of which anything was counted.
     #[serde(default)]
     pub virtual_segments: Vec<VirtualSegmentCounters>,
+    /// The newest of what the engine has learnt to bypass.
+    #[serde(default)]
+    pub learnt: Vec<LearntBypass>,
+}
+
+/// Sessions that the engine has learnt not to decrypt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LearntBypass {
+    /// The client that rejects forged certificates; `None`: the server asks any client for one.
+    pub client: Option<IpAddr>,
+    /// `None`: any server of this name.
+    pub server: Option<SocketAddr>,
+    pub server_name: Option<String>,
+    /// Since when.
+    pub seconds: u64,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

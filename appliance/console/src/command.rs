@@ -34,6 +34,7 @@ pub fn step(line: &Line) -> Step {
         Command::ShowSegments => Step::Ask(Request::Segments),
         Command::ShowVirtualSegments => Step::Ask(Request::VirtualSegments),
         Command::ShowTlsInspection => Step::Ask(Request::TlsInspection),
+        Command::ForgetLearnt => Step::Ask(Request::ForgetLearnt),
         Command::ShowCiphers => Step::Ask(Request::Ciphers),
         Command::ShowSessions | Command::ShowSessionsDetail => {
             Step::Ask(Request::Sessions { limit: records })

@@ -9,6 +9,7 @@ mod records;
 pub mod sight;
 
 use weir_api::console::{Greeting, Response, Role, TlsInspectionView};
+use weir_api::engine::LearntBypass;
 
 use crate::grammar;
 use crate::text::{field, fold};
@@ -83,7 +84,24 @@ fn tls_inspection(view: &TlsInspectionView) -> String {
         text += "TLS\n";
         text += &counters(&counted.tls);
     }
+    if !counted.learnt.is_empty() {
+        text += "Learnt to be bypassed, the newest first\n";
+        text += &counted.learnt.iter().map(learnt).collect::<String>();
+    }
     text
+}
+
+fn learnt(bypass: &LearntBypass) -> String {
+    let server = match (&bypass.server_name, bypass.server) {
+        (Some(name), Some(server)) => format!("{name} at {server}"),
+        (Some(name), None) => name.clone(),
+        (None, server) => server.map_or_else(String::new, |server| server.to_string()),
+    };
+    let what = match bypass.client {
+        Some(client) => format!("{server} for {client}, which rejects forged certificates"),
+        None => format!("{server}, which asks for client certificates"),
+    };
+    fold("  ", &format!("{what}; since {} s", bypass.seconds))
 }
 
 fn names(names: &[String]) -> String {
@@ -168,6 +186,20 @@ mod tests {
                     ("blocked".into(), Some("filter 7".into()), 1),
                 ],
                 tls: vec![("forged certificates".into(), 2)],
+                learnt: vec![
+                    LearntBypass {
+                        client: Some([10, 0, 0, 1].into()),
+                        server: None,
+                        server_name: Some("a.example".into()),
+                        seconds: 7,
+                    },
+                    LearntBypass {
+                        client: None,
+                        server: Some(([192, 0, 2, 1], 443).into()),
+                        server_name: Some("b.example".into()),
+                        seconds: 70,
+                    },
+                ],
                 ..Counters::default()
             }),
             ..TlsInspectionView::default()
@@ -184,6 +216,9 @@ Sessions by outcome
                      1  blocked (filter 7)
 TLS
                      2  forged certificates
+Learnt to be bypassed, the newest first
+  a.example for 10.0.0.1, which rejects forged certificates; since 7 s
+  b.example at 192.0.2.1:443, which asks for client certificates; since 70 s
 ";
         assert_eq!(tls_inspection(&view), expected);
     }

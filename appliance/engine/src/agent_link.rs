@@ -25,6 +25,8 @@ use crate::counters::Totals;
 
 /// Between two attempts to reach the agent.
 const RETRY: Duration = Duration::from_millis(250);
+/// Learnt bypasses told with the counters.
+const LEARNT_TOLD: usize = 50;
 const COUNTERS_EVERY: Duration = Duration::from_secs(1);
 
 pub struct Link {
@@ -140,6 +142,11 @@ fn apply(link: &Link, message: ToEngine) -> Option<FromEngine> {
                 }
             })
         }
+        ToEngine::ForgetLearnt => {
+            link.publish.borrow().learnt.forget();
+            info!("learnt bypasses forgotten by command");
+            None
+        }
         ToEngine::ForceFallback(on) => {
             match link.dataplane.fall_back(FallbackCause::Told, on) {
                 Ok(()) => info!(on, "Layer-2 fallback by command"),
@@ -187,6 +194,7 @@ fn counters(link: &Link, started: Instant) -> Counters {
             .collect(),
         tls: link.totals.tls(),
         virtual_segments: link.totals.tallies.by_virtual_segment(),
+        learnt: link.publish.borrow().learnt.list(LEARNT_TOLD, Instant::now()),
     }
 }
 

@@ -12,6 +12,8 @@ use weir_policy::{Inspection, Snapshot};
 use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
 use weir_tls::verify::TrustAnchors;
+
+use crate::learnt::Learnt;
 use weir_tls::{Intermediates, LeafKeys, LeafKind, ModernStack, ServerCertificates};
 
 /// Policy as flows use it. Immutable; a session keeps the one it started with (SPEC P10).
@@ -24,9 +26,10 @@ pub struct CompiledPolicy {
     client_proxies: Vec<(Arc<Forger>, Stack)>,
     /// As the snapshot's `trust_stores`.
     trust_stores: Vec<Arc<TrustAnchors>>,
-    /// What outlives a generation: leaf keys (with the first client proxy), learnt intermediates.
+    /// What outlives a generation: leaf keys (with the first client proxy), what was learnt.
     leaf_keys: Option<Arc<LeafKeys>>,
-    learnt: Arc<Intermediates>,
+    intermediates: Arc<Intermediates>,
+    pub learnt: Arc<Learnt>,
     /// As the snapshot's `profiles`; last, no rules at all, for sessions that a filter trusts.
     rules: Vec<Arc<RuleSet>>,
 }
@@ -41,6 +44,7 @@ pub struct FlowPolicy<'a> {
     pub rules: &'a Arc<RuleSet>,
     pub proxy: Proxy<'a>,
     pub stack: Option<&'a ModernStack>,
+    pub learnt: &'a Learnt,
 }
 
 /// With whose certificate the client is answered.
@@ -113,7 +117,7 @@ impl CompiledPolicy {
             .map(|store| match running.anchors(store) {
                 Some(anchors) => Ok(anchors),
                 None => TrustAnchors::new(&store.authorities, store.default_ca_package)
-                    .map(|anchors| Arc::new(anchors.learning(Arc::clone(&running.learnt))))
+                    .map(|anchors| Arc::new(anchors.learning(Arc::clone(&running.intermediates))))
                     .with_context(|| format!("trust store `{}`", store.name)),
             })
             .collect::<anyhow::Result<_>>()?;
@@ -140,6 +144,7 @@ impl CompiledPolicy {
                 })
             })
             .collect::<anyhow::Result<_>>()?;
+        let intermediates = Arc::clone(&running.intermediates);
         let learnt = Arc::clone(&running.learnt);
         Ok(Self {
             snapshot,
@@ -147,6 +152,7 @@ impl CompiledPolicy {
             client_proxies,
             trust_stores,
             leaf_keys,
+            intermediates,
             learnt,
             rules,
         })
@@ -201,6 +207,7 @@ impl CompiledPolicy {
             })?,
             proxy,
             stack: stack.as_ref(),
+            learnt: &self.learnt,
         })
     }
 }

@@ -21,7 +21,7 @@ use weir_policy::snapshot::OverThreshold;
 use weir_policy::{Candidate, Decision, FirstBytes, Inspection, judge};
 use weir_tls::hello::{self, ClientHello, Peek};
 
-use crate::compiled::CompiledPolicy;
+use crate::compiled::{CompiledPolicy, Proxy};
 use crate::counters::increment;
 use crate::runtime::Surroundings;
 use crate::threshold::{Admission, Threshold};
@@ -42,7 +42,12 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
     let decision = match &first {
         First::Known(peek) => {
             note_hello(&mut record, peek, &surroundings);
-            answerable(&policy, peek, judge(&policy.snapshot, &candidate, &peek.first_bytes()))
+            answerable(
+                &policy,
+                &candidate,
+                peek,
+                judge(&policy.snapshot, &candidate, &peek.first_bytes()),
+            )
         }
         First::ServerSpoke => Decision::Release(Outcome::Bypassed(Bypassed::ServerSpokeFirst)),
         First::Ended => Decision::Release(Outcome::Bypassed(Bypassed::EndedWhileHeld)),
@@ -193,7 +198,7 @@ async fn decide_after_takeover(
     };
     note_hello(record, &known, surroundings);
     let decision = judge(&policy.snapshot, &candidate, &known.first_bytes());
-    match (answerable(policy, &known, decision), known) {
+    match (answerable(policy, &candidate, &known, decision), known) {
         (Decision::TakeOver(inspection), Known::Hello(hello)) => {
             session::run(taken, *hello, inspection, policy, record, surroundings).await
         }
@@ -226,16 +231,25 @@ async fn read_more(client: &TcpStream, received: &mut Vec<u8>) -> std::io::Resul
 }
 
 /// The last step of the judgement needs the certificate that the client would get: one it cannot
-/// verify would break what a bypass leaves whole.
-fn answerable(policy: &CompiledPolicy, known: &Known, decision: Decision) -> Decision {
-    match (decision, known) {
-        (Decision::TakeOver(inspection), Known::Hello(hello))
-            if !policy.of(inspection).is_some_and(|flow| flow.proxy.can_answer(hello)) =>
-        {
-            Decision::Release(Outcome::Bypassed(Bypassed::UnsupportedTls))
-        }
-        (decision, _) => decision,
-    }
+/// verify would break what a bypass leaves whole. And sessions that were learnt to fail are left
+/// alone where policy says so.
+fn answerable(
+    policy: &CompiledPolicy,
+    candidate: &Candidate,
+    known: &Known,
+    decision: Decision,
+) -> Decision {
+    let (Decision::TakeOver(inspection), Known::Hello(hello)) = (&decision, known) else {
+        return decision;
+    };
+    let release = |reason| Decision::Release(Outcome::Bypassed(reason));
+    let Some(flow) = policy.of(*inspection).filter(|flow| flow.proxy.can_answer(hello)) else {
+        return release(Bypassed::UnsupportedTls);
+    };
+    let Proxy::Client { proxy, .. } = flow.proxy else { return decision };
+    let (client, name) = (candidate.client.ip(), hello.server_name.as_deref());
+    let now = std::time::Instant::now();
+    policy.learnt.bypass(proxy, client, candidate.server, name, now).map_or(decision, release)
 }
 
 /// Idle sessions live as long as their ends do (SPEC D17): an end that vanished without a word is

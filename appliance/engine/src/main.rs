@@ -10,6 +10,7 @@ mod compiled;
 mod counters;
 mod flow;
 mod heartbeat;
+mod learnt;
 mod leg;
 mod relay;
 mod runtime;

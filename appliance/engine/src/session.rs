@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls_pki_types::UnixTime;
 use tokio::net::TcpStream;
@@ -17,7 +17,9 @@ use weir_policy::outcome::{Blocked, NotInspected, Outcome};
 use weir_policy::{Inspection, snapshot::ClientProxy};
 use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
-use weir_tls::{Action, Alert, LeafKind, LegKey, Negotiated, TlsLeg, TrustAnchors, Verdict};
+use weir_tls::{
+    Action, Alert, LeafKind, LegError, LegKey, Negotiated, TlsLeg, TrustAnchors, Verdict,
+};
 
 use crate::compiled::{CompiledPolicy, FlowPolicy, Proxy};
 use crate::counters::{Totals, increment};
@@ -96,6 +98,9 @@ async fn handshakes(
         });
         debug!(session = record.id, %fault, "handshake with the server failed");
         send_alert(&client, nearest_alert(&fault));
+        if asked {
+            learn_request(flow, record);
+        }
         return Err(if asked {
             Blocked::ClientCertificateRequested
         } else {
@@ -104,6 +109,7 @@ async fn handshakes(
     }
     if server.tls.client_certificate_requested() {
         increment(&totals.client_certificates_requested);
+        learn_request(flow, record);
         send_alert(&client, Alert::HANDSHAKE_FAILURE);
         return Err(Blocked::ClientCertificateRequested);
     }
@@ -131,6 +137,14 @@ async fn handshakes(
     if let Err(fault) = in_time(client.handshake(received)).await {
         increment(&totals.client_handshake_failures);
         debug!(session = record.id, %fault, "handshake with the client failed");
+        if rejects_certificate(&fault) {
+            increment(&totals.forged_certificates_rejected);
+            // Of any other verdict clients are meant to be warned.
+            if verdict.is_verified() && matches!(flow.proxy, Proxy::Client { .. }) {
+                let (client, name) = (record.client.ip(), hello.server_name.as_deref());
+                flow.learnt.rejected(client, record.server, name, Instant::now());
+            }
+        }
         if matches!(fault, LegFault::Tls(_)) {
             // The alert was sent; a reset would overtake it.
             reset_on_close(&client.stream, false);
@@ -143,6 +157,21 @@ async fn handshakes(
         increment(&totals.resumed_with_client);
     }
     Ok((client, server))
+}
+
+/// The next session with this server may be left alone (SPEC T10).
+fn learn_request(flow: &FlowPolicy<'_>, record: &SessionRecord) {
+    let name = record.server_name.as_deref();
+    flow.learnt.client_certificate_requested(record.server, name, Instant::now());
+}
+
+/// The client said so, or closed instead of finishing its handshake.
+fn rejects_certificate(fault: &LegFault) -> bool {
+    match fault {
+        LegFault::Tls(LegError::AlertReceived(alert)) => alert.rejects_certificate(),
+        LegFault::Closed => true,
+        _ => false,
+    }
 }
 
 /// A server's certificate that the client proxy's options block.

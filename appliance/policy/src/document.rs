@@ -21,7 +21,7 @@ pub(crate) use rules::{
 };
 
 use crate::snapshot::{
-    Layer2Fallback, LinkDownSynchronisation, OverThreshold, QuicAction, Service, Side,
+    Layer2Fallback, LinkDownSynchronisation, OnRefusal, OverThreshold, QuicAction, Service, Side,
 };
 
 /// Longest name of a proxy, policy, profile, virtual segment or filter set (SPEC P2).
@@ -203,6 +203,11 @@ pub(crate) struct ClientProxySection {
     #[serde(default = "yes")]
     pub reset_client_on_block: bool,
     pub minimum_rsa_key_length: Option<u16>,
+    #[serde(default)]
+    pub on_client_certificate_request: OnRefusal,
+    #[serde(default)]
+    pub on_pinned_client: OnRefusal,
+    pub learnt_bypass_time: Option<u32>,
     pub protocols: Option<Vec<Version>>,
     pub suites: Option<Vec<Text>>,
     #[serde(default)]

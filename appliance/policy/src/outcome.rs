@@ -58,6 +58,10 @@ pub enum Bypassed {
     TakeoverFailed,
     /// The flow ended (FIN or RST) while it was held.
     EndedWhileHeld,
+    /// Learnt: the server asks for client certificates (SPEC T10).
+    ClientCertificateRequested,
+    /// Learnt: the client rejects forged certificates for this server name.
+    PinnedClient,
 }
 
 /// Why a session was blocked.
@@ -153,6 +157,8 @@ impl fmt::Display for Bypassed {
             Self::SessionThreshold => "maximum of concurrent sessions",
             Self::TakeoverFailed => "takeover failed",
             Self::EndedWhileHeld => "ended while held",
+            Self::ClientCertificateRequested => "learnt that the server asks for certificates",
+            Self::PinnedClient => "learnt that the client rejects forged certificates",
         })
     }
 }

@@ -217,6 +217,32 @@ pub struct ClientProxy {
     /// What either side may negotiate (SPEC T1, T2); at least one suite serves RSA (SPEC P4).
     #[serde(default)]
     pub allowed: Allowed,
+    /// A server that asks for a client certificate (SPEC T10).
+    #[serde(default)]
+    pub on_client_certificate_request: OnRefusal,
+    /// A client that rejects the forged certificate twice within a minute for one server name.
+    #[serde(default)]
+    pub on_pinned_client: OnRefusal,
+    /// Seconds for which either is bypassed, once learnt.
+    #[serde(default = "learnt_bypass_time")]
+    pub learnt_bypass_time: u32,
+}
+
+/// What becomes of sessions that cannot be decrypted because one end refuses, once that is known.
+/// The first of them is blocked in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnRefusal {
+    #[default]
+    Block,
+    Bypass,
+}
+
+/// What holds where a client proxy does not say: a day.
+pub const LEARNT_BYPASS_TIME: u32 = 86_400;
+
+fn learnt_bypass_time() -> u32 {
+    LEARNT_BYPASS_TIME
 }
 
 /// What holds where a client proxy does not say (SPEC T8).

@@ -7,7 +7,7 @@ use std::time::Duration;
 use support::{errors, load, load_layers, messages};
 
 use weir_policy::snapshot::{
-    Device, Layer2Fallback, LinkDownSynchronisation, OverThreshold, SegmentId, Side,
+    Device, Layer2Fallback, LinkDownSynchronisation, OnRefusal, OverThreshold, SegmentId, Side,
 };
 use weir_policy::suites::{Allowed, Protocol};
 use weir_policy::{Layer, Syntax};
@@ -180,12 +180,17 @@ fn protocols_and_suites_of_a_proxy_are_bounds() {
     let keys = "protocols: [TLS 1.3, TLSv1.2, tls1.1]
       suites-off: [TLS_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]
       minimum-rsa-key-length: 3072
+      on-pinned-client: bypass
+      learnt-bypass-time: 600
       reset-client-on-block: true";
     let text = WHOLE.replace("reset-client-on-block: true", keys);
     let configuration = load(&text).unwrap();
     assert!(configuration.warnings().is_empty());
     let proxy = &configuration.compile(1, None).client_proxies[0];
     assert_eq!(proxy.minimum_rsa_key_length, 3072);
+    assert_eq!(proxy.on_pinned_client, OnRefusal::Bypass);
+    assert_eq!(proxy.on_client_certificate_request, OnRefusal::Block);
+    assert_eq!(proxy.learnt_bypass_time, 600);
     assert_eq!(
         (proxy.allowed.weakest, proxy.allowed.strongest),
         (Protocol::Tls11, Protocol::Tls13)

@@ -50,6 +50,12 @@ impl Alert {
         }
     }
 
+    /// A client that does not believe the certificate it was shown says one of these.
+    pub fn rejects_certificate(self) -> bool {
+        // bad, unsupported, revoked, expired, unknown; unknown authority.
+        matches!(self.0, 42..=46 | 48)
+    }
+
     /// A fatal alert as one unencrypted record (RFC 8446 section 5.1): valid towards a client as
     /// long as no ServerHello was sent to it.
     pub fn fatal_record(self) -> [u8; 7] {

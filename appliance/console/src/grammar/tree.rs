@@ -9,6 +9,7 @@ pub enum Command {
     ShowVirtualSegments,
     ShowTlsInspection,
     ShowCiphers,
+    ForgetLearnt,
     ShowSessions,
     ShowSessionsDetail,
     ShowEvents,
@@ -76,6 +77,15 @@ const fn text(
 
 /// The root: what may stand at the start of a line.
 pub static ROOT: &[Node] = &[
+    branch(
+        "clear",
+        "Forget something",
+        &[leaf(
+            "learnt-bypasses",
+            "Decrypt again what was learnt to be bypassed",
+            Command::ForgetLearnt,
+        )],
+    ),
     branch(
         "debug",
         "Commands for troubleshooting",

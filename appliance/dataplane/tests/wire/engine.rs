@@ -120,6 +120,9 @@ pub fn snapshot(fallback: Layer2Fallback) -> Snapshot {
             reset_client_on_block: false,
             minimum_rsa_key_length: weir_policy::snapshot::MINIMUM_RSA_KEY_LENGTH,
             allowed: weir_policy::suites::Allowed::default(),
+            on_client_certificate_request: weir_policy::snapshot::OnRefusal::Block,
+            on_pinned_client: weir_policy::snapshot::OnRefusal::Block,
+            learnt_bypass_time: weir_policy::snapshot::LEARNT_BYPASS_TIME,
         }],
         ..Snapshot::default()
     }

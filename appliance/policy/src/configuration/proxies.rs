@@ -9,7 +9,9 @@ use crate::document::{ClientProxySection, KeyPairSection, Ports, ServerProxySect
 use crate::layers::child;
 use crate::material::{CertifiedKeyError, IdentifiedKey};
 use crate::secret::SecretBytes;
-use crate::snapshot::{CertifiedKey, ClientProxy, MINIMUM_RSA_KEY_LENGTH, PortRange, ServerProxy};
+use crate::snapshot::{
+    CertifiedKey, ClientProxy, LEARNT_BYPASS_TIME, MINIMUM_RSA_KEY_LENGTH, PortRange, ServerProxy,
+};
 
 impl Check<'_> {
     /// The proxies, and their certificates' descriptions.
@@ -116,6 +118,9 @@ impl Check<'_> {
                 block_invalid_certificates: section.block_invalid_certificates,
                 block_expired_certificates: section.block_expired_certificates,
                 reset_client_on_block: section.reset_client_on_block,
+                on_client_certificate_request: section.on_client_certificate_request,
+                on_pinned_client: section.on_pinned_client,
+                learnt_bypass_time: self.learnt_bypass_time(&at, section),
                 minimum_rsa_key_length: self.minimum_rsa_key_length(&at, section),
                 allowed,
             };
@@ -132,6 +137,15 @@ impl Check<'_> {
             self.error(&child(at, "minimum-rsa-key-length"), message);
         }
         length
+    }
+
+    fn learnt_bypass_time(&mut self, at: &[String], section: &ClientProxySection) -> u32 {
+        let time = section.learnt_bypass_time.unwrap_or(LEARNT_BYPASS_TIME);
+        if !(60..=604_800).contains(&time) {
+            let message = format!("is {time}; 60 to 604800 (seconds) is expected");
+            self.error(&child(at, "learnt-bypass-time"), message);
+        }
+        time
     }
 
     fn signing_certificate(&mut self, at: &[String], section: &ClientProxySection) -> CertifiedKey {

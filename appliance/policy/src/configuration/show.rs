@@ -8,7 +8,7 @@ use std::fmt::Write;
 use ipnet::IpNet;
 
 use super::{Configuration, DEFAULT_TRUST_STORE};
-use crate::snapshot::{CertifiedKey, DomainPattern, PortRange, Service, Side, Snapshot};
+use crate::snapshot::{CertifiedKey, DomainPattern, OnRefusal, PortRange, Service, Side, Snapshot};
 use crate::suites::{Allowed, Protocol, TABLE};
 
 /// What stands where a private key would.
@@ -155,6 +155,10 @@ impl Page {
             self.pair(3, "block-expired-certificates", proxy.block_expired_certificates);
             self.pair(3, "reset-client-on-block", proxy.reset_client_on_block);
             self.pair(3, "minimum-rsa-key-length", proxy.minimum_rsa_key_length);
+            let request = on_refusal(proxy.on_client_certificate_request);
+            self.pair(3, "on-client-certificate-request", request);
+            self.pair(3, "on-pinned-client", on_refusal(proxy.on_pinned_client));
+            self.pair(3, "learnt-bypass-time", proxy.learnt_bypass_time);
             self.allowed(&proxy.allowed);
         }
     }
@@ -247,6 +251,13 @@ impl Page {
     fn line(&mut self, depth: usize, text: &str) {
         // Writing to a String cannot fail.
         let _ = writeln!(self.text, "{:indent$}{text}", "", indent = depth * 2);
+    }
+}
+
+fn on_refusal(action: OnRefusal) -> &'static str {
+    match action {
+        OnRefusal::Block => "block",
+        OnRefusal::Bypass => "bypass",
     }
 }
 

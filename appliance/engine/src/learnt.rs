@@ -1,0 +1,228 @@
+//! Sessions that policy would decrypt, but that this engine has learnt to leave alone: servers that
+//! ask for a client certificate (SPEC T10), and clients that have pinned the server's own.
+//!
+//! For: bypassing them, each only where the client proxy says so, for the time that it says. Not
+//! for: exceptions that somebody configured. What is learnt outlives policies and ends with the
+//! engine. Cannot fail: what was forgotten costs one more broken session.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use weir_api::engine::LearntBypass;
+use weir_policy::outcome::Bypassed;
+use weir_policy::snapshot::{ClientProxy, OnRefusal};
+
+/// Entries; past it the least recently used goes.
+const BOUND: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
+/// A client that rejects forged certificates for one name twice within this has pinned it.
+const REJECTIONS_WITHIN: Duration = Duration::from_secs(60);
+
+/// What one engine has learnt.
+pub struct Learnt {
+    entries: Mutex<LruCache<Subject, Entry>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Subject {
+    /// `None`: any client; it is the server that asks.
+    client: Option<IpAddr>,
+    /// `None` where the client gave a name: pinning is to the name.
+    server: Option<SocketAddr>,
+    /// Lower case, without a trailing dot.
+    name: Option<String>,
+}
+
+enum Entry {
+    /// Once so far, at this time.
+    Rejected(Instant),
+    Bypassed(Instant),
+}
+
+impl Default for Learnt {
+    fn default() -> Self {
+        Self { entries: Mutex::new(LruCache::new(BOUND)) }
+    }
+}
+
+impl Learnt {
+    /// Why a session is to be left alone, if it is.
+    pub fn bypass(
+        &self,
+        proxy: &ClientProxy,
+        client: IpAddr,
+        server: SocketAddr,
+        name: Option<&str>,
+        now: Instant,
+    ) -> Option<Bypassed> {
+        let asks = || self.is_bypassed(&asking(server, name), proxy, now);
+        let pins = || self.is_bypassed(&pinned(client, server, name), proxy, now);
+        if proxy.on_client_certificate_request == OnRefusal::Bypass && asks() {
+            return Some(Bypassed::ClientCertificateRequested);
+        }
+        (proxy.on_pinned_client == OnRefusal::Bypass && pins()).then_some(Bypassed::PinnedClient)
+    }
+
+    /// A server asked for a client certificate.
+    pub fn client_certificate_requested(
+        &self,
+        server: SocketAddr,
+        name: Option<&str>,
+        now: Instant,
+    ) {
+        self.entries().put(asking(server, name), Entry::Bypassed(now));
+    }
+
+    /// A client rejected a forged certificate.
+    pub fn rejected(&self, client: IpAddr, server: SocketAddr, name: Option<&str>, now: Instant) {
+        let subject = pinned(client, server, name);
+        let mut entries = self.entries();
+        let entry = match entries.get(&subject) {
+            Some(Entry::Rejected(first))
+                if now.saturating_duration_since(*first) <= REJECTIONS_WITHIN =>
+            {
+                Entry::Bypassed(now)
+            }
+            _ => Entry::Rejected(now),
+        };
+        entries.put(subject, entry);
+    }
+
+    pub fn forget(&self) {
+        self.entries().clear();
+    }
+
+    /// The newest `most`.
+    pub fn list(&self, most: usize, now: Instant) -> Vec<LearntBypass> {
+        let entries = self.entries();
+        let bypassed = entries.iter().filter_map(|(subject, entry)| match entry {
+            Entry::Bypassed(since) => Some(LearntBypass {
+                client: subject.client,
+                server: subject.server,
+                server_name: subject.name.clone(),
+                seconds: now.saturating_duration_since(*since).as_secs(),
+            }),
+            Entry::Rejected(_) => None,
+        });
+        bypassed.take(most).collect()
+    }
+
+    fn is_bypassed(&self, subject: &Subject, proxy: &ClientProxy, now: Instant) -> bool {
+        let mut entries = self.entries();
+        let lasts = Duration::from_secs(proxy.learnt_bypass_time.into());
+        match entries.get(subject) {
+            Some(Entry::Bypassed(since)) if now.saturating_duration_since(*since) < lasts => true,
+            Some(Entry::Bypassed(_)) => {
+                entries.pop(subject);
+                false
+            }
+            _ => false,
+        }
+    }
+
+    fn entries(&self) -> std::sync::MutexGuard<'_, LruCache<Subject, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn asking(server: SocketAddr, name: Option<&str>) -> Subject {
+    Subject { client: None, server: Some(server), name: name.map(normalised) }
+}
+
+fn pinned(client: IpAddr, server: SocketAddr, name: Option<&str>) -> Subject {
+    let server = if name.is_some() { None } else { Some(server) };
+    Subject { client: Some(client), server, name: name.map(normalised) }
+}
+
+fn normalised(name: &str) -> String {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_policy::SecretBytes;
+    use weir_policy::snapshot::{CertifiedKey, Service};
+
+    use super::*;
+
+    const NAME: Option<&str> = Some("a.example");
+
+    fn proxy(certificates: OnRefusal, pinned: OnRefusal) -> ClientProxy {
+        ClientProxy {
+            name: "p".into(),
+            detection_ports: Vec::new(),
+            service: Service::Http,
+            signing_certificate: CertifiedKey {
+                chain: Vec::new(),
+                key: SecretBytes::new(Vec::new()),
+            },
+            block_invalid_certificates: false,
+            block_expired_certificates: false,
+            reset_client_on_block: true,
+            minimum_rsa_key_length: 2048,
+            allowed: weir_policy::suites::Allowed::default(),
+            on_client_certificate_request: certificates,
+            on_pinned_client: pinned,
+            learnt_bypass_time: 100,
+        }
+    }
+
+    fn ends() -> (IpAddr, SocketAddr) {
+        ("10.0.0.1".parse().unwrap(), "192.0.2.1:443".parse().unwrap())
+    }
+
+    fn later(start: Instant, seconds: u64) -> Instant {
+        start.checked_add(Duration::from_secs(seconds)).unwrap()
+    }
+
+    #[test]
+    fn server_that_asks_for_certificates_is_bypassed_for_all_until_it_expires() {
+        let (learnt, start, (client, server)) = (Learnt::default(), Instant::now(), ends());
+        let on = proxy(OnRefusal::Bypass, OnRefusal::Block);
+        let of = |proxy, client, name, seconds| {
+            learnt.bypass(proxy, client, server, name, later(start, seconds))
+        };
+        assert_eq!(of(&on, client, NAME, 0), None);
+        learnt.client_certificate_requested(server, NAME, start);
+        let other = "10.0.0.2".parse().unwrap();
+        let asked = Some(Bypassed::ClientCertificateRequested);
+        assert_eq!(of(&on, client, NAME, 1), asked);
+        assert_eq!(of(&on, other, Some("A.Example."), 99), asked);
+        assert_eq!(of(&on, client, Some("b.example"), 1), None);
+        let off = proxy(OnRefusal::Block, OnRefusal::Bypass);
+        assert_eq!(of(&off, client, NAME, 1), None);
+        assert_eq!(of(&on, client, NAME, 100), None);
+    }
+
+    #[test]
+    fn client_that_rejects_twice_within_a_minute_is_bypassed_for_that_name() {
+        let (learnt, start, (client, server)) = (Learnt::default(), Instant::now(), ends());
+        let on = proxy(OnRefusal::Block, OnRefusal::Bypass);
+        let of =
+            |client, name, seconds| learnt.bypass(&on, client, server, name, later(start, seconds));
+        learnt.rejected(client, server, NAME, start);
+        assert_eq!(of(client, NAME, 1), None);
+        // Too late for the first, so it is a first one again.
+        learnt.rejected(client, server, NAME, later(start, 61));
+        assert_eq!(of(client, NAME, 61), None);
+        learnt.rejected(client, server, NAME, later(start, 80));
+        assert_eq!(of(client, NAME, 81), Some(Bypassed::PinnedClient));
+        assert_eq!(of("10.0.0.2".parse().unwrap(), NAME, 81), None);
+        assert_eq!(of(client, None, 81), None);
+        assert_eq!(learnt.list(10, later(start, 90)).len(), 1);
+        assert_eq!(learnt.list(10, later(start, 90))[0].seconds, 10);
+        learnt.forget();
+        assert_eq!(of(client, NAME, 82), None);
+    }
+
+    #[test]
+    fn what_is_learnt_stays_bounded() {
+        let (learnt, now, (client, server)) = (Learnt::default(), Instant::now(), ends());
+        for number in 0..6000 {
+            learnt.rejected(client, server, Some(&format!("host-{number}.example")), now);
+        }
+        assert_eq!(learnt.entries().len(), BOUND.get());
+    }
+}
