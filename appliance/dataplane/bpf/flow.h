@@ -11,11 +11,11 @@ static __always_inline int server_in_window(struct packet *p, struct flow *f)
 	return !offset || offset < f->end[0].syn_window;
 }
 
-static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c)
+static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, int candidate)
 {
 	__u32 segment = port->segment, zero = 0;
 	struct tcp_options options = {};
-	if (!candidate(p, segment, c))
+	if (!candidate)
 		return TC_ACT_OK;
 	count(segment, candidate_syn);
 	if (c->fallback) {

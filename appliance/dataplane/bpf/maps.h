@@ -30,23 +30,6 @@ struct {
 	PINNED;
 } segments SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_SEGMENTS * 2); /* segment * 2 + half */
-	__type(key, __u32);
-	__type(value, struct candidate_ports);
-	PINNED;
-} candidates SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(max_entries, 65536); /* past it a policy is refused by apply() */
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct destination_key);
-	__type(value, __u8);
-	PINNED;
-} destinations SEC(".maps");
-
 /* Handshakes being watched. Past its size the least recently used is forgotten: that flow stays on
  * the bridge; held and taken flows are elsewhere. */
 struct {

@@ -16,11 +16,14 @@
 #include <bpf/bpf_helpers.h>
 
 #include "weir.h"
+#include "rules.h"
 #include "maps.h"
+#include "rule_maps.h"
 #include "packet.h"
 #include "options.h"
 #include "path.h"
 #include "engine.h"
+#include "classify.h"
 #include "hold.h"
 #include "flow.h"
 
@@ -28,6 +31,7 @@ SEC("classifier")
 int port_ingress(struct __sk_buff *skb)
 {
 	struct packet p = {};
+	struct verdict said = {};
 	__u32 index = skb->ifindex, zero = 0;
 	struct port *port = bpf_map_lookup_elem(&ports, &index);
 	struct configuration *c = bpf_map_lookup_elem(&configuration, &zero);
@@ -39,7 +43,10 @@ int port_ingress(struct __sk_buff *skb)
 		count(segment, fallback_dropped);
 		return TC_ACT_SHOT;
 	}
-	if (parse(skb, &p, segment) != PARSE_TCP)
+	int parsed = parse(skb, &p, segment);
+	if (classify(skb, &p, port, c, settings, &said))
+		return TC_ACT_SHOT;
+	if (parsed != PARSE_TCP)
 		return TC_ACT_OK;
 	if (p.ether_type != ETH_P_IP || p.key.outer_vlan || p.key.tunnel) {
 		count(segment, encapsulated_passed);
@@ -48,8 +55,11 @@ int port_ingress(struct __sk_buff *skb)
 
 	struct flow *f = bpf_map_lookup_elem(&flows, &p.key);
 	if (!f) {
+		/* A held or taken flow stays what it is, whatever rule is new (SPEC D10). */
+		if (said.passage == PASS_BYPASSED)
+			return TC_ACT_OK;
 		if ((p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
-			return on_syn(skb, &p, port, c);
+			return on_syn(skb, &p, port, c, said.candidate);
 		f = bpf_map_lookup_elem(&half_open, &p.key);
 		return f ? on_handshake(skb, &p, port, c, f) : TC_ACT_OK;
 	}
@@ -66,7 +76,7 @@ int port_ingress(struct __sk_buff *skb)
 			 * other end answers. */
 			f->successor = p.seq;
 			f->successor_side = 1 + port->side;
-			return on_syn(skb, &p, port, c);
+			return on_syn(skb, &p, port, c, said.candidate);
 		}
 		if ((p.flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && f->successor_side == 2 - port->side &&
 		    p.ack == f->successor + 1) {
@@ -140,6 +150,28 @@ int engine_ingress(struct __sk_buff *skb)
 stray:
 	count(segment, engine_stray_dropped);
 	return TC_ACT_SHOT;
+}
+
+/* What the rules say of a frame, without a packet: cb[0] is the segment, cb[1] the side; the
+ * verdict is written over cb. What parsing counts is counted. */
+SEC("classifier")
+int classify_probe(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	__u32 zero = 0, segment = skb->cb[0];
+	struct configuration *c = bpf_map_lookup_elem(&configuration, &zero);
+	if (!c || segment >= MAX_SEGMENTS)
+		return TC_ACT_SHOT;
+	parse(skb, &p, segment);
+	struct verdict *v = verdict_of(&p, segment * 2 + (skb->cb[1] & 1), c->generation);
+	if (!v)
+		return TC_ACT_SHOT;
+	skb->cb[0] = v->virtual_segment;
+	skb->cb[1] = v->rule;
+	skb->cb[2] = v->passage;
+	skb->cb[3] = v->candidate;
+	skb->cb[4] = v->limited;
+	return TC_ACT_OK;
 }
 
 SEC("classifier")

@@ -47,9 +47,8 @@ _Static_assert(sizeof(struct port) == 28, "src/layout.rs has the same type");
 struct configuration {
 	__u64 heartbeat_timeout; /* ns */
 	__u32 fallback;		 /* causes, FALLBACK_...; 0: none */
-	__u32 half;		 /* which half of the candidate tables is in force */
 	__u32 attached;		 /* the engine whose programs were attached last */
-	__u32 reserved;
+	__u64 generation;	 /* of the rule tables; its last bit is the half in force */
 };
 _Static_assert(sizeof(struct configuration) == 24, "src/layout.rs has the same type");
 
@@ -70,18 +69,7 @@ _Static_assert(sizeof(struct engine_instance) == 16, "src/layout.rs has the same
 
 struct segment_settings {
 	__u32 block_all; /* layer-2-fallback: block-all */
-};
-
-/* Bit n: TCP port n is a detection port. */
-struct candidate_ports {
-	__u8 client[8192];
-	__u8 server[8192];
-};
-
-struct destination_key {
-	__u32 prefix; /* bits, scope included */
-	__u32 scope;  /* segment * 2 + half */
-	__u8 address[16];
+	__u32 rules;	 /* whether any rule, or policy, could match here */
 };
 
 /* flow.word is (id << 8) | state, and an id's last byte the CPU that saw the flow's SYN, which says

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -15,9 +15,11 @@ use aya::maps::{HashMap as EbpfHashMap, MapData};
 use nix::sys::eventfd::EventFd;
 use tokio::sync::mpsc;
 use weir_policy::Snapshot;
+use weir_policy::precedence::Classified;
 use weir_policy::snapshot::{SegmentId, Side};
 
 use crate::core::{Core, Counts, SegmentLinks};
+use crate::explain::Explain;
 use crate::held::HeldFlows;
 use crate::histogram::Histogram;
 use crate::inheritance::Inheritance;
@@ -33,7 +35,7 @@ use crate::segment::{MAX_SEGMENT, Names};
 use crate::socket::SocketPool;
 use crate::state::StateCommand;
 use crate::stray::StrayRefusal;
-use crate::tables::{self, ApplyError, FallbackCause, Tables};
+use crate::tables::{self, ApplyError, FallbackCause, QuarantineError, RuleReport, Tables};
 
 /// How a data plane is opened.
 #[derive(Clone, Debug)]
@@ -117,6 +119,7 @@ pub struct Dataplane {
     instance: Mutex<Instance>,
     inheritance: Mutex<Inheritance>,
     reports: Reports,
+    explain: Explain,
     options: Options,
     rings: Vec<JoinHandle<()>>,
     stop: EventFd,
@@ -163,6 +166,7 @@ impl Dataplane {
         let instance = Instance::claim(&mut ebpf, number, listener)?;
 
         let state = StateCommand::new(programs::descriptor(&mut ebpf, "state_command")?);
+        let explain = Explain::new(programs::descriptor(&mut ebpf, "classify_probe")?);
         let mut ports: EbpfHashMap<MapData, u32, Port> = tables::map(&mut ebpf, "ports")?;
         let timeout = options.heartbeat_timeout;
         let tables = Tables::new(&mut ebpf, options.segments.clone(), number, timeout)?;
@@ -253,6 +257,7 @@ impl Dataplane {
             instance: Mutex::new(instance),
             inheritance: Mutex::new(inheritance),
             reports,
+            explain,
             options,
             rings: threads,
             stop,
@@ -308,9 +313,40 @@ impl Dataplane {
         lock(&self.inheritance).look(&lock(&self.instance))
     }
 
-    /// Puts a snapshot's candidates and fallback settings in force, in one step.
+    /// Puts a snapshot's rules, candidates and fallback settings in force, in one step: a packet
+    /// meets all of the old ones or all of the new ones. Reputation is changed entry by entry.
     pub fn apply(&self, snapshot: &Snapshot) -> Result<(), ApplyError> {
         self.tables().apply(snapshot)
+    }
+
+    /// Drops what a host sends and what is sent to it, for a time or for what the configuration says
+    /// (SPEC I4). A host that is quarantined already stays for the longer time of the two.
+    pub fn quarantine(
+        &self,
+        host: IpAddr,
+        duration: Option<Duration>,
+    ) -> Result<(), QuarantineError> {
+        self.tables().quarantine(host, duration)
+    }
+
+    /// Releases a host before its time; whether it was quarantined.
+    pub fn release_host(&self, host: IpAddr) -> Result<bool, ApplyError> {
+        self.tables().release_host(host)
+    }
+
+    /// Quarantined hosts, and how long they stay.
+    pub fn quarantined(&self) -> Vec<(IpAddr, Duration)> {
+        self.tables().quarantined()
+    }
+
+    /// Packets and bytes of each virtual segment, inspection bypass rule and traffic filter.
+    pub fn rule_report(&self) -> Vec<RuleReport> {
+        self.tables().rule_report()
+    }
+
+    /// What the rules in force say of a frame that comes in by a port of `segment`.
+    pub fn explain(&self, frame: &[u8], segment: SegmentId, side: Side) -> io::Result<Classified> {
+        self.explain.of(frame, segment, side)
     }
 
     /// Layer-2 fallback (SPEC D2, D10), for as long as one cause is on: new flows stay on the

@@ -3,10 +3,13 @@
 //! For: what the maps and the ring carry, with the sizes asserted on both sides. Not for: meaning;
 //! the header says what each field is. Does not fail.
 
+pub mod rules;
+
+use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Grows with every change of a pinned map's type: pins of another layout are removed on open.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// Names of the programs' counters and what one count of each means, in the order of their index
 /// (made from `bpf/counters.h`).
@@ -57,9 +60,8 @@ pub const SIDE_ENGINE: u32 = 2;
 pub struct Configuration {
     pub heartbeat_timeout: u64,
     pub fallback: u32,
-    pub half: u32,
     pub attached: u32,
-    pub reserved: u32,
+    pub generation: u64,
 }
 const _: () = assert!(size_of::<Configuration>() == 24);
 
@@ -79,23 +81,8 @@ const _: () = assert!(size_of::<EngineInstance>() == 16);
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SegmentSettings {
     pub block_all: u32,
+    pub rules: u32,
 }
-
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct CandidatePorts {
-    pub client: [u8; 8192],
-    pub server: [u8; 8192],
-}
-
-/// The data of an LPM key: scope, then the address.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Destination {
-    pub scope: u32,
-    pub address: [u8; 16],
-}
-const _: () = assert!(size_of::<Destination>() == 20);
 
 /// A flow's state in the eBPF tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,6 +208,16 @@ pub fn mapped(address: IpAddr) -> [u8; 16] {
     }
 }
 
+/// An IPv6 network of IPv4-mapped addresses: they count as IPv4, and match no IPv6 network.
+pub fn is_mapped(network: &IpNet) -> bool {
+    match network {
+        IpNet::V4(_) => false,
+        IpNet::V6(network) => {
+            network.prefix_len() >= 96 && network.addr().to_ipv4_mapped().is_some()
+        }
+    }
+}
+
 /// Reads a `Held` at the start of a ring record, and the frame after it.
 pub fn read_held(record: &[u8]) -> Option<(Held, &[u8])> {
     let (header, rest) = record.split_at_checked(size_of::<Held>())?;
@@ -254,9 +251,5 @@ unsafe impl aya::Pod for Configuration {}
 unsafe impl aya::Pod for EngineInstance {}
 // SAFETY: as above.
 unsafe impl aya::Pod for SegmentSettings {}
-// SAFETY: as above.
-unsafe impl aya::Pod for CandidatePorts {}
-// SAFETY: as above.
-unsafe impl aya::Pod for Destination {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Flow {}

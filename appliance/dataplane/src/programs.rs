@@ -73,7 +73,9 @@ pub fn load(
         loader.set_max_entries(name, *size);
     }
     let mut ebpf = loader.load(OBJECT)?;
-    for name in ["port_ingress", "engine_ingress", "state_command", "engine_query"] {
+    for name in
+        ["port_ingress", "engine_ingress", "state_command", "engine_query", "classify_probe"]
+    {
         program(&mut ebpf, name)?.load().map_err(|error| ProgramError::Program { name, error })?;
     }
     Ok(ebpf)

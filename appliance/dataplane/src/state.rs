@@ -5,9 +5,10 @@
 //! Fails with the system call's error only: an entry that is gone or another's is an answer.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use crate::layout::{COMMAND_SWAPPED, COMMAND_TUPLE_OWNED, Command, FlowKey, State, command_bytes};
+use crate::test_run::test_run;
 
 /// What became of a change of state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +40,7 @@ impl EngineQuery {
     pub fn lives(&self, number: u32) -> io::Result<bool> {
         let mut packet = [0; 14 + size_of::<u32>()];
         packet[14..].copy_from_slice(&number.to_ne_bytes());
-        Ok(test_run(&self.0, &packet)? != 0)
+        Ok(test_run(&self.0, &packet, None)? != 0)
     }
 }
 
@@ -65,7 +66,7 @@ impl StateCommand {
     }
 
     fn run(&self, command: Command) -> io::Result<Swap> {
-        let answer = test_run(&self.0, &command_bytes(&command))?;
+        let answer = test_run(&self.0, &command_bytes(&command), None)?;
         Ok(if answer == COMMAND_SWAPPED | State::Released as u32 {
             Swap::Found(State::Released)
         } else if answer & COMMAND_TUPLE_OWNED != 0 {
@@ -76,48 +77,4 @@ impl StateCommand {
             State::of(u64::from(answer)).map_or(Swap::Absent, Swap::Found)
         })
     }
-}
-
-/// Runs a program with a packet; what it returned.
-fn test_run(program: &OwnedFd, packet: &[u8]) -> io::Result<u32> {
-    const BPF_PROG_TEST_RUN: libc::c_int = 10;
-    /// `union bpf_attr`, member `test` (linux/bpf.h).
-    #[repr(C)]
-    #[derive(Default)]
-    struct Attributes {
-        program: u32,
-        answer: u32,
-        size_in: u32,
-        size_out: u32,
-        data_in: u64,
-        data_out: u64,
-        repeat: u32,
-        duration: u32,
-        context_size_in: u32,
-        context_size_out: u32,
-        context_in: u64,
-        context_out: u64,
-        flags: u32,
-        cpu: u32,
-        batch: u32,
-        reserved: u32,
-    }
-    let mut attributes = Attributes {
-        program: program.as_raw_fd() as u32,
-        size_in: packet.len() as u32,
-        data_in: packet.as_ptr() as u64,
-        ..Attributes::default()
-    };
-    // SAFETY: the kernel reads `size_of::<Attributes>()` bytes of `attributes` and `size_in`
-    // bytes at `data_in`, both alive during the call, and writes inside `attributes` only
-    // (no data_out). aya 0.13 has no call for BPF_PROG_TEST_RUN.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_PROG_TEST_RUN,
-            std::ptr::from_mut(&mut attributes),
-            size_of::<Attributes>(),
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(attributes.answer) }
 }

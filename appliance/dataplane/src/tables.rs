@@ -1,21 +1,38 @@
 //! The tables the programs decide by, compiled from a policy snapshot.
 //!
-//! For: one function a table, all from one snapshot, put in force in one step: the tables have two
-//! halves, and a configuration word says which one packets are looked up in. Not for: judging; the
-//! tables name every flow that [`weir_policy::judge`] might take, and some that it will not. A
-//! table that cannot be filled leaves the half in force as it was.
+//! For: the rules of [`weir_policy::precedence`] and the policies' candidates, put in force in one
+//! step: the tables have two halves, and the generation's last bit says which one packets are
+//! looked up in. Not for: judging; the tables name every flow that [`weir_policy::judge()`] might
+//! take. A table that cannot be filled leaves the half in force as it was; reputation, which is
+//! changed entry by entry, may then be in part the new one until the next snapshot is applied.
 
-use std::collections::{BTreeMap, HashSet};
+mod counts;
+mod policies;
+mod quarantine;
+mod reputation;
+mod rows;
+
+use std::net::IpAddr;
 use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie, MapData, MapError};
 use weir_policy::Snapshot;
-use weir_policy::snapshot::{Layer2Fallback, PortRange, Profile, SegmentId};
+use weir_policy::snapshot::{Layer2Fallback, SegmentId};
 
-use crate::layout::{CandidatePorts, Configuration, Destination, SegmentSettings, mapped};
+use crate::layout::rules::{
+    Classes, FilterEntry, NetworkKey, PolicySet, ROWS, Row, TRAFFIC_FILTERS, VIRTUAL_SEGMENTS,
+};
+use crate::layout::{Configuration, SegmentSettings};
 use crate::programs::{ProgramError, chain};
+use crate::ring::monotonic_nanoseconds;
+use counts::RuleCounts;
+pub use counts::{RuleKind, RuleReport};
+pub use quarantine::QuarantineError;
+use quarantine::QuarantineTable;
+use reputation::ReputationTable;
+use rows::Half;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
@@ -25,13 +42,23 @@ pub enum ApplyError {
     Missing(&'static str),
     #[error(transparent)]
     Program(ProgramError),
+    #[error("{count} {what}; the eBPF tables have room for {most}")]
+    TooMany { what: &'static str, count: usize, most: usize },
+    #[error("number of processors: {0}")]
+    Processors(std::io::Error),
 }
 
 pub struct Tables {
     configuration: Array<MapData, Configuration>,
     segments: Array<MapData, SegmentSettings>,
-    candidates: Array<MapData, CandidatePorts>,
-    destinations: LpmTrie<MapData, Destination, u8>,
+    rows: Array<MapData, Row>,
+    classes: Array<MapData, Classes>,
+    networks: LpmTrie<MapData, NetworkKey, u32>,
+    segment_policies: Array<MapData, PolicySet>,
+    filters: Array<MapData, FilterEntry>,
+    reputation: ReputationTable,
+    quarantine: QuarantineTable,
+    counts: RuleCounts,
     /// As this engine wrote it last.
     current: Configuration,
     own: Vec<SegmentId>,
@@ -74,8 +101,14 @@ impl Tables {
         let mut tables = Self {
             configuration: map(ebpf, "configuration")?,
             segments: map(ebpf, "segments")?,
-            candidates: map(ebpf, "candidates")?,
-            destinations: map(ebpf, "destinations")?,
+            rows: map(ebpf, "rows")?,
+            classes: map(ebpf, "classes")?,
+            networks: map(ebpf, "networks")?,
+            segment_policies: map(ebpf, "segment_policies")?,
+            filters: map(ebpf, "traffic_filters")?,
+            reputation: ReputationTable::new(ebpf)?,
+            quarantine: QuarantineTable::new(ebpf)?,
+            counts: RuleCounts::new(ebpf)?,
             current: Configuration::default(),
             own,
             instance,
@@ -119,48 +152,121 @@ impl Tables {
         if self.superseded() {
             return Ok(());
         }
+        let compiled = Half::compile(snapshot)?;
         // An engine that is about to be superseded may have changed it.
-        self.current.half = self.in_force()?.half;
+        self.current.generation = self.in_force()?.generation;
         self.current.heartbeat_timeout = nanoseconds(snapshot.device.health.heartbeat_timeout);
-        for id in &self.own {
-            let block = snapshot
-                .segments
-                .iter()
-                .any(|s| s.id == *id && s.layer2_fallback == Layer2Fallback::BlockAll);
-            let settings = SegmentSettings { block_all: u32::from(block) };
-            self.segments.set(u32::from(id.0), settings, 0).map_err(in_table("segments"))?;
+        let half = u32::from(self.current.generation & 1 == 0);
+        self.fill(&compiled, half)?;
+        self.counts.prepare(snapshot, half)?;
+        self.quarantine.apply(&snapshot.precedence.quarantine)?;
+        // A segment in which rules begin to match is looked at before they do, and after they did.
+        let quiet = |settings: &SegmentSettings| settings.rules == 0;
+        let wanted: Vec<_> =
+            self.own.iter().map(|id| self.settings(snapshot, &compiled, *id)).collect();
+        for (id, settings) in self.own.clone().into_iter().zip(&wanted) {
+            self.set_segment(id, SegmentSettings { rules: 1, ..*settings })?;
         }
-        let half = 1 - (self.current.half & 1);
-        self.fill(snapshot, half)?;
-        self.current.half = half;
-        self.put_in_force()
+        self.reputation.apply(&snapshot.precedence.reputation)?;
+        self.current.generation += 1;
+        self.put_in_force()?;
+        wait_for_packets();
+        self.counts.changed(snapshot, half);
+        for (id, settings) in self.own.clone().into_iter().zip(wanted) {
+            if quiet(&settings) {
+                self.set_segment(id, settings)?;
+            }
+        }
+        Ok(())
     }
 
-    fn fill(&mut self, snapshot: &Snapshot, half: u32) -> Result<(), ApplyError> {
-        let mut wanted: BTreeMap<u32, Box<CandidatePorts>> = BTreeMap::new();
-        let mut networks: HashSet<(u32, Destination)> = HashSet::new();
-        for id in &self.own {
-            let scope = u32::from(id.0) * 2 + half;
-            let ports = candidate_ports(snapshot, *id);
-            wanted.insert(scope, ports);
-            networks.extend(destinations(snapshot, *id, scope));
+    /// Drops what a host sends and what is sent to it.
+    pub fn quarantine(
+        &mut self,
+        host: IpAddr,
+        duration: Option<Duration>,
+    ) -> Result<(), QuarantineError> {
+        self.quarantine.add(host, duration)?;
+        for id in self.own.clone() {
+            let settings = self.segments.get(&u32::from(id.0), 0).map_err(in_table("segments"))?;
+            self.set_segment(id, SegmentSettings { rules: 1, ..settings })?;
         }
-        let old: Vec<Key<Destination>> = self
-            .destinations
+        self.forget_verdicts()?;
+        Ok(())
+    }
+
+    /// Whether it was quarantined.
+    pub fn release_host(&mut self, host: IpAddr) -> Result<bool, ApplyError> {
+        let there = self.quarantine.release(host)?;
+        self.forget_verdicts()?;
+        Ok(there)
+    }
+
+    /// Quarantined hosts and what is left of their time.
+    pub fn quarantined(&self) -> Vec<(IpAddr, Duration)> {
+        self.quarantine.hosts(monotonic_nanoseconds().unwrap_or_default())
+    }
+
+    pub fn rule_report(&self) -> Vec<RuleReport> {
+        self.counts.report(self.half())
+    }
+
+    fn half(&self) -> u32 {
+        u32::from(self.current.generation & 1 == 1)
+    }
+
+    /// Packets like earlier ones are classified anew; the half in force stays. An engine that drains
+    /// may quarantine a host, too.
+    fn forget_verdicts(&mut self) -> Result<(), ApplyError> {
+        let now = self.in_force()?;
+        let generation = now.generation + 2;
+        self.current.generation = generation;
+        let next = Configuration { generation, ..now };
+        self.configuration.set(0, next, 0).map_err(in_table("configuration"))
+    }
+
+    fn settings(&self, snapshot: &Snapshot, compiled: &Half, id: SegmentId) -> SegmentSettings {
+        let block = snapshot
+            .segments
+            .iter()
+            .any(|s| s.id == id && s.layer2_fallback == Layer2Fallback::BlockAll);
+        let named = compiled.segments.as_ref().is_none_or(|named| named.contains(&id));
+        let rules = named || !self.quarantine.hosts(0).is_empty();
+        SegmentSettings { block_all: u32::from(block), rules: u32::from(rules) }
+    }
+
+    fn set_segment(&mut self, id: SegmentId, settings: SegmentSettings) -> Result<(), ApplyError> {
+        self.segments.set(u32::from(id.0), settings, 0).map_err(in_table("segments"))
+    }
+
+    /// Writes the half that is not in force.
+    fn fill(&mut self, compiled: &Half, half: u32) -> Result<(), ApplyError> {
+        for (index, row) in (half * ROWS as u32..).zip(&compiled.rows) {
+            self.rows.set(index, row, 0).map_err(in_table("rows"))?;
+        }
+        // By reference: it is 400 KiB.
+        let classes: &Classes = &compiled.classes;
+        self.classes.set(half, classes, 0).map_err(in_table("classes"))?;
+        let first = half * VIRTUAL_SEGMENTS as u32;
+        for (index, set) in (first..).zip(&compiled.segment_policies) {
+            self.segment_policies.set(index, set, 0).map_err(in_table("segment_policies"))?;
+        }
+        for (index, filter) in (half * TRAFFIC_FILTERS as u32..).zip(&compiled.filters) {
+            self.filters.set(index, filter, 0).map_err(in_table("traffic_filters"))?;
+        }
+        let old: Vec<Key<NetworkKey>> = self
+            .networks
             .keys()
             .filter_map(Result::ok)
-            .filter(|key| wanted.contains_key(&key.data().scope))
+            .filter(|key| key.data().scope / 2 == half)
             .collect();
         for key in old {
-            self.destinations.remove(&key).map_err(in_table("destinations"))?;
+            self.networks.remove(&key).map_err(in_table("networks"))?;
         }
-        for (prefix, network) in networks {
-            self.destinations
-                .insert(&Key::new(prefix, network), 1, 0)
-                .map_err(in_table("destinations"))?;
-        }
-        for (scope, ports) in wanted {
-            self.candidates.set(scope, *ports, 0).map_err(in_table("candidates"))?;
+        for (destination, prefix, address, class) in &compiled.networks {
+            let scope = half * 2 + u32::from(*destination);
+            let key = Key::new(32 + prefix, NetworkKey { scope, address: *address });
+            self.networks.insert(&key, class, 0).map_err(in_table("networks"))?;
         }
         Ok(())
     }
@@ -170,10 +276,13 @@ impl Tables {
     }
 
     fn write(&mut self) -> Result<(), ApplyError> {
+        let now = self.in_force()?;
         if !self.attached {
             // Whose programs are on the ports is not for this engine to say yet.
-            self.current.attached = self.in_force()?.attached;
+            self.current.attached = now.attached;
         }
+        // It only grows, also where two engines live at one time.
+        self.current.generation = self.current.generation.max(now.generation);
         self.configuration.set(0, self.current, 0).map_err(in_table("configuration"))
     }
 
@@ -186,58 +295,15 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2)
 }
 
-/// The detection ports of every proxy that a virtual segment of this segment leads to.
-fn candidate_ports(snapshot: &Snapshot, id: SegmentId) -> Box<CandidatePorts> {
-    let mut ports = Box::new(CandidatePorts { client: [0; 8192], server: [0; 8192] });
-    for profile in profiles(snapshot, id) {
-        if snapshot.device.client_inspection {
-            for policy in &profile.client_policies {
-                if let Some(proxy) = snapshot.client_proxies.get(policy.client_proxy) {
-                    set(&mut ports.client, &proxy.detection_ports);
-                }
-            }
-        }
-        if snapshot.device.server_inspection {
-            for policy in &profile.server_policies {
-                if let Some(proxy) = snapshot.server_proxies.get(policy.server_proxy) {
-                    set(&mut ports.server, &proxy.detection_ports);
-                }
-            }
-        }
-    }
-    ports
-}
-
-/// The destinations of every server proxy of this segment, with their prefix in bits.
-fn destinations(snapshot: &Snapshot, id: SegmentId, scope: u32) -> Vec<(u32, Destination)> {
-    if !snapshot.device.server_inspection {
-        return vec![];
-    }
-    profiles(snapshot, id)
-        .flat_map(|profile| &profile.server_policies)
-        .filter_map(|policy| snapshot.server_proxies.get(policy.server_proxy))
-        .flat_map(|proxy| &proxy.destinations)
-        .map(|network| {
-            let within =
-                u32::from(network.prefix_len()) + if network.addr().is_ipv4() { 96 } else { 0 };
-            (32 + within, Destination { scope, address: mapped(network.network()) })
-        })
-        .collect()
-}
-
-fn profiles(snapshot: &Snapshot, id: SegmentId) -> impl Iterator<Item = &Profile> {
-    snapshot
-        .virtual_segments
-        .iter()
-        .filter(move |segment| segment.segments.is_empty() || segment.segments.contains(&id))
-        .filter_map(|segment| snapshot.profiles.get(segment.profile))
-}
-
-fn set(bits: &mut [u8; 8192], ranges: &[PortRange]) {
-    for port in ranges.iter().flat_map(|range| range.first..=range.last) {
-        if let Some(byte) = bits.get_mut(usize::from(port >> 3)) {
-            *byte |= 1 << (port & 7);
-        }
+/// Until no packet is looked up in the half that was in force: the next snapshot is written there.
+fn wait_for_packets() {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: membarrier(2) takes three integers and touches no memory of ours. It waits for a grace
+    // period of RCU, under which programs run; neither std nor nix has it.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result != 0 {
+        // Not with nohz_full, and nowhere else: a packet takes microseconds.
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

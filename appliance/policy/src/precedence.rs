@@ -190,13 +190,15 @@ fn blocks_quic(snapshot: &Snapshot, virtual_segment: Option<usize>, facts: &Pack
     }
     let segment = virtual_segment.and_then(|index| snapshot.virtual_segments.get(index));
     let profile = segment.and_then(|segment| snapshot.profiles.get(segment.profile));
-    profile.is_some_and(|profile| {
-        profile.client_policies.iter().any(|policy| {
-            policy.quic == QuicAction::Block
-                && snapshot.client_proxies.get(policy.client_proxy).is_some_and(|proxy| {
-                    proxy.detection_ports.iter().any(|range| range.contains(QUIC_PORT))
-                })
-                && !policy.source_exceptions.iter().any(|network| network.contains(&source))
+    let policy = profile.and_then(|profile| {
+        profile.client_policies.iter().find(|policy| {
+            snapshot.client_proxies.get(policy.client_proxy).is_some_and(|proxy| {
+                proxy.detection_ports.iter().any(|range| range.contains(QUIC_PORT))
+            })
         })
+    });
+    policy.is_some_and(|policy| {
+        policy.quic == QuicAction::Block
+            && !policy.source_exceptions.iter().any(|network| network.contains(&source))
     })
 }

@@ -1,0 +1,273 @@
+/* What precedes TLS inspection, in the order of SPEC D5: inspection bypass rules, traffic filters,
+ * reputation, quarantine; and which packets TLS policy covers. weir_policy's precedence::evaluate is
+ * the definition, and a test holds the two together.
+ *
+ * A packet like one before costs a look into this CPU's memory; a new one walks the tables (rules.h).
+ * Where a table has no answer the packet passes. */
+#ifndef WEIR_CLASSIFY_H
+#define WEIR_CLASSIFY_H
+
+static __always_inline __u32 lowest_bit(__u64 word)
+{
+	__u64 below = (word & -word) - 1; /* counted without branches */
+	below = below - ((below >> 1) & 0x5555555555555555ULL);
+	below = (below & 0x3333333333333333ULL) + ((below >> 2) & 0x3333333333333333ULL);
+	below = (below + (below >> 4)) & 0x0f0f0f0f0f0f0f0fULL;
+	return (below * 0x0101010101010101ULL) >> 56;
+}
+
+/* The first rule of `count` words from `at` on: its number from 1, or 0. */
+__noinline int first_rule(struct row *row, __u32 at, __u32 count)
+{
+	if (!row)
+		return 0;
+	for (__u32 i = 0; i < SEGMENT_WORDS; i++) {
+		__u32 index = at + i;
+		if (i >= count || index >= ROW_WORDS)
+			break;
+		__u64 word = row->words[index];
+		if (word)
+			return i * 64 + lowest_bit(word) + 1;
+	}
+	return 0;
+}
+
+/* Keeps the rules that this class satisfies. */
+__noinline int narrow(struct row *left, __u32 index)
+{
+	struct row *row = bpf_map_lookup_elem(&rows, &index);
+	if (!left || !row)
+		return 0;
+	for (int i = 0; i < ROW_WORDS; i++)
+		left->words[i] &= row->words[i];
+	return 0;
+}
+
+static __always_inline __u32 class_of(const struct network_key *key)
+{
+	__u32 *class = bpf_map_lookup_elem(&networks, key);
+	return class ? *class : 0;
+}
+
+static __always_inline int is_blocked(const __u8 *address)
+{
+	struct address_key key = { .prefix = 128 };
+	__builtin_memcpy(key.address, address, 16);
+	__u8 *standing = bpf_map_lookup_elem(&reputation, &key);
+	return standing && *standing == 1;
+}
+
+/* Until when one of the two is quarantined; 0: neither. */
+static __always_inline __u64 quarantined(const struct packet *p)
+{
+	__u64 now = bpf_ktime_get_ns();
+	struct host host; /* 6.1 takes keys from the stack only */
+	__builtin_memcpy(host.address, p->key.address[0], 16);
+	__u64 *until = bpf_map_lookup_elem(&quarantine, &host);
+	if (until && *until > now)
+		return *until;
+	__builtin_memcpy(host.address, p->key.address[1], 16);
+	until = bpf_map_lookup_elem(&quarantine, &host);
+	return until && *until > now ? *until : 0;
+}
+
+/* The tables' answer. `port`: segment * 2 + side. */
+__noinline int walk(struct packet *p, struct verdict *v, __u32 port, __u32 half)
+{
+	__u32 zero = 0;
+	struct network_key key = { .prefix = 32 + 128 };
+	half &= 1;
+	struct classes *t = bpf_map_lookup_elem(&classes, &half);
+	struct row *left = bpf_map_lookup_elem(&intersection, &zero);
+	if (!p || !v || !t || !left)
+		return 0;
+	__builtin_memset(v, 0, sizeof(*v));
+	__builtin_memset(left, 0xff, sizeof(*left));
+	__u32 base = half * ROWS, from_high = !p->from_low;
+	__u16 low_port = p->fragment ? 0 : bpf_ntohs(p->key.port[0]);
+	__u16 high_port = p->fragment ? 0 : bpf_ntohs(p->key.port[1]);
+	__u32 icmp = NO_ICMP_TYPE, vlan = UNTAGGED;
+	if ((p->protocol == IPPROTO_ICMP || p->protocol == IPPROTO_ICMPV6) && !p->fragment)
+		icmp = p->icmp_type;
+	if (p->key.outer_vlan)
+		vlan = p->key.outer_vlan & 0xfff;
+	narrow(left, base + t->port[port & (MAX_SEGMENTS * 2 - 1)]);
+	narrow(left, base + t->ether_type[p->ether_type]);
+	narrow(left, base + t->vlan[vlan]);
+	narrow(left, base + t->protocol[p->protocol]);
+	narrow(left, base + t->icmp_type[icmp]);
+	narrow(left, base + t->source_port[from_high ? high_port : low_port]);
+	narrow(left, base + t->destination_port[from_high ? low_port : high_port]);
+	const __u64 *words = (const __u64 *)p->key.address;
+	int internet = words[0] || words[1] || words[2] || words[3];
+	if (internet) {
+		key.scope = half * 2 + from_high;
+		__builtin_memcpy(key.address, p->key.address[0], 16);
+		narrow(left, base + class_of(&key));
+		key.scope = half * 2 + !from_high;
+		__builtin_memcpy(key.address, p->key.address[1], 16);
+		narrow(left, base + class_of(&key));
+	} else {
+		narrow(left, base + t->no_address[0]);
+		narrow(left, base + t->no_address[1]);
+	}
+
+	v->virtual_segment = first_rule(left, 0, SEGMENT_WORDS);
+	v->rule = first_rule(left, BYPASS_AT, BYPASS_WORDS);
+	if (v->rule) {
+		v->passage = PASS_BYPASSED;
+		return 0;
+	}
+	v->rule = first_rule(left, FILTER_AT, FILTER_WORDS);
+	if (v->rule) {
+		__u32 index = half * TRAFFIC_FILTERS + v->rule - 1;
+		struct traffic_filter *filter = bpf_map_lookup_elem(&traffic_filters, &index);
+		__u32 action = filter ? filter->action : FILTER_ALLOW;
+		if (action == FILTER_BLOCK) {
+			v->passage = DROP_FILTER;
+			return 0;
+		}
+		if (action == FILTER_TRUST)
+			v->passage = PASS_TRUSTED;
+		v->limited = action == FILTER_RATE_LIMIT;
+	}
+	__u32 kind = 0;
+	if (v->virtual_segment) {
+		__u32 index = half * VIRTUAL_SEGMENTS + v->virtual_segment - 1;
+		struct policies *own = bpf_map_lookup_elem(&segment_policies, &index);
+		if (own) {
+			for (int i = 0; i < POLICY_WORDS; i++)
+				left->words[POLICY_AT + i] &= own->words[i];
+			__u32 policy = first_rule(left, POLICY_AT, POLICY_WORDS);
+			if (policy)
+				kind = t->policy_kind[(policy - 1) & (POLICIES - 1)];
+		}
+	}
+	v->candidate = kind == POLICY_CANDIDATE;
+	if (v->passage == PASS_TRUSTED || !internet)
+		return 0;
+	if (t->reputation && (is_blocked(p->key.address[0]) || is_blocked(p->key.address[1]))) {
+		v->passage = DROP_REPUTATION;
+		v->candidate = 0;
+		return 0;
+	}
+	v->until = quarantined(p);
+	if (v->until) {
+		v->passage = DROP_QUARANTINE;
+		v->candidate = 0;
+	} else if (kind == POLICY_QUIC_BLOCKED) {
+		v->passage = DROP_QUIC;
+	}
+	return 0;
+}
+
+/* The verdict on a packet, remembered or found; 0 only where a map is missing. */
+static __always_inline struct verdict *verdict_of(struct packet *p, __u32 port, __u64 generation)
+{
+	const __u32 *address = (const __u32 *)p->key.address;
+	__u32 ports = p->fragment ? 0 : *(__u32 *)p->key.port;
+	/* ICMP's type only counts where the protocol is ICMP, and is 0 elsewhere. */
+	__u64 facts = (__u64)p->key.outer_vlan | (__u64)p->ether_type << 16 | (__u64)p->protocol << 32 |
+		      (__u64)p->icmp_type << 40 | (__u64)(port & 0xff) << 48 | (__u64)(p->from_low & 1) << 56 |
+		      (__u64)(p->fragment & 1) << 57;
+	__u64 mixed = ((__u64)address[0] << 32 | address[1]) * 0x9e3779b97f4a7c15ULL +
+		      ((__u64)address[2] << 32 | address[3]) * 0xbf58476d1ce4e5b9ULL +
+		      ((__u64)address[4] << 32 | address[5]) * 0x94d049bb133111ebULL +
+		      ((__u64)address[6] << 32 | address[7]) * 0xd6e8feb86659fd93ULL + (ports ^ facts) * 0xff51afd7ed558ccdULL;
+	mixed ^= mixed >> 32;
+	__u32 slot = (mixed ^ mixed >> 16) & (REMEMBERED - 1);
+	struct remembered *r = bpf_map_lookup_elem(&memory, &slot);
+	if (!r)
+		return 0;
+	if (r->facts == facts && r->ports == ports && r->generation == (__u32)generation &&
+	    r->address[3] == address[3] && r->address[7] == address[7] && r->address[2] == address[2] &&
+	    r->address[6] == address[6] && r->address[1] == address[1] && r->address[5] == address[5] &&
+	    r->address[0] == address[0] && r->address[4] == address[4] &&
+	    (r->verdict.passage != DROP_QUARANTINE || bpf_ktime_get_ns() < r->verdict.until))
+		return &r->verdict;
+	r->facts = facts;
+	r->ports = ports;
+	r->generation = generation;
+	__builtin_memcpy(r->address, address, 32);
+	walk(p, &r->verdict, port, generation & 1);
+	return &r->verdict;
+}
+
+/* Whether a packet is over its filter's rate. CPUs share the bucket; where they contend for it, a
+ * packet passes and is charged all the same. */
+static __always_inline int over_rate(struct traffic_filter *filter, __u32 length)
+{
+	__u64 now = bpf_ktime_get_ns(), cost = (length * filter->picoseconds + 500) / 1000;
+	for (int i = 0; i < 4; i++) {
+		__u64 next = *(volatile __u64 *)&filter->next;
+		__u64 start = next > now ? next : now;
+		if (start + cost - now > filter->burst)
+			return 1;
+		if (__sync_val_compare_and_swap(&filter->next, next, start + cost) == next)
+			return 0;
+	}
+	__sync_fetch_and_add(&filter->next, cost);
+	return 0;
+}
+
+static __always_inline void count_rule(__u32 half, __u32 bit, __u32 length)
+{
+	__u32 index = half * RULES + bit;
+	struct rule_count *value = bpf_map_lookup_elem(&rule_counts, &index);
+	if (value) {
+		value->packets++;
+		value->bytes += length;
+	}
+}
+
+/* Whether a packet is stopped here; else `v` says what else the rules have for it. In fallback, and
+ * without an engine, none is (SPEC D2). */
+static __always_inline int classify(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct segment_settings *settings, struct verdict *said)
+{
+	__u32 segment = port->segment, half = c->generation & 1;
+	if (!settings || !settings->rules)
+		return 0;
+	struct verdict *v = verdict_of(p, segment * 2 + (port->side & 1), c->generation);
+	if (!v)
+		return 0;
+	*said = *v;
+	if (said->virtual_segment)
+		count_rule(half, said->virtual_segment - 1, skb->len);
+	if (said->rule) {
+		__u32 group = said->passage == PASS_BYPASSED ? BYPASS_AT * 64 : FILTER_AT * 64;
+		count_rule(half, group + said->rule - 1, skb->len);
+	}
+	if (said->passage <= PASS_TRUSTED && !said->limited)
+		return 0;
+	if (c->fallback || engine_dead(c, INSTANCE)) {
+		if (said->passage > PASS_TRUSTED)
+			count(segment, fallback_unblocked);
+		return 0;
+	}
+	if (said->limited) {
+		__u32 index = half * TRAFFIC_FILTERS + said->rule - 1;
+		struct traffic_filter *filter = bpf_map_lookup_elem(&traffic_filters, &index);
+		if (filter && over_rate(filter, skb->len)) {
+			count(segment, rate_limit_dropped);
+			return 1;
+		}
+	}
+	switch (said->passage) {
+	case DROP_FILTER:
+		count(segment, filter_dropped);
+		return 1;
+	case DROP_REPUTATION:
+		count(segment, reputation_dropped);
+		return 1;
+	case DROP_QUARANTINE:
+		count(segment, quarantine_dropped);
+		return 1;
+	case DROP_QUIC:
+		count(segment, quic_dropped);
+		return 1;
+	default:
+		return 0;
+	}
+}
+
+#endif

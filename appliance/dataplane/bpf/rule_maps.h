@@ -1,0 +1,92 @@
+/* The rule tables. All but reputation and quarantine have two halves: the generation's last bit says
+ * which one is in force. */
+#ifndef WEIR_RULE_MAPS_H
+#define WEIR_RULE_MAPS_H
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, ROWS * 2);
+	__type(key, __u32);
+	__type(value, struct row);
+	PINNED;
+} rows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct classes);
+	PINNED;
+} classes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 65536); /* both halves; more networks are refused by apply() */
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct network_key);
+	__type(value, __u32); /* class */
+	PINNED;
+} networks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, VIRTUAL_SEGMENTS * 2);
+	__type(key, __u32);
+	__type(value, struct policies);
+	PINNED;
+} segment_policies SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, TRAFFIC_FILTERS * 2);
+	__type(key, __u32);
+	__type(value, struct traffic_filter);
+	PINNED;
+} traffic_filters SEC(".maps");
+
+/* 1: blocked, 2: permitted. More entries are refused by apply(); memory is used as they come. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1000001); /* one divides IPv4 from IPv6 */
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address_key);
+	__type(value, __u8);
+	PINNED;
+} reputation SEC(".maps");
+
+/* Hosts to the CLOCK_MONOTONIC ns of their release. A host over the bound is refused. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct host);
+	__type(value, __u64);
+	PINNED;
+} quarantine SEC(".maps");
+
+/* What rules let pass or stopped: virtual segments, bypass rules, traffic filters and policies, by
+ * their bit, of each half. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, RULES * 2);
+	__type(key, __u32);
+	__type(value, struct rule_count);
+	PINNED;
+} rule_counts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, REMEMBERED);
+	__type(key, __u32);
+	__type(value, struct remembered);
+} memory SEC(".maps");
+
+/* Where rows are intersected: too large for the stack. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct row);
+} intersection SEC(".maps");
+
+#endif

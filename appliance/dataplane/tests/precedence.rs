@@ -1,0 +1,422 @@
+//! The eBPF tables against their definition: random rules, random packets, one answer.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod wire;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use weir_dataplane::{Attach, FallbackCause};
+use weir_policy::Snapshot;
+use weir_policy::precedence::{
+    BypassRule, ICMP, ICMPV6, Match, PacketFacts, Quarantine, Reputation, Standing, TCP,
+    TrafficAction, TrafficFilter, UDP, evaluate,
+};
+use weir_policy::secret::SecretBytes;
+use weir_policy::snapshot::{
+    CertifiedKey, ClientPolicy, Layer2Fallback, PortRange, Profile, QuicAction, SegmentId,
+    ServerPolicy, ServerProxy, Service, Side, VirtualSegment,
+};
+use wire::Wire;
+use wire::engine::{Engine, snapshot};
+
+/// Numbers that are the same in every run (a linear congruential generator).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % bound
+    }
+
+    fn one_in(&mut self, count: usize) -> bool {
+        self.below(count) == 0
+    }
+
+    fn of<T: Clone>(&mut self, pool: &[T]) -> T {
+        pool[self.below(pool.len())].clone()
+    }
+
+    /// Mostly empty, for rules that match something.
+    fn list<T: Clone>(&mut self, pool: &[T]) -> Vec<T> {
+        if !self.one_in(3) {
+            return vec![];
+        }
+        (0..=self.below(3)).map(|_| self.of(pool)).collect()
+    }
+}
+
+const SEGMENTS: &[SegmentId] = &[SegmentId(1), SegmentId(2), SegmentId(3), SegmentId(63)];
+const SIDES: &[Side] = &[Side::A, Side::B];
+const ETHER_TYPES: &[u16] = &[0x0800, 0x86dd, 0x0806, 0x88cc, 0xffff];
+const VLANS: &[u16] = &[1, 7, 100, 4094];
+const PROTOCOLS: &[u8] = &[ICMP, TCP, UDP, ICMPV6, 50, 89, 255];
+const PORTS: &[u16] = &[1, 22, 80, 443, 444, 8443, 65534, 65535];
+const ICMP_TYPES: &[u8] = &[0, 3, 8, 128, 255];
+
+fn address(random: &mut Random) -> IpAddr {
+    let low = random.of(&[0u8, 1, 2, 127, 128, 255]);
+    let high = random.of(&[0u8, 1, 128]);
+    if random.one_in(2) {
+        IpAddr::from([random.of(&[10, 10, 192]), high, random.of(&[0, 1]), low])
+    } else {
+        let mut octets = [0u8; 16];
+        octets[0] = random.of(&[0x20, 0x20, 0xfd]);
+        octets[1] = random.of(&[1, 2]);
+        octets[7] = high;
+        octets[15] = low;
+        IpAddr::from(octets)
+    }
+}
+
+fn network(random: &mut Random) -> IpNet {
+    let address = address(random);
+    let length = if address.is_ipv4() {
+        random.of(&[0u8, 1, 8, 9, 16, 24, 25, 31, 32])
+    } else {
+        random.of(&[0u8, 1, 8, 16, 60, 64, 120, 127, 128])
+    };
+    IpNet::new(address, length).unwrap().trunc()
+}
+
+fn networks(random: &mut Random) -> Vec<IpNet> {
+    if !random.one_in(2) {
+        return vec![];
+    }
+    (0..=random.below(4)).map(|_| network(random)).collect()
+}
+
+fn range(random: &mut Random) -> PortRange {
+    let (one, other) = (random.of(PORTS), random.of(PORTS));
+    PortRange { first: one.min(other), last: one.max(other) }
+}
+
+fn ranges(random: &mut Random) -> Vec<PortRange> {
+    if !random.one_in(3) {
+        return vec![];
+    }
+    (0..=random.below(3)).map(|_| range(random)).collect()
+}
+
+fn matching(random: &mut Random) -> Match {
+    Match {
+        segments: random.list(SEGMENTS),
+        from: random.one_in(4).then(|| random.of(SIDES)),
+        ether_types: random.list(ETHER_TYPES),
+        vlans: random.list(VLANS),
+        protocols: random.list(PROTOCOLS),
+        sources: networks(random),
+        destinations: networks(random),
+        source_ports: ranges(random),
+        destination_ports: ranges(random),
+        icmp_types: if random.one_in(4) { random.list(ICMP_TYPES) } else { vec![] },
+    }
+}
+
+fn rules(random: &mut Random) -> Snapshot {
+    let mut rules = snapshot(Layer2Fallback::PermitAll);
+    let template = rules.client_proxies.remove(0);
+    let many = random.of(&[1, 4, 70]);
+    let proxies = 1 + random.below(3);
+    for _ in 0..proxies {
+        let mut proxy = template.clone();
+        proxy.detection_ports = vec![range(random)];
+        rules.client_proxies.push(proxy);
+        rules.server_proxies.push(ServerProxy {
+            name: "server".into(),
+            destinations: vec![network(random), network(random)],
+            detection_ports: vec![range(random)],
+            service: Service::Other,
+            certificates: vec![CertifiedKey { chain: vec![], key: SecretBytes::new(vec![]) }],
+            reset_server_on_block: false,
+            allowed: Default::default(),
+        });
+    }
+    rules.profiles = (0..1 + random.below(4))
+        .map(|index| Profile {
+            name: format!("profile {index}"),
+            server_policies: (0..random.below(3))
+                .map(|_| ServerPolicy {
+                    name: "server".into(),
+                    server_proxy: random.below(proxies),
+                    source_exceptions: vec![],
+                })
+                .collect(),
+            client_policies: (0..random.below(3))
+                .map(|_| ClientPolicy {
+                    name: "client".into(),
+                    client_proxy: random.below(proxies),
+                    decryption_policy: None,
+                    trust_store: 0,
+                    source_exceptions: networks(random),
+                    quic: random.of(&[QuicAction::Block, QuicAction::Bypass]),
+                })
+                .collect(),
+            filters: vec![],
+        })
+        .collect();
+    rules.virtual_segments = (0..random.below(many * 2))
+        .map(|index| VirtualSegment {
+            name: format!("virtual segment {index}"),
+            segments: random.list(SEGMENTS),
+            from: random.one_in(4).then(|| random.of(SIDES)),
+            vlans: random.list(VLANS),
+            sources: networks(random),
+            destinations: networks(random),
+            profile: random.below(rules.profiles.len()),
+        })
+        .collect();
+    let names = |what: &str, index| format!("{what} {index}");
+    rules.precedence.inspection_bypass = (0..random.below(many))
+        .map(|index| BypassRule {
+            name: names("bypass", index),
+            matching: Match { protocols: vec![random.of(PROTOCOLS)], ..matching(random) },
+        })
+        .collect();
+    rules.precedence.traffic_filters = (0..random.below(many))
+        .map(|index| TrafficFilter {
+            name: names("filter", index),
+            matching: matching(random),
+            action: random.of(&[
+                TrafficAction::Block,
+                TrafficAction::Allow,
+                TrafficAction::Trust,
+                TrafficAction::RateLimit { bits_per_second: 1_000_000 },
+            ]),
+        })
+        .collect();
+    let standings = [Standing::Block, Standing::Permit];
+    let entries = (0..random.below(many)).map(|_| (network(random), random.of(&standings)));
+    rules.precedence.reputation = Reputation::new(entries.collect());
+    rules.device.client_inspection = !random.one_in(5);
+    rules.device.server_inspection = !random.one_in(5);
+    rules
+}
+
+/// A frame and what it is.
+fn packet(random: &mut Random) -> (Vec<u8>, PacketFacts) {
+    let (source, mut destination) = (address(random), address(random));
+    while destination.is_ipv4() != source.is_ipv4() {
+        destination = address(random);
+    }
+    let mut facts = PacketFacts {
+        segment: random.of(SEGMENTS),
+        from: random.of(SIDES),
+        ether_type: if source.is_ipv4() { 0x0800 } else { 0x86dd },
+        vlan: random.one_in(3).then(|| random.of(VLANS)),
+        protocol: random.of(PROTOCOLS),
+        addresses: Some((source, destination)),
+        source_port: 0,
+        destination_port: 0,
+        icmp_type: None,
+    };
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    if let Some(vlan) = facts.vlan {
+        frame.extend([0x81, 0]);
+        frame.extend((vlan | 0x6000).to_be_bytes());
+    }
+    if random.one_in(8) {
+        facts.ether_type = random.of(&[0x0806, 0x88cc, 0xffff]);
+        (facts.addresses, facts.protocol) = (None, 0);
+        frame.extend(facts.ether_type.to_be_bytes());
+        frame.extend([0; 46]);
+        return (frame, facts);
+    }
+    frame.extend(facts.ether_type.to_be_bytes());
+    let mut inside = vec![0u8; 20];
+    let fragment = random.one_in(6);
+    let ports = [random.of(PORTS), random.of(PORTS)];
+    if matches!(facts.protocol, TCP | UDP) {
+        inside[..2].copy_from_slice(&ports[0].to_be_bytes());
+        inside[2..4].copy_from_slice(&ports[1].to_be_bytes());
+        inside[12] = 5 << 4;
+        inside[13] = random.of(&[2, 16, 18]);
+        if !fragment {
+            [facts.source_port, facts.destination_port] = ports;
+        }
+    }
+    let icmp = if source.is_ipv4() { ICMP } else { ICMPV6 };
+    if facts.protocol == icmp {
+        inside[0] = random.of(ICMP_TYPES);
+        facts.icmp_type = (!fragment).then_some(inside[0]);
+    } else if matches!(facts.protocol, ICMP | ICMPV6) {
+        facts.protocol = 255; // the other family's ICMP means nothing here
+    }
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let flags = if fragment { random.of(&[0x2000u16, 0x0010, 0x2010]) } else { 0x4000 };
+            frame.extend([0x45, 0, 0, 40, 0, 1]);
+            frame.extend(flags.to_be_bytes());
+            frame.extend([64, facts.protocol, 0, 0]);
+            frame.extend(source.octets());
+            frame.extend(destination.octets());
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let extension = random.one_in(4);
+            let length = 20 + if fragment { 8 } else { 0 } + if extension { 8 } else { 0 };
+            let mut next = vec![];
+            if extension {
+                next.push(60u8);
+            }
+            if fragment {
+                next.push(44);
+            }
+            next.push(facts.protocol);
+            frame.extend([0x60, 0, 0, 0, 0, length, next[0], 64]);
+            frame.extend(source.octets());
+            frame.extend(destination.octets());
+            for pair in next.windows(2) {
+                let offset = if pair[0] == 44 { random.of(&[1u8, 0x10, 0x11]) } else { 0 };
+                frame.extend([pair[1], 0, 0, offset, 0, 0, 0, 0]);
+            }
+        }
+        _ => unreachable!("of one family"),
+    }
+    frame.extend(inside);
+    (frame, facts)
+}
+
+#[test]
+fn tables_and_definition_agree_on_random_packets() {
+    let wire = Wire::new();
+    let (engine, _held) = wire.engine(Attach::Auto);
+    let mut seen = std::collections::BTreeMap::<String, usize>::new();
+    for round in 0..200 {
+        let random = &mut Random(round);
+        let rules = rules(random);
+        engine.dataplane.apply(&rules).unwrap();
+        for (host, _) in engine.dataplane.quarantined() {
+            engine.dataplane.release_host(host).unwrap();
+        }
+        let hosts: Vec<_> = (0..random.below(4)).map(|_| address(random)).collect();
+        for host in &hosts {
+            engine.dataplane.quarantine(*host, None).unwrap();
+        }
+        for number in 0..100 {
+            let (frame, facts) = packet(random);
+            let expected = evaluate(&rules, &facts, |host| hosts.contains(&host));
+            *seen.entry(format!("{:?} {}", expected.passage, expected.candidate)).or_default() += 1;
+            // Found, then remembered.
+            for _ in 0..2 {
+                let found = engine.dataplane.explain(&frame, facts.segment, facts.from).unwrap();
+                assert_eq!(found, expected, "round {round} packet {number}: {facts:?}\n{rules:#?}");
+            }
+        }
+    }
+    // Nothing is agreed on by never happening.
+    for wanted in [
+        "Inspected true",
+        "Inspected false",
+        "Trusted true",
+        "Blocked(TrafficFilter) false",
+        "Blocked(Reputation) false",
+        "Blocked(Quarantine) false",
+        "Blocked(Quic) false",
+        "Bypassed(0) false",
+    ] {
+        assert!(seen.get(wanted).is_some_and(|count| *count >= 10), "{wanted}: {seen:?}");
+    }
+}
+
+#[test]
+fn quarantine_ends_by_time_and_by_hand() {
+    let wire = Wire::new();
+    let (engine, _held) = wire.engine(Attach::Auto);
+    let mut rules = snapshot(Layer2Fallback::PermitAll);
+    rules.precedence.quarantine =
+        Quarantine { timeout: 60, exempt: vec!["192.0.2.0/24".parse().unwrap()] };
+    engine.dataplane.apply(&rules).unwrap();
+    let exempt: IpAddr = "192.0.2.1".parse().unwrap();
+    assert!(engine.dataplane.quarantine(exempt, None).is_err());
+    let client: IpAddr = wire::CLIENT.parse().unwrap();
+    let crosses = || pings(&wire);
+    wire.crosses(wire::CLIENT, wire::SERVER); // the ends know one another from here on
+    assert!(crosses());
+    engine.dataplane.quarantine(client, None).unwrap();
+    assert!(!crosses());
+    assert!(engine.counter("quarantine_dropped") > 0);
+    let [(host, left)] = engine.dataplane.quarantined()[..] else { panic!("one host") };
+    assert!(host == client && left > Duration::from_secs(50));
+    assert!(engine.dataplane.release_host(client).unwrap());
+    assert!(crosses());
+    engine.dataplane.quarantine(client, Some(Duration::from_secs(2))).unwrap();
+    assert!(!crosses());
+    for _ in 0..50 {
+        if engine.dataplane.quarantined().is_empty() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(crosses());
+}
+
+/// Whether an echo request of the client is answered.
+fn pings(wire: &Wire) -> bool {
+    let script = "import socket, struct, sys\n\
+        s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)\n\
+        s.settimeout(0.5)\n\
+        body = struct.pack('!BBHHH', 8, 0, 0, 1, 1) + bytes(56)\n\
+        total = sum(struct.unpack('!32H', body))\n\
+        body = body[:2] + struct.pack('!H', 0xffff - (total % 0xffff)) + body[4:]\n\
+        s.sendto(body, (sys.argv[1], 0))\n\
+        try:\n    s.recv(2000)\n    print('yes')\nexcept TimeoutError:\n    print('no')";
+    wire.python(&wire.client, script, &[wire::SERVER]).trim() == "yes"
+}
+
+#[test]
+fn rules_act_on_the_wire_and_are_counted() {
+    let wire = Wire::new();
+    let (engine, _held) = wire.engine(Attach::Auto);
+    let with = |action, matching: Match| {
+        let mut rules = snapshot(Layer2Fallback::PermitAll);
+        let name = "filter".to_owned();
+        rules.precedence.traffic_filters = vec![TrafficFilter { name, matching, action }];
+        engine.dataplane.apply(&rules).unwrap();
+    };
+    let echo = || Match { icmp_types: vec![8], ..Match::default() };
+    with(TrafficAction::Allow, echo());
+    wire.crosses(wire::CLIENT, wire::SERVER); // the ends know one another from here on
+    with(TrafficAction::Block, echo());
+    assert!(!pings(&wire));
+    assert_eq!(engine.counter("filter_dropped"), 1, "{:?}", engine.dataplane.counters());
+    wire.crosses(wire::CLIENT, wire::SERVER);
+    let count = |engine: &Engine| {
+        let report = engine.dataplane.rule_report();
+        report.into_iter().find(|one| one.name == "filter").unwrap()
+    };
+    assert_eq!((count(&engine).packets, count(&engine).bytes), (1, 98));
+    with(TrafficAction::Allow, echo());
+    assert!(pings(&wire));
+    assert_eq!(count(&engine).packets, 2, "kept over a change");
+    engine.dataplane.fall_back(FallbackCause::Told, true).unwrap();
+    with(TrafficAction::Block, echo());
+    assert!(pings(&wire), "in fallback everything passes");
+    engine.dataplane.fall_back(FallbackCause::Told, false).unwrap();
+    assert!(!pings(&wire));
+}
+
+#[test]
+fn rate_limit_passes_its_burst_and_then_its_rate() {
+    let wire = Wire::new();
+    let (engine, _held) = wire.engine(Attach::Auto);
+    let mut rules = snapshot(Layer2Fallback::PermitAll);
+    rules.precedence.traffic_filters = vec![TrafficFilter {
+        name: "slow".to_owned(),
+        matching: Match { protocols: vec![UDP], ..Match::default() },
+        // A burst of 65,600 bytes, and then some 10 bytes in ten milliseconds.
+        action: TrafficAction::RateLimit { bits_per_second: 8_000 },
+    }];
+    engine.dataplane.apply(&rules).unwrap();
+    let send = format!(
+        "import socket\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n\
+         for i in range(200): s.sendto(bytes(958),('{}',9))",
+        wire::SERVER
+    );
+    wire.python(&wire.client, &send, &[]);
+    let dropped = engine.counter("rate_limit_dropped");
+    // 1000 bytes each with its headers: 65 pass, and one more for each second that it took.
+    assert!((120..=135).contains(&dropped), "{dropped} of 200 dropped");
+    let report = engine.dataplane.rule_report();
+    assert_eq!(report.iter().find(|one| one.name == "slow").unwrap().packets, 200);
+}
