@@ -93,6 +93,9 @@ pub fn snapshot() -> (Snapshot, Fill) {
             block_expired_certificates: false,
             reset_client_on_block: false,
             minimum_rsa_key_length: MINIMUM_RSA_KEY_LENGTH,
+            on_client_certificate_request: weir_policy::snapshot::OnRefusal::Block,
+            on_pinned_client: weir_policy::snapshot::OnRefusal::Block,
+            learnt_bypass_time: weir_policy::snapshot::LEARNT_BYPASS_TIME,
             allowed: Default::default(),
         }],
         decryption_policies: vec![DecryptionPolicy {
