@@ -10,7 +10,7 @@ use weir_policy::Snapshot;
 use weir_policy::precedence::Precedence;
 use weir_policy::precedence::reputation::{Reputation, Standing};
 use weir_policy::snapshot::{
-    CertifiedKey, ClientPolicy, ClientProxy, DecryptionPolicy, DomainPattern,
+    CertifiedKey, ClientPolicy, ClientProxy, DecryptionPolicy, DomainPattern, LEARNT_BYPASS_TIME,
     MINIMUM_RSA_KEY_LENGTH, PortRange, Profile, Segment, Service, TrustStore, VirtualSegment,
 };
 
@@ -62,7 +62,7 @@ pub fn snapshot() -> (Snapshot, Fill) {
         virtual_segments: virtual_segments.len(),
         networks: virtual_segments.iter().map(|segment| segment.sources.len()).sum(),
         reputation_entries: reputation.entries().len(),
-        in_ebpf: false,
+        in_ebpf: true,
     };
     let snapshot = Snapshot {
         segments: vec![Segment::with_defaults(SEGMENT, "bench".into())],
@@ -97,6 +97,9 @@ pub fn snapshot() -> (Snapshot, Fill) {
             on_pinned_client: weir_policy::snapshot::OnRefusal::Block,
             learnt_bypass_time: weir_policy::snapshot::LEARNT_BYPASS_TIME,
             allowed: Default::default(),
+            on_client_certificate_request: Default::default(),
+            on_pinned_client: Default::default(),
+            learnt_bypass_time: LEARNT_BYPASS_TIME,
         }],
         decryption_policies: vec![DecryptionPolicy {
             name: "bench".into(),
