@@ -37,7 +37,12 @@ impl Engine {
     pub fn open(names: &Names, pins: &Path, attach: Attach) -> (Self, HeldFlows) {
         let mut options = Options::new(names.clone(), vec![SEGMENT], pins.to_owned());
         options.attach = attach;
-        let (dataplane, mut held) = Dataplane::open(options).unwrap();
+        let (engine, mut held) = Self::open_with(options);
+        (engine, held.remove(0))
+    }
+
+    pub fn open_with(options: Options) -> (Self, Vec<HeldFlows>) {
+        let (dataplane, held) = Dataplane::open(options).unwrap();
         dataplane.apply(&snapshot(Layer2Fallback::PermitAll)).unwrap();
         dataplane.heartbeat();
         let dataplane = Arc::new(dataplane);
@@ -51,7 +56,7 @@ impl Engine {
                 }
             }
         });
-        (Self { dataplane, stop, heart: Some(heart) }, held.remove(0))
+        (Self { dataplane, stop, heart: Some(heart) }, held)
     }
 
     pub fn counter(&self, name: &str) -> u64 {
