@@ -3,11 +3,19 @@
 //! For: what data plane and engine go by whatever the profiles say. Not for: checking that settings
 //! agree; [`crate::configuration`] refuses those that do not. Does not fail.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::snapshot::SegmentId;
+
+/// Most that [`Device::max_concurrent_sessions`] may be: the appliance has descriptors, and orphans
+/// of TCP, for twice as many.
+pub const MOST_SESSIONS: u32 = 100_000;
+
+/// What [`Device::flow_table`] may be.
+pub const FLOW_TABLE: RangeInclusive<u32> = 1024..=4_194_304;
 
 /// Device settings (SPEC P1, D8, D9, D10).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,6 +26,10 @@ pub struct Device {
     pub max_concurrent_sessions: u32,
     /// What becomes of new sessions past them.
     pub over_threshold: OverThreshold,
+    /// Entries of the table of held, taken and finished flows; a finished one stays for 60 s. Past
+    /// them a flow is left to the bridge. A change is in force from the next boot on.
+    #[serde(default = "flow_table")]
+    pub flow_table: u32,
     /// SPEC D8: TLS inspection and any of these three exclude each other.
     pub asymmetric_mode: bool,
     pub web_mode: bool,
@@ -32,12 +44,17 @@ impl Default for Device {
             server_inspection: true,
             max_concurrent_sessions: 10_000,
             over_threshold: OverThreshold::Bypass,
+            flow_table: flow_table(),
             asymmetric_mode: false,
             web_mode: false,
             vlan_translation: false,
             health: Health::default(),
         }
     }
+}
+
+fn flow_table() -> u32 {
+    262_144
 }
 
 /// New sessions past the maximum of concurrent ones (SPEC D9).

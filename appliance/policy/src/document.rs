@@ -36,6 +36,7 @@ client-inspection = true
 server-inspection = true
 max-concurrent-sessions = 10000
 over-threshold = \"bypass\"
+flow-table = 262144
 asymmetric-mode = false
 web-mode = false
 vlan-translation = false
@@ -84,6 +85,8 @@ pub(crate) struct DeviceSection {
     pub server_inspection: bool,
     pub max_concurrent_sessions: u32,
     pub over_threshold: OverThreshold,
+    /// Entries.
+    pub flow_table: u32,
     pub asymmetric_mode: bool,
     pub web_mode: bool,
     pub vlan_translation: bool,

@@ -11,7 +11,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use crate::device::{
-    Device, Health, Layer2Fallback, LinkDownSynchronisation, OverThreshold, Segment,
+    Device, FLOW_TABLE, Health, Layer2Fallback, LinkDownSynchronisation, MOST_SESSIONS,
+    OverThreshold, Segment,
 };
 use crate::precedence::Precedence;
 use crate::secret::SecretBytes;

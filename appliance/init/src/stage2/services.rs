@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use caps::Capability;
 use weir_api::paths;
-use weir_policy::snapshot::SegmentId;
+use weir_policy::snapshot::{MOST_SESSIONS, SegmentId};
 
 use super::ports::Nic;
 use crate::supervise::{Restart, Service, Stdio};
@@ -20,8 +20,8 @@ const CONSOLE_USER: &str = "weir-console";
 const RESOLV_CONF: &str = "/run/resolv.conf";
 const THIS_PROGRAM: &str = "/sbin/weir-init";
 
-/// Two sockets a session, ten thousand sessions, and room.
-const ENGINE_FILES: u64 = 262_144;
+/// Two sockets for each of twice the most sessions, and room for maps, links and pools.
+const ENGINE_FILES: u64 = 2 * 2 * MOST_SESSIONS as u64 + 16_384;
 
 /// Debian's systemd-journald, alone.
 pub fn journal() -> Service {

@@ -6,7 +6,7 @@ use super::MAX_SEGMENTS;
 use super::check::{Check, path, path2};
 use crate::document::{DeviceSection, Document, HealthSection};
 use crate::layers::{Path, child};
-use crate::snapshot::{Device, Health, Segment, SegmentId};
+use crate::snapshot::{Device, FLOW_TABLE, Health, MOST_SESSIONS, Segment, SegmentId};
 
 /// Longest wait before a port follows its partner down, seconds.
 const LONGEST_WAIT: u32 = 240;
@@ -19,12 +19,29 @@ impl Check<'_> {
                            server-inspection: false turn inspection off)";
             self.error(&path2("device", "max-concurrent-sessions"), message);
         }
+        if section.max_concurrent_sessions > MOST_SESSIONS {
+            let message = format!(
+                "is {}; at most {MOST_SESSIONS} are expected",
+                section.max_concurrent_sessions
+            );
+            self.error(&path2("device", "max-concurrent-sessions"), message);
+        }
+        if !FLOW_TABLE.contains(&section.flow_table) {
+            let message = format!(
+                "is {}; {} to {} entries are expected",
+                section.flow_table,
+                FLOW_TABLE.start(),
+                FLOW_TABLE.end()
+            );
+            self.error(&path2("device", "flow-table"), message);
+        }
         self.refuse_modes(section);
         Device {
             client_inspection: section.client_inspection,
             server_inspection: section.server_inspection,
             max_concurrent_sessions: section.max_concurrent_sessions,
             over_threshold: section.over_threshold,
+            flow_table: section.flow_table,
             asymmetric_mode: section.asymmetric_mode,
             web_mode: section.web_mode,
             vlan_translation: section.vlan_translation,

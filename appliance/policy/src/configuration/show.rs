@@ -47,6 +47,7 @@ impl Page {
         self.pair(2, "server-inspection", device.server_inspection);
         self.pair(2, "max-concurrent-sessions", device.max_concurrent_sessions);
         self.pair(2, "over-threshold", device.over_threshold.word());
+        self.pair(2, "flow-table", device.flow_table);
         self.pair(2, "asymmetric-mode", device.asymmetric_mode);
         self.pair(2, "web-mode", device.web_mode);
         self.pair(2, "vlan-translation", device.vlan_translation);
