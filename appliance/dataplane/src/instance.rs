@@ -36,8 +36,8 @@ pub struct Instance {
     pub number: u32,
     engines: Array<MapData, EngineInstance>,
     query: EngineQuery,
-    /// Its slot empties when the process ends.
-    _listeners: SockMap<MapData>,
+    /// The slot empties when the process ends.
+    listeners: SockMap<MapData>,
     _listener: TcpListener,
 }
 
@@ -53,7 +53,7 @@ impl Instance {
         engines.set(index, own, 0).map_err(failed("engines"))?;
         listeners.set(index, &listener, 0).map_err(failed("listeners"))?;
         let query = EngineQuery::new(query);
-        Ok(Self { number, engines, query, _listeners: listeners, _listener: listener })
+        Ok(Self { number, engines, query, listeners, _listener: listener })
     }
 
     /// `time`: CLOCK_MONOTONIC, nanoseconds.
@@ -65,5 +65,13 @@ impl Instance {
     /// Whether the engine of that number lives, be it stuck.
     pub fn lives(&self, number: u32) -> io::Result<bool> {
         self.query.lives(number)
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        // The socket alone may outlive this in a child between fork and exec. Where this fails the
+        // slot empties then.
+        let _ = self.listeners.clear_index(&(self.number % ENGINES));
     }
 }
