@@ -145,6 +145,15 @@ impl Console {
                 let kill = ToInit::KillService { name: ENGINE_SERVICE.into() };
                 self.order(kill, "the engine was killed; supervision restarts it").await
             }
+            Request::RestartEngine => {
+                let replace = ToInit::ReplaceService { name: ENGINE_SERVICE.into() };
+                let done = "a new engine starts; the old one keeps the sessions it has";
+                self.order(replace, done).await
+            }
+            Request::ClearSessions => self.clear_sessions(),
+            Request::HighAvailability => {
+                Response::HighAvailability(Box::new(state.borrow().high_availability()))
+            }
         }
     }
 
@@ -202,6 +211,7 @@ impl Console {
             engine_starts: state.engine.starts,
             generation: state.snapshot().generation,
             fallback_forced: state.fallback_forced(),
+            availability: state.availability(),
             warnings: state.all_warnings(),
         }))
     }
@@ -229,7 +239,9 @@ impl Console {
     fn force_fallback(&self, on: bool) -> Response {
         warn!(user = self.user(), on, "Layer-2 fallback by command");
         let state = self.consoles.state.borrow();
-        state.orders.send_modify(|orders| orders.fallback_forced = on);
+        if let Err(error) = state.force_fallback(on) {
+            warn!(%error, "the order is in force, but not kept over a restart of the agent");
+        }
         Response::Done(
             match (on, state.engine.connections) {
                 (true, _) => "Layer-2 fallback is forced on all segments",
@@ -238,6 +250,18 @@ impl Console {
             }
             .into(),
         )
+    }
+
+    fn clear_sessions(&self) -> Response {
+        warn!(user = self.user(), "proxied sessions cleared by command");
+        let state = self.consoles.state.borrow();
+        if state.engine.connections_of_all_kinds() == 0 {
+            return Response::Refused(
+                "no engine is connected: there are no proxied sessions".into(),
+            );
+        }
+        state.orders.send_modify(|orders| orders.sessions_cleared += 1);
+        Response::Done("proxied sessions are reset at both ends".into())
     }
 
     async fn order(&self, order: ToInit, done: &str) -> Response {
@@ -259,6 +283,7 @@ fn authorise(role: Option<Role>, request: &Request) -> Result<(), String> {
         | Request::VirtualSegments
         | Request::TlsInspection
         | Request::Ciphers
+        | Request::HighAvailability
         | Request::Sessions { .. }
         | Request::Events { .. }
         | Request::Log { .. }
@@ -267,7 +292,9 @@ fn authorise(role: Option<Role>, request: &Request) -> Result<(), String> {
         | Request::ForgetLearnt
         | Request::Reboot
         | Request::PowerOff
-        | Request::KillEngine => Role::Administrator,
+        | Request::KillEngine
+        | Request::RestartEngine
+        | Request::ClearSessions => Role::Administrator,
     };
     match role {
         None => Err("log in first".into()),
@@ -315,6 +342,8 @@ mod tests {
             Request::Reboot,
             Request::PowerOff,
             Request::KillEngine,
+            Request::RestartEngine,
+            Request::ClearSessions,
             Request::ForceFallback(true),
             Request::ForceFallback(false),
             Request::ForgetLearnt,

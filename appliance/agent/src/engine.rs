@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -19,8 +19,8 @@ use weir_api::frame::{self, FrameError};
 use crate::peers::AllowedPeers;
 use crate::state::{Orders, State};
 
-/// Connections at one time: an engine, its successor, and one to spare. Past it they are refused.
-const MOST_CONNECTIONS: usize = 3;
+/// Connections at one time: an engine, its successor, those that drain, and one to spare. Past it they are refused.
+const MOST_CONNECTIONS: usize = 5;
 
 /// Largest message of an engine: counters of all segments.
 const LARGEST_MESSAGE: usize = 4 << 20;
@@ -39,7 +39,7 @@ pub async fn serve(state: Rc<RefCell<State>>, listener: UnixListener) {
         };
         if let Err(error) = allowed.admit(&stream) {
             warn!(%error, "engine socket: connection refused");
-        } else if state.borrow().engine.connections >= MOST_CONNECTIONS {
+        } else if state.borrow().engine.connections_of_all_kinds() >= MOST_CONNECTIONS {
             warn!("engine socket: more than {MOST_CONNECTIONS} connections; one refused");
         } else {
             // Counted here and not in the task, so that the next one already sees it.
@@ -53,7 +53,7 @@ async fn serve_one(mut connection: Connection, stream: UnixStream) {
     let orders = connection.state.borrow().orders.subscribe();
     let (from_engine, to_engine) = stream.into_split();
     connection.writer = Some(spawn_local(tell(orders, to_engine)).abort_handle());
-    let end = listen(&connection.state, from_engine).await;
+    let end = listen(&mut connection, from_engine).await;
     drop(connection);
     match end {
         Ok(()) => warn!("engine disconnected"),
@@ -65,6 +65,8 @@ async fn serve_one(mut connection: Connection, stream: UnixStream) {
 struct Connection {
     state: Rc<RefCell<State>>,
     writer: Option<AbortHandle>,
+    /// The engine has a successor: of what it tells, only sessions and events count.
+    draining: bool,
 }
 
 impl Connection {
@@ -74,7 +76,27 @@ impl Connection {
         engine.starts += 1;
         engine.counters = None;
         engine.applied = None;
-        Self { state: state.clone(), writer: None }
+        engine.fallback = None;
+        Self { state: state.clone(), writer: None, draining: false }
+    }
+
+    fn hear(&mut self, message: FromEngine) {
+        let mut state = self.state.borrow_mut();
+        if let FromEngine::Health { draining: true, .. } = message
+            && !std::mem::replace(&mut self.draining, true)
+        {
+            info!("an engine with a successor drains");
+            state.engine.connections = state.engine.connections.saturating_sub(1);
+            state.engine.draining += 1;
+        }
+        match message {
+            FromEngine::Session(_) | FromEngine::Filter(_) => hear(&mut state, message),
+            _ if self.draining => {}
+            message => {
+                state.engine.heard = Some(Instant::now());
+                hear(&mut state, message);
+            }
+        }
     }
 }
 
@@ -85,7 +107,9 @@ impl Drop for Connection {
         }
         // Borrows end before this, also where a panic unwinds; a second one would abort the agent.
         if let Ok(mut state) = self.state.try_borrow_mut() {
-            state.engine.connections = state.engine.connections.saturating_sub(1);
+            let engine = &mut state.engine;
+            let count = if self.draining { &mut engine.draining } else { &mut engine.connections };
+            *count = count.saturating_sub(1);
         }
     }
 }
@@ -112,11 +136,15 @@ async fn tell_changes(
     now: &Orders,
     to: &mut OwnedWriteHalf,
 ) -> Result<(), FrameError> {
+    // Before the policy, with which an engine begins to judge.
+    if told.is_none_or(|told| told.fallback_forced != now.fallback_forced) {
+        frame::write(to, &ToEngine::ForceFallback(now.fallback_forced)).await?;
+    }
     if told.is_none_or(|told| told.snapshot.generation != now.snapshot.generation) {
         frame::write(to, &ToEngine::Snapshot(Box::new((*now.snapshot).clone()))).await?;
     }
-    if told.map_or(now.fallback_forced, |told| told.fallback_forced != now.fallback_forced) {
-        frame::write(to, &ToEngine::ForceFallback(now.fallback_forced)).await?;
+    if told.is_some_and(|told| told.sessions_cleared != now.sessions_cleared) {
+        frame::write(to, &ToEngine::ClearSessions).await?;
     }
     // An engine that was not told of earlier orders has nothing of that time.
     if told.is_some_and(|told| told.forget_learnt != now.forget_learnt) {
@@ -125,9 +153,9 @@ async fn tell_changes(
     Ok(())
 }
 
-async fn listen(state: &RefCell<State>, mut from: OwnedReadHalf) -> Result<(), FrameError> {
+async fn listen(connection: &mut Connection, mut from: OwnedReadHalf) -> Result<(), FrameError> {
     while let Some(message) = frame::read_at_most(&mut from, LARGEST_MESSAGE).await? {
-        hear(&mut state.borrow_mut(), message);
+        connection.hear(message);
     }
     Ok(())
 }
@@ -156,6 +184,7 @@ fn hear(state: &mut State, message: FromEngine) {
             log_event(&event);
             state.events.push(*event);
         }
+        FromEngine::Health { fallback, .. } => state.engine.fallback = fallback,
         FromEngine::Counters(counters) => state.engine.counters = Some(*counters),
     }
 }

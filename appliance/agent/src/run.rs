@@ -34,6 +34,9 @@ use crate::{authority, engine, peers};
 /// How often init is asked how the machine is.
 const MACHINE_ROUND: Duration = Duration::from_secs(10);
 
+/// How often it is looked whether Layer-2 fallback came or went.
+const AVAILABILITY_ROUND: Duration = Duration::from_millis(250);
+
 #[derive(Args)]
 pub struct Options {
     /// Configuration documents, TOML or YAML by their names' ends; a later one wins. The image's
@@ -76,6 +79,7 @@ async fn serve(options: &Options, log: LogLines) -> anyhow::Result<()> {
 
     let state = Rc::new(RefCell::new(State::default()));
     let mut policy = Policy::new(options, state.clone());
+    state.borrow_mut().keep_orders_in(&options.state);
     look_at_machine(&state, &options.init_socket).await;
     policy.load();
 
@@ -92,10 +96,13 @@ async fn serve(options: &Options, log: LogLines) -> anyhow::Result<()> {
     info!(version = env!("CARGO_PKG_VERSION"), "agent ready");
 
     let mut alive = tokio::time::interval(Supervisor::interval());
+    let mut availability_round = tokio::time::interval(AVAILABILITY_ROUND);
+    let mut availability = String::new();
     let mut machine_round = tokio::time::interval(MACHINE_ROUND);
     let end = loop {
         tokio::select! {
             _ = alive.tick() => supervisor.alive(),
+            _ = availability_round.tick() => tell_availability(&state.borrow(), &mut availability),
             _ = machine_round.tick() => {
                 look_at_machine(&state, &options.init_socket).await;
                 policy.follow_mode();
@@ -128,6 +135,18 @@ async fn either(one: &mut Signal, other: &mut Signal) {
     tokio::select! {
         _ = one.recv() => {}
         _ = other.recv() => {}
+    }
+}
+
+/// A line in the system log with each change.
+fn tell_availability(state: &State, last: &mut String) {
+    let now = state.availability();
+    if now != *last {
+        match state.fallback_reason() {
+            Some(_) => warn!("{now}"),
+            None => info!("{now}"),
+        }
+        *last = now;
     }
 }
 

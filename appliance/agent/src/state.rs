@@ -5,19 +5,30 @@
 //! Everything here is bounded: rings drop their oldest, the rest is one value each.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use weir_api::console::{SegmentView, TlsInspectionView, VirtualSegmentView};
-use weir_api::engine::{Counters, FilterEvent, SegmentCounters, SessionRecord};
+use weir_api::console::{
+    HighAvailability, SegmentAvailability, SegmentView, TlsInspectionView, VirtualSegmentView,
+};
+use weir_api::engine::{Counters, FallbackReason, FilterEvent, SegmentCounters, SessionRecord};
 use weir_api::init::{MachineStatus, Mode};
 use weir_api::sight::VirtualSegmentCounters;
-use weir_policy::snapshot::{Layer2Fallback, SegmentId, Snapshot};
+use weir_policy::snapshot::{
+    Layer2Fallback, LinkDownSynchronisation, Segment, SegmentId, Snapshot,
+};
 
 use crate::accounts::Accounts;
 
 /// Sessions and events kept; a new one drops the oldest.
 const RECORDS_KEPT: usize = 4096;
+
+/// An engine that says nothing for so long (it tells its counters each second) is stuck.
+const SILENT: Duration = Duration::from_millis(2500);
 
 /// What every connected engine is to have, now.
 #[derive(Clone, Debug, Default)]
@@ -26,11 +37,15 @@ pub struct Orders {
     pub fallback_forced: bool,
     /// How often it was ordered that the engine forget what it has learnt to bypass.
     pub forget_learnt: u64,
+    /// Grows with each order to clear the proxied sessions.
+    pub sessions_cleared: u64,
 }
 
 #[derive(Debug)]
 pub struct State {
     pub orders: watch::Sender<Orders>,
+    /// There while fallback is forced.
+    forced_file: Option<PathBuf>,
     pub hostname: Option<String>,
     /// The running configuration for showing, secrets left out.
     pub document: String,
@@ -51,6 +66,12 @@ pub struct Engine {
     /// Connections now; more than one only for the moment in which a restarted engine is faster
     /// than the end of its predecessor.
     pub connections: usize,
+    /// Connections of engines that have a successor; not among the others.
+    pub draining: usize,
+    /// Why the engine judges no new flow, though it lives.
+    pub fallback: Option<FallbackReason>,
+    /// When the engine last said something.
+    pub heard: Option<Instant>,
     pub starts: u64,
     pub segments: Vec<SegmentId>,
     pub applied: Option<u64>,
@@ -58,6 +79,12 @@ pub struct Engine {
     pub counters: Option<Counters>,
     /// What one count of each of the data plane's counters means.
     pub counter_meanings: BTreeMap<String, String>,
+}
+
+impl Engine {
+    pub fn connections_of_all_kinds(&self) -> usize {
+        self.connections + self.draining
+    }
 }
 
 /// The newest values, at most [`RECORDS_KEPT`].
@@ -88,6 +115,7 @@ impl Default for State {
     fn default() -> Self {
         Self {
             orders: watch::Sender::new(Orders::default()),
+            forced_file: None,
             hostname: None,
             document: String::new(),
             accounts: Accounts::default(),
@@ -108,6 +136,30 @@ impl State {
 
     pub fn fallback_forced(&self) -> bool {
         self.orders.borrow().fallback_forced
+    }
+
+    /// Keeps the order over restarts of the agent: it holds until another is given.
+    ///
+    /// # Errors
+    /// It is in force, but could not be kept.
+    pub fn force_fallback(&self, on: bool) -> io::Result<()> {
+        self.orders.send_modify(|orders| orders.fallback_forced = on);
+        match (&self.forced_file, on) {
+            (None, _) => Ok(()),
+            (Some(file), true) => fs::write(file, "forced by command\n"),
+            (Some(file), false) => match fs::remove_file(file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// Takes up what an agent before this one was told.
+    pub fn keep_orders_in(&mut self, directory: &Path) {
+        let file = directory.join("fallback-forced");
+        let forced = file.exists();
+        self.orders.send_modify(|orders| orders.fallback_forced = forced);
+        self.forced_file = Some(file);
     }
 
     /// The counters of the engine that is connected; none of one that went away.
@@ -166,12 +218,8 @@ impl State {
         SegmentView {
             name: configured.map_or_else(|| format!("segment {}", id.0), |one| one.name.clone()),
             ports: [format!("{}A", id.0), format!("{}B", id.0)],
-            layer2_fallback: match fallback {
-                Layer2Fallback::PermitAll => "permit-all",
-                Layer2Fallback::BlockAll => "block-all",
-            }
-            .into(),
-            state: self.segment_state(snapshot, counters).into(),
+            layer2_fallback: fallback.word().into(),
+            state: self.segment_state(snapshot),
             meanings: counters.map(|one| self.meanings(&one.counters)).unwrap_or_default(),
             ..counters.map(counted).unwrap_or_default()
         }
@@ -215,21 +263,59 @@ impl State {
         views.collect()
     }
 
-    fn segment_state(
-        &self,
-        snapshot: &Snapshot,
-        counters: Option<&SegmentCounters>,
-    ) -> &'static str {
-        if self.engine.connections == 0 {
-            "Layer-2 fallback (engine down)"
-        } else if self.fallback_forced() {
-            "Layer-2 fallback (forced)"
-        } else if counters.is_some_and(|counters| counters.fallback) {
-            "Layer-2 fallback"
-        } else if !snapshot.device.client_inspection && !snapshot.device.server_inspection {
-            "bridging, TLS inspection off"
+    /// Why no new flow is judged; `None`: normal operation (SPEC D2).
+    pub fn fallback_reason(&self) -> Option<String> {
+        let silent = || self.engine.heard.is_none_or(|heard| heard.elapsed() > SILENT);
+        if self.fallback_forced() {
+            Some("forced".into())
+        } else if self.engine.connections == 0 {
+            Some("engine down".into())
+        } else if silent() {
+            Some("engine stuck".into())
         } else {
-            "inspecting"
+            self.engine.fallback.map(|reason| reason.to_string())
+        }
+    }
+
+    /// `normal operation`, or `Layer-2 fallback: REASON`.
+    pub fn availability(&self) -> String {
+        match self.fallback_reason() {
+            Some(reason) => format!("Layer-2 fallback: {reason}"),
+            None => "normal operation".into(),
+        }
+    }
+
+    pub fn high_availability(&self) -> HighAvailability {
+        let snapshot = self.snapshot();
+        let availability = |view: SegmentView| {
+            let configured = snapshot.segments.iter().find(|segment| segment.name == view.name);
+            SegmentAvailability {
+                name: view.name,
+                ports: view.ports,
+                layer2_fallback: view.layer2_fallback,
+                state: view.state,
+                link_down_synchronisation: configured.map_or_else(
+                    || LinkDownSynchronisation::default().word().into(),
+                    link_down_synchronisation,
+                ),
+                links: String::new(),
+            }
+        };
+        HighAvailability {
+            state: self.availability(),
+            fallback_forced: self.fallback_forced(),
+            draining_engines: self.engine.draining,
+            segments: self.segment_views().into_iter().map(availability).collect(),
+        }
+    }
+
+    fn segment_state(&self, snapshot: &Snapshot) -> String {
+        match self.fallback_reason() {
+            Some(reason) => format!("Layer-2 fallback ({reason})"),
+            None if snapshot.device.client_inspection || snapshot.device.server_inspection => {
+                "inspecting".into()
+            }
+            None => "bridging, TLS inspection off".into(),
         }
     }
 
@@ -254,6 +340,13 @@ fn counted(counters: &SegmentCounters) -> SegmentView {
     }
 }
 
+fn link_down_synchronisation(segment: &Segment) -> String {
+    match segment.link_down_synchronisation {
+        mode @ LinkDownSynchronisation::Hub => mode.word().into(),
+        mode => format!("{}, wait {} s", mode.word(), segment.wait_time.as_secs()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,13 +364,35 @@ mod tests {
     }
 
     #[test]
+    fn forced_fallback_is_kept_for_the_next_agent() {
+        let directory = tempfile::tempdir().unwrap();
+        let agent = || {
+            let mut state = State::default();
+            state.keep_orders_in(directory.path());
+            state
+        };
+        let first = agent();
+        assert!(!first.fallback_forced());
+        first.force_fallback(true).unwrap();
+        let second = agent();
+        assert!(second.fallback_forced());
+        second.force_fallback(false).unwrap();
+        second.force_fallback(false).unwrap();
+        assert!(!agent().fallback_forced());
+    }
+
+    #[test]
     fn segment_without_an_engine_is_in_fallback() {
         let mut state = State::default();
         state.engine.segments = vec![SegmentId(2)];
         let state_of = |state: &State| state.segment_views()[0].state.clone();
         assert_eq!(state_of(&state), "Layer-2 fallback (engine down)");
         state.engine.connections = 1;
+        assert_eq!(state_of(&state), "Layer-2 fallback (engine stuck)");
+        state.engine.heard = Some(Instant::now());
         assert_eq!(state_of(&state), "inspecting");
+        state.engine.fallback = Some(FallbackReason::HeldFlows);
+        assert_eq!(state_of(&state), "Layer-2 fallback (overloaded: held flows at their bound)");
         state.orders.send_modify(|orders| orders.fallback_forced = true);
         assert_eq!(state_of(&state), "Layer-2 fallback (forced)");
         assert_eq!(state.segment_views()[0].ports, ["2A", "2B"]);

@@ -9,7 +9,8 @@ use std::io::Write;
 use support::{Agent, PATIENCE, Peer, fake_init};
 use weir_api::console::{Request, Response, Role};
 use weir_api::engine::{
-    Counters, FilterAction, FilterEvent, FromEngine, SegmentCounters, SessionRecord, ToEngine,
+    Counters, FallbackReason, FilterAction, FilterEvent, FromEngine, SegmentCounters,
+    SessionRecord, ToEngine,
 };
 use weir_api::init::{MachineStatus, Mode, ToInit};
 use weir_policy::outcome::Blocked;
@@ -116,10 +117,63 @@ fn forced_fallback_reaches_the_engine_and_its_successor() {
     assert!(matches!(console.ask(&Request::ForceFallback(true)), Response::Done(_)));
     assert!(matches!(engine.hear(), ToEngine::ForceFallback(true)));
     let mut successor = agent.engine();
-    snapshot(&mut successor);
+    // Before the policy, with which an engine begins to judge.
     assert!(matches!(successor.hear(), ToEngine::ForceFallback(true)));
+    snapshot(&mut successor);
     console.ask(&Request::ForceFallback(false));
     assert!(matches!(engine.hear(), ToEngine::ForceFallback(false)));
+}
+
+#[test]
+fn what_an_engine_says_of_its_health_is_shown_and_logged() {
+    let agent = Agent::start(CONFIGURATION, |_| {});
+    let mut engine = agent.engine();
+    let mut console = agent.console();
+    engine.tell(&FromEngine::Health { fallback: None, draining: false });
+    agent.wait_for("normal operation");
+    engine.tell(&FromEngine::Health { fallback: Some(FallbackReason::HeldFlows), draining: false });
+    agent.wait_for("Layer-2 fallback: overloaded: held flows at their bound");
+    let Response::HighAvailability(state) = console.ask(&Request::HighAvailability) else {
+        panic!()
+    };
+    assert_eq!(state.state, "Layer-2 fallback: overloaded: held flows at their bound");
+    assert_eq!(state.segments[0].layer2_fallback, "permit-all");
+}
+
+#[test]
+fn an_engine_that_drains_tells_no_more_of_the_state() {
+    let agent = Agent::start(CONFIGURATION, |_| {});
+    let mut old = agent.engine();
+    snapshot(&mut old);
+    old.tell(&FromEngine::Health { fallback: None, draining: true });
+    agent.wait_for("drains");
+    let mut console = agent.console();
+    let mut state = || match console.ask(&Request::HighAvailability) {
+        Response::HighAvailability(state) => (state.state, state.draining_engines),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(state(), ("Layer-2 fallback: engine down".into(), 1));
+    let mut new = agent.engine();
+    new.tell(&FromEngine::Health { fallback: None, draining: false });
+    agent.wait_for("normal operation");
+    old.tell(&FromEngine::Health { fallback: Some(FallbackReason::Late), draining: true });
+    old.tell(&FromEngine::Session(Box::new(session(77))));
+    agent.wait_for("session 77");
+    assert_eq!(state(), ("normal operation".into(), 1));
+    drop(old);
+    agent.wait_for("engine disconnected");
+    assert_eq!(state().1, 0);
+}
+
+#[test]
+fn cleared_sessions_are_an_order_to_engines_that_are_there() {
+    let agent = Agent::start(CONFIGURATION, |_| {});
+    let mut console = agent.console();
+    assert!(matches!(console.ask(&Request::ClearSessions), Response::Refused(_)));
+    let mut engine = agent.engine();
+    snapshot(&mut engine);
+    assert!(matches!(console.ask(&Request::ClearSessions), Response::Done(_)));
+    assert!(matches!(engine.hear(), ToEngine::ClearSessions));
 }
 
 #[test]
@@ -199,10 +253,14 @@ fn provisioning_errors_are_in_the_greeting() {
     assert_eq!(greeting.provisioning_errors, ["user-data:17: wrong"]);
 }
 
+/// The next one; with the first comes that fallback is not forced.
 fn snapshot(engine: &mut Peer) -> Snapshot {
-    match engine.hear() {
-        ToEngine::Snapshot(snapshot) => *snapshot,
-        other => panic!("{other:?}"),
+    loop {
+        match engine.hear() {
+            ToEngine::Snapshot(snapshot) => return *snapshot,
+            ToEngine::ForceFallback(false) => {}
+            other => panic!("{other:?}"),
+        }
     }
 }
 

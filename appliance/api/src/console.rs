@@ -49,6 +49,11 @@ pub enum Request {
     PowerOff,
     /// `debug engine kill`: init kills the engine, to show fail-open; supervision restarts it.
     KillEngine,
+    /// `debug engine restart`: a new engine beside the old one, which drains.
+    RestartEngine,
+    /// `debug tls-inspection clear-sessions`: resets both ends of each proxied session.
+    ClearSessions,
+    HighAvailability,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -69,6 +74,7 @@ pub enum Response {
     Health(Box<Health>),
     Segments(Vec<SegmentView>),
     VirtualSegments(Vec<VirtualSegmentView>),
+    HighAvailability(Box<HighAvailability>),
     TlsInspection(Box<TlsInspectionView>),
     Ciphers(Vec<CipherView>),
     Sessions(Vec<SessionRecord>),
@@ -109,7 +115,33 @@ pub struct Health {
     pub engine_starts: u64,
     pub generation: u64,
     pub fallback_forced: bool,
+    /// As in [`HighAvailability::state`].
+    pub availability: String,
     pub warnings: Vec<String>,
+}
+
+/// `show high-availability`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct HighAvailability {
+    /// `normal operation`, or `Layer-2 fallback: REASON`.
+    pub state: String,
+    pub fallback_forced: bool,
+    /// Engines that have a successor and keep their last sessions.
+    pub draining_engines: usize,
+    pub segments: Vec<SegmentAvailability>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct SegmentAvailability {
+    pub name: String,
+    pub ports: [String; 2],
+    pub layer2_fallback: String,
+    /// As in [`SegmentView`].
+    pub state: String,
+    /// `hub`, `breaker, wait 3 s`, ...
+    pub link_down_synchronisation: String,
+    /// What link-down synchronisation did, if anything; or that its state is not known.
+    pub links: String,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 //! reconnects. The agent sends whole snapshots and commands, the engine streams events and
 //! counters and answers the snapshots. An engine that lost its agent keeps its policy.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,8 @@ pub enum ToEngine {
     ForgetLearnt,
     /// Layer-2 fallback by command, on all segments (SPEC D2, D10); `false`: back to normal.
     ForceFallback(bool),
+    /// Resets both ends of every proxied session (SPEC D10).
+    ClearSessions,
 }
 
 /// Engine to agent.
@@ -47,6 +50,37 @@ pub enum FromEngine {
     Filter(Box<FilterEvent>),
     /// About once a second.
     Counters(Box<Counters>),
+    /// First after connecting, and with each change.
+    Health {
+        /// Why Layer-2 fallback is in force without being told.
+        fallback: Option<FallbackReason>,
+        /// It has a successor, and ends with its last flow.
+        draining: bool,
+    },
+}
+
+/// Why an engine that lives judges no new flow (SPEC D2, D10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FallbackReason {
+    /// It was stuck, and is not healthy for long enough.
+    Stuck,
+    /// As many flows are held as may be.
+    HeldFlows,
+    /// Packets of held flows found no room on their way to it.
+    PacketsLost,
+    /// A runtime's loop runs behind.
+    Late,
+}
+
+impl fmt::Display for FallbackReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stuck => "engine was stuck",
+            Self::HeldFlows => "overloaded: held flows at their bound",
+            Self::PacketsLost => "overloaded: held packets lost",
+            Self::Late => "overloaded: engine runs late",
+        })
+    }
 }
 
 /// One session, told when its outcome is known and it ended (decrypted) or was judged (released).

@@ -46,6 +46,11 @@ pub enum ToInit {
     KillService {
         name: String,
     },
+    /// Starts a successor of a service beside it; the service ends when it has nothing left to do
+    /// (`debug engine restart`). Answered by [`FromInit::Going`].
+    ReplaceService {
+        name: String,
+    },
 }
 
 /// init's answer.

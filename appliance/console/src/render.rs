@@ -30,6 +30,7 @@ pub fn response(response: &Response) -> String {
         Response::Health(health) => machine::health(health),
         Response::Segments(segments) => sight::segments(segments, false),
         Response::VirtualSegments(views) => sight::virtual_segments(views),
+        Response::HighAvailability(state) => machine::high_availability(state),
         Response::TlsInspection(view) => tls_inspection(view),
         Response::Ciphers(table) => ciphers::ciphers(table),
         Response::Sessions(sessions) => records::sessions(sessions),

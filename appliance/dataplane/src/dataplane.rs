@@ -380,6 +380,11 @@ impl Dataplane {
         self.reports.read(&self.core)
     }
 
+    /// Packets of held flows that found no room on their way to user space, on all segments.
+    pub fn held_packets_lost(&self) -> u64 {
+        self.reports.program_counter("ring_full_dropped")
+    }
+
     /// Whether Layer-2 fallback is in force for this cause.
     pub fn falls_back(&self, cause: FallbackCause) -> bool {
         self.tables().fallback(cause)

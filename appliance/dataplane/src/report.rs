@@ -69,6 +69,13 @@ impl Reports {
         self.segments.iter().map(report).collect()
     }
 
+    /// One counter of the programs, over all segments; 0 for a name that is none of theirs.
+    pub fn program_counter(&self, name: &str) -> u64 {
+        let Some(counter) = COUNTERS.iter().position(|(known, _)| *known == name) else { return 0 };
+        let first = |id: &SegmentId| usize::from(id.0) * COUNTERS.len();
+        self.segments.iter().map(|(id, _)| self.programs_counter(first(id) + counter)).sum()
+    }
+
     fn segment(&self, segment: SegmentId, core: &Core) -> SegmentReport {
         let first = usize::from(segment.0) * COUNTERS.len();
         let programs = COUNTERS.iter().enumerate();

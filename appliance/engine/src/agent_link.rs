@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use weir_api::engine::{Counters, FromEngine, SegmentCounters, ToEngine};
 use weir_api::frame;
 use weir_api::sight::{Direction, Histogram, PortTraffic};
@@ -22,7 +22,10 @@ use weir_policy::snapshot::SegmentId;
 
 use crate::compiled::CompiledPolicy;
 use crate::counters::Totals;
+use crate::heartbeat::Told;
 
+const CAUSES: [FallbackCause; 3] =
+    [FallbackCause::Told, FallbackCause::Overloaded, FallbackCause::Recovering];
 /// Between two attempts to reach the agent.
 const RETRY: Duration = Duration::from_millis(250);
 /// Learnt bypasses told with the counters.
@@ -37,6 +40,9 @@ pub struct Link {
     pub publish: watch::Sender<Arc<CompiledPolicy>>,
     /// Set with the first policy, and then for good.
     pub in_force: Arc<AtomicBool>,
+    /// Changes to clear the proxied sessions.
+    pub clear: watch::Sender<()>,
+    pub health: watch::Receiver<Told>,
     pub totals: Arc<Totals>,
     pub outbox: mpsc::Receiver<FromEngine>,
 }
@@ -107,6 +113,7 @@ async fn serve_one_agent(link: &mut Link, started: Instant, told: &mut bool) {
     };
     let mut result = frame::write(&mut writer, &hello).await;
     let mut counters_due = tokio::time::interval(COUNTERS_EVERY);
+    link.health.mark_changed();
     while result.is_ok() {
         let message = tokio::select! {
             arrival = arrivals.recv() => match arrival {
@@ -114,6 +121,10 @@ async fn serve_one_agent(link: &mut Link, started: Instant, told: &mut bool) {
                 None => break,
             },
             event = link.outbox.recv() => event,
+            Ok(()) = link.health.changed() => {
+                let told = *link.health.borrow_and_update();
+                Some(FromEngine::Health { fallback: told.fallback, draining: told.draining })
+            }
             _ = counters_due.tick() => Some(FromEngine::Counters(Box::new(counters(link, started)))),
         };
         if let Some(message) = message {
@@ -154,6 +165,11 @@ fn apply(link: &Link, message: ToEngine) -> Option<FromEngine> {
             }
             None
         }
+        ToEngine::ClearSessions => {
+            warn!(sessions = link.totals.threshold.live(), "proxied sessions cleared by command");
+            link.clear.send_replace(());
+            None
+        }
     }
 }
 
@@ -171,7 +187,16 @@ fn take_policy(link: &Link, snapshot: Snapshot) -> anyhow::Result<()> {
         }
         return Err(anyhow::Error::new(error).context("eBPF tables"));
     }
-    link.in_force.store(true, Ordering::Relaxed);
+    if !link.in_force.load(Ordering::Relaxed) {
+        // An earlier engine judges until its programs are replaced; no flow is to pass in between.
+        link.dataplane.heartbeat();
+        if let Err(error) = link.dataplane.attach() {
+            // Of no use; the supervisor starts another.
+            error!(%error, "programs not attached");
+            std::process::exit(1);
+        }
+        link.in_force.store(true, Ordering::Relaxed);
+    }
     Ok(())
 }
 
@@ -187,7 +212,7 @@ fn counters(link: &Link, started: Instant) -> Counters {
             .counters()
             .into_iter()
             .map(|report| SegmentCounters {
-                fallback: link.dataplane.falls_back(FallbackCause::Told),
+                fallback: CAUSES.iter().any(|cause| link.dataplane.falls_back(*cause)),
                 outcomes: outcomes.remove(&report.segment).unwrap_or_default(),
                 ..segment_counters(report)
             })

@@ -86,15 +86,24 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
             increment(&surroundings.totals.taken_over);
             keep_alive(&taken.client);
             keep_alive(&taken.server);
-            let outcome = match first {
-                First::Known(Known::Hello(hello)) => {
-                    session::run(taken, *hello, inspection, &policy, &mut record, &surroundings)
-                        .await
+            let mut cleared = surroundings.cleared.clone();
+            cleared.mark_unchanged();
+            let proxied = async {
+                match first {
+                    First::Known(Known::Hello(hello)) => {
+                        session::run(taken, *hello, inspection, &policy, &mut record, &surroundings)
+                            .await
+                    }
+                    _ => {
+                        decide_after_takeover(taken, &policy, candidate, &mut record, &surroundings)
+                            .await
+                    }
                 }
-                _ => {
-                    decide_after_takeover(taken, &policy, candidate, &mut record, &surroundings)
-                        .await
-                }
+            };
+            let outcome = tokio::select! {
+                outcome = proxied => outcome,
+                // The streams are dropped, which resets both ends (SPEC D10).
+                Ok(()) = cleared.changed() => Outcome::Blocked(Blocked::ClearedByCommand),
             };
             finish(record, outcome, &surroundings);
         }

@@ -9,6 +9,7 @@ mod agent_link;
 mod compiled;
 mod counters;
 mod flow;
+mod health;
 mod heartbeat;
 mod learnt;
 mod leg;
@@ -32,6 +33,7 @@ use weir_dataplane::{Attach, Dataplane, Options};
 
 use crate::compiled::CompiledPolicy;
 use crate::counters::Totals;
+use crate::heartbeat::{Heart, Told};
 
 /// Messages to the agent that may wait for it; past it they are dropped and counted.
 const EVENT_QUEUE: usize = 8192;
@@ -94,15 +96,23 @@ fn main() -> anyhow::Result<()> {
         },
         ..Options::new(names, segments.clone(), arguments.pin_directory.clone())
     };
-    let (dataplane, held) = Dataplane::open(options).context("cannot open the data plane")?;
+    let (dataplane, held) = Dataplane::prepare(options).context("cannot open the data plane")?;
     let dataplane = Arc::new(dataplane);
 
     let totals = Arc::new(Totals::default());
     let (events, outbox) = mpsc::channel(EVENT_QUEUE);
     let (publish, policy) = watch::channel(Arc::new(CompiledPolicy::default()));
-    let ticks = runtime::start(held, &policy, &totals, &events)?;
+    let (clear, cleared) = watch::channel(());
+    let pulses = runtime::start(held, &policy, &cleared, &totals, &events)?;
     let in_force = Arc::new(AtomicBool::new(false));
-    heartbeat::start(Arc::clone(&dataplane), ticks, Arc::clone(&in_force))?;
+    let (told, health) = watch::channel(Told::default());
+    heartbeat::start(Heart {
+        dataplane: Arc::clone(&dataplane),
+        pulses,
+        policy,
+        in_force: Arc::clone(&in_force),
+        told,
+    })?;
     info!(segments = segments.len(), runtimes, "engine started");
 
     agent_link::run(agent_link::Link {
@@ -112,6 +122,8 @@ fn main() -> anyhow::Result<()> {
         dataplane,
         publish,
         in_force,
+        clear,
+        health,
         totals,
         outbox,
     })

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
@@ -19,6 +19,7 @@ use crate::HEARTBEAT;
 use crate::compiled::CompiledPolicy;
 use crate::counters::{Totals, increment};
 use crate::flow;
+use crate::heartbeat::Pulse;
 use crate::relay::Scratch;
 use crate::tally::Tally;
 
@@ -29,6 +30,8 @@ pub struct Surroundings {
     /// This runtime's own.
     pub tally: Arc<Tally>,
     pub scratch: RefCell<Scratch>,
+    /// Changes when an operator clears the proxied sessions (SPEC D10).
+    pub cleared: watch::Receiver<()>,
     events: mpsc::Sender<FromEngine>,
 }
 
@@ -41,17 +44,19 @@ impl Surroundings {
     }
 }
 
-/// Starts one thread for each share; returns their tick counters (see [`crate::heartbeat`]).
+/// Starts one thread for each share; returns their pulses (see [`crate::heartbeat`]).
 pub fn start(
     shares: Vec<HeldFlows>,
     policy: &watch::Receiver<Arc<CompiledPolicy>>,
+    cleared: &watch::Receiver<()>,
     totals: &Arc<Totals>,
     events: &mpsc::Sender<FromEngine>,
-) -> anyhow::Result<Vec<Arc<AtomicU64>>> {
-    let mut ticks = Vec::with_capacity(shares.len());
+) -> anyhow::Result<Vec<Arc<Pulse>>> {
+    let mut pulses = Vec::with_capacity(shares.len());
     for (number, held) in shares.into_iter().enumerate() {
-        let tick = Arc::new(AtomicU64::new(0));
-        ticks.push(Arc::clone(&tick));
+        let pulse = Arc::new(Pulse::default());
+        pulses.push(Arc::clone(&pulse));
+        let cleared = cleared.clone();
         let (policy, totals, events) = (policy.clone(), Arc::clone(totals), events.clone());
         let tally = totals.tallies.add();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -61,22 +66,23 @@ pub fn start(
         std::thread::Builder::new().name(format!("runtime-{number}")).spawn(move || {
             pin_to_processor(number);
             let scratch = RefCell::default();
-            let surroundings = Rc::new(Surroundings { policy, totals, tally, scratch, events });
-            LocalSet::new().block_on(&runtime, turn(held, surroundings, tick));
+            let surroundings =
+                Rc::new(Surroundings { policy, totals, tally, scratch, cleared, events });
+            LocalSet::new().block_on(&runtime, turn(held, surroundings, pulse));
             // The data plane ended its share: without it the engine is of no use.
             std::process::exit(1);
         })?;
     }
-    Ok(ticks)
+    Ok(pulses)
 }
 
-/// The runtime's loop: ticks, and a task for each held flow.
-async fn turn(mut held: HeldFlows, surroundings: Rc<Surroundings>, tick: Arc<AtomicU64>) {
+/// The runtime's loop: its pulse, and a task for each held flow.
+async fn turn(mut held: HeldFlows, surroundings: Rc<Surroundings>, pulse: Arc<Pulse>) {
     tokio::task::spawn_local(async move {
-        let mut due = tokio::time::interval(HEARTBEAT);
         loop {
-            due.tick().await;
-            tick.fetch_add(1, Ordering::Relaxed);
+            let asleep = Instant::now();
+            tokio::time::sleep(HEARTBEAT).await;
+            pulse.show(asleep.elapsed().saturating_sub(HEARTBEAT));
         }
     });
     while let Some(flow) = held.next().await {

@@ -183,6 +183,89 @@ fn a_service_killed_on_request_comes_back() {
     );
 }
 
+/// A service that says each 100 ms that it is alive; its number goes to a file.
+fn beats(watchdog: &str) -> String {
+    format!(
+        r#"[{{"name": "beats", "restart": "always", "notifies": true, "watchdog": {watchdog},
+             "drain-time": 1000, "command": ["/usr/bin/perl", "-MSocket", "-e",
+             "{NOTIFY} open(F,'>','DIRECTORY/pid.new'); print F $$; close(F); rename('DIRECTORY/pid.new','DIRECTORY/pid'); while (!-e 'DIRECTORY/end'.$$) {{ select(undef,undef,undef,0.1); send(S,'WATCHDOG=1',0,pack_sockaddr_un($ENV{{NOTIFY_SOCKET}})); }}"]}}]"#
+    )
+}
+
+#[test]
+fn a_stopped_service_is_killed_and_started_again() {
+    let lab = Lab::start(&beats("1.5"));
+    lab.wait_for("its number", || lab.path("pid").exists());
+    let pid = lab.read("pid").parse().unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    lab.wait_for("its restart", || lab.service("beats").restarts == 1);
+    let output = lab.read("output");
+    assert!(output.contains("weir: beats down (watchdog missed, killed by SIGKILL)"), "{output}");
+    lab.wait_for("the next", || lab.read("pid") != pid.to_string());
+}
+
+#[test]
+fn a_pause_of_supervisor_and_service_together_is_no_missed_watchdog() {
+    let lab = Lab::start(&beats("1.5"));
+    lab.wait_for("its number", || lab.path("pid").exists());
+    let service = Pid::from_raw(lab.read("pid").parse().unwrap());
+    lab.signal(Signal::SIGSTOP);
+    kill(service, Signal::SIGSTOP).unwrap();
+    std::thread::sleep(Duration::from_secs(4));
+    lab.signal(Signal::SIGCONT);
+    // The supervisor turns first: it sees the silence of the pause.
+    std::thread::sleep(Duration::from_millis(300));
+    kill(service, Signal::SIGCONT).unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(lab.service("beats").restarts, 0, "{}", lab.read("output"));
+    assert_eq!(lab.read("pid"), service.to_string());
+}
+
+#[test]
+fn a_service_that_is_replaced_goes_on_beside_its_successor() {
+    let lab = Lab::start(&beats("1.5"));
+    lab.wait_for("it to be ready", || lab.read("output").contains("weir: beats running"));
+    lab.wait_for("its number", || lab.path("pid").exists());
+    let first = lab.read("pid");
+    let replace = ToInit::ReplaceService { name: "beats".into() };
+    assert!(matches!(lab.ask(&replace), FromInit::Going));
+    lab.wait_for("the successor", || lab.read("pid") != first);
+    let second = lab.read("pid");
+    // Longer than the watchdog: the supervisor hears both.
+    std::thread::sleep(Duration::from_millis(2500));
+    let lives = |pid: &str| Path::new("/proc").join(pid).exists();
+    assert!(lives(&first) && lives(&second));
+    fs::write(lab.path(&format!("end{first}")), "").unwrap();
+    lab.wait_for("its end", || !lives(&first));
+    assert!(lives(&second));
+    let service = lab.service("beats");
+    assert_eq!((service.state, service.restarts), (ServiceState::Running, 0));
+    let output = lab.read("output");
+    assert!(!output.contains("down"), "{output}");
+}
+
+#[test]
+fn a_predecessor_that_hangs_is_killed() {
+    let lab = Lab::start(&beats("1.5"));
+    lab.wait_for("it to be ready", || lab.read("output").contains("weir: beats running"));
+    lab.wait_for("its number", || lab.path("pid").exists());
+    let first = lab.read("pid");
+    assert!(matches!(lab.ask(&ToInit::ReplaceService { name: "beats".into() }), FromInit::Going));
+    lab.wait_for("the successor", || lab.read("pid") != first);
+    kill(Pid::from_raw(first.parse().unwrap()), Signal::SIGSTOP).unwrap();
+    lab.wait_for("its end", || !Path::new("/proc").join(&first).exists());
+    assert_eq!(lab.service("beats").state, ServiceState::Running);
+}
+
+#[test]
+fn a_service_without_a_time_to_drain_is_not_replaced() {
+    let lab = Lab::start(
+        r#"[{"name": "engine", "command": ["/bin/sleep", "1000"], "restart": "always"}]"#,
+    );
+    let answer = lab.ask(&ToInit::ReplaceService { name: "engine".into() });
+    assert!(matches!(answer, FromInit::Refused(_)), "{answer:?}");
+}
+
 /// Perl, because a shell has no datagram sockets and Debian's base has it.
 const NOTIFY: &str = "socket(S,AF_UNIX,SOCK_DGRAM,0); \
                       send(S,'READY=1',0,pack_sockaddr_un($ENV{NOTIFY_SOCKET}));";

@@ -18,6 +18,9 @@ pub enum Command {
     ForceFallback,
     ForceNormal,
     DebugEngineKill,
+    DebugEngineRestart,
+    DebugClearSessions,
+    ShowHighAvailability,
     Reboot,
     RebootUnasked,
     Shutdown,
@@ -89,11 +92,29 @@ pub static ROOT: &[Node] = &[
     branch(
         "debug",
         "Commands for troubleshooting",
-        &[branch(
-            "engine",
-            "The inspection engine",
-            &[leaf("kill", "Kill the engine; traffic fails open", Command::DebugEngineKill)],
-        )],
+        &[
+            branch(
+                "engine",
+                "The inspection engine",
+                &[
+                    leaf("kill", "Kill the engine; traffic fails open", Command::DebugEngineKill),
+                    leaf(
+                        "restart",
+                        "Start a new engine; the old one keeps its sessions",
+                        Command::DebugEngineRestart,
+                    ),
+                ],
+            ),
+            branch(
+                "tls-inspection",
+                "TLS inspection",
+                &[leaf(
+                    "clear-sessions",
+                    "Reset all proxied sessions at both ends",
+                    Command::DebugClearSessions,
+                )],
+            ),
+        ],
     ),
     leaf("exit", "Leave the console", Command::Exit),
     leaf("help", "What can be typed and how", Command::Help),
@@ -136,6 +157,11 @@ static SHOW: &[Node] = &[
         "Filter events, the newest first",
         Command::ShowEvents,
         &[count("How many", Command::ShowEvents)],
+    ),
+    leaf(
+        "high-availability",
+        "Layer-2 fallback and link-down synchronisation",
+        Command::ShowHighAvailability,
     ),
     leaf("health", "Machine, services, engine and warnings", Command::ShowHealth),
     both(

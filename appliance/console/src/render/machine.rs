@@ -1,6 +1,6 @@
 //! `show health`.
 
-use weir_api::console::Health;
+use weir_api::console::{Health, HighAvailability};
 use weir_api::init::{MachineStatus, Mode, PortStatus, ServiceState, ServiceStatus};
 
 use crate::text::{duration, field, fold};
@@ -14,12 +14,33 @@ pub fn health(health: &Health) -> String {
     let engine = if health.engine_connected { "connected" } else { "not connected" };
     text += &field("Engine", &format!("{engine}; connected {} times", health.engine_starts));
     text += &field("Policy generation", &health.generation.to_string());
+    text += &field("State", &health.availability);
     text += &field("Forced fallback", if health.fallback_forced { "yes" } else { "no" });
     if health.warnings.is_empty() {
         text += &field("Warnings", "none");
     }
     for warning in &health.warnings {
         text += &field("Warning", warning);
+    }
+    text
+}
+
+/// `show high-availability`.
+pub fn high_availability(state: &HighAvailability) -> String {
+    let mut text = field("State", &state.state);
+    text += &field("Forced fallback", if state.fallback_forced { "yes" } else { "no" });
+    if state.draining_engines > 0 {
+        text += &field("Draining engines", &state.draining_engines.to_string());
+    }
+    for segment in &state.segments {
+        let [a, b] = &segment.ports;
+        text += &fold("", &format!("Segment {} (ports {a} and {b})", segment.name));
+        text += &field("  State", &segment.state);
+        text += &field("  Layer-2 fallback", &segment.layer2_fallback);
+        text += &field("  Link-down sync", &segment.link_down_synchronisation);
+        if !segment.links.is_empty() {
+            text += &field("  Links", &segment.links);
+        }
     }
     text
 }
@@ -65,6 +86,8 @@ fn port(port: &PortStatus) -> String {
 
 #[cfg(test)]
 mod tests {
+    use weir_api::console::SegmentAvailability;
+
     use super::*;
     use crate::text::WIDTH;
 
@@ -94,6 +117,7 @@ mod tests {
             engine_starts: 2,
             generation: 3,
             fallback_forced: false,
+            availability: text.into(),
             warnings: vec![text.into()],
         }
     }
@@ -112,10 +136,42 @@ Service                 x: running, 1 restarts, last: x
 Port                    x: link up, x, x
 Engine                  connected; connected 2 times
 Policy generation       3
+State                   x
 Forced fallback         no
 Warning                 x
 ";
         assert_eq!(health(&example("x")), expected);
+    }
+
+    #[test]
+    fn high_availability_shows_each_segment_and_fits() {
+        let example = |text: &str| HighAvailability {
+            state: text.into(),
+            fallback_forced: true,
+            draining_engines: 1,
+            segments: vec![SegmentAvailability {
+                name: text.into(),
+                ports: ["1A".into(), "1B".into()],
+                layer2_fallback: text.into(),
+                state: text.into(),
+                link_down_synchronisation: text.into(),
+                links: text.into(),
+            }],
+        };
+        let expected = "\
+State                   x
+Forced fallback         yes
+Draining engines        1
+Segment x (ports 1A and 1B)
+  State                 x
+  Layer-2 fallback      x
+  Link-down sync        x
+  Links                 x
+";
+        assert_eq!(high_availability(&example("x")), expected);
+        for line in high_availability(&example(&"long\x07".repeat(50))).lines() {
+            assert!(line.chars().count() <= WIDTH, "{line}");
+        }
     }
 
     #[test]

@@ -86,6 +86,8 @@ pub fn engine() -> Service {
         ],
         notifies: true,
         watchdog: Some(5.0),
+        // Longer than `device.health.drain-time` may be: the engine goes by that.
+        drain_time: Some(3700.0),
         open_files: Some(ENGINE_FILES),
         ..service("engine", &["/usr/bin/weir-engine"], Restart::Always)
     }
@@ -126,6 +128,7 @@ fn service(name: &str, command: &[&str], restart: Restart) -> Service {
         watchdog: None,
         time_limit: None,
         stop_time: 5.0,
+        drain_time: None,
         open_files: None,
         environment: BTreeMap::new(),
         stdio: Stdio::Journal,

@@ -211,6 +211,15 @@ impl Lifecycle {
         }
     }
 
+    /// Its process goes on as a predecessor; another starts at once. `false`: it does not run.
+    pub fn hand_over(&mut self, now: Lived) -> bool {
+        let runs = self.is_ready();
+        if runs {
+            self.phase = Phase::Waiting { until: now };
+        }
+        runs
+    }
+
     /// Orders the end: no restart any more.
     pub fn stop(&mut self, _now: Lived) {
         self.phase = match self.phase {
@@ -387,6 +396,18 @@ mod tests {
         assert_eq!(life.due(seconds(5)), None);
         assert_eq!(life.ended(seconds(5), Exit::Signal(Signal::SIGKILL)), None);
         assert!(life.is_done());
+    }
+
+    #[test]
+    fn a_service_that_hands_over_starts_again_at_once_and_that_is_no_failure() {
+        let mut life = running(policy());
+        assert!(!life.hand_over(seconds(1)), "not ready yet");
+        let _ = life.ready(seconds(1));
+        assert!(life.hand_over(seconds(2)));
+        assert_eq!(life.due(seconds(2)), Some(Action::Start));
+        assert_eq!(life.started(seconds(2)), None);
+        assert_eq!(life.ready(seconds(2)), None);
+        assert!(life.is_ready());
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod lab;
 mod lifecycle;
 mod notice;
 mod notify;
+mod predecessor;
 mod service;
 mod spawn;
 mod terminal;
@@ -37,6 +38,7 @@ pub use control::Control;
 use lifecycle::{Action, Lifecycle};
 use notice::{Exit, Notice};
 use notify::{Message, Notify};
+use predecessor::Predecessor;
 pub use service::{Restart, Service, Stdio};
 
 /// Longest wait of a turn, milliseconds. Well under [`clock::LONGEST_TURN`], so that a loop that
@@ -76,6 +78,10 @@ struct Supervised {
     /// Leader of a session and process group of its own.
     pid: Option<Pid>,
     notify: Option<Notify>,
+    /// At most [`predecessor::MOST`].
+    predecessors: Vec<Predecessor>,
+    /// How often it was replaced: notification sockets of its processes have different names.
+    replaced: u64,
 }
 
 impl Supervisor {
@@ -111,7 +117,14 @@ impl Supervisor {
     /// Adds a service; the next turn starts it.
     pub fn add(&mut self, service: Service) {
         let lifecycle = Lifecycle::new(service.policy(), self.clock.now());
-        self.services.push(Supervised { service, lifecycle, pid: None, notify: None });
+        self.services.push(Supervised {
+            service,
+            lifecycle,
+            pid: None,
+            notify: None,
+            predecessors: Vec::new(),
+            replaced: 0,
+        });
     }
 
     /// Starts what is due, kills what hangs, then waits for news, at most [`POLL`], and deals with
@@ -156,6 +169,9 @@ impl Supervisor {
             let now = self.clock.now();
             let Some(supervised) = self.services.get_mut(index) else { continue };
             supervised.lifecycle.stop(now);
+            for predecessor in &supervised.predecessors {
+                predecessor.kill();
+            }
             tracing::info!(service = supervised.service.name, "stopping");
             let limit = supervised.service.stop_time() + STOP_AFTER_KILL;
             let stopped = |supervisor: &Self| {
@@ -209,7 +225,11 @@ impl Supervisor {
         let Some(supervised) = self.services.get_mut(index) else { return };
         let name = &supervised.service.name;
         let started = spawn::account(&supervised.service, &self.accounts).and_then(|account| {
-            let notify = Notify::bind(&self.runtime_directory, name, account)
+            let socket = match supervised.replaced {
+                0 => name.clone(),
+                replaced => format!("{name}-{replaced}"),
+            };
+            let notify = Notify::bind(&self.runtime_directory, &socket, account)
                 .map_err(spawn::SpawnError::Notify)?;
             let pid = spawn::spawn(&supervised.service, &self.accounts, notify.path())?;
             Ok((notify, pid))
@@ -232,6 +252,8 @@ impl Supervisor {
     fn wait(&self) {
         let mut sources: Vec<BorrowedFd<'_>> = vec![self.signals.as_fd()];
         sources.extend(self.services.iter().filter_map(|s| s.notify.as_ref()).map(AsFd::as_fd));
+        let predecessors = self.services.iter().flat_map(|s| &s.predecessors);
+        sources.extend(predecessors.map(|predecessor| predecessor.notify.as_fd()));
         if let Some(control) = &self.control {
             sources.extend(control.sources());
         }
@@ -263,6 +285,9 @@ impl Supervisor {
     fn notifications(&mut self, now: Lived) {
         for index in 0..self.services.len() {
             let Some(supervised) = self.services.get_mut(index) else { continue };
+            for predecessor in &mut supervised.predecessors {
+                predecessor.look(&supervised.service.name, now);
+            }
             let (Some(pid), Some(notify)) = (supervised.pid, supervised.notify.as_ref()) else {
                 continue;
             };
@@ -295,6 +320,16 @@ impl Supervisor {
                 Ok(status) => status,
             };
             let Some((pid, exit)) = Exit::of(status) else { continue };
+            let predecessor = self.services.iter_mut().find_map(|supervised| {
+                let at = supervised.predecessors.iter().position(|one| one.pid == pid)?;
+                supervised.predecessors.remove(at);
+                Some(&supervised.service.name)
+            });
+            if let Some(service) = predecessor {
+                let _ = killpg(pid, Signal::SIGKILL);
+                tracing::info!(service, pid = pid.as_raw(), %exit, "predecessor ended");
+                continue;
+            }
             let Some(index) = self.services.iter().position(|s| s.pid == Some(pid)) else {
                 tracing::debug!(pid = pid.as_raw(), %exit, "adopted child reaped");
                 continue;
@@ -330,6 +365,7 @@ impl Supervisor {
                     FromInit::Going
                 }
                 ToInit::KillService { name } => self.kill(&name),
+                ToInit::ReplaceService { name } => self.replace(&name),
             };
             control.answer(client, &answer);
         }
@@ -345,15 +381,40 @@ impl Supervisor {
                 FromInit::Going
             }
             Some(_) => FromInit::Refused(format!("service {name} does not run")),
-            None => {
-                let names: Vec<&str> =
-                    self.services.iter().map(|s| s.service.name.as_str()).collect();
-                FromInit::Refused(format!(
-                    "there is no service {name}; services are: {}",
-                    names.join(", ")
-                ))
-            }
+            None => self.no_service(name),
         }
+    }
+
+    /// Starts a successor beside the running process, which then ends by itself.
+    fn replace(&mut self, name: &str) -> FromInit {
+        let now = self.clock.now();
+        let Some(supervised) = self.services.iter_mut().find(|s| s.service.name == name) else {
+            return self.no_service(name);
+        };
+        let Some(drain_time) = supervised.service.drain_time() else {
+            return FromInit::Refused(format!("service {name} cannot have a successor beside it"));
+        };
+        if supervised.predecessors.len() >= predecessor::MOST {
+            return FromInit::Refused(format!(
+                "{} processes of service {name} are still ending; try again later",
+                predecessor::MOST
+            ));
+        }
+        if !supervised.lifecycle.hand_over(now) {
+            return FromInit::Refused(format!("service {name} is not ready"));
+        }
+        if let (Some(pid), Some(notify)) = (supervised.pid.take(), supervised.notify.take()) {
+            tracing::warn!(service = name, pid = pid.as_raw(), "replaced on request");
+            let watchdog = supervised.service.watchdog();
+            supervised.predecessors.push(Predecessor::new(pid, notify, now, drain_time, watchdog));
+            supervised.replaced += 1;
+        }
+        FromInit::Going
+    }
+
+    fn no_service(&self, name: &str) -> FromInit {
+        let names: Vec<&str> = self.services.iter().map(|s| s.service.name.as_str()).collect();
+        FromInit::Refused(format!("there is no service {name}; services are: {}", names.join(", ")))
     }
 
     fn tell(&mut self, index: usize, notice: Option<Notice>) {

@@ -45,6 +45,10 @@ pub struct Service {
     /// From SIGTERM to SIGKILL at an ordered stop, seconds.
     #[serde(default = "five_seconds")]
     pub stop_time: f64,
+    /// May have a successor beside it (`ToInit::ReplaceService`), and then ends by itself within so
+    /// many seconds; absent: it may not.
+    #[serde(default)]
+    pub drain_time: Option<f64>,
     /// Most open files; absent: as the supervisor.
     #[serde(default)]
     pub open_files: Option<u64>,
@@ -91,6 +95,10 @@ impl Service {
 
     pub fn stop_time(&self) -> Duration {
         seconds(self.stop_time)
+    }
+
+    pub fn drain_time(&self) -> Option<Duration> {
+        self.drain_time.map(seconds)
     }
 
     /// Without one: a day.

@@ -3,7 +3,9 @@
 //!
 //! For: quick and observable runs on this machine's kernel. Not for: booting, provisioning.
 
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use weir_api::init::{FromInit, ToInit};
 use weir_dataplane::segment::{self, Names};
 use weir_policy::snapshot::SegmentId;
 
@@ -53,6 +56,7 @@ impl Lab {
         let mut command = Command::new(binaries.join("weir-init"));
         command.arg("supervise").arg("--services").arg(&services);
         command.arg("--runtime-directory").arg(run.path("supervision"));
+        command.arg("--control-socket").arg(run.path("supervisor.sock"));
         command.env("RUST_LOG", "info");
         let supervisor = Process::start("weir-init", &mut command, &run.path("weir.log"))?;
         Ok(Self { supervisor, binaries, run })
@@ -66,6 +70,29 @@ impl Lab {
     /// The agent's process now.
     pub fn agent(&self) -> Result<Pid> {
         self.child(AGENT)
+    }
+
+    /// What `debug engine restart` asks of init: a new engine beside the running one.
+    pub fn restart_engine(&self) -> Result<()> {
+        let request = ToInit::ReplaceService { name: ENGINE.into() };
+        let body = serde_json::to_vec(&request)?;
+        let mut stream = UnixStream::connect(self.run.path("supervisor.sock"))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.write_all(&u32::try_from(body.len())?.to_be_bytes())?;
+        stream.write_all(&body)?;
+        let mut length = [0; 4];
+        stream.read_exact(&mut length)?;
+        let mut body = vec![0; usize::try_from(u32::from_be_bytes(length))?];
+        stream.read_exact(&mut body)?;
+        match serde_json::from_slice(&body)? {
+            FromInit::Going => Ok(()),
+            other => bail!("the supervisor answered {other:?}"),
+        }
+    }
+
+    /// Engines that run now.
+    pub fn engines(&self) -> Result<Vec<Pid>> {
+        children_of(self.supervisor.pid(), ENGINE)
     }
 
     /// Puts `section` in place of the configuration and tells the agent.
@@ -245,12 +272,17 @@ fn services(run: &Run, binaries: &Path) -> String {
         "[{{\"name\": \"{AGENT}\", \"command\": {agent:?}, \"restart\": \"always\", \
          \"notifies\": true, \"watchdog\": 10.0}},\n \
          {{\"name\": \"{ENGINE}\", \"command\": {engine:?}, \"restart\": \"always\", \
-         \"notifies\": true, \"watchdog\": 5.0}}]\n"
+         \"notifies\": true, \"watchdog\": 5.0, \"drain-time\": 3700}}]\n"
     )
 }
 
-/// proc(5): pid (comm) state ppid ...
 fn child_of(parent: Pid, name: &str) -> Result<Option<Pid>> {
+    Ok(children_of(parent, name)?.pop())
+}
+
+/// proc(5): pid (comm) state ppid ...
+fn children_of(parent: Pid, name: &str) -> Result<Vec<Pid>> {
+    let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
         let (Some(open), Some(close)) = (stat.find('('), stat.rfind(')')) else { continue };
@@ -259,8 +291,9 @@ fn child_of(parent: Pid, name: &str) -> Result<Option<Pid>> {
         let (state, ppid) = (rest.next(), rest.next());
         if comm == name && state != Some("Z") && ppid == Some(&parent.to_string()) {
             let pid = stat.get(..open).unwrap_or_default().trim().parse()?;
-            return Ok(Some(Pid::from_raw(pid)));
+            found.push(Pid::from_raw(pid));
         }
     }
-    Ok(None)
+    found.sort();
+    Ok(found)
 }

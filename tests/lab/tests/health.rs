@@ -1,0 +1,207 @@
+//! Layer-2 fallback, planned restarts and the threshold of sessions, with Weir's own processes.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
+
+use common::{Tls, connect, lab, read_until, write_record};
+use nix::sys::signal::{Signal, kill};
+use weir_lab::bench::Bench;
+use weir_lab::checks;
+use weir_lab::document;
+use weir_lab::fetch::Fetch;
+use weir_lab::wire::Wire as _;
+use weir_lab::wire::lab::Lab;
+
+fn passes(check: impl FnOnce(&mut Bench<Lab>) -> anyhow::Result<()>) {
+    let mut bench = lab();
+    if let Err(error) = check(&mut bench) {
+        panic!("{error:#}; {}", bench.wire.state());
+    }
+    bench.run.succeeded();
+}
+
+/// Until it holds; an error after 30 s.
+fn wait_for(what: &str, mut condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition()? {
+        anyhow::ensure!(Instant::now() < deadline, "{what} did not come about");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// One request on a connection that lives on.
+fn asks(bench: &Bench<Lab>, tls: &mut Tls) -> anyhow::Result<()> {
+    let page = std::fs::read_to_string(bench.ends.served("index.html"))?;
+    write_record(tls, b"GET / HTTP/1.1\r\nHost: public.example\r\n\r\n")?;
+    let (answer, end) = read_until(tls, page.trim_end(), 1);
+    end?;
+    anyhow::ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    Ok(())
+}
+
+fn is_inspected(bench: &Bench<Lab>) -> anyhow::Result<bool> {
+    let fetched = Fetch::new("public.example", "/").run(&bench.ends)?;
+    fetched.succeeded()?;
+    Ok(!checks::is_own(&bench.ends.certificates, &fetched.certificate()?)?)
+}
+
+fn is_reset(tls: &mut Tls) -> bool {
+    let (_, end) = read_until(tls, "nothing of this kind", 1);
+    end.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+}
+
+#[test]
+fn a_session_outlives_a_planned_restart_and_new_ones_are_inspected_all_the_while() {
+    passes(|bench| {
+        let mut tls = connect(&bench.ends, "public.example");
+        asks(bench, &mut tls)?;
+        let old = bench.wire.engine()?;
+        bench.wire.restart_engine()?;
+        let mut inspected = 0;
+        wait_for("the new engine", || {
+            assert!(is_inspected(bench)?, "a connection was not inspected");
+            inspected += 1;
+            Ok(bench.wire.console("show high-availability")?.contains("Draining engines        1"))
+        })?;
+        assert!(is_inspected(bench)?);
+        assert_eq!(bench.wire.engines()?.len(), 2, "after {inspected} connections");
+        asks(bench, &mut tls)?;
+        drop(tls);
+        wait_for("the old engine's end", || Ok(!bench.wire.engines()?.contains(&old)))?;
+        assert_eq!(bench.wire.engines()?.len(), 1);
+        assert!(is_inspected(bench)?);
+        let log = bench.wire.log()?;
+        assert!(log.contains("engine with a successor ends"), "{log}");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_engine_that_was_stuck_falls_back_says_so_and_recovers_by_itself() {
+    passes(|bench| {
+        let engine = bench.wire.engine()?;
+        kill(engine, Signal::SIGSTOP)?;
+        std::thread::sleep(Duration::from_millis(700));
+        assert!(!is_inspected(bench)?);
+        kill(engine, Signal::SIGCONT)?;
+        wait_for("the reason", || {
+            Ok(bench.wire.log()?.contains("Layer-2 fallback: engine was stuck"))
+        })?;
+        wait_for("the recovery", || {
+            Ok(bench.wire.log()?.contains("normal operation: healthy again"))
+        })?;
+        assert!(is_inspected(bench)?);
+        assert_eq!(bench.wire.engine()?, engine, "it was not killed");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_stopped_engine_is_killed_by_the_supervisor_and_replaced() {
+    passes(|bench| {
+        let mut tls = connect(&bench.ends, "public.example");
+        asks(bench, &mut tls)?;
+        let engine = bench.wire.engine()?;
+        kill(engine, Signal::SIGSTOP)?;
+        wait_for("the agent's line", || {
+            Ok(bench.wire.log()?.contains("Layer-2 fallback: engine stuck"))
+        })?;
+        let shown = bench.wire.console("show high-availability")?;
+        assert!(shown.contains("Layer-2 fallback (engine stuck)"), "{shown}");
+        wait_for("the next engine", || {
+            Ok(bench.wire.log()?.contains("watchdog missed") && bench.wire.engine()? != engine)
+        })?;
+        assert!(is_reset(&mut tls));
+        bench.wait_for_inspection().map(drop)
+    });
+}
+
+#[test]
+fn forced_fallback_outlives_agent_and_engine() {
+    passes(|bench| {
+        bench.wire.console("high-availability force fallback")?;
+        wait_for("fallback", || Ok(!is_inspected(bench)?))?;
+        let (agent, engine) = (bench.wire.agent()?, bench.wire.engine()?);
+        kill(agent, Signal::SIGKILL)?;
+        kill(engine, Signal::SIGKILL)?;
+        wait_for("their successors", || {
+            Ok(bench.wire.agent()? != agent && bench.wire.engine()? != engine)
+        })?;
+        wait_for("the agent's answer", || {
+            Ok(bench.wire.console("show health").is_ok_and(|shown| {
+                shown.contains("Engine                  connected")
+                    && shown.contains("Forced fallback         yes")
+            }))
+        })?;
+        for _ in 0..5 {
+            assert!(!is_inspected(bench)?);
+        }
+        bench.wire.console("high-availability force normal")?;
+        bench.wait_for_inspection().map(drop)
+    });
+}
+
+#[test]
+fn cleared_sessions_are_reset_in_fallback_too_and_only_then() {
+    passes(|bench| {
+        let mut tls = connect(&bench.ends, "public.example");
+        asks(bench, &mut tls)?;
+        bench.wire.console("high-availability force fallback")?;
+        wait_for("fallback", || Ok(!is_inspected(bench)?))?;
+        asks(bench, &mut tls)?;
+        bench.wire.console("debug tls-inspection clear-sessions")?;
+        assert!(is_reset(&mut tls));
+        wait_for("the record", || {
+            Ok(bench.wire.console("show sessions")?.contains("blocked (cleared by command)"))
+        })
+    });
+}
+
+const LINE: &str =
+    "TLS inspection reached critical threshold of max concurrent connections; action: ";
+
+fn with_one_session(bench: &Bench<Lab>, over_threshold: &str) -> anyhow::Result<()> {
+    let good = document::weir_section(&bench.ends.certificates)?;
+    let one = format!("max-concurrent-sessions: 1\n    over-threshold: {over_threshold}");
+    let before = bench.wire.log()?.matches("policy in force").count();
+    bench.wire.configure(&good.replace("max-concurrent-sessions: 10000", &one))?;
+    // The agent's line and the engine's.
+    wait_for(
+        "the policy",
+        || Ok(bench.wire.log()?.matches("policy in force").count() >= before + 2),
+    )
+}
+
+#[test]
+fn sessions_over_the_threshold_are_bypassed_and_come_back_under_it() {
+    passes(|bench| {
+        with_one_session(bench, "bypass")?;
+        let mut tls = connect(&bench.ends, "public.example");
+        asks(bench, &mut tls)?;
+        for _ in 0..3 {
+            assert!(!is_inspected(bench)?);
+        }
+        let line = format!("{LINE}allow but bypass inspection");
+        assert_eq!(bench.wire.log()?.matches(&line).count(), 1);
+        drop(tls);
+        wait_for("inspection", || is_inspected(bench))
+    });
+}
+
+#[test]
+fn sessions_over_the_threshold_are_blocked_where_the_device_says_so() {
+    passes(|bench| {
+        with_one_session(bench, "block")?;
+        let mut tls = connect(&bench.ends, "public.example");
+        asks(bench, &mut tls)?;
+        for _ in 0..3 {
+            assert!(Fetch::new("public.example", "/").run(&bench.ends)?.succeeded().is_err());
+        }
+        assert_eq!(bench.wire.log()?.matches(&format!("{LINE}block")).count(), 1);
+        asks(bench, &mut tls)
+    });
+}
