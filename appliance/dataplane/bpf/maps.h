@@ -6,9 +6,11 @@
 
 #define PINNED __uint(pinning, LIBBPF_PIN_BY_NAME)
 
+/* By interface index in the wire namespace; an index past it is refused when the data plane is
+ * opened. An array: every packet looks its port up. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_SEGMENTS * 3);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_INTERFACES);
 	__type(key, __u32);
 	__type(value, struct port);
 	PINNED;

@@ -35,7 +35,7 @@ int port_ingress(struct __sk_buff *skb)
 	__u32 index = skb->ifindex, zero = 0;
 	struct port *port = bpf_map_lookup_elem(&ports, &index);
 	struct configuration *c = bpf_map_lookup_elem(&configuration, &zero);
-	if (!port || !c || port->side > SIDE_B)
+	if (!port || !port->segment || !c || port->side > SIDE_B)
 		return TC_ACT_OK;
 	__u32 segment = port->segment;
 	struct segment_settings *settings = bpf_map_lookup_elem(&segments, &segment);

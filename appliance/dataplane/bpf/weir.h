@@ -6,6 +6,7 @@
 #include <linux/types.h>
 
 #define MAX_SEGMENTS 64 /* segment ids 1..63 index the arrays */
+#define MAX_INTERFACES 16384
 #define MAX_RINGS 8	/* rings of held packets */
 
 /* SPEC D16: nothing that differs in one of these is ever mixed up. Canonical: end 0 is the lower
@@ -33,7 +34,7 @@ _Static_assert(sizeof(struct tuple_key) == 40, "src/layout.rs has the same type"
 
 enum side { SIDE_A = 0, SIDE_B = 1, SIDE_ENGINE = 2 };
 
-/* Keyed by interface index in the wire namespace. */
+/* By interface index in the wire namespace; segment 0: none. */
 struct port {
 	__u32 segment;
 	__u32 side;

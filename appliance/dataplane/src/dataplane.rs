@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{HashMap as EbpfHashMap, MapData};
+use aya::maps::{Array, MapData};
 use nix::sys::eventfd::EventFd;
 use tokio::sync::mpsc;
 use weir_policy::Snapshot;
@@ -167,7 +167,7 @@ impl Dataplane {
 
         let state = StateCommand::new(programs::descriptor(&mut ebpf, "state_command")?);
         let explain = Explain::new(programs::descriptor(&mut ebpf, "classify_probe")?);
-        let mut ports: EbpfHashMap<MapData, u32, Port> = tables::map(&mut ebpf, "ports")?;
+        let mut ports: Array<MapData, Port> = tables::map(&mut ebpf, "ports")?;
         let timeout = options.heartbeat_timeout;
         let tables = Tables::new(&mut ebpf, options.segments.clone(), number, timeout)?;
         let counters = tables::map(&mut ebpf, "counters")?;
@@ -422,7 +422,7 @@ impl Drop for Dataplane {
 fn connect(
     options: &Options,
     id: SegmentId,
-    ports: &mut EbpfHashMap<MapData, u32, Port>,
+    ports: &mut Array<MapData, Port>,
 ) -> Result<SegmentLinks, OpenError> {
     let names = &options.names;
     let at = |interface: &str| {
@@ -448,7 +448,7 @@ fn connect(
     };
     for (index, side) in [(index_a, 0), (index_b, 1), (index_engine, SIDE_ENGINE)] {
         ports
-            .insert(index, Port { side, ..port }, 0)
+            .set(index, Port { side, ..port }, 0)
             .map_err(|error| OpenError::Map { table: "ports", error })?;
     }
     Ok(SegmentLinks {
