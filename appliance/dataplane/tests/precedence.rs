@@ -400,6 +400,7 @@ fn rules_act_on_the_wire_and_are_counted() {
 fn rate_limit_passes_its_burst_and_then_its_rate() {
     let wire = Wire::new();
     let (engine, _held) = wire.engine(Attach::Auto);
+    wire.crosses(wire::CLIENT, wire::SERVER); // the ends know one another from here on
     let mut rules = snapshot(Layer2Fallback::PermitAll);
     rules.precedence.traffic_filters = vec![TrafficFilter {
         name: "slow".to_owned(),
