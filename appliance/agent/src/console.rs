@@ -17,10 +17,13 @@ use tracing::{info, warn};
 use weir_api::console::{CipherView, Greeting, Health, Request, Response, Role};
 use weir_api::frame::{self, FrameError};
 use weir_api::init::{ENGINE_SERVICE, ToInit};
+use weir_api::links::ToLinks;
 use weir_policy::SecretBytes;
+use weir_policy::snapshot::SegmentId;
 
 use crate::accounts::Throttle;
 use crate::journal;
+use crate::links;
 use crate::logging::LogLines;
 use crate::machine;
 use crate::peers::{self, AllowedPeers};
@@ -39,6 +42,7 @@ const MOST_RECORDS: usize = 1000;
 pub struct Consoles {
     pub state: Rc<RefCell<State>>,
     pub init_socket: PathBuf,
+    pub links_socket: PathBuf,
     pub log: LogLines,
     /// Held through a whole attempt, so that attempts are judged one after another.
     pub throttle: Mutex<Throttle>,
@@ -152,8 +156,10 @@ impl Console {
             }
             Request::ClearSessions => self.clear_sessions(),
             Request::HighAvailability => {
-                Response::HighAvailability(Box::new(state.borrow().high_availability()))
+                let links = links::ask(&self.consoles.links_socket, &ToLinks::Status).await;
+                Response::HighAvailability(Box::new(state.borrow().high_availability(&links)))
             }
+            Request::RestartPorts(segment) => self.restart_ports(segment).await,
         }
     }
 
@@ -252,6 +258,14 @@ impl Console {
         )
     }
 
+    async fn restart_ports(&self, segment: SegmentId) -> Response {
+        warn!(user = self.user(), segment = segment.0, "ports restarted by command");
+        match links::ask(&self.consoles.links_socket, &ToLinks::Restart(segment)).await {
+            Ok(_) => Response::Done(format!("the ports of segment {} come up", segment.0)),
+            Err(reason) => Response::Refused(reason),
+        }
+    }
+
     fn clear_sessions(&self) -> Response {
         warn!(user = self.user(), "proxied sessions cleared by command");
         let state = self.consoles.state.borrow();
@@ -294,6 +308,7 @@ fn authorise(role: Option<Role>, request: &Request) -> Result<(), String> {
         | Request::PowerOff
         | Request::KillEngine
         | Request::RestartEngine
+        | Request::RestartPorts(_)
         | Request::ClearSessions => Role::Administrator,
     };
     match role {
@@ -344,6 +359,7 @@ mod tests {
             Request::KillEngine,
             Request::RestartEngine,
             Request::ClearSessions,
+            Request::RestartPorts(SegmentId(1)),
             Request::ForceFallback(true),
             Request::ForceFallback(false),
             Request::ForgetLearnt,

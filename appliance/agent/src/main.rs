@@ -13,6 +13,7 @@ mod configuration;
 mod console;
 mod engine;
 mod journal;
+mod links;
 mod logging;
 mod machine;
 mod notify;

@@ -101,6 +101,8 @@ fn boot_plan(provisioned: &Provisioned, segments: &[Segment]) -> BootPlan {
                 id: segment.id,
                 name: segment.name.clone(),
                 layer2_fallback: segment.layer2_fallback,
+                link_down_synchronisation: segment.link_down_synchronisation,
+                wait_time: segment.wait_time,
             })
             .collect(),
     }

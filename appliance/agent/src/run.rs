@@ -29,7 +29,7 @@ use crate::logging::{self, LogLines};
 use crate::machine::{self, MachineError};
 use crate::notify::Supervisor;
 use crate::state::State;
-use crate::{authority, engine, peers};
+use crate::{authority, engine, links, peers};
 
 /// How often init is asked how the machine is.
 const MACHINE_ROUND: Duration = Duration::from_secs(10);
@@ -59,6 +59,9 @@ pub struct Options {
     /// May be missing: the lab has no init.
     #[arg(long, value_name = "PATH", default_value = paths::INIT_SOCKET)]
     init_socket: PathBuf,
+    /// May be missing: the lab has none of its own.
+    #[arg(long, value_name = "PATH", default_value = paths::LINKS_SOCKET)]
+    links_socket: PathBuf,
 }
 
 pub fn run(options: &Options) -> anyhow::Result<()> {
@@ -87,6 +90,7 @@ async fn serve(options: &Options, log: LogLines) -> anyhow::Result<()> {
     let consoles = Rc::new(Consoles {
         state: state.clone(),
         init_socket: options.init_socket.clone(),
+        links_socket: options.links_socket.clone(),
         log,
         throttle: Mutex::new(Throttle::default()),
     });
@@ -106,8 +110,13 @@ async fn serve(options: &Options, log: LogLines) -> anyhow::Result<()> {
             _ = machine_round.tick() => {
                 look_at_machine(&state, &options.init_socket).await;
                 policy.follow_mode();
+                // Again each round: the service may have been started anew.
+                configure_links(&state, &options.links_socket).await;
             }
-            Some(()) = hang_up.recv() => policy.load(),
+            Some(()) = hang_up.recv() => {
+                policy.load();
+                configure_links(&state, &options.links_socket).await;
+            }
             () = either(&mut terminate, &mut interrupt) => break Ok(()),
             deaf = first_end(&mut engines, &mut consoles) => break Err(deaf),
         }
@@ -135,6 +144,15 @@ async fn either(one: &mut Signal, other: &mut Signal) {
     tokio::select! {
         _ = one.recv() => {}
         _ = other.recv() => {}
+    }
+}
+
+async fn configure_links(state: &RefCell<State>, socket: &Path) {
+    let settings = links::settings(&state.borrow().snapshot());
+    match links::ask(socket, &settings).await {
+        Ok(_) => {}
+        Err(error) if socket.exists() => warn!(error, "link-down synchronisation not configured"),
+        Err(_) => {}
     }
 }
 

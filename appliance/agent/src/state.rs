@@ -17,6 +17,7 @@ use weir_api::console::{
 };
 use weir_api::engine::{Counters, FallbackReason, FilterEvent, SegmentCounters, SessionRecord};
 use weir_api::init::{MachineStatus, Mode};
+use weir_api::links::LinkStatus;
 use weir_api::sight::VirtualSegmentCounters;
 use weir_policy::snapshot::{
     Layer2Fallback, LinkDownSynchronisation, Segment, SegmentId, Snapshot,
@@ -285,10 +286,16 @@ impl State {
         }
     }
 
-    pub fn high_availability(&self) -> HighAvailability {
+    /// `links`: what link-down synchronisation told, or why it did not.
+    pub fn high_availability(&self, links: &Result<Vec<LinkStatus>, String>) -> HighAvailability {
         let snapshot = self.snapshot();
         let availability = |view: SegmentView| {
             let configured = snapshot.segments.iter().find(|segment| segment.name == view.name);
+            let of_view = |link: &&LinkStatus| view.ports[0] == format!("{}A", link.segment.0);
+            let links = match links {
+                Ok(links) => links.iter().find(of_view).map(ToString::to_string),
+                Err(reason) => Some(format!("not known: {reason}")),
+            };
             SegmentAvailability {
                 name: view.name,
                 ports: view.ports,
@@ -298,7 +305,7 @@ impl State {
                     || LinkDownSynchronisation::default().word().into(),
                     link_down_synchronisation,
                 ),
-                links: String::new(),
+                links: links.unwrap_or_default(),
             }
         };
         HighAvailability {

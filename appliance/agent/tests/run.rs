@@ -5,16 +5,18 @@ mod support;
 
 use std::fs;
 use std::io::Write;
+use std::time::Duration;
 
-use support::{Agent, PATIENCE, Peer, fake_init};
+use support::{Agent, PATIENCE, Peer, fake_init, fake_links};
 use weir_api::console::{Request, Response, Role};
 use weir_api::engine::{
     Counters, FallbackReason, FilterAction, FilterEvent, FromEngine, SegmentCounters,
     SessionRecord, ToEngine,
 };
 use weir_api::init::{MachineStatus, Mode, ToInit};
+use weir_api::links::{LinkSettings, LinkStatus, ToLinks};
 use weir_policy::outcome::Blocked;
-use weir_policy::snapshot::{SegmentId, Snapshot};
+use weir_policy::snapshot::{LinkDownSynchronisation, SegmentId, Side, Snapshot};
 use weir_policy::{Outcome, SecretBytes};
 
 const CONFIGURATION: &str = r#"
@@ -163,6 +165,35 @@ fn an_engine_that_drains_tells_no_more_of_the_state() {
     drop(old);
     agent.wait_for("engine disconnected");
     assert_eq!(state().1, 0);
+}
+
+#[test]
+fn link_down_synchronisation_has_its_settings_and_restarts_ports() {
+    let mut links = None;
+    let configuration = CONFIGURATION
+        .replace("name: dmz", "name: dmz, link-down-synchronisation: breaker, wait-time: 3");
+    let agent = Agent::start(&configuration, |directory| {
+        let status =
+            LinkStatus { segment: SegmentId(1), links: [false, false], taken_down: Some(Side::B) };
+        links = Some(fake_links(&directory.join("links.sock"), status));
+    });
+    let links = links.unwrap();
+    let ToLinks::Configure(settings) = links.recv_timeout(PATIENCE).unwrap() else { panic!() };
+    let breaker = LinkSettings {
+        segment: SegmentId(1),
+        mode: LinkDownSynchronisation::Breaker,
+        wait: Duration::from_secs(3),
+    };
+    assert_eq!(settings, [breaker]);
+    let mut console = agent.console();
+    let Response::HighAvailability(state) = console.ask(&Request::HighAvailability) else {
+        panic!()
+    };
+    assert_eq!(state.segments[0].link_down_synchronisation, "breaker, wait 3 s");
+    assert_eq!(state.segments[0].links, "1B taken down: 1A lost its link");
+    assert!(matches!(console.ask(&Request::RestartPorts(SegmentId(1))), Response::Done(_)));
+    let orders = std::iter::from_fn(|| links.recv_timeout(PATIENCE).ok());
+    assert!(orders.take(5).any(|one| matches!(one, ToLinks::Restart(SegmentId(1)))));
 }
 
 #[test]

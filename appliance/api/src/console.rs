@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use weir_policy::SecretBytes;
-use weir_policy::snapshot::Snapshot;
+use weir_policy::snapshot::{SegmentId, Snapshot};
 use weir_policy::suites::{Suite, TABLE};
 
 use crate::engine::{Counters, FilterEvent, SessionRecord};
@@ -54,6 +54,8 @@ pub enum Request {
     /// `debug tls-inspection clear-sessions`: resets both ends of each proxied session.
     ClearSessions,
     HighAvailability,
+    /// `segment N restart`: ports that link-down synchronisation took down come up.
+    RestartPorts(SegmentId),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

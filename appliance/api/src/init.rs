@@ -2,9 +2,10 @@
 //! watchdog.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use weir_policy::snapshot::{Layer2Fallback, SegmentId};
+use weir_policy::snapshot::{Layer2Fallback, LinkDownSynchronisation, SegmentId};
 
 /// Left by `weir-agent provision` at [`crate::paths::BOOT_PLAN`]; the built-in plan (segments from
 /// the NICs in order) holds where provisioning failed.
@@ -31,6 +32,11 @@ pub struct PlannedSegment {
     pub id: SegmentId,
     pub name: String,
     pub layer2_fallback: Layer2Fallback,
+    #[serde(default)]
+    pub link_down_synchronisation: LinkDownSynchronisation,
+    /// Before a port follows its partner down.
+    #[serde(default)]
+    pub wait_time: Duration,
 }
 
 /// The engine's name among init's services.

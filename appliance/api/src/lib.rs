@@ -9,5 +9,6 @@ pub mod console;
 pub mod engine;
 pub mod frame;
 pub mod init;
+pub mod links;
 pub mod paths;
 pub mod sight;

@@ -18,3 +18,7 @@ pub const IMAGE_CONFIGURATION: &str = "/etc/weir/weir.toml";
 pub const NETNS: &str = "/run/netns";
 /// The network namespace that holds the ports and bridges of all segments.
 pub const WIRE_NAMESPACE: &str = "wire";
+/// Where the data plane's programs and tables are pinned; the engine's user owns it.
+pub const PINS: &str = "/sys/fs/bpf/weir";
+/// Link-down synchronisation listens; the agent connects (see [`crate::links`]).
+pub const LINKS_SOCKET: &str = "/run/weir/links.sock";

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{anyhow, bail};
 use weir_api::console::{Request, Response};
+use weir_policy::snapshot::SegmentId;
 
 use crate::agent::{Agent, Away};
 use crate::grammar::{self, Command, Line};
@@ -45,6 +46,10 @@ pub fn step(line: &Line) -> Step {
         Command::ForceFallback => Step::Ask(Request::ForceFallback(true)),
         Command::ForceNormal => Step::Ask(Request::ForceFallback(false)),
         Command::ShowHighAvailability => Step::Ask(Request::HighAvailability),
+        Command::RestartPorts => {
+            let segment = line.count.and_then(|number| u16::try_from(number).ok());
+            Step::Ask(Request::RestartPorts(SegmentId(segment.unwrap_or_default())))
+        }
         Command::DebugEngineRestart => Step::Ask(Request::RestartEngine),
         Command::DebugClearSessions => Step::Ask(Request::ClearSessions),
         Command::DebugEngineKill => Step::Ask(Request::KillEngine),

@@ -35,7 +35,7 @@ mod traffic;
 pub use dataplane::{Dataplane, FlowsNow, OpenError, Options, TableSizes};
 pub use held::{BlockError, Held, HeldFlow, HeldFlows, ReleaseError, TakeOverError};
 pub use histogram::HistogramReport;
-pub use programs::{Attach, ProgramError, attach_block};
+pub use programs::{Attach, ProgramError};
 pub use relay::Relayed;
 pub use report::{SegmentReport, counter_meanings};
 pub use ring::monotonic_nanoseconds;

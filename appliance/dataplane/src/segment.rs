@@ -27,6 +27,7 @@ use rtnetlink::{
 use weir_policy::snapshot::{SegmentId, Side};
 
 use crate::namespace::{self, inside};
+use crate::programs::{self, Attach, ProgramError};
 
 /// Largest segment number: the eBPF tables are indexed by it.
 pub const MAX_SEGMENT: u16 = 63;
@@ -116,12 +117,42 @@ pub enum SegmentError {
     Netlink { what: String, error: rtnetlink::Error },
     #[error("{setting}: {error}")]
     Setting { setting: String, error: io::Error },
+    #[error("blocked until there is an engine: {0}")]
+    Block(#[from] ProgramError),
 }
 
 /// Makes a segment, or completes it: namespaces, ports (the two interfaces, named as they are in
 /// the caller's namespace, moved and renamed), bridge and engine veth. Needs root. Blocks; call it
 /// from any thread, inside a runtime or not.
 pub fn create(names: &Names, id: SegmentId, interfaces: [&str; 2]) -> Result<(), SegmentError> {
+    create_with(names, id, interfaces, || Ok(()))
+}
+
+/// The same for a segment with `layer-2-fallback: block-all`: not a packet crosses it before an
+/// engine has put its programs in place of what `pins` holds then. Fails without joining the ports
+/// where it cannot be blocked.
+pub fn create_blocked(
+    names: &Names,
+    id: SegmentId,
+    interfaces: [&str; 2],
+    pins: &Path,
+    how: Attach,
+) -> Result<(), SegmentError> {
+    create_with(names, id, interfaces, || {
+        for side in [Side::A, Side::B] {
+            programs::attach_block(&names.port(id, side), pins, how)?;
+        }
+        Ok(())
+    })
+}
+
+/// `before`: in the wire namespace, with the ports there, not yet joined.
+fn create_with(
+    names: &Names,
+    id: SegmentId,
+    interfaces: [&str; 2],
+    before: impl FnOnce() -> Result<(), ProgramError> + Send,
+) -> Result<(), SegmentError> {
     if id.0 == 0 || id.0 > MAX_SEGMENT {
         return Err(SegmentError::Number(id.0));
     }
@@ -139,6 +170,7 @@ pub fn create(names: &Names, id: SegmentId, interfaces: [&str; 2]) -> Result<(),
             .join()
             .unwrap_or_else(|_| Err(setting("moving the ports", io::Error::other("panicked"))))
     })?;
+    in_namespace(&wire, before)??;
     let mtu =
         in_namespace(&wire, || netlink(async |handle| join_ports(names, id, &handle).await))??;
     in_namespace(&engine, || settle_engine_namespace(names, mtu))??;

@@ -372,14 +372,10 @@ fn told_fallback_is_kept_over_engines_and_other_causes_are_not() {
 #[test]
 fn a_block_all_segment_blocks_from_its_making_until_an_engine_is_there_and_after_it_died() {
     for attach in [Attach::Auto, Attach::Clsact] {
-        let wire = Wire::new();
+        let wire = Wire::made_by(|names, pins, ports| {
+            weir_dataplane::segment::create_blocked(names, SEGMENT, ports, pins, attach).unwrap();
+        });
         let listener = wire.listen();
-        inside(&wire.names.wire(), || {
-            for port in ["1A", "1B"] {
-                weir_dataplane::attach_block(port, &wire.pins, attach).unwrap();
-            }
-        })
-        .unwrap();
         assert!(refuses(&wire, &listener));
 
         let options = Options {

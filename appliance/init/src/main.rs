@@ -8,6 +8,7 @@
 
 mod command_line;
 mod kernel_log;
+mod links;
 mod modules;
 mod operator;
 mod partition;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     let mut arguments = arguments.peekable();
     match arguments.next().as_deref() {
         Some("supervise") => told(supervise::lab::run(arguments)),
+        Some("links") => told(links::run(arguments)),
         // Children of PID 1: they say on the console what went wrong, as it would.
         Some("management") => on_console("management", stage2::configure_management(arguments)),
         Some("segment") => {

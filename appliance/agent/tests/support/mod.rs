@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use weir_api::console::{Request, Response};
 use weir_api::engine::FromEngine;
 use weir_api::init::{FromInit, MachineStatus, ToInit};
+use weir_api::links::{FromLinks, LinkStatus, ToLinks};
 use weir_policy::snapshot::SegmentId;
 
 /// Nothing in these tests waits this long where the agent works.
@@ -44,6 +45,7 @@ impl Agent {
             .args(["--engine-socket".as_ref(), at("engine.sock").as_os_str()])
             .args(["--console-socket".as_ref(), at("console.sock").as_os_str()])
             .args(["--init-socket".as_ref(), at("init.sock").as_os_str()])
+            .args(["--links-socket".as_ref(), at("links.sock").as_os_str()])
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -160,6 +162,24 @@ pub fn fake_init(socket: &Path, status: MachineStatus) -> Receiver<ToInit> {
                         peer.tell(&FromInit::Going);
                     }
                 }
+            }
+        }
+    });
+    orders
+}
+
+/// Answers as link-down synchronisation does; tells what it was asked besides the status.
+pub fn fake_links(socket: &Path, status: LinkStatus) -> Receiver<ToLinks> {
+    let listener = UnixListener::bind(socket).unwrap();
+    let (told, orders) = channel();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut peer = Peer(stream.unwrap());
+            while let Some(question) = peer.try_hear::<ToLinks>() {
+                if !matches!(question, ToLinks::Status) {
+                    let _ = told.send(question);
+                }
+                peer.tell(&FromLinks::Status(vec![status]));
             }
         }
     });

@@ -329,6 +329,16 @@ mod tests {
     }
 
     #[test]
+    fn a_segments_number_stands_before_what_is_to_be_done() {
+        let line = parse("segment 2 restart").unwrap().unwrap();
+        assert_eq!((line.command, line.count), (Command::RestartPorts, Some(2)));
+        for wrong in ["segment restart", "segment 0 restart", "segment 64 restart", "segment 2"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(help("segment 2 ").unwrap()[0].0, "restart");
+    }
+
+    #[test]
     fn names_stand_where_no_keyword_does_and_quotes_make_any_text_one() {
         let line = |text| parse(text).unwrap().unwrap();
         let one = line("show segments dmz det json");

@@ -21,6 +21,7 @@ pub enum Command {
     DebugEngineRestart,
     DebugClearSessions,
     ShowHighAvailability,
+    RestartPorts,
     Reboot,
     RebootUnasked,
     Shutdown,
@@ -136,6 +137,20 @@ pub static ROOT: &[Node] = &[
         "Restart the appliance",
         Command::Reboot,
         &[leaf("-y", "Without asking", Command::RebootUnasked)],
+    ),
+    branch(
+        "segment",
+        "A segment's ports",
+        &[Node {
+            word: Word::Count("<segment>", 63),
+            description: "The segment's number",
+            command: None,
+            next: &[leaf(
+                "restart",
+                "Bring up a port that link-down synchronisation took down",
+                Command::RestartPorts,
+            )],
+        }],
     ),
     branch("show", "Show the state of the appliance", SHOW),
     both(

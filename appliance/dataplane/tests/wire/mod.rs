@@ -35,6 +35,11 @@ pub struct Wire {
 
 impl Wire {
     pub fn new() -> Self {
+        Self::made_by(|names, _, ports| segment::create(names, SEGMENT, ports).unwrap())
+    }
+
+    /// `make` makes the segment, out of the ports in its namespace, with the directory of pins.
+    pub fn made_by(make: impl FnOnce(&Names, &Path, [&str; 2]) + Send) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         assert!(
             nix::unistd::geteuid().is_root(),
@@ -64,9 +69,7 @@ impl Wire {
             ip(&format!("-n {prefix}{end} addr add {six}/64 dev e0 nodad"));
             ip(&format!("-n {prefix}{end} link set e0 up"));
         }
-        inside(&path("yard"), || segment::create(&names, SEGMENT, ["portA", "portB"]))
-            .unwrap()
-            .unwrap();
+        inside(&path("yard"), || make(&names, &wire.pins, ["portA", "portB"])).unwrap();
         wire
     }
 

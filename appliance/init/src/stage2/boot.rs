@@ -46,6 +46,9 @@ pub fn boot(
             join(supervisor, segment, &nics, warnings)
         })?;
     }
+    if !planned.is_empty() {
+        step(warnings, "links", |_| supervisor.add(services::links()));
+    }
     step(warnings, "status", |warnings| {
         serve_status(supervisor, machine, &nics, &planned, accounts, warnings);
     });
@@ -158,6 +161,8 @@ fn planned_segments(plan: &BootPlan, nics: &[Nic]) -> Vec<PlannedSegment> {
             id: weir_policy::snapshot::SegmentId(number),
             name: number.to_string(),
             layer2_fallback: Default::default(),
+            link_down_synchronisation: Default::default(),
+            wait_time: Default::default(),
         })
         .collect()
 }
@@ -178,7 +183,7 @@ fn join(
         ));
         return Ok(());
     };
-    if one_shot(supervisor, services::segment(id, [&a.name, &b.name]))? {
+    if one_shot(supervisor, services::segment(id, [&a.name, &b.name], segment.layer2_fallback))? {
         operator::say(&format!("segment {0} bridges {0}A and {0}B", id.0));
     } else {
         warnings.add(format!("segment {} does not bridge", id.0));
@@ -212,6 +217,8 @@ mod tests {
             id: weir_policy::snapshot::SegmentId(2),
             name: "dmz".into(),
             layer2_fallback: Default::default(),
+            link_down_synchronisation: Default::default(),
+            wait_time: Default::default(),
         };
         let plan = BootPlan { segments: vec![two.clone()], ..BootPlan::default() };
         assert_eq!(planned_segments(&plan, &nics(9)), [two]);

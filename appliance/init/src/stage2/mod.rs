@@ -32,6 +32,7 @@ use weir_api::init::MachineStatus;
 
 pub use management::configure as configure_management;
 pub use segments::create as create_segment;
+pub use services::AGENT_USER;
 
 use crate::modules::{self, Modules};
 use crate::operator;

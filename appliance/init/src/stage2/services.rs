@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use caps::Capability;
 use weir_api::paths;
-use weir_policy::snapshot::{MOST_SESSIONS, SegmentId};
+use weir_policy::snapshot::{Layer2Fallback, MOST_SESSIONS, SegmentId};
 
 use super::ports::Nic;
 use crate::supervise::{Restart, Service, Stdio};
@@ -47,13 +47,23 @@ pub fn management(nic: Option<&Nic>) -> Service {
     Service { time_limit: Some(30.0), ..service("management", &command, Restart::Never) }
 }
 
-pub fn segment(id: SegmentId, interfaces: [&str; 2]) -> Service {
+pub fn segment(id: SegmentId, interfaces: [&str; 2], fallback: Layer2Fallback) -> Service {
     let number = id.0.to_string();
     let [a, b] = interfaces;
-    let command = [THIS_PROGRAM, "segment", &number, a, b];
+    let command = [THIS_PROGRAM, "segment", &number, a, b, fallback.word()];
     Service {
         time_limit: Some(30.0),
         ..service(&format!("segment-{number}"), &command, Restart::Never)
+    }
+}
+
+/// Enters the wire namespace as root, and keeps `CAP_NET_ADMIN` only. On its own: links are looked
+/// after whatever becomes of the engine.
+pub fn links() -> Service {
+    Service {
+        notifies: true,
+        watchdog: Some(10.0),
+        ..service("links", &[THIS_PROGRAM, "links"], Restart::Always)
     }
 }
 
