@@ -62,6 +62,8 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struc
 	fresh->contested = contested;
 	learn_syn(skb, p, &options, &fresh->end[0]);
 	bpf_map_update_elem(&half_open, &p->key, fresh, BPF_ANY);
+	if (is_gre(p->key.tunnel))
+		note_gre_syn(p);
 	return TC_ACT_OK;
 }
 
@@ -185,7 +187,7 @@ static __always_inline void end_watch(struct packet *p, struct flow *f, __u64 wo
 	if (h)
 		describe(0, p, f, word, h, HELD_FINAL, 0);
 	if (swap(f, word, STATE_RELEASED)) {
-		bpf_map_delete_elem(&flows, &p->key);
+		forget_flow(&p->key, f);
 		count(segment, release_final);
 	}
 	if (h)
@@ -212,7 +214,7 @@ static __always_inline int on_watched(struct __sk_buff *skb, struct packet *p, s
 		return TC_ACT_OK;
 	if (engine_dead(c, f->owner)) {
 		if (swap(f, word, STATE_RELEASED)) {
-			bpf_map_delete_elem(&flows, &p->key);
+			forget_flow(&p->key, f);
 			count(segment, held_given_back);
 		}
 		return TC_ACT_OK;
@@ -255,7 +257,7 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 		/* Nothing was acknowledged: the client sends it all again, and the bridge carries it. */
 		if (!swap(f, word, STATE_RELEASED))
 			goto race;
-		bpf_map_delete_elem(&flows, &p->key);
+		forget_flow(&p->key, f);
 		count(segment, held_given_back);
 		return TC_ACT_OK;
 	}
@@ -290,12 +292,7 @@ static __always_inline int on_taken(struct __sk_buff *skb, struct packet *p, str
 	if ((word & 0xff) == STATE_TOMBSTONE)
 		f->touched = bpf_ktime_get_ns();
 	learn_path(skb, p, &f->end[from_server & 1]);
-	__u32 engine = port->engine;
-	__u8 mac[6];
-	__builtin_memcpy(mac, port->inner_mac, 6);
-	if (bpf_skb_store_bytes(skb, 0, mac, 6, 0))
-		return TC_ACT_SHOT;
-	return bpf_redirect(engine, 0);
+	return to_engine(skb, p, port);
 }
 
 #endif

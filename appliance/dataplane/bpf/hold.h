@@ -17,6 +17,10 @@ static __always_inline int promote(struct packet *p, struct flow *f, __u64 word)
 		swap(f, (word & ~0xffULL) | STATE_HELD, STATE_IGNORED);
 		return error == -17 /* EEXIST */ ? HOLD_RACE : HOLD_TABLE_FULL;
 	}
+	if (keep_alias(&p->key, f)) {
+		bpf_map_delete_elem(&flows, &p->key);
+		return HOLD_TABLE_FULL;
+	}
 	bpf_map_delete_elem(&half_open, &p->key);
 	return HOLD_OK;
 }

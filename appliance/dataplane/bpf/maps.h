@@ -63,6 +63,27 @@ struct {
 	PINNED;
 } engine_tuples SEC(".maps");
 
+/* GRE keys of handshakes, by the flow's key without its GRE key. Past its size the least recently
+ * used is forgotten: a flow with different keys then stays on the bridge. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct flow_key);
+	__type(value, struct gre_pair);
+	PINNED;
+} gre_pairs SEC(".maps");
+
+/* For each flow in `flows` whose server has a GRE key of its own: by that key. Past its size such a
+ * flow is not held. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 262144);
+	__type(key, struct flow_key);
+	__type(value, struct gre_pair);
+	PINNED;
+} gre_aliases SEC(".maps");
+
 enum counter {
 #define COUNTER(name, meaning) COUNTER_##name,
 #include "counters.h"

@@ -35,6 +35,7 @@ struct packet {
 	__u16 ether_type; /* of the innermost network header, host order */
 	__u16 vlan_tci;	  /* of the outer tag */
 	__u16 window;
+	__u32 wire_tunnel_key; /* as in this packet; the key's may be the SYN's instead (tunnel.h) */
 	__be16 outer_fragment; /* the tunnel's IPv4 header: flags, TTL, TOS */
 	__u8 outer_ttl;
 	__u8 outer_tos;
@@ -48,6 +49,7 @@ struct packet {
 	__u8 icmp_code;
 	__u8 from_low; /* the sender is end 0 of the key */
 	__u8 stacked;  /* a second tag, or an 802.1ad one */
+	__u8 wire_tunnel;
 };
 
 /* Source and destination while a packet is read. */
@@ -181,8 +183,8 @@ static __always_inline int enter_tunnel(struct __sk_buff *skb, struct packet *p,
 		p->l3 = outer_l3; /* the outer packet's facts stand */
 		return 0;
 	}
-	p->key.tunnel = kind;
-	p->key.tunnel_key = gre.key;
+	p->key.tunnel = p->wire_tunnel = kind;
+	p->key.tunnel_key = p->wire_tunnel_key = gre.key;
 	p->outer_ttl = outer_ttl;
 	p->outer_tos = outer_tos;
 	p->outer_fragment = ip->frag_off;
@@ -230,6 +232,12 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p, st
 			at += 8;
 		} else {
 			at += (extension[1] + 1) * 8;
+		}
+		if (next == IPPROTO_ROUTING && extension[3]) {
+			/* The address of the header is not the last one on its way (RFC 8200 4.4). */
+			p->protocol = next;
+			count(p->key.segment, ipv6_extensions_passed);
+			return 0;
 		}
 		next = extension[0];
 		if (p->later_fragment)

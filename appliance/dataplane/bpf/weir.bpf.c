@@ -20,12 +20,14 @@
 #include "maps.h"
 #include "rule_maps.h"
 #include "packet.h"
+#include "tunnel.h"
 #include "options.h"
 #include "path.h"
 #include "engine.h"
 #include "classify.h"
 #include "hold.h"
 #include "flow.h"
+#include "icmp.h"
 
 SEC("classifier")
 int port_ingress(struct __sk_buff *skb)
@@ -46,14 +48,15 @@ int port_ingress(struct __sk_buff *skb)
 	int parsed = parse(skb, &p, segment);
 	if (classify(skb, &p, port, c, settings, &said))
 		return TC_ACT_SHOT;
-	if (parsed != PARSE_TCP)
-		return TC_ACT_OK;
-	if (p.ether_type != ETH_P_IP || p.key.outer_vlan || p.key.tunnel) {
-		count(segment, encapsulated_passed);
-		return TC_ACT_OK;
+	if (parsed != PARSE_TCP) {
+		if (p.fragment)
+			return on_fragment(&p);
+		return is_icmp_error(&p) ? on_icmp_error(skb, &p, port) : TC_ACT_OK;
 	}
 
 	struct flow *f = bpf_map_lookup_elem(&flows, &p.key);
+	if (!f && is_gre(p.key.tunnel) && pair_gre_key(&p))
+		f = bpf_map_lookup_elem(&flows, &p.key);
 	if (!f) {
 		/* A held or taken flow stays what it is, whatever rule is new (SPEC D10). */
 		if (said.passage == PASS_BYPASSED)
@@ -83,7 +86,7 @@ int port_ingress(struct __sk_buff *skb)
 			if (swap(f, word, STATE_RELEASED)) {
 				if ((word & 0xff) == STATE_TOMBSTONE)
 					forget_tuple(&p.key);
-				bpf_map_delete_elem(&flows, &p.key);
+				forget_flow(&p.key, f);
 				count(segment, tombstone_replaced);
 			}
 			f = bpf_map_lookup_elem(&half_open, &p.key);
@@ -104,8 +107,8 @@ int port_ingress(struct __sk_buff *skb)
 	}
 }
 
-/* Gives the packets of the engine's sockets the link-layer addresses, TTL and DSCP of the end they
- * speak for, and sends them out of the other end's port. */
+/* Makes the packets of the engine's sockets those of the end they speak for, and sends them out of
+ * the other end's port. */
 SEC("classifier")
 int engine_ingress(struct __sk_buff *skb)
 {
@@ -140,13 +143,13 @@ int engine_ingress(struct __sk_buff *skb)
 		f->touched = bpf_ktime_get_ns();
 	__u32 from_server = p.from_low != f->client_low;
 	struct end *end = &f->end[from_server & 1];
-	__u8 mac[12];
-	__builtin_memcpy(mac, end->mac, 12);
-	/* ECN bits are the engine's own sockets' (SPEC D17). */
-	if (rewrite_ip(skb, &p, end->ttl, (end->tos & 0xfc) | (p.tos & 3)) || bpf_skb_store_bytes(skb, 0, mac, 12, 0))
-		return TC_ACT_SHOT;
 	__u32 to_a = from_server ? f->client_side == SIDE_A : f->client_side != SIDE_A;
-	return bpf_redirect(to_a ? port->interface[0] : port->interface[1], 0);
+	__u32 out = to_a ? port->interface[0] : port->interface[1];
+	if (wear(skb, &p, key, end)) {
+		count(segment, encapsulation_dropped);
+		return TC_ACT_SHOT;
+	}
+	return bpf_redirect(out, 0);
 stray:
 	count(segment, engine_stray_dropped);
 	return TC_ACT_SHOT;
@@ -204,7 +207,7 @@ int state_command(struct __sk_buff *skb)
 		if (__sync_val_compare_and_swap(&f->word, (command.id << 8) | STATE_WATCHED,
 						(command.id << 8) | STATE_RELEASED) ==
 		    ((command.id << 8) | STATE_WATCHED)) {
-			bpf_map_delete_elem(&flows, &command.key);
+			forget_flow(&command.key, f);
 			count(command.key.segment, release_final);
 		}
 		return COMMAND_SWAPPED | STATE_RELEASED;
@@ -212,7 +215,7 @@ int state_command(struct __sk_buff *skb)
 	if (command.delete) {
 		if (command.from == STATE_TOMBSTONE)
 			forget_tuple(&command.key);
-		bpf_map_delete_elem(&flows, &command.key);
+		forget_flow(&command.key, f);
 	}
 	return (found & 0xff) | COMMAND_SWAPPED;
 }

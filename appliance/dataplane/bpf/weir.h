@@ -105,9 +105,17 @@ struct end {
 	__u8 flags;
 	__u8 ttl;
 	__u8 tos;
-	__u8 mac[12]; /* destination, source */
+	__u8 mac[12];	   /* destination, source */
+	__u16 vlan_tci;	   /* with PCP and DEI; of a flow in a VLAN */
+	__u8 outer_ttl;	   /* these of the tunnel's header */
+	__u8 outer_tos;
+	__u32 tunnel_key; /* of this end's own packets, network order */
+	__u32 flow_label; /* first word of the IPv6 header, host order */
+	__be16 outer_fragment;
+	__u8 tunnel; /* kind of this end's own packets */
+	__u8 reserved;
 };
-_Static_assert(sizeof(struct end) == 28, "src/layout.rs has the same type");
+_Static_assert(sizeof(struct end) == 44, "src/layout.rs has the same type");
 
 struct flow {
 	__u64 word;
@@ -123,7 +131,19 @@ struct flow {
 	__u8 successor_side; /* 0: no newer SYN; else 1 + the side it came in by */
 	__u8 reserved[7];
 };
-_Static_assert(sizeof(struct flow) == 96, "src/layout.rs has the same type");
+_Static_assert(sizeof(struct flow) == 128, "src/layout.rs has the same type");
+
+/* The GRE key of a SYN, and that of the answer where it differs. */
+struct gre_pair {
+	__u32 syn_key;
+	__u32 answer_key;
+	__u8 syn_tunnel;
+	__u8 answer_tunnel;
+	__u8 server_low; /* the end that has a key of its own is end 0 */
+	__u8 answered : 1;
+	__u8 ambiguous : 1; /* two half-open SYNs differ in their GRE keys alone */
+};
+_Static_assert(sizeof(struct gre_pair) == 12, "only the programs use it");
 
 enum held_kind {
 	HELD_FIRST = 1,
@@ -146,7 +166,7 @@ struct held {
 	__u16 vlan_tci;
 	__u16 vlan_present;
 };
-_Static_assert(sizeof(struct held) == 184, "src/layout.rs has the same type");
+_Static_assert(sizeof(struct held) == 216, "src/layout.rs has the same type");
 
 /* Test packet of state_command: 14 bytes of nothing, then this. Returns state found | COMMAND_SWAPPED;
  * COMMAND_TUPLE_OWNED: another flow's sockets have the tuple; 0: no entry of that id. */

@@ -80,9 +80,8 @@ impl SegmentLinks {
     }
 
     /// Sends a frame to the engine's sockets.
-    pub fn inject(&self, mut frame: Frame) {
-        frame.set_destination_mac(self.inner_mac);
-        if let Err(error) = self.engine.send(&frame) {
+    pub fn inject(&self, frame: Frame) {
+        if let Err(error) = self.engine.send(&frame.plain(self.inner_mac)) {
             self.counts.add(Count::FrameNotSent);
             tracing::debug!(%error, "frame not injected");
         }

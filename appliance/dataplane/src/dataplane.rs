@@ -153,6 +153,7 @@ impl Dataplane {
             ("half_open", options.tables.half_open),
             ("flows", options.tables.flows),
             ("engine_tuples", options.tables.flows),
+            ("gre_aliases", options.tables.flows),
         ]
         .into_iter()
         .chain(rings.sizes())
@@ -432,7 +433,7 @@ fn connect(
         })
     };
     let open = |interface: &str, index| {
-        Link::open(index)
+        Link::open(interface, index)
             .map_err(|error| OpenError::Interface { interface: interface.to_owned(), error })
     };
     let (a, b) = (names.port(id, Side::A), names.port(id, Side::B));

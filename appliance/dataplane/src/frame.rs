@@ -1,20 +1,27 @@
-//! Frames of held flows: reading them, and making segments of our own.
+//! Frames of held flows, read as they came off the wire.
 //!
-//! For: pure work on bytes. Not for: sending (`link`). A frame that is not what the programs hand
-//! over (Ethernet, IPv4, TCP, whole), or whose checksum is wrong, is refused and counted.
+//! For: pure work on bytes. Not for: sending (`link`), segments of our own (`segment_of_ours`). A
+//! frame that is not what the programs hand over (Ethernet with at most one 802.1Q tag, at most one
+//! GRE or IPIP header, IPv4 or IPv6, TCP, whole), or whose checksums are wrong, is refused and counted.
 
-use std::net::{IpAddr, SocketAddr};
+use crate::checksum::{complete_ipv4, fold, put, sum, u16_at, u32_at};
+use crate::encapsulation::{TYPE_IPV4, TYPE_IPV6, TYPE_VLAN};
 
 pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
 pub const RST: u8 = 0x04;
+const PSH: u8 = 0x08;
 pub const ACK: u8 = 0x10;
+const CWR: u8 = 0x80;
 
-const ETHERNET: usize = 14;
+const ADDRESSES: usize = 12;
+/// As in bpf/packet.h.
+const MAX_EXTENSIONS: usize = 6;
 
-/// A TCP segment with its link-layer header, as it came off the wire.
+/// A TCP segment with its link-layer and tunnel headers, as it came off the wire.
 #[derive(Clone, Debug)]
 pub struct Frame {
+    /// The tag, where there is one, inside.
     bytes: Vec<u8>,
     /// Payload of one segment; 0: the frame is one segment.
     pub gso_size: u16,
@@ -25,6 +32,10 @@ pub struct Frame {
     pub window: u16,
     /// Offset of the TCP header.
     pub transport: usize,
+    /// Offset of the tunnel's IPv4 header.
+    tunnel: Option<usize>,
+    /// Offset of the innermost IP header.
+    network: usize,
     /// Offset of the payload.
     payload: usize,
 }
@@ -32,7 +43,7 @@ pub struct Frame {
 /// Why a frame is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    #[error("not a whole Ethernet frame with IPv4 and TCP")]
+    #[error("not a whole Ethernet frame with IP and TCP")]
     NotTcp,
     /// The server would drop it, so it is not judged either (SPEC D15).
     #[error("wrong TCP checksum")]
@@ -46,10 +57,17 @@ pub enum FrameError {
 }
 
 impl Frame {
-    pub fn parse(bytes: &[u8], gso_size: u32) -> Result<Self, FrameError> {
-        let mut frame = Self::dissect(bytes, gso_size).ok_or(FrameError::NotTcp)?;
-        let header = frame.bytes.get(ETHERNET..frame.transport).unwrap_or_default();
-        if fold(sum(header)) != 0xffff {
+    /// `vlan_tci`: the tag that the kernel keeps beside the frame.
+    pub fn parse(bytes: &[u8], gso_size: u32, vlan_tci: Option<u16>) -> Result<Self, FrameError> {
+        let gso_size = u16::try_from(gso_size).map_err(|_| FrameError::NotTcp)?;
+        let whole = match (vlan_tci, bytes.split_at_checked(ADDRESSES)) {
+            (Some(tci), Some((addresses, rest))) => {
+                [addresses, &TYPE_VLAN.to_be_bytes(), &tci.to_be_bytes(), rest].concat()
+            }
+            _ => bytes.to_vec(),
+        };
+        let mut frame = Self::dissect(whole, gso_size).ok_or(FrameError::NotTcp)?;
+        if !frame.headers().all(|header| fold(sum(header)) == 0xffff) {
             return Err(FrameError::HeaderChecksum);
         }
         if !frame.checksum_holds() {
@@ -62,31 +80,52 @@ impl Frame {
         Ok(frame)
     }
 
-    fn dissect(bytes: &[u8], gso_size: u32) -> Option<Self> {
-        let ip = bytes.get(ETHERNET..)?;
-        if bytes.get(12..14)? != [0x08, 0x00] || ip.first()? >> 4 != 4 || *ip.get(9)? != 6 {
+    /// A segment made here, whose TCP checksum is not there yet.
+    pub fn of_ours(bytes: &[u8]) -> Option<Self> {
+        let mut frame = Self::dissect(bytes.to_vec(), 0)?;
+        frame.leave_checksum_to_kernel();
+        Some(frame)
+    }
+
+    fn dissect(mut bytes: Vec<u8>, gso_size: u16) -> Option<Self> {
+        let mut at = ADDRESSES + 2;
+        let mut ether_type = u16_at(&bytes, ADDRESSES)?;
+        if ether_type == TYPE_VLAN {
+            ether_type = u16_at(&bytes, at + 2)?;
+            at += 4;
+        }
+        let mut outer = None;
+        if ether_type == TYPE_IPV4 && matches!(*bytes.get(at + 9)?, 4 | 47) {
+            let (inside, end) = after_tunnel(&bytes, at)?;
+            outer = Some((at, end));
+            at = inside;
+        }
+        let (transport, end) = match ether_type {
+            TYPE_IPV4 => after_ipv4(&bytes, at)?,
+            TYPE_IPV6 => after_ipv6(&bytes, at)?,
+            _ => return None,
+        };
+        // Padding is Ethernet's; inside a tunnel there is none.
+        if outer.is_some_and(|(_, outer_end)| outer_end != end) {
             return None;
         }
-        let header = usize::from(ip.first()? & 0xf) * 4;
-        let total = match u16_at(ip, 2)? {
-            0 => ip.len(),
-            total => usize::from(total),
-        };
-        let tcp = ip.get(..total)?.get(header..)?;
-        let offset = usize::from(tcp.get(12)? >> 4) * 4;
-        if header < 20 || offset < 20 || offset > tcp.len() {
+        bytes.truncate(end);
+        let tcp = bytes.get(transport..)?;
+        let header = usize::from(tcp.get(12)? >> 4) * 4;
+        if header < 20 || header > tcp.len() {
             return None;
         }
         Some(Self {
-            // Without Ethernet's padding.
-            bytes: bytes.get(..ETHERNET + total)?.to_vec(),
-            gso_size: u16::try_from(gso_size).ok()?,
+            gso_size,
             sequence: u32_at(tcp, 4)?,
             acknowledged: u32_at(tcp, 8)?,
             flags: *tcp.get(13)?,
             window: u16_at(tcp, 14)?,
-            transport: ETHERNET + header,
-            payload: ETHERNET + header + offset,
+            transport,
+            tunnel: outer.map(|(tunnel, _)| tunnel),
+            network: at,
+            payload: transport + header,
+            bytes,
         })
     }
 
@@ -96,6 +135,89 @@ impl Frame {
 
     pub fn payload(&self) -> &[u8] {
         self.bytes.get(self.payload..).unwrap_or_default()
+    }
+
+    pub fn is_ipv6(&self) -> bool {
+        self.bytes.get(self.network).is_some_and(|first| first >> 4 == 6)
+    }
+
+    pub fn in_tunnel(&self) -> bool {
+        self.tunnel.is_some()
+    }
+
+    /// The same without tag and tunnel, for the engine's namespace.
+    pub fn plain(&self, destination: [u8; 6]) -> Self {
+        let ether_type = if self.is_ipv6() { TYPE_IPV6 } else { TYPE_IPV4 };
+        let source = self.bytes.get(6..ADDRESSES).unwrap_or_default();
+        let packet = self.bytes.get(self.network..).unwrap_or_default();
+        let less = self.network - (ADDRESSES + 2);
+        Self {
+            bytes: [&destination, source, &ether_type.to_be_bytes(), packet].concat(),
+            transport: self.transport - less,
+            tunnel: None,
+            network: self.network - less,
+            payload: self.payload - less,
+            ..*self
+        }
+    }
+
+    /// The segments of a frame in a tunnel, whole, with all their checksums: the kernel can neither
+    /// segment nor check what a packet socket sends in a tunnel.
+    pub fn segments(&self) -> Vec<Vec<u8>> {
+        let headers = self.bytes.get(..self.payload).unwrap_or_default();
+        let size = if self.gso_size == 0 { usize::MAX } else { usize::from(self.gso_size) };
+        let mut pieces: Vec<&[u8]> = self.payload().chunks(size).collect();
+        if pieces.is_empty() {
+            pieces.push(&[]);
+        }
+        let last = pieces.len() - 1;
+        let mut at = 0;
+        pieces
+            .iter()
+            .enumerate()
+            .map(|(index, piece)| {
+                let segment = self.segment(headers, piece, at, index, index == last);
+                at += piece.len();
+                segment
+            })
+            .collect()
+    }
+
+    fn segment(
+        &self,
+        headers: &[u8],
+        piece: &[u8],
+        at: usize,
+        index: usize,
+        last: bool,
+    ) -> Vec<u8> {
+        let mut bytes = [headers, piece].concat();
+        let end = bytes.len();
+        for ip in self.tunnel.into_iter().chain((!self.is_ipv6()).then_some(self.network)) {
+            let id = u16_at(&bytes, ip + 4).unwrap_or_default().wrapping_add(index as u16);
+            put(&mut bytes, ip + 2, &((end - ip) as u16).to_be_bytes());
+            put(&mut bytes, ip + 4, &id.to_be_bytes());
+            let length = header_length(&bytes, ip).unwrap_or(20);
+            complete_ipv4(&mut bytes, ip, length);
+        }
+        if self.is_ipv6() {
+            put(&mut bytes, self.network + 4, &((end - self.network - 40) as u16).to_be_bytes());
+        }
+        let mut flags = self.flags;
+        if !last {
+            flags &= !(FIN | PSH);
+        }
+        if index > 0 {
+            flags &= !CWR;
+        }
+        let sequence = self.sequence.wrapping_add(at as u32);
+        put(&mut bytes, self.transport + 4, &sequence.to_be_bytes());
+        put(&mut bytes, self.transport + 13, &[flags]);
+        put(&mut bytes, self.transport + 16, &[0, 0]);
+        let tcp = bytes.get(self.transport..).unwrap_or_default();
+        let checksum = !fold(self.addresses_sum() + 6 + tcp.len() as u64 + sum(tcp));
+        put(&mut bytes, self.transport + 16, &checksum.to_be_bytes());
+        bytes
     }
 
     /// The newest timestamp value of its sender (RFC 7323), if it has one.
@@ -119,10 +241,13 @@ impl Frame {
         }
     }
 
-    pub fn set_destination_mac(&mut self, mac: [u8; 6]) {
-        if let Some(destination) = self.bytes.first_chunk_mut() {
-            *destination = mac;
-        }
+    /// The IPv4 headers: of the tunnel, and of the packet.
+    fn headers(&self) -> impl Iterator<Item = &[u8]> {
+        let inner = (!self.is_ipv6()).then_some(self.network);
+        self.tunnel.into_iter().chain(inner).map(|at| {
+            let length = header_length(&self.bytes, at).unwrap_or_default();
+            self.bytes.get(at..at + length).unwrap_or_default()
+        })
     }
 
     /// Whole, or partial: the checksum of the pseudo-header, which a sender on the same host or
@@ -140,98 +265,90 @@ impl Frame {
     /// Every frame is sent with its checksum left to the kernel: what goes out is the same.
     fn leave_checksum_to_kernel(&mut self) {
         let pseudo = fold(self.pseudo_header_sum()).to_be_bytes();
-        if let Some(field) = self.bytes.get_mut(self.transport + 16..self.transport + 18) {
-            field.copy_from_slice(&pseudo);
-        }
+        put(&mut self.bytes, self.transport + 16, &pseudo);
     }
 
     fn pseudo_header_sum(&self) -> u64 {
-        let addresses = self.bytes.get(ETHERNET + 12..ETHERNET + 20).unwrap_or_default();
-        sum(addresses) + 6 + (self.bytes.len() - self.transport) as u64
+        self.addresses_sum() + 6 + (self.bytes.len() - self.transport) as u64
+    }
+
+    fn addresses_sum(&self) -> u64 {
+        let (first, last) = if self.is_ipv6() { (8, 40) } else { (12, 20) };
+        sum(self.bytes.get(self.network + first..self.network + last).unwrap_or_default())
     }
 }
 
-/// What a segment of our own is made of.
-#[derive(Clone, Copy, Debug)]
-pub struct Segment {
-    /// Destination, source.
-    pub mac: [u8; 12],
-    pub ttl: u8,
-    pub tos: u8,
-    pub from: SocketAddr,
-    pub to: SocketAddr,
-    pub sequence: u32,
-    pub acknowledged: u32,
-    pub flags: u8,
-    pub window: u16,
-    /// Value and echo reply.
-    pub timestamps: Option<(u32, u32)>,
+fn header_length(bytes: &[u8], at: usize) -> Option<usize> {
+    Some(usize::from(bytes.get(at)? & 0xf) * 4)
 }
 
-impl Segment {
-    /// The frame; `None` where the addresses are not IPv4.
-    pub fn frame(&self) -> Option<Frame> {
-        let (IpAddr::V4(from), IpAddr::V4(to)) = (self.from.ip(), self.to.ip()) else {
-            return None;
-        };
-        let options: usize = if self.timestamps.is_some() { 12 } else { 0 };
-        let total = 40 + options;
-        let mut bytes = Vec::with_capacity(ETHERNET + total);
-        bytes.extend(self.mac);
-        bytes.extend([0x08, 0x00, 0x45, self.tos]);
-        bytes.extend((total as u16).to_be_bytes());
-        bytes.extend([0, 0, 0x40, 0, self.ttl, 6, 0, 0]);
-        bytes.extend(from.octets());
-        bytes.extend(to.octets());
-        let checksum = !fold(sum(&bytes[ETHERNET..]));
-        bytes[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&checksum.to_be_bytes());
-        bytes.extend(self.from.port().to_be_bytes());
-        bytes.extend(self.to.port().to_be_bytes());
-        bytes.extend(self.sequence.to_be_bytes());
-        bytes.extend(self.acknowledged.to_be_bytes());
-        bytes.extend([((20 + options) as u8 / 4) << 4, self.flags]);
-        bytes.extend(self.window.to_be_bytes());
-        bytes.extend([0, 0, 0, 0]);
-        if let Some((value, echo)) = self.timestamps {
-            bytes.extend([1, 1, 8, 10]);
-            bytes.extend(value.to_be_bytes());
-            bytes.extend(echo.to_be_bytes());
+/// The offset of the packet inside an IPIP or GRE header at `at`, and the offset past both.
+fn after_tunnel(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
+    let (inside, end) = after_ipv4_of(bytes, at, |_| true)?;
+    if inside != at + 20 {
+        return None;
+    }
+    if *bytes.get(at + 9)? == 4 {
+        return Some((inside, end));
+    }
+    let length = match u16_at(bytes, inside)? {
+        0 => 4,
+        0x2000 => 8,
+        _ => return None,
+    };
+    (u16_at(bytes, inside + 2)? == TYPE_IPV4).then_some((inside + length, end))
+}
+
+/// The offsets of a TCP header and past its packet.
+fn after_ipv4(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
+    after_ipv4_of(bytes, at, |protocol| protocol == 6)
+}
+
+fn after_ipv4_of(bytes: &[u8], at: usize, protocol: impl Fn(u8) -> bool) -> Option<(usize, usize)> {
+    if bytes.get(at)? >> 4 != 4 || !protocol(*bytes.get(at + 9)?) {
+        return None;
+    }
+    let header = header_length(bytes, at)?;
+    let end = match u16_at(bytes, at + 2)? {
+        0 => bytes.len(),
+        total => at + usize::from(total),
+    };
+    (header >= 20 && at + header <= end && end <= bytes.len()).then_some((at + header, end))
+}
+
+/// As above, past the extension headers that the programs read (RFC 8200 4).
+fn after_ipv6(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const DESTINATION: u8 = 60;
+    if bytes.get(at)? >> 4 != 6 {
+        return None;
+    }
+    let end = match u16_at(bytes, at + 4)? {
+        0 => bytes.len(),
+        length => at + 40 + usize::from(length),
+    };
+    let mut next = *bytes.get(at + 6)?;
+    let mut transport = at + 40;
+    for _ in 0..MAX_EXTENSIONS {
+        if !matches!(next, HOP_BY_HOP | ROUTING | DESTINATION) {
+            break;
         }
-        let mut frame = Frame::dissect(&bytes, 0)?;
-        frame.leave_checksum_to_kernel();
-        Some(frame)
+        next = *bytes.get(transport)?;
+        transport += (usize::from(*bytes.get(transport + 1)?) + 1) * 8;
     }
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..)?.first_chunk().map(|two| u16::from_be_bytes(*two))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().map(|four| u32::from_be_bytes(*four))
-}
-
-/// Sum of big-endian 16-bit words (RFC 1071).
-fn sum(bytes: &[u8]) -> u64 {
-    let mut words = bytes.chunks_exact(2);
-    let whole: u64 = words.by_ref().map(|word| u64::from(word[0]) << 8 | u64::from(word[1])).sum();
-    whole + words.remainder().first().map_or(0, |last| u64::from(*last) << 8)
-}
-
-fn fold(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
+    (next == 6 && transport <= end && end <= bytes.len()).then_some((transport, end))
 }
 
 /// A frame of a client for tests: `at` bytes after sequence number `first`.
 #[cfg(test)]
 pub fn client_frame(first: u32, at: u32, payload: &[u8], flags: u8) -> Frame {
-    let segment = Segment {
+    let segment = crate::segment_of_ours::Segment {
         mac: [1; 12],
+        encapsulation: Default::default(),
         ttl: 64,
         tos: 0,
+        flow_label: 0,
         from: "192.0.2.1:1000".parse().unwrap(),
         to: "192.0.2.2:443".parse().unwrap(),
         sequence: first.wrapping_add(at),
@@ -240,77 +357,19 @@ pub fn client_frame(first: u32, at: u32, payload: &[u8], flags: u8) -> Frame {
         window: 100,
         timestamps: Some((5, 6)),
     };
-    let mut bytes = segment.frame().unwrap().bytes().to_vec();
-    bytes.extend(payload);
-    let total = (bytes.len() - ETHERNET) as u16;
-    bytes[ETHERNET + 2..ETHERNET + 4].copy_from_slice(&total.to_be_bytes());
-    bytes[ETHERNET + 10..ETHERNET + 12].fill(0);
-    let checksum = !fold(sum(&bytes[ETHERNET..ETHERNET + 20]));
-    bytes[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&checksum.to_be_bytes());
-    let mut frame = Frame::dissect(&bytes, 0).unwrap();
+    with_payload(&segment.frame().unwrap(), payload, 0)
+}
+
+/// For tests: the same frame with a payload.
+#[cfg(test)]
+fn with_payload(frame: &Frame, payload: &[u8], gso_size: u16) -> Frame {
+    let headers = &frame.bytes[..frame.payload];
+    let bytes = frame.segment(headers, payload, 0, 0, true);
+    let mut frame = Frame::dissect(bytes, gso_size).unwrap();
     frame.leave_checksum_to_kernel();
     frame
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn frame(at: u32, payload: &[u8], flags: u8) -> Frame {
-        client_frame(1000, at, payload, flags)
-    }
-
-    #[test]
-    fn whole_and_partial_checksums_hold_and_others_do_not() {
-        let partial = frame(0, b"abc", 0);
-        assert!(Frame::parse(partial.bytes(), 0).is_ok());
-        let mut whole = partial.bytes().to_vec();
-        let at = partial.transport;
-        whole[at + 16..at + 18].fill(0);
-        let checksum = !fold(partial.pseudo_header_sum() + sum(&whole[at..]));
-        whole[at + 16..at + 18].copy_from_slice(&checksum.to_be_bytes());
-        assert!(Frame::parse(&whole, 0).is_ok());
-        *whole.last_mut().unwrap() ^= 1;
-        assert_eq!(Frame::parse(&whole, 0).unwrap_err(), FrameError::Checksum);
-    }
-
-    #[test]
-    fn a_wrong_header_checksum_is_refused() {
-        let mut bytes = frame(0, b"abc", 0).bytes().to_vec();
-        bytes[ETHERNET + 10] ^= 1;
-        assert_eq!(Frame::parse(&bytes, 0).unwrap_err(), FrameError::HeaderChecksum);
-        assert_eq!(Frame::parse(&bytes, 1000).unwrap_err(), FrameError::HeaderChecksum);
-    }
-
-    #[test]
-    fn only_a_rst_may_come_without_acknowledgement() {
-        for (flags, refused) in [(0, true), (FIN, true), (0x08, true), (RST, false), (ACK, false)] {
-            let mut bytes = frame(0, b"abc", 0).bytes().to_vec();
-            bytes[ETHERNET + 20 + 13] = flags;
-            let refusal = Frame::parse(&bytes, 0).err();
-            assert_eq!(refusal, refused.then_some(FrameError::NoAcknowledgement), "{flags:#x}");
-        }
-    }
-
-    #[test]
-    fn timestamps_are_found() {
-        assert_eq!(frame(0, b"abc", 0).timestamp(), Some(5));
-    }
-
-    #[test]
-    fn no_prefix_of_a_frame_panics() {
-        let whole = frame(0, b"abcdef", 0).bytes().to_vec();
-        for length in 0..whole.len() {
-            assert!(Frame::parse(&whole[..length], 0).is_err());
-        }
-        for at in 0..whole.len() {
-            for value in [0, 1, 0x0f, 0xf0, 0xff] {
-                let mut changed = whole.clone();
-                changed[at] = value;
-                if let Ok(frame) = Frame::parse(&changed, 1) {
-                    let _ = (frame.timestamp(), frame.payload());
-                }
-            }
-        }
-    }
-}
+#[path = "frame_tests.rs"]
+mod tests;

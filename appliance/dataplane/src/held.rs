@@ -16,9 +16,11 @@ use weir_policy::snapshot::{SegmentId, Side};
 
 use crate::assembly::{Assembly, Judged, Pushed};
 use crate::core::{Core, Count, Disposition, Finished, SegmentLinks, Shared, SharedState};
-use crate::frame::{ACK, Frame, RST, Segment};
+use crate::encapsulation::Encapsulation;
+use crate::frame::{ACK, Frame, RST};
 use crate::layout::{End, Flow, FlowKey, Held as HeldRecord, State};
 use crate::ring::monotonic_nanoseconds;
+use crate::segment_of_ours::Segment;
 use crate::state::Swap;
 
 /// The held flows of one runtime, in the order they were held.
@@ -291,8 +293,13 @@ impl HeldFlow {
         }
     }
 
+    /// The headers below the IP packets of `end`, whose address is `address`.
+    pub(crate) fn encapsulation(&self, end: &End, address: SocketAddr) -> Encapsulation {
+        Encapsulation::of(&self.key, end, address == self.key.end(false))
+    }
+
     pub(crate) fn segment(&self, end: &End, from: SocketAddr, to: SocketAddr) -> Segment {
-        empty_segment(end, from, to)
+        empty_segment(&self.key, end, from, to)
     }
 
     /// Decided: says what becomes of the flow's late packets.
@@ -335,12 +342,14 @@ impl Drop for HeldFlow {
     }
 }
 
-/// An empty segment with the link-layer addresses, TTL and DSCP of `end`.
-pub(crate) fn empty_segment(end: &End, from: SocketAddr, to: SocketAddr) -> Segment {
+/// An empty segment as `end` sends its own: addresses, VLAN, tunnel, TTL and DSCP.
+pub(crate) fn empty_segment(key: &FlowKey, end: &End, from: SocketAddr, to: SocketAddr) -> Segment {
     Segment {
         mac: end.mac,
+        encapsulation: Encapsulation::of(key, end, from == key.end(false)),
         ttl: end.ttl,
         tos: end.tos & 0xfc,
+        flow_label: end.flow_label,
         from,
         to,
         sequence: 0,

@@ -13,10 +13,11 @@ use aya::maps::{HashMap as EbpfHashMap, MapData};
 use weir_policy::snapshot::Side;
 
 use crate::core::{Core, Disposition, Finished};
-use crate::frame::{ACK, RST, Segment};
+use crate::frame::{ACK, RST};
 use crate::held::{empty_segment, other};
 use crate::instance::Instance;
 use crate::layout::{Flow, FlowKey, State, id_of};
+use crate::segment_of_ours::Segment;
 use crate::state::Swap;
 
 pub struct Inheritance {
@@ -94,13 +95,13 @@ impl Inheritance {
             sequence: of_server,
             acknowledged: of_client,
             flags: RST | ACK,
-            ..empty_segment(server, server_address, client_address)
+            ..empty_segment(key, server, server_address, client_address)
         };
         let to_server = Segment {
             sequence: of_client,
             acknowledged: of_server,
             flags: RST | ACK,
-            ..empty_segment(client, client_address, server_address)
+            ..empty_segment(key, client, client_address, server_address)
         };
         for (segment, side) in [(to_client, client_side), (to_server, other(client_side))] {
             if let Some(frame) = segment.frame() {

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Grows with every change of a pinned map's type: pins of another layout are removed on open.
-pub const LAYOUT: u32 = 6;
+pub const LAYOUT: u32 = 7;
 
 /// Names of the programs' counters and what one count of each means, in the order of their index
 /// (made from `bpf/counters.h`).
@@ -128,8 +128,19 @@ pub struct End {
     pub ttl: u8,
     pub tos: u8,
     pub mac: [u8; 12],
+    pub vlan_tci: u16,
+    pub outer_ttl: u8,
+    pub outer_tos: u8,
+    /// Network order.
+    pub tunnel_key: [u8; 4],
+    /// First word of the IPv6 header.
+    pub flow_label: u32,
+    /// Network order.
+    pub outer_fragment: [u8; 2],
+    pub tunnel: u8,
+    pub reserved: u8,
 }
-const _: () = assert!(size_of::<End>() == 28);
+const _: () = assert!(size_of::<End>() == 44);
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -148,7 +159,7 @@ pub struct Flow {
     pub successor_side: u8,
     pub reserved: [u8; 7],
 }
-const _: () = assert!(size_of::<Flow>() == 96);
+const _: () = assert!(size_of::<Flow>() == 128);
 
 /// A flow entry's identity: the word without its state.
 pub fn id_of(word: u64) -> u64 {
@@ -183,7 +194,14 @@ pub struct Held {
     pub vlan_tci: u16,
     pub vlan_present: u16,
 }
-const _: () = assert!(size_of::<Held>() == 184);
+const _: () = assert!(size_of::<Held>() == 216);
+
+impl Held {
+    /// The VLAN tag that the kernel keeps beside the frame.
+    pub fn tag(&self) -> Option<u16> {
+        (self.vlan_present != 0).then_some(self.vlan_tci)
+    }
+}
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]

@@ -12,11 +12,14 @@ use crate::frame::Frame;
 
 /// A socket that sends frames by one interface.
 #[derive(Debug)]
-pub struct Link(File);
+pub struct Link {
+    socket: File,
+    interface: String,
+}
 
 impl Link {
-    /// Opens a socket for the interface `index` of the calling thread's namespace.
-    pub fn open(index: u32) -> io::Result<Self> {
+    /// Opens a socket for an interface of the calling thread's namespace.
+    pub fn open(interface: &str, index: u32) -> io::Result<Self> {
         let flags = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: a system call without pointers. std and socket2 have no address of this family.
         let raw = unsafe { libc::socket(libc::AF_PACKET, flags, 0) };
@@ -43,18 +46,51 @@ impl Link {
         if bound < 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self(File::from(socket)))
+        Ok(Self { socket: File::from(socket), interface: interface.to_owned() })
+    }
+
+    /// The interface's MTU at this moment: the largest IP packet.
+    pub fn mtu(&self) -> io::Result<u32> {
+        // SAFETY: plain integers, zero is valid for each.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        // One less: the name ends with a zero.
+        let room = request.ifr_name.len() - 1;
+        for (at, byte) in request.ifr_name.iter_mut().zip(self.interface.bytes().take(room)) {
+            *at = byte as libc::c_char;
+        }
+        // SAFETY: the kernel reads and writes inside `request`, which outlives the call; neither std
+        // nor nix has this call.
+        let result = unsafe {
+            libc::ioctl(
+                self.socket.as_raw_fd(),
+                libc::SIOCGIFMTU as _,
+                std::ptr::from_mut(&mut request),
+            )
+        };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: SIOCGIFMTU fills this member of the union.
+        Ok(unsafe { request.ifr_ifru.ifru_mtu } as u32)
     }
 
     pub fn send(&self, frame: &Frame) -> io::Result<()> {
         const NEEDS_CHECKSUM: u8 = 1;
         const GSO_TCPV4: u8 = 1;
+        const GSO_TCPV6: u8 = 4;
         const GSO_ECN: u8 = 0x80;
         const CWR: u8 = 0x80;
+        if frame.in_tunnel() {
+            for segment in frame.segments() {
+                self.write(&[0; 10], &segment)?;
+            }
+            return Ok(());
+        }
+        let family = if frame.is_ipv6() { GSO_TCPV6 } else { GSO_TCPV4 };
         let gso = match (frame.gso_size, frame.flags & CWR) {
             (0, _) => 0,
-            (_, 0) => GSO_TCPV4,
-            _ => GSO_TCPV4 | GSO_ECN,
+            (_, 0) => family,
+            _ => family | GSO_ECN,
         };
         let headers = frame.bytes().len() - frame.payload().len();
         // struct virtio_net_hdr (linux/virtio_net.h), host byte order.
@@ -65,7 +101,11 @@ impl Link {
         header[4..6].copy_from_slice(&frame.gso_size.to_ne_bytes());
         header[6..8].copy_from_slice(&(frame.transport as u16).to_ne_bytes());
         header[8..10].copy_from_slice(&16u16.to_ne_bytes());
-        (&self.0).write_vectored(&[IoSlice::new(&header), IoSlice::new(frame.bytes())]).map(drop)
+        self.write(&header, frame.bytes())
+    }
+
+    fn write(&self, header: &[u8; 10], bytes: &[u8]) -> io::Result<()> {
+        (&self.socket).write_vectored(&[IoSlice::new(header), IoSlice::new(bytes)]).map(drop)
     }
 }
 

@@ -147,7 +147,7 @@ impl RingThread {
             let Some((_, ring)) = self.rings.get_mut(index) else { return };
             let Some((held, frame)) = ring.next().and_then(|record| {
                 let (held, frame) = read_held(&record)?;
-                Some((held, Frame::parse(frame, held.gso_size)))
+                Some((held, Frame::parse(frame, held.gso_size, held.tag())))
             }) else {
                 return;
             };

@@ -10,7 +10,6 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
@@ -19,13 +18,10 @@ use rtnetlink::packet_route::link::{
     InfoBridge, InfoBridgePort, InfoData, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
     LinkMessage,
 };
-use rtnetlink::packet_route::route::{RouteScope, RouteType};
-use rtnetlink::packet_route::rule::RuleAction;
-use rtnetlink::{
-    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
-};
+use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use weir_policy::snapshot::{SegmentId, Side};
 
+use crate::engine_namespace;
 use crate::namespace::{self, inside};
 use crate::programs::{self, Attach, ProgramError};
 
@@ -33,12 +29,11 @@ use crate::programs::{self, Attach, ProgramError};
 pub const MAX_SEGMENT: u16 = 63;
 
 /// Link-layer addresses of the engine's veth, outer and inner end. They never reach a wire.
-const OUTER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0xef];
+pub(crate) const OUTER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0xef];
 pub(crate) const INNER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0xee];
-/// The permanent neighbour that stands for every destination in an engine's namespace.
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 255, 1);
-/// Routing table of what comes in by the engine's veth: everything is local.
-const LOCAL_TABLE: u32 = 100;
+/// MTU of the engine's veth, at least. Larger than the ports', so that a port's MTU may change: what
+/// the sockets send is bounded for each flow by the port it leaves by (`socket::Position`).
+const ENGINE_MTU: u32 = 9216;
 
 /// Where namespaces are and what they and the interfaces in them are called.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,7 +168,7 @@ fn create_with(
     in_namespace(&wire, before)??;
     let mtu =
         in_namespace(&wire, || netlink(async |handle| join_ports(names, id, &handle).await))??;
-    in_namespace(&engine, || settle_engine_namespace(names, mtu))??;
+    in_namespace(&engine, || engine_namespace::settle(names.engine_inner(), mtu))??;
     Ok(())
 }
 
@@ -216,7 +211,7 @@ async fn move_ports(
     Ok(())
 }
 
-/// Inside the wire namespace: bridge and ports, and the engine's veth. Returns the ports' MTU.
+/// Inside the wire namespace: bridge and ports, and the engine's veth. Returns that one's MTU.
 async fn join_ports(names: &Names, id: SegmentId, handle: &Handle) -> Result<u32, SegmentError> {
     let bridge = names.bridge(id);
     if find(handle, &bridge).await?.is_none() {
@@ -230,14 +225,14 @@ async fn join_ports(names: &Names, id: SegmentId, handle: &Handle) -> Result<u32
         add(handle, &bridge, new.down().build()).await?;
     }
     let bridge_index = index(handle, &bridge).await?;
-    let mut mtu = u32::MAX;
+    let mut mtu = ENGINE_MTU;
     for side in [Side::A, Side::B] {
         let name = names.port(id, side);
         let link =
             find(handle, &name).await?.ok_or_else(|| SegmentError::NoInterface(name.clone()))?;
         for attribute in &link.attributes {
             if let LinkAttribute::Mtu(value) = attribute {
-                mtu = mtu.min(*value);
+                mtu = mtu.max(*value);
             }
         }
         let port = LinkUnspec::new_with_index(link.header.index).controller(bridge_index);
@@ -294,70 +289,8 @@ async fn join_engine(
     set(handle, &outer, LinkUnspec::new_with_index(index).mtu(mtu).arp(false).up()).await
 }
 
-/// Inside the engine's namespace: no address; what comes in is local, what goes out has one
-/// neighbour.
-fn settle_engine_namespace(names: &Names, mtu: u32) -> Result<(), SegmentError> {
-    let inner = names.engine_inner();
-    for setting in ["net/ipv6/conf/all/disable_ipv6", "net/ipv6/conf/default/disable_ipv6"] {
-        sysctl_if_present(setting, "1")?;
-    }
-    for (setting, value) in [
-        ("net/ipv4/conf/all/rp_filter".to_owned(), "0"),
-        (format!("net/ipv4/conf/{inner}/rp_filter"), "0"),
-        ("net/ipv4/tcp_max_tw_buckets".to_owned(), "0"),
-        // The engine binds servers' own ports without being root.
-        ("net/ipv4/ip_unprivileged_port_start".to_owned(), "0"),
-    ] {
-        sysctl(&setting, value)?;
-    }
-    netlink(async |handle| {
-        let (lo, eng) = (index(&handle, "lo").await?, index(&handle, inner).await?);
-        // Turning ARP off flushes permanent neighbours: it comes first.
-        set(&handle, inner, LinkUnspec::new_with_index(eng).mtu(mtu).arp(false)).await?;
-        set(&handle, inner, LinkUnspec::new_with_index(eng).up()).await?;
-        set(&handle, "lo", LinkUnspec::new_with_index(lo).up()).await?;
-        handle
-            .neighbours()
-            .add(eng, IpAddr::V4(GATEWAY))
-            .link_local_address(&OUTER_MAC)
-            .replace()
-            .execute()
-            .await
-            .map_err(|error| SegmentError::Netlink { what: "neighbour".into(), error })?;
-        let rule = handle
-            .rule()
-            .add()
-            .v4()
-            .input_interface(inner.to_owned())
-            .table_id(LOCAL_TABLE)
-            .priority(10)
-            .action(RuleAction::ToTable)
-            .execute()
-            .await;
-        ignore(rule, libc::EEXIST, "rule iif eng")?;
-        let local = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(Ipv4Addr::UNSPECIFIED, 0)
-            .table_id(LOCAL_TABLE)
-            .kind(RouteType::Local)
-            .scope(RouteScope::Host)
-            .output_interface(lo)
-            .build();
-        let out = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(Ipv4Addr::UNSPECIFIED, 0)
-            .gateway(GATEWAY)
-            .onlink()
-            .output_interface(eng)
-            .build();
-        for (what, route) in [("local route", local), ("default route", out)] {
-            let added = handle.route().add(route).replace().execute().await;
-            added.map_err(|error| SegmentError::Netlink { what: what.into(), error })?;
-        }
-        Ok(())
-    })
-}
-
 /// Runs netlink work on a runtime of its own, in the thread's namespace.
-fn netlink<T>(
+pub(crate) fn netlink<T>(
     work: impl AsyncFnOnce(Handle) -> Result<T, SegmentError>,
 ) -> Result<T, SegmentError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -386,7 +319,7 @@ async fn find(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, Segmen
     }
 }
 
-async fn index(handle: &Handle, name: &str) -> Result<u32, SegmentError> {
+pub(crate) async fn index(handle: &Handle, name: &str) -> Result<u32, SegmentError> {
     let link = find(handle, name).await?;
     link.map(|link| link.header.index).ok_or_else(|| SegmentError::NoInterface(name.to_owned()))
 }
@@ -398,7 +331,7 @@ async fn by_name(
     Ok(LinkUnspec::new_with_index(index(handle, name).await?))
 }
 
-async fn set(
+pub(crate) async fn set(
     handle: &Handle,
     name: &str,
     link: LinkMessageBuilder<LinkUnspec>,
@@ -412,7 +345,7 @@ async fn add(handle: &Handle, name: &str, link: LinkMessage) -> Result<(), Segme
     done.map_err(|error| SegmentError::Netlink { what: name.to_owned(), error })
 }
 
-fn ignore(
+pub(crate) fn ignore(
     result: Result<(), rtnetlink::Error>,
     errno: i32,
     what: &str,
@@ -423,7 +356,7 @@ fn ignore(
     }
 }
 
-fn sysctl(name: &str, value: &str) -> Result<(), SegmentError> {
+pub(crate) fn sysctl(name: &str, value: &str) -> Result<(), SegmentError> {
     fs::write(format!("/proc/sys/{name}"), value).map_err(|error| setting(name, error))
 }
 

@@ -29,10 +29,32 @@ const WAITS: usize = 20;
 /// Sockets of one engine namespace, for one runtime. A thread that lives in the namespace makes
 /// them; it ends with the pool.
 #[derive(Debug)]
-pub struct SocketPool(Mutex<Receiver<Socket>>);
+pub struct SocketPool {
+    ipv4: Family,
+    ipv6: Family,
+}
+
+#[derive(Debug)]
+struct Family(Mutex<Receiver<Socket>>);
 
 impl SocketPool {
     pub fn start(namespace: &Path) -> io::Result<Self> {
+        Ok(Self {
+            ipv4: Family::start(namespace, Domain::IPV4)?,
+            ipv6: Family::start(namespace, Domain::IPV6)?,
+        })
+    }
+
+    /// A socket of the family of `peer`. Never blocks the runtime's thread: where the pool is empty
+    /// its thread is waited for, for [`WAITS`] milliseconds at most.
+    pub async fn take(&self, peer: SocketAddr) -> io::Result<Socket> {
+        let family = if peer.is_ipv4() { &self.ipv4 } else { &self.ipv6 };
+        family.take().await
+    }
+}
+
+impl Family {
+    fn start(namespace: &Path, domain: Domain) -> io::Result<Self> {
         let (sender, receiver) = sync_channel(POOL);
         let file = std::fs::File::open(namespace)?;
         let (entered, wait) = sync_channel(1);
@@ -42,7 +64,7 @@ impl SocketPool {
                 let ready = inside.is_ok();
                 let _ = entered.send(inside);
                 if ready {
-                    fill(&sender);
+                    fill(&sender, domain);
                 }
             },
         )?;
@@ -50,9 +72,7 @@ impl SocketPool {
         Ok(Self(Mutex::new(receiver)))
     }
 
-    /// Never blocks the runtime's thread: where the pool is empty its thread is waited for, for
-    /// [`WAITS`] milliseconds at most.
-    pub async fn take(&self) -> io::Result<Socket> {
+    async fn take(&self) -> io::Result<Socket> {
         for _ in 0..WAITS {
             if let Ok(socket) = self.try_take() {
                 return Ok(socket);
@@ -69,13 +89,17 @@ impl SocketPool {
 
 /// Makes sockets until the pool is gone. Where one cannot be made (no descriptors left) it waits a
 /// little and tries again: flows are released meanwhile.
-fn fill(pool: &SyncSender<Socket>) {
+fn fill(pool: &SyncSender<Socket>, domain: Domain) {
     loop {
-        match transparent() {
+        match transparent(domain) {
             Ok(socket) => {
                 if pool.send(socket).is_err() {
                     return;
                 }
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+                tracing::info!(?domain, "the kernel has no such sockets: its flows are not taken");
+                return;
             }
             Err(error) => {
                 tracing::warn!(%error, "no socket for taking flows over");
@@ -85,9 +109,13 @@ fn fill(pool: &SyncSender<Socket>) {
     }
 }
 
-fn transparent() -> io::Result<Socket> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-    set_option(&socket, libc::SOL_IP, libc::IP_TRANSPARENT, 1)?;
+fn transparent(domain: Domain) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    if domain == Domain::IPV6 {
+        set_option(&socket, libc::SOL_IPV6, libc::IPV6_TRANSPARENT, 1)?;
+    } else {
+        set_option(&socket, libc::SOL_IP, libc::IP_TRANSPARENT, 1)?;
+    }
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     // An engine that dies resets both ends; an orderly close clears this.
@@ -102,6 +130,8 @@ pub struct Position<'a> {
     pub remote: SocketAddr,
     pub own: &'a End,
     pub peer: &'a End,
+    /// Largest IP packet that fits the port it leaves by, in its tunnel.
+    pub packet: u32,
     /// Sequence number of the first byte to send, and to receive.
     pub send: u32,
     pub receive: u32,
@@ -113,6 +143,14 @@ pub struct Position<'a> {
 }
 
 impl Position<'_> {
+    /// Payload of a segment, TCP options included: what the peer takes (RFC 9293 3.7.1 where it did
+    /// not say), and what fits the port. The peer's own packets are bounded by what the ends said.
+    fn mss(&self) -> u32 {
+        let (headers, unsaid) = if self.remote.is_ipv4() { (40, 536) } else { (60, 1220) };
+        let peer = if self.peer.mss == 0 { unsaid } else { u32::from(self.peer.mss) };
+        peer.min(self.packet.saturating_sub(headers)).clamp(88, 32767)
+    }
+
     pub fn both(&self, flag: u8) -> bool {
         self.own.flags & self.peer.flags & flag != 0
     }
@@ -135,9 +173,8 @@ pub fn place(socket: &Socket, position: &Position<'_>) -> io::Result<()> {
         tcp(libc::TCP_REPAIR_QUEUE, queue as u32)?;
         tcp(libc::TCP_QUEUE_SEQ, sequence)?;
     }
-    // RFC 9293 3.7.1: without the option an end takes 536.
-    let mss = if position.peer.mss == 0 { 536 } else { u32::from(position.peer.mss) };
-    tcp(libc::TCP_MAXSEG, mss.clamp(88, 32767))?;
+    let mss = position.mss();
+    tcp(libc::TCP_MAXSEG, mss)?;
     socket.connect(&SockAddr::from(position.remote))?;
 
     let scale = if position.both(END_WINDOW_SCALE) {

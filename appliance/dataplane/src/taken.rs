@@ -13,9 +13,10 @@ use tokio::net::TcpStream;
 
 use crate::assembly::Assembly;
 use crate::core::{Core, Count, Disposition, Finished, SegmentLinks};
-use crate::frame::{ACK, Segment};
-use crate::held::{HeldFlow, TakeOverError};
+use crate::frame::ACK;
+use crate::held::{HeldFlow, TakeOverError, other};
 use crate::layout::{END_TIMESTAMPS, END_WINDOW_SCALE, FlowKey, State};
+use crate::segment_of_ours::Segment;
 use crate::socket::{Position, place, speak, timestamp_after};
 use crate::state::Swap;
 
@@ -113,8 +114,8 @@ impl HeldFlow {
         let pool =
             pools.and_then(|pools| pools.get(&self.key.segment)).ok_or(TakeOverError::NotHeld)?;
         Ok([
-            pool.take().await.map_err(TakeOverError::Socket)?,
-            pool.take().await.map_err(TakeOverError::Socket)?,
+            pool.take(self.client()).await.map_err(TakeOverError::Socket)?,
+            pool.take(self.server()).await.map_err(TakeOverError::Socket)?,
         ])
     }
 
@@ -124,10 +125,13 @@ impl HeldFlow {
         // Held until the state is changed: what comes by the ring meanwhile waits.
         let mut state = shared.lock();
         self.absorb_locked(&mut state);
-        if state.server_spoke || state.server_ended || self.links().is_none() {
+        let Some(links) = self.links().filter(|_| !state.server_spoke && !state.server_ended)
+        else {
             return Err(TakeOverError::NotHeld);
-        }
-        let [towards_client, towards_server] = self.positions();
+        };
+        let mtu = |side| links.port(side).mtu().map_err(TakeOverError::Socket);
+        let mtu = [mtu(self.from())?, mtu(other(self.from()))?];
+        let [towards_client, towards_server] = self.positions(mtu);
         let [client, server] = sockets;
         // All that can fail comes before the change of state; closed before `speak`, the sockets
         // say nothing.
@@ -145,19 +149,24 @@ impl HeldFlow {
         Ok([client, server])
     }
 
-    /// Where the two sockets stand in the connection.
-    fn positions(&self) -> [Position<'_>; 2] {
+    /// Where the two sockets stand in the connection. `mtu`: of the client's port and the server's.
+    fn positions(&self, mtu: [u32; 2]) -> [Position<'_>; 2] {
         let [client, server] = &self.flow.end;
         let scaled = client.flags & server.flags & END_WINDOW_SCALE != 0;
         let timestamps = client.flags & server.flags & END_TIMESTAMPS != 0;
         let shift = if scaled { client.window_scale.min(14) } else { 0 };
         let client_window = u32::from(self.client_window()) << shift;
         let server_start = server.isn.wrapping_add(1);
+        // What the sockets send goes out as the other end's packets, in that end's tunnel.
+        let [client_mtu, server_mtu] = mtu;
+        let as_server = self.encapsulation(server, self.server()).overhead();
+        let as_client = self.encapsulation(client, self.client()).overhead();
         let towards_client = Position {
             local: self.server(),
             remote: self.client(),
             own: server,
             peer: client,
+            packet: client_mtu.saturating_sub(as_server),
             send: server_start,
             receive: self.assembly.next_sequence(),
             send_window: client_window,
@@ -170,6 +179,7 @@ impl HeldFlow {
             remote: self.server(),
             own: client,
             peer: server,
+            packet: server_mtu.saturating_sub(as_client),
             send: client.isn.wrapping_add(1),
             receive: server_start,
             send_window: u32::from(server.syn_window),

@@ -247,7 +247,6 @@ fn what_is_no_candidate_crosses_an_engine_at_work() {
     wire.crosses(CLIENT, SERVER);
     wire.crosses("fd77::1", "fd77::2");
     assert_eq!(engine.counter("candidate_syn"), 0);
-    assert!(engine.counter("encapsulated_passed") > 0);
 }
 
 #[test]
@@ -376,6 +375,10 @@ fn a_block_all_segment_blocks_from_its_making_until_an_engine_is_there_and_after
             weir_dataplane::segment::create_blocked(names, SEGMENT, ports, pins, attach).unwrap();
         });
         let listener = wire.listen();
+        // An ARP request that was blocked is not sent again for seconds.
+        let neighbour = |address, mac| format!("ip neigh add {address} lladdr {mac} dev e0");
+        wire.run(&wire.client, &neighbour(SERVER, "02:bb:00:00:00:02"));
+        wire.run(&wire.server, &neighbour(CLIENT, "02:aa:00:00:00:01"));
         assert!(refuses(&wire, &listener));
 
         let options = Options {
@@ -435,8 +438,8 @@ enum State {
     Tombstone = 7,
 }
 
-/// The pinned flow table, as bytes: keys of 60, values of 96, whose first byte is the state.
-fn flows(wire: &Wire) -> HashMap<MapData, [u8; 60], [u8; 96]> {
+/// The pinned flow table, as bytes: keys of 60, values of 128, whose first byte is the state.
+fn flows(wire: &Wire) -> HashMap<MapData, [u8; 60], [u8; 128]> {
     let layout = std::fs::read_dir(&wire.pins).unwrap().next().unwrap().unwrap();
     let data = MapData::from_pin(layout.path().join("flows")).unwrap();
     HashMap::try_from(Map::HashMap(data)).unwrap()

@@ -26,7 +26,17 @@ pub struct Packet {
 }
 
 impl Capture {
+    /// Of plain IPv4 TCP.
     pub fn start(namespace: &Path) -> Self {
+        Self::start_filtered(namespace, "tcp")
+    }
+
+    /// Of everything.
+    pub fn start_all(namespace: &Path) -> Self {
+        Self::start_filtered(namespace, "")
+    }
+
+    fn start_filtered(namespace: &Path, filter: &str) -> Self {
         let name = namespace.file_name().unwrap().to_str().unwrap();
         let file = std::env::temp_dir().join(format!("{name}.pcap"));
         // The buffer is divided in slots of the snapshot length: with tcpdump's default of 256 KiB a
@@ -36,7 +46,7 @@ impl Capture {
             .args(["-i", "e0"])
             .args(["--immediate-mode", "-Z", "root", "-w"])
             .arg(&file)
-            .arg("tcp")
+            .arg(filter)
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
@@ -50,7 +60,12 @@ impl Capture {
         Self { tcpdump, file }
     }
 
-    pub fn stop(mut self) -> Vec<Packet> {
+    pub fn stop(self) -> Vec<Packet> {
+        self.stop_all().iter().map(|frame| read(frame)).collect()
+    }
+
+    /// Whole frames.
+    pub fn stop_all(mut self) -> Vec<Vec<u8>> {
         // Until tcpdump has written what it saw.
         let (mut size, mut same) = (0, 0);
         for _ in 0..100 {
@@ -71,7 +86,7 @@ impl Capture {
         let mut rest = &bytes[24..];
         while rest.len() >= 16 {
             let length = u32::from_ne_bytes(rest[8..12].try_into().unwrap()) as usize;
-            packets.push(read(&rest[16..16 + length]));
+            packets.push(rest[16..16 + length].to_vec());
             rest = &rest[16 + length..];
         }
         packets

@@ -14,7 +14,9 @@ use weir_dataplane::segment::{self, Names};
 use weir_dataplane::{Attach, HeldFlows};
 
 pub mod capture;
+pub mod ends;
 pub mod engine;
+pub mod frames;
 pub mod raw;
 
 pub use engine::SEGMENT;
@@ -35,11 +37,20 @@ pub struct Wire {
 
 impl Wire {
     pub fn new() -> Self {
-        Self::made_by(|names, _, ports| segment::create(names, SEGMENT, ports).unwrap())
+        Self::with_mtu(1500)
+    }
+
+    /// A wire whose ports and ends have this MTU.
+    pub fn with_mtu(mtu: u32) -> Self {
+        Self::made(mtu, |names, _, ports| segment::create(names, SEGMENT, ports).unwrap())
     }
 
     /// `make` makes the segment, out of the ports in its namespace, with the directory of pins.
     pub fn made_by(make: impl FnOnce(&Names, &Path, [&str; 2]) + Send) -> Self {
+        Self::made(1500, make)
+    }
+
+    fn made(mtu: u32, make: impl FnOnce(&Names, &Path, [&str; 2]) + Send) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         assert!(
             nix::unistd::geteuid().is_root(),
@@ -62,7 +73,7 @@ impl Wire {
         for (port, end, address) in [("portA", "client", CLIENT), ("portB", "server", SERVER)] {
             let mac = if end == "client" { "02:aa:00:00:00:01" } else { "02:bb:00:00:00:02" };
             ip(&format!(
-                "-n {prefix}yard link add name {port} type veth peer name e0 address {mac} netns {prefix}{end}"
+                "-n {prefix}yard link add name {port} mtu {mtu} type veth peer name e0 address {mac} mtu {mtu} netns {prefix}{end}"
             ));
             ip(&format!("-n {prefix}{end} addr add {address}/24 dev e0"));
             let six = if end == "client" { "fd77::1" } else { "fd77::2" };
@@ -71,6 +82,22 @@ impl Wire {
         }
         inside(&path("yard"), || make(&names, &wire.pins, ["portA", "portB"])).unwrap();
         wire
+    }
+
+    /// Every frame on its own with all its checksums, as a real wire has it: the ends' and the
+    /// ports' interfaces leave neither checksums nor segmentation to what comes after them.
+    pub fn without_offloads(&self) {
+        let wire = self.names.wire();
+        let places = [(&self.client, "e0"), (&self.server, "e0"), (&wire, "1A"), (&wire, "1B")];
+        for (namespace, interface) in places {
+            self.python(namespace, CHECKSUMS_OFF, &[interface]);
+        }
+    }
+
+    /// A listener in the server's namespace, on the port whose flows are held, at `address`.
+    pub fn listen_at(&self, address: &str) -> TcpListener {
+        let address: std::net::IpAddr = address.parse().unwrap();
+        inside(&self.server, || TcpListener::bind((address, PORT)).unwrap()).unwrap()
     }
 
     /// Takes the wire away and leaves the pins.
@@ -129,9 +156,12 @@ impl Wire {
 
     /// A connection of the client to it.
     pub fn connect(&self) -> TcpStream {
-        let address = (SERVER.parse::<std::net::IpAddr>().unwrap(), PORT).into();
+        self.connect_to(&(SERVER.parse::<std::net::IpAddr>().unwrap(), PORT).into())
+    }
+
+    pub fn connect_to(&self, address: &std::net::SocketAddr) -> TcpStream {
         let stream = inside(&self.client, || {
-            TcpStream::connect_timeout(&address, Duration::from_secs(10)).unwrap()
+            TcpStream::connect_timeout(address, Duration::from_secs(10)).unwrap()
         })
         .unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -141,7 +171,7 @@ impl Wire {
 
     /// Both ends of a new connection.
     pub fn pair(&self, listener: &TcpListener) -> (TcpStream, TcpStream) {
-        let client = self.connect();
+        let client = self.connect_to(&listener.local_addr().unwrap());
         let (server, _) = listener.accept().unwrap();
         server.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         server.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -195,6 +225,14 @@ impl Drop for Wire {
         }
     }
 }
+
+/// SIOCETHTOOL with ETHTOOL_STXCSUM: 0.
+const CHECKSUMS_OFF: &str = r#"
+import ctypes, fcntl, socket, struct, sys
+value = ctypes.create_string_buffer(struct.pack('II', 0x17, 0))
+request = struct.pack('16sP', sys.argv[1].encode(), ctypes.addressof(value))
+fcntl.ioctl(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), 0x8946, request)
+"#;
 
 /// Bytes that differ everywhere (a linear congruential generator).
 pub fn noise(length: usize) -> Vec<u8> {
