@@ -123,12 +123,14 @@ fn both_ends_see_the_same(client: &[Packet], server: &[Packet], end: &([u8; 4], 
         for (packets, place) in [(client, "client"), (server, "server")] {
             let seen: Vec<&Packet> = packets.iter().filter(|p| p.from == from).collect();
             assert!(!seen.is_empty());
+            // Once an end is through, its kernel may answer what still comes with RST.
+            let mut open = seen.iter().take_while(|packet| packet.flags & 1 == 0);
+            assert!(open.all(|packet| packet.flags & 4 == 0), "a RST at the {place}");
             for packet in seen {
                 assert_eq!(packet.to, to, "at the {place}");
                 assert_eq!(packet.mac, mac, "at the {place}: {packet:?}");
                 assert_eq!(packet.ttl, ttl, "at the {place}: {packet:?}");
                 assert_eq!(packet.tos & 0xfc, tos, "at the {place}: {packet:?}");
-                assert_eq!(packet.flags & 4, 0, "a RST at the {place}");
             }
         }
         let (there, here) = (stream(client, from), stream(server, from));
