@@ -220,6 +220,29 @@ static __always_inline void count_rule(__u32 half, __u32 bit, __u32 length)
 	}
 }
 
+/* Tells the sender of a dropped datagram, by way of the engine: a client that is told falls back at
+ * once, and one that is not waits for its timer (SPEC D14). */
+static __always_inline void refuse(struct __sk_buff *skb, struct packet *p, struct port *port)
+{
+	__u32 zero = 0;
+	struct traffic_filter *rate = bpf_map_lookup_elem(&refusal_rate, &zero);
+	if (p->key.tunnel || p->stacked || p->fragment || !rate || over_rate(rate, 1)) {
+		count(port->segment, quic_silently_dropped);
+		return;
+	}
+	struct refused *r = bpf_ringbuf_reserve(&refused_ring, sizeof(*r), 0);
+	if (!r)
+		return;
+	r->segment = port->segment;
+	r->side = port->side;
+	r->vlan_tci = skb->vlan_tci;
+	r->vlan_present = skb->vlan_present != 0;
+	if (bpf_skb_load_bytes(skb, 0, r->frame, sizeof(r->frame)))
+		bpf_ringbuf_discard(r, 0); /* no QUIC: its first datagrams have 1200 bytes */
+	else
+		bpf_ringbuf_submit(r, 0);
+}
+
 /* Whether a packet is stopped here; else `v` says what else the rules have for it. In fallback, and
  * without an engine, none is (SPEC D2). */
 static __always_inline int classify(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct segment_settings *settings, struct verdict *said)
@@ -264,6 +287,7 @@ static __always_inline int classify(struct __sk_buff *skb, struct packet *p, str
 		return 1;
 	case DROP_QUIC:
 		count(segment, quic_dropped);
+		refuse(skb, p, port);
 		return 1;
 	default:
 		return 0;

@@ -81,6 +81,20 @@ struct {
 	__type(value, struct remembered);
 } memory SEC(".maps");
 
+/* To the engine, for ICMP errors; past its size a datagram is dropped without one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 65536);
+} refused_ring SEC(".maps");
+
+/* How many ICMP errors a second, as a rate of one byte each; past it, silence. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct traffic_filter);
+} refusal_rate SEC(".maps");
+
 /* Where rows are intersected: too large for the stack. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

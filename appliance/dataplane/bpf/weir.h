@@ -183,4 +183,14 @@ _Static_assert(sizeof(struct command) == 88, "src/layout.rs has the same type");
 #define COMMAND_SWAPPED 0x100
 #define COMMAND_TUPLE_OWNED 0x200
 
+/* The beginning of a datagram that was dropped, for an ICMP error to its sender. */
+struct refused {
+	__u32 segment;
+	__u32 side; /* it came in by */
+	__u16 vlan_tci;
+	__u16 vlan_present;
+	__u8 frame[128];
+};
+_Static_assert(sizeof(struct refused) == 140, "src/refusal.rs has the same type");
+
 #endif

@@ -1,8 +1,10 @@
 //! An open data plane: the engine's handle on segments, programs and tables.
 
+mod rules;
+
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -15,7 +17,6 @@ use aya::maps::{Array, MapData};
 use nix::sys::eventfd::EventFd;
 use tokio::sync::mpsc;
 use weir_policy::Snapshot;
-use weir_policy::precedence::Classified;
 use weir_policy::snapshot::{SegmentId, Side};
 
 use crate::core::{Core, Counts, SegmentLinks};
@@ -28,6 +29,7 @@ use crate::layout::{Port, SIDE_ENGINE};
 use crate::link::Link;
 use crate::namespace::inside;
 use crate::programs::{self, Attach, ProgramError, chain};
+use crate::refusal::Refusals;
 use crate::report::{Reports, SegmentReport};
 use crate::ring::{Limits, RingThread, monotonic_nanoseconds};
 use crate::rings::Rings;
@@ -35,7 +37,7 @@ use crate::segment::{MAX_SEGMENT, Names};
 use crate::socket::SocketPool;
 use crate::state::StateCommand;
 use crate::stray::StrayRefusal;
-use crate::tables::{self, ApplyError, FallbackCause, QuarantineError, RuleReport, Tables};
+use crate::tables::{self, ApplyError, FallbackCause, Tables};
 
 /// How a data plane is opened.
 #[derive(Clone, Debug)]
@@ -122,6 +124,7 @@ pub struct Dataplane {
     explain: Explain,
     options: Options,
     rings: Vec<JoinHandle<()>>,
+    answers: Option<JoinHandle<()>>,
     stop: EventFd,
     /// Programs stay loaded through their pins; this is for their descriptors.
     ebpf: Mutex<Ebpf>,
@@ -243,6 +246,16 @@ impl Dataplane {
             options.segments.iter().map(|id| StrayRefusal::start(&names.engine(*id))).collect();
         let refusals = refusals?;
 
+        let answers = Refusals::new(
+            &mut ebpf,
+            Arc::clone(&core),
+            stop_descriptor(&stop).map_err(|error| system("eventfd", error))?,
+        )?;
+        let answers = std::thread::Builder::new()
+            .name("weir-refusals".into())
+            .spawn(move || answers.run())
+            .map_err(|error| system("thread", error))?;
+
         let inheritance = Inheritance::new(Arc::clone(&core), flows);
         let mut threads = Vec::with_capacity(readers.len());
         for reader in readers {
@@ -261,6 +274,7 @@ impl Dataplane {
             explain,
             options,
             rings: threads,
+            answers: Some(answers),
             stop,
             ebpf: Mutex::new(ebpf),
             _refusals: refusals,
@@ -318,36 +332,6 @@ impl Dataplane {
     /// meets all of the old ones or all of the new ones. Reputation is changed entry by entry.
     pub fn apply(&self, snapshot: &Snapshot) -> Result<(), ApplyError> {
         self.tables().apply(snapshot)
-    }
-
-    /// Drops what a host sends and what is sent to it, for a time or for what the configuration says
-    /// (SPEC I4). A host that is quarantined already stays for the longer time of the two.
-    pub fn quarantine(
-        &self,
-        host: IpAddr,
-        duration: Option<Duration>,
-    ) -> Result<(), QuarantineError> {
-        self.tables().quarantine(host, duration)
-    }
-
-    /// Releases a host before its time; whether it was quarantined.
-    pub fn release_host(&self, host: IpAddr) -> Result<bool, ApplyError> {
-        self.tables().release_host(host)
-    }
-
-    /// Quarantined hosts, and how long they stay.
-    pub fn quarantined(&self) -> Vec<(IpAddr, Duration)> {
-        self.tables().quarantined()
-    }
-
-    /// Packets and bytes of each virtual segment, inspection bypass rule and traffic filter.
-    pub fn rule_report(&self) -> Vec<RuleReport> {
-        self.tables().rule_report()
-    }
-
-    /// What the rules in force say of a frame that comes in by a port of `segment`.
-    pub fn explain(&self, frame: &[u8], segment: SegmentId, side: Side) -> io::Result<Classified> {
-        self.explain.of(frame, segment, side)
     }
 
     /// Layer-2 fallback (SPEC D2, D10), for as long as one cause is on: new flows stay on the
@@ -413,8 +397,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Drop for Dataplane {
     fn drop(&mut self) {
         let _ = self.stop.write(1);
-        for ring in self.rings.drain(..) {
-            let _ = ring.join();
+        for thread in self.rings.drain(..).chain(self.answers.take()) {
+            let _ = thread.join();
         }
     }
 }

@@ -23,6 +23,7 @@ mod instance;
 mod layout;
 mod link;
 mod programs;
+mod refusal;
 mod relay;
 mod report;
 mod ring;

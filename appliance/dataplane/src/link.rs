@@ -107,6 +107,12 @@ impl Link {
     fn write(&self, header: &[u8; 10], bytes: &[u8]) -> io::Result<()> {
         (&self.socket).write_vectored(&[IoSlice::new(header), IoSlice::new(bytes)]).map(drop)
     }
+
+    /// Sends a frame that is complete as it is.
+    pub fn send_complete(&self, frame: &[u8]) -> io::Result<()> {
+        let header = [0; 10];
+        (&self.0).write_vectored(&[IoSlice::new(&header), IoSlice::new(frame)]).map(drop)
+    }
 }
 
 /// Sets an option whose value is an `int`.

@@ -1,0 +1,43 @@
+//! What the engine asks and tells of the rules in force: quarantine, counts, explanations.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use weir_policy::precedence::Classified;
+use weir_policy::snapshot::{SegmentId, Side};
+
+use super::Dataplane;
+use crate::tables::{ApplyError, QuarantineError, RuleReport};
+
+impl Dataplane {
+    /// Drops what a host sends and what is sent to it, for a time or for what the configuration says
+    /// (SPEC I4). A host that is quarantined already stays for the longer time of the two.
+    pub fn quarantine(
+        &self,
+        host: IpAddr,
+        duration: Option<Duration>,
+    ) -> Result<(), QuarantineError> {
+        self.tables().quarantine(host, duration)
+    }
+
+    /// Releases a host before its time; whether it was quarantined.
+    pub fn release_host(&self, host: IpAddr) -> Result<bool, ApplyError> {
+        self.tables().release_host(host)
+    }
+
+    /// Quarantined hosts, and how long they stay.
+    pub fn quarantined(&self) -> Vec<(IpAddr, Duration)> {
+        self.tables().quarantined()
+    }
+
+    /// Packets and bytes of each virtual segment, inspection bypass rule and traffic filter.
+    pub fn rule_report(&self) -> Vec<RuleReport> {
+        self.tables().rule_report()
+    }
+
+    /// What the rules in force say of a frame that comes in by a port of `segment`.
+    pub fn explain(&self, frame: &[u8], segment: SegmentId, side: Side) -> io::Result<Classified> {
+        self.explain.of(frame, segment, side)
+    }
+}
