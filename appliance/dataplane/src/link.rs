@@ -110,8 +110,7 @@ impl Link {
 
     /// Sends a frame that is complete as it is.
     pub fn send_complete(&self, frame: &[u8]) -> io::Result<()> {
-        let header = [0; 10];
-        (&self.0).write_vectored(&[IoSlice::new(&header), IoSlice::new(frame)]).map(drop)
+        self.write(&[0; 10], frame)
     }
 }
 
