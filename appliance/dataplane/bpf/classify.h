@@ -84,8 +84,9 @@ __noinline int walk(struct packet *p, struct verdict *v, __u32 port, __u32 half)
 	__builtin_memset(v, 0, sizeof(*v));
 	__builtin_memset(left, 0xff, sizeof(*left));
 	__u32 base = half * ROWS, from_high = !p->from_low;
-	__u16 low_port = p->fragment ? 0 : bpf_ntohs(p->key.port[0]);
-	__u16 high_port = p->fragment ? 0 : bpf_ntohs(p->key.port[1]);
+	/* In network order, as the tables are: 6.1 loses the bounds of a number that it turns round. */
+	__u16 low_port = p->fragment ? 0 : p->key.port[0];
+	__u16 high_port = p->fragment ? 0 : p->key.port[1];
 	__u32 icmp = NO_ICMP_TYPE, vlan = UNTAGGED;
 	if ((p->protocol == IPPROTO_ICMP || p->protocol == IPPROTO_ICMPV6) && !p->fragment)
 		icmp = p->icmp_type;

@@ -180,18 +180,25 @@ static __always_inline int acknowledges_judged(struct packet *p, struct flow *f)
 	       acknowledged >= f->judged;
 }
 
-/* The release is final (SPEC D15): the flow is the bridge's alone. User space need not be woken. */
-static __always_inline void end_watch(struct packet *p, struct flow *f, __u64 word, __u32 segment)
+static __always_inline void forget_watched(struct packet *p, struct flow *f, __u64 word, __u32 segment)
 {
-	struct held *h = reserve(word, sizeof(*h));
-	if (h)
-		describe(0, p, f, word, h, HELD_FINAL, 0);
 	if (swap(f, word, STATE_RELEASED)) {
 		forget_flow(&p->key, f);
 		count(segment, release_final);
 	}
-	if (h)
-		bpf_ringbuf_submit(h, BPF_RB_NO_WAKEUP);
+}
+
+/* The release is final (SPEC D15): the flow is the bridge's alone. User space need not be woken. */
+static __always_inline void end_watch(struct packet *p, struct flow *f, __u64 word, __u32 segment)
+{
+	struct held *h = reserve(word, sizeof(*h));
+	if (!h) {
+		forget_watched(p, f, word, segment);
+		return; /* asked again below, the verifier of 6.1 would not know that there is none */
+	}
+	describe(0, p, f, word, h, HELD_FINAL, 0);
+	forget_watched(p, f, word, segment);
+	bpf_ringbuf_submit(h, BPF_RB_NO_WAKEUP);
 }
 
 /* A released flow until its server acknowledged what was judged: the client cannot put other bytes

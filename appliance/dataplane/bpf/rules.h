@@ -36,7 +36,7 @@ struct classes {
 	__u16 icmp_type[NO_ICMP_TYPE + 8];
 	__u16 vlan[UNTAGGED + 8];
 	__u16 ether_type[65536];
-	__u16 source_port[65536]; /* 0: none */
+	__u16 source_port[65536]; /* by the number as it is in the packet; 0: none */
 	__u16 destination_port[65536];
 	__u16 no_address[2]; /* of packets that are not IP: source, destination */
 	__u8 policy_kind[POLICIES];

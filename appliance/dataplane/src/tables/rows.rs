@@ -209,11 +209,12 @@ fn by_value(slots: &mut [u16], lists: &[(usize, Vec<usize>)], rows: &mut Rows) {
 
 /// As above, by a walk over the ports at which a range begins or ends.
 fn by_port<'a>(
-    slots: &mut [u16; 65536],
+    in_network_order: &mut [u16; 65536],
     rules: &'a [(usize, Match)],
     ranges: impl Fn(&'a Match) -> &'a Vec<PortRange>,
     rows: &mut Rows,
 ) {
+    let mut slots = vec![0; 65536];
     let mut row = Row::EMPTY;
     // At each port: rules whose ranges begin, and end before it.
     let mut changes = BTreeMap::<usize, (Vec<usize>, Vec<usize>)>::new();
@@ -253,6 +254,11 @@ fn by_port<'a>(
     }
     let class = rows.class(row);
     slots.get_mut(from..).unwrap_or_default().fill(class);
+    for (port, class) in (0..=u16::MAX).zip(slots) {
+        if let Some(slot) = in_network_order.get_mut(usize::from(port.to_be())) {
+            *slot = class;
+        }
+    }
 }
 
 fn any(lists: &[(usize, &[IpNet])]) -> Row {
