@@ -17,6 +17,7 @@ pub mod capture;
 pub mod ends;
 pub mod engine;
 pub mod frames;
+pub mod packets;
 pub mod raw;
 
 pub use engine::SEGMENT;
