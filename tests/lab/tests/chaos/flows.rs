@@ -26,8 +26,9 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 4);
 /// No detection port of the lab's document.
 const PLAIN: u16 = 9000;
 const TLS: u16 = 443;
-/// What nothing may take longer than: a retransmission that was lost time and again included.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// What nothing may take longer than: an answer whose packets were lost time and again included, and
+/// an engine that is started again after the longest delay of supervision.
+pub const PATIENCE: Duration = Duration::from_secs(25);
 /// How often the acceptor looks whether it is to end.
 const TICK: Duration = Duration::from_millis(20);
 

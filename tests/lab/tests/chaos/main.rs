@@ -26,8 +26,31 @@ const TROUBLE: Trouble = Trouble { lost: 100, duplicated: 100, delayed: 200 };
 /// From kill to kill. Supervision doubles its delay with each kill that comes within a minute of a
 /// start: six of them are 0.2 to 6.4 s.
 const KILL_EVERY: Duration = Duration::from_secs(27);
-/// What links let through, one after the other, on either cable and at either end.
-const MTUS: [usize; 5] = [1400, 1500, 1280, 1000, 1500];
+/// Where a packet may be too large.
+#[derive(Clone, Copy, Debug)]
+enum Link {
+    /// A router with a smaller link behind it, on the client's cable or the server's: ICMP comes.
+    ClientCable,
+    ServerCable,
+    /// The end's own interface.
+    Client,
+    Server,
+}
+
+/// What links let through from then on, one after the other and again from the first. The cables are
+/// small for longer than [`flows::PATIENCE`]: who does not hear of it hangs.
+const MTUS: [(Link, usize); 10] = [
+    (Link::ServerCable, 1400),
+    (Link::Client, 1420),
+    (Link::Client, 1500),
+    (Link::ServerCable, 1500),
+    (Link::ClientCable, 1280),
+    (Link::Server, 1400),
+    (Link::Server, 1500),
+    (Link::ClientCable, 1500),
+    (Link::ServerCable, 1000),
+    (Link::Client, 1300),
+];
 const MTU_EVERY: Duration = Duration::from_secs(11);
 /// Flows that a full run has at least.
 const FLOWS: usize = 500;
@@ -110,7 +133,6 @@ fn trouble(bench: &Bench<Lab>, relays: &[Relay; 2], seed: u64, time: Duration) -
     let mut mtus = MTUS.iter().cycle();
     let mut jitter = move || Duration::from_millis(random.between(0, 4000));
     let (mut kill_at, mut mtu_at) = (KILL_EVERY / 3 + jitter(), MTU_EVERY / 2);
-    let mut link = 0;
     // The last kill leaves time to see what becomes of the flows.
     while began.elapsed() < time {
         std::thread::sleep(Duration::from_millis(50));
@@ -119,24 +141,23 @@ fn trouble(bench: &Bench<Lab>, relays: &[Relay; 2], seed: u64, time: Duration) -
             kill_at = began.elapsed() + KILL_EVERY + jitter();
         }
         if began.elapsed() > mtu_at {
-            let mtu = *mtus.next().unwrap_or(&1500);
-            change_mtu(bench, relays, link, mtu);
-            link = (link + 1) % 4;
+            if let Some((link, mtu)) = mtus.next() {
+                println!("chaos: {link:?}: an MTU of {mtu} from now on");
+                change_mtu(bench, relays, *link, *mtu);
+            }
             mtu_at = began.elapsed() + MTU_EVERY;
         }
     }
     kills
 }
 
-/// Links 0 and 1 are the cables, with ICMP where a packet is too large; 2 and 3 the ends' own.
-fn change_mtu(bench: &Bench<Lab>, relays: &[Relay; 2], link: usize, mtu: usize) {
-    match link {
-        0 | 1 => relays[link].set_mtu(mtu),
-        _ => {
-            let end = if link == 2 { &bench.ends.client } else { &bench.ends.server };
-            let changed = end.ip(&["link", "set", INTERFACE, "mtu", &mtu.to_string()]);
-            changed.unwrap_or_else(|error| panic!("{error:#}"));
-        }
-    }
-    println!("chaos: link {link} has an MTU of {mtu} now");
+fn change_mtu(bench: &Bench<Lab>, relays: &[Relay; 2], link: Link, mtu: usize) {
+    let end = match link {
+        Link::ClientCable => return relays[0].set_mtu(mtu),
+        Link::ServerCable => return relays[1].set_mtu(mtu),
+        Link::Client => &bench.ends.client,
+        Link::Server => &bench.ends.server,
+    };
+    let changed = end.ip(&["link", "set", INTERFACE, "mtu", &mtu.to_string()]);
+    changed.unwrap_or_else(|error| panic!("{error:#}"));
 }

@@ -101,6 +101,9 @@ impl Verdict {
             let whole = self.count(|of, _, fate| of == kind && fate == Fate::Whole);
             at_least(&format!("{kind:?} flows that went well"), flows / 10, whole);
         }
+        if self.silent > 0 {
+            wrong.push(format!("{} ends of taken flows met silence, not RST", self.silent));
+        }
         wrong
     }
 
