@@ -28,6 +28,10 @@ use crate::runtime::Surroundings;
 /// After both directions ended: how long the last bytes and FINs may take.
 const DRAIN: Duration = Duration::from_secs(30);
 
+/// Reads of 64 KiB after which a session lets the runtime's others have a turn. Tokio's own measure
+/// is 128 steps, which on a slow processor is longer than [`crate::health`] suffers.
+const TURN: u32 = 4;
+
 /// Buffers of one runtime, used by one session at a time, never across an await.
 pub struct Scratch {
     wire: Vec<u8>,
@@ -158,6 +162,7 @@ impl<'a> Relay<'a> {
         self.take_in(Direction::ToClient, Input::Buffered)?;
         self.take_in(Direction::ToServer, Input::Buffered)?;
         let mut drain = None;
+        let mut reads: u32 = 0;
         loop {
             self.client.push().map_err(Fault::Client)?;
             self.server.push().map_err(Fault::Server)?;
@@ -166,6 +171,10 @@ impl<'a> Relay<'a> {
             }
             if self.client.ended && self.server.ended && drain.is_none() {
                 drain = Some(tokio::time::Instant::now() + DRAIN);
+            }
+            reads = reads.wrapping_add(1);
+            if reads.is_multiple_of(TURN) {
+                tokio::task::yield_now().await;
             }
             let read_client = !self.client.ended && self.server.leg.pending() < HIGH_WATER;
             let read_server = !self.server.ended && self.client.leg.pending() < HIGH_WATER;

@@ -11,14 +11,11 @@ use weir_lab::capture::{Around, Layers, layers};
 use weir_lab::certificates::Certificates;
 use weir_lab::document;
 use weir_lab::run::Run;
-use weir_lab::tunnels::case::{CASES, Case, Layer, OUTER_TTL, Side, Version, WIRE_MTU};
+use weir_lab::tunnels::case::{CASES, Case, Layer, OUTER_TTL, Side, WIRE_MTU};
 use weir_lab::tunnels::machine::EndsMachine;
 use weir_lab::wire::Wire as _;
 use weir_lab::wire::machine::{Firmware, Machine, Ports};
 use weir_lab::wire::seed;
-
-/// Whether the data plane takes over flows inside encapsulations, and IPv6.
-const ENCAPSULATIONS: bool = false;
 
 const GRE_CHECKSUM: u16 = 0x8000;
 const GRE_KEY: u16 = 0x2000;
@@ -40,7 +37,7 @@ fn real_vlan_and_tunnel_interfaces_are_inspected_and_nothing_of_them_changes() {
 
     let mut wrong = Vec::new();
     for case in chosen() {
-        let inspected = case.understood && (ENCAPSULATIONS || is_plain(case));
+        let inspected = case.understood;
         let wanted = format!(
             "public.example {}inspected, bank.example not inspected",
             if inspected { "" } else { "not " }
@@ -68,10 +65,6 @@ fn real_vlan_and_tunnel_interfaces_are_inspected_and_nothing_of_them_changes() {
     }
     assert!(wrong.is_empty(), "{}\n{segments}\n{}", wrong.join("\n"), appliance.state());
     run.succeeded();
-}
-
-fn is_plain(case: &Case) -> bool {
-    case.layers.is_empty() && case.version == Version::V4
 }
 
 /// All cases, or those that `WEIR_TUNNELS` names.

@@ -192,7 +192,8 @@ mod tests {
     #[test]
     fn keys_of_the_two_directions_cross() {
         let case = Case::named("gre-in-vlan").unwrap();
-        let tunnel = |side| case.up(side).into_iter().find(|line| line.contains(" type gre ")).unwrap();
+        let tunnel =
+            |side| case.up(side).into_iter().find(|line| line.contains(" type gre ")).unwrap();
         assert_eq!(
             tunnel(Side::Client),
             "link add layer1 type gre local 192.168.11.5 remote 192.168.11.6 ttl 61 okey 1234 \
