@@ -27,6 +27,7 @@ use crate::links;
 use crate::logging::LogLines;
 use crate::machine;
 use crate::peers::{self, AllowedPeers};
+use crate::rules;
 use crate::state::State;
 
 /// Consoles at one time; past it connections are closed at once.
@@ -126,9 +127,7 @@ impl Console {
             Request::Version => self.version().await,
             Request::Health => self.health().await,
             Request::Segments => Response::Segments(state.borrow().segment_views()),
-            Request::VirtualSegments => {
-                Response::VirtualSegments(state.borrow().virtual_segment_views())
-            }
+            Request::VirtualSegments => rules::show_virtual_segments(state).await,
             Request::TlsInspection => {
                 Response::TlsInspection(Box::new(state.borrow().tls_inspection_view()))
             }
@@ -160,6 +159,17 @@ impl Console {
                 Response::HighAvailability(Box::new(state.borrow().high_availability(&links)))
             }
             Request::RestartPorts(segment) => self.restart_ports(segment).await,
+            Request::Quarantine { host, minutes } => {
+                rules::quarantine(state, self.user(), host, minutes).await
+            }
+            Request::ReleaseHost(host) => rules::release(state, self.user(), host).await,
+            Request::ShowQuarantine => rules::show_quarantine(state).await,
+            Request::TrafficFilters => rules::show_traffic_filters(state).await,
+            Request::InspectionBypass => rules::show_inspection_bypass(state).await,
+            Request::Reputation { address } => {
+                Response::Reputation(rules::show_reputation(&state.borrow(), address))
+            }
+            Request::Explain(packet) => rules::explain(state, *packet).await,
         }
     }
 
@@ -301,7 +311,14 @@ fn authorise(role: Option<Role>, request: &Request) -> Result<(), String> {
         | Request::Sessions { .. }
         | Request::Events { .. }
         | Request::Log { .. }
+        | Request::ShowQuarantine
+        | Request::TrafficFilters
+        | Request::InspectionBypass
+        | Request::Reputation { .. }
         | Request::Configuration => Role::Viewer,
+        Request::Quarantine { .. } | Request::ReleaseHost(_) | Request::Explain(_) => {
+            Role::Operator
+        }
         Request::ForceFallback(_)
         | Request::ForgetLearnt
         | Request::Reboot
@@ -316,10 +333,10 @@ fn authorise(role: Option<Role>, request: &Request) -> Result<(), String> {
         Some(Role::Viewer) if least > Role::Viewer => {
             Err("the console is read-only: no user was provisioned".into())
         }
-        Some(role) if role < least => Err(format!(
-            "this needs the role administrator; yours is {}",
-            format!("{role:?}").to_lowercase()
-        )),
+        Some(role) if role < least => {
+            let word = |role: Role| format!("{role:?}").to_lowercase();
+            Err(format!("this needs the role {}; yours is {}", word(least), word(role)))
+        }
         Some(_) => Ok(()),
     }
 }
@@ -369,6 +386,16 @@ mod tests {
             assert!(authorise(Some(Role::Administrator), &request).is_ok(), "{request:?}");
             assert!(authorise(Some(Role::Superuser), &request).is_ok(), "{request:?}");
         }
+    }
+
+    #[test]
+    fn an_operator_quarantines_and_releases_and_a_read_only_console_does_not() {
+        let host = std::net::IpAddr::from([192, 0, 2, 1]);
+        for request in [Request::Quarantine { host, minutes: None }, Request::ReleaseHost(host)] {
+            assert!(authorise(Some(Role::Viewer), &request).is_err(), "{request:?}");
+            assert!(authorise(Some(Role::Operator), &request).is_ok(), "{request:?}");
+        }
+        assert!(authorise(Some(Role::Viewer), &Request::ShowQuarantine).is_ok());
     }
 
     #[test]

@@ -5,18 +5,21 @@
 //! connects again.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, spawn_local};
 use tracing::{info, warn};
 use weir_api::engine::{FilterAction, FilterEvent, FromEngine, SessionRecord, ToEngine};
 use weir_api::frame::{self, FrameError};
+use weir_api::rules::Answer;
 
 use crate::peers::AllowedPeers;
+use crate::questions::{Asked, MOST_WAITING};
 use crate::state::{Orders, State};
 
 /// Connections at one time: an engine, its successor, those that drain, and one to spare. Past it they are refused.
@@ -52,7 +55,10 @@ pub async fn serve(state: Rc<RefCell<State>>, listener: UnixListener) {
 async fn serve_one(mut connection: Connection, stream: UnixStream) {
     let orders = connection.state.borrow().orders.subscribe();
     let (from_engine, to_engine) = stream.into_split();
-    connection.writer = Some(spawn_local(tell(orders, to_engine)).abort_handle());
+    let (questions, asked) = mpsc::channel(MOST_WAITING);
+    connection.state.borrow_mut().engine.asked.add(connection.number, questions);
+    let telling = tell(orders, asked, connection.waiting.clone(), to_engine);
+    connection.writer = Some(spawn_local(telling).abort_handle());
     let end = listen(&mut connection, from_engine).await;
     drop(connection);
     match end {
@@ -65,9 +71,15 @@ async fn serve_one(mut connection: Connection, stream: UnixStream) {
 struct Connection {
     state: Rc<RefCell<State>>,
     writer: Option<AbortHandle>,
+    /// Of all that ever were.
+    number: u64,
+    waiting: Waiting,
     /// The engine has a successor: of what it tells, only sessions and events count.
     draining: bool,
 }
+
+/// Who waits for which answer. At most [`MOST_WAITING`] at a time: a question past it is not asked.
+type Waiting = Rc<RefCell<BTreeMap<u64, oneshot::Sender<Answer>>>>;
 
 impl Connection {
     fn begin(state: Rc<RefCell<State>>) -> Self {
@@ -77,7 +89,14 @@ impl Connection {
         engine.counters = None;
         engine.applied = None;
         engine.fallback = None;
-        Self { state: state.clone(), writer: None, draining: false }
+        let number = engine.starts;
+        Self {
+            state: state.clone(),
+            writer: None,
+            number,
+            waiting: Waiting::default(),
+            draining: false,
+        }
     }
 
     fn hear(&mut self, message: FromEngine) {
@@ -88,8 +107,15 @@ impl Connection {
             info!("an engine with a successor drains");
             state.engine.connections = state.engine.connections.saturating_sub(1);
             state.engine.draining += 1;
+            state.engine.asked.remove(self.number);
         }
         match message {
+            FromEngine::Answer { number, answer } => {
+                // Who asked may have gone.
+                if let Some(waiting) = self.waiting.borrow_mut().remove(&number) {
+                    let _ = waiting.send(answer);
+                }
+            }
             FromEngine::Session(_) | FromEngine::Filter(_) => hear(&mut state, message),
             _ if self.draining => {}
             message => {
@@ -110,13 +136,20 @@ impl Drop for Connection {
             let engine = &mut state.engine;
             let count = if self.draining { &mut engine.draining } else { &mut engine.connections };
             *count = count.saturating_sub(1);
+            engine.asked.remove(self.number);
         }
     }
 }
 
-/// Sends the policy and forced fallback, and each of them again when it changes.
-async fn tell(mut orders: watch::Receiver<Orders>, mut to: OwnedWriteHalf) {
+/// Sends the policy and forced fallback, and each of them again when it changes; and questions.
+async fn tell(
+    mut orders: watch::Receiver<Orders>,
+    mut questions: mpsc::Receiver<Asked>,
+    waiting: Waiting,
+    mut to: OwnedWriteHalf,
+) {
     let mut told: Option<Orders> = None;
+    let mut number = 0;
     loop {
         let now = orders.borrow_and_update().clone();
         if let Err(error) = tell_changes(told.as_ref(), &now, &mut to).await {
@@ -125,8 +158,30 @@ async fn tell(mut orders: watch::Receiver<Orders>, mut to: OwnedWriteHalf) {
             return;
         }
         told = Some(now);
-        if orders.changed().await.is_err() {
-            return;
+        // Questions only after the orders that were given before them.
+        loop {
+            let asked = tokio::select! {
+                biased;
+                changed = orders.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                Some(asked) = questions.recv() => asked,
+            };
+            number += 1;
+            let Asked { question, answer } = asked;
+            {
+                let mut waiting = waiting.borrow_mut();
+                waiting.retain(|_, one| !one.is_closed());
+                if waiting.len() >= MOST_WAITING {
+                    continue; // who asked is told that the answer will not come
+                }
+                waiting.insert(number, answer);
+            }
+            if let Err(error) = frame::write(&mut to, &ToEngine::Ask { number, question }).await {
+                tracing::debug!(%error, "engine: write");
+                return;
+            }
         }
     }
 }
@@ -186,6 +241,8 @@ fn hear(state: &mut State, message: FromEngine) {
         }
         FromEngine::Health { fallback, .. } => state.engine.fallback = fallback,
         FromEngine::Counters(counters) => state.engine.counters = Some(*counters),
+        // The connection's own.
+        FromEngine::Answer { .. } => {}
     }
 }
 

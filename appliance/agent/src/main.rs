@@ -19,6 +19,8 @@ mod machine;
 mod notify;
 mod peers;
 mod provision;
+mod questions;
+mod rules;
 mod run;
 mod state;
 

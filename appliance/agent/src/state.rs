@@ -24,6 +24,7 @@ use weir_policy::snapshot::{
 };
 
 use crate::accounts::Accounts;
+use crate::questions::Engines;
 
 /// Sessions and events kept; a new one drops the oldest.
 const RECORDS_KEPT: usize = 4096;
@@ -78,6 +79,7 @@ pub struct Engine {
     pub applied: Option<u64>,
     pub refused: Option<String>,
     pub counters: Option<Counters>,
+    pub asked: Engines,
     /// What one count of each of the data plane's counters means.
     pub counter_meanings: BTreeMap<String, String>,
 }
@@ -166,6 +168,13 @@ impl State {
     /// The counters of the engine that is connected; none of one that went away.
     pub fn counters(&self) -> Option<&Counters> {
         self.engine.counters.as_ref().filter(|_| self.engine.connections > 0)
+    }
+
+    /// One of the data plane's counters, of all segments together; `None` where nothing is known.
+    pub fn counted(&self, name: &str) -> Option<u64> {
+        let segments = &self.counters()?.segments;
+        let counters = segments.iter().flat_map(|segment| &segment.counters);
+        Some(counters.filter(|(one, _)| one == name).map(|(_, count)| count).sum())
     }
 
     /// SPEC L3: TLS inspection runs in performance mode only. Without init (the lab) it is

@@ -3,6 +3,7 @@
 //! the console only shows.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use weir_policy::SecretBytes;
@@ -11,6 +12,7 @@ use weir_policy::suites::{Suite, TABLE};
 
 use crate::engine::{Counters, FilterEvent, SessionRecord};
 use crate::init::MachineStatus;
+use crate::rules::{ExplainedPacket, Explanation, QuarantineView, ReputationView, RuleView};
 use crate::sight::{Histogram, OutcomeCount, PortTraffic, VirtualSegmentCounters};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -56,6 +58,22 @@ pub enum Request {
     HighAvailability,
     /// `segment N restart`: ports that link-down synchronisation took down come up.
     RestartPorts(SegmentId),
+    Quarantine {
+        host: IpAddr,
+        /// `None`: as long as the configuration says.
+        minutes: Option<u32>,
+    },
+    /// `quarantine release HOST`.
+    ReleaseHost(IpAddr),
+    ShowQuarantine,
+    TrafficFilters,
+    InspectionBypass,
+    Reputation {
+        /// `None`: all of it.
+        address: Option<IpAddr>,
+    },
+    /// `debug explain`.
+    Explain(Box<ExplainedPacket>),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -83,6 +101,11 @@ pub enum Response {
     Events(Vec<FilterEvent>),
     Log(Vec<String>),
     Configuration(String),
+    Quarantine(QuarantineView),
+    TrafficFilters(Vec<RuleView>),
+    InspectionBypass(Vec<RuleView>),
+    Reputation(ReputationView),
+    Explanation(Box<Explanation>),
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

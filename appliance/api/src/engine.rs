@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use weir_policy::Outcome;
 use weir_policy::snapshot::{SegmentId, Snapshot};
 
+use crate::rules::{Answer, Question};
 use crate::sight::{Histogram, OutcomeCount, PortTraffic, VirtualSegmentCounters};
 
 /// Agent to engine.
@@ -22,6 +23,8 @@ pub enum ToEngine {
     ForceFallback(bool),
     /// Resets both ends of every proxied session (SPEC D10).
     ClearSessions,
+    /// Answered by [`FromEngine::Answer`] with the same number.
+    Ask { number: u64, question: Question },
 }
 
 /// Engine to agent.
@@ -56,6 +59,10 @@ pub enum FromEngine {
         fallback: Option<FallbackReason>,
         /// It has a successor, and ends with its last flow.
         draining: bool,
+    },
+    Answer {
+        number: u64,
+        answer: Answer,
     },
 }
 

@@ -11,4 +11,5 @@ pub mod frame;
 pub mod init;
 pub mod links;
 pub mod paths;
+pub mod rules;
 pub mod sight;

@@ -3,6 +3,8 @@
 //! Not for: reading lines (see [`crate::grammar`]) and not for what answers look like (see
 //! [`crate::render`]). Fails by words for the operator.
 
+mod rules;
+
 use std::path::Path;
 
 use anyhow::{anyhow, bail};
@@ -50,6 +52,12 @@ pub fn step(line: &Line) -> Step {
             let segment = line.count.and_then(|number| u16::try_from(number).ok());
             Step::Ask(Request::RestartPorts(SegmentId(segment.unwrap_or_default())))
         }
+        Command::Quarantine
+        | Command::ReleaseHost
+        | Command::ShowQuarantine
+        | Command::ShowRules
+        | Command::ShowReputation
+        | Command::Explain => rules::request(line).map_or(Step::Help, Step::Ask),
         Command::DebugEngineRestart => Step::Ask(Request::RestartEngine),
         Command::DebugClearSessions => Step::Ask(Request::ClearSessions),
         Command::DebugEngineKill => Step::Ask(Request::KillEngine),
@@ -90,6 +98,10 @@ pub fn ask(
                 }
             })
         }
+        (
+            Command::ShowRules,
+            Response::TrafficFilters(views) | Response::InspectionBypass(views),
+        ) if line.has("json") => Ok(sight::json(&views)),
         (_, response) => Ok(render::response(&response)),
     })
 }

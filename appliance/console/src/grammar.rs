@@ -6,6 +6,7 @@
 //! its position.
 
 mod read;
+mod rules;
 mod tree;
 
 pub use read::{Completion, Line, complete, help, list, parse};

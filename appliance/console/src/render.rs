@@ -6,6 +6,7 @@
 mod ciphers;
 mod machine;
 mod records;
+mod rules;
 pub mod sight;
 
 use weir_api::console::{Greeting, Response, Role, TlsInspectionView};
@@ -37,6 +38,11 @@ pub fn response(response: &Response) -> String {
         Response::Events(events) => records::events(events),
         Response::Log(lines) => lines.iter().map(|line| fold("", line)).collect(),
         Response::Configuration(document) => configuration(document),
+        Response::Quarantine(view) => rules::quarantine(view),
+        Response::TrafficFilters(views) => rules::rules(views, "No traffic filters."),
+        Response::InspectionBypass(views) => rules::rules(views, "No inspection bypass rules."),
+        Response::Reputation(view) => rules::reputation(view),
+        Response::Explanation(explanation) => rules::explanation(explanation),
     }
 }
 

@@ -5,11 +5,15 @@
 //! limit is charged. Fails with the system call's error.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-use weir_policy::precedence::{BlockedBy, Classified, Passage};
+use weir_policy::precedence::{
+    BlockedBy, Classified, ICMP, ICMPV6, PacketFacts, Passage, TCP, UDP,
+};
 use weir_policy::snapshot::{SegmentId, Side};
 
+use crate::checksum::complete_ipv4;
 use crate::test_run::{Context, test_run};
 
 /// Handle on the program.
@@ -47,5 +51,56 @@ impl Explain {
             },
             candidate: candidate != 0,
         })
+    }
+}
+
+/// A frame that has these facts, as short as can be: a SYN where it is TCP, an echo or whatever the
+/// type says where it is ICMP.
+pub fn frame_of(facts: &PacketFacts) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    if let Some(vlan) = facts.vlan {
+        frame.extend(0x8100u16.to_be_bytes());
+        frame.extend((vlan & 0xfff).to_be_bytes());
+    }
+    frame.extend(facts.ether_type.to_be_bytes());
+    let inside = payload(facts);
+    let length = |headers: usize| u16::try_from(headers + inside.len()).unwrap_or(u16::MAX);
+    match facts.addresses.map(|(from, to)| (from.to_canonical(), to.to_canonical())) {
+        Some((IpAddr::V4(source), IpAddr::V4(destination))) => {
+            let header = frame.len();
+            frame.extend([0x45, 0]);
+            frame.extend(length(20).to_be_bytes());
+            frame.extend([0, 1, 0x40, 0, 64, facts.protocol, 0, 0]);
+            frame.extend(source.octets());
+            frame.extend(destination.octets());
+            complete_ipv4(&mut frame, header, 20);
+        }
+        Some((IpAddr::V6(source), IpAddr::V6(destination))) => {
+            frame.extend([0x60, 0, 0, 0]);
+            frame.extend(length(0).to_be_bytes());
+            frame.extend([facts.protocol, 64]);
+            frame.extend(source.octets());
+            frame.extend(destination.octets());
+        }
+        // No packet has addresses of two families.
+        Some(_) | None => {}
+    }
+    frame.extend(inside);
+    frame.resize(frame.len().max(60), 0);
+    frame
+}
+
+/// The header that follows IP's.
+fn payload(facts: &PacketFacts) -> Vec<u8> {
+    let ports = [facts.source_port.to_be_bytes(), facts.destination_port.to_be_bytes()].concat();
+    match facts.protocol {
+        TCP => {
+            const SYN: u8 = 0x02;
+            let rest = [0, 0, 0, 1, 0, 0, 0, 0, 0x50, SYN, 0xff, 0xff, 0, 0, 0, 0];
+            [ports.as_slice(), &rest].concat()
+        }
+        UDP => [ports.as_slice(), &[0, 8, 0, 0]].concat(),
+        ICMP | ICMPV6 => vec![facts.icmp_type.unwrap_or_default(), 0, 0, 0, 0, 0, 0, 0],
+        _ => vec![0; 20],
     }
 }

@@ -180,19 +180,19 @@ impl Tables {
         Ok(())
     }
 
-    /// Drops what a host sends and what is sent to it.
+    /// Drops what a host sends and what is sent to it; for how long.
     pub fn quarantine(
         &mut self,
         host: IpAddr,
         duration: Option<Duration>,
-    ) -> Result<(), QuarantineError> {
-        self.quarantine.add(host, duration)?;
+    ) -> Result<Duration, QuarantineError> {
+        let left = self.quarantine.add(host, duration)?;
         for id in self.own.clone() {
             let settings = self.segments.get(&u32::from(id.0), 0).map_err(in_table("segments"))?;
             self.set_segment(id, SegmentSettings { rules: 1, ..settings })?;
         }
         self.forget_verdicts()?;
-        Ok(())
+        Ok(left)
     }
 
     /// Whether it was quarantined.

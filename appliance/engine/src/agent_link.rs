@@ -23,6 +23,7 @@ use weir_policy::snapshot::SegmentId;
 use crate::compiled::CompiledPolicy;
 use crate::counters::Totals;
 use crate::heartbeat::Told;
+use crate::questions;
 
 const CAUSES: [FallbackCause; 3] =
     [FallbackCause::Told, FallbackCause::Overloaded, FallbackCause::Recovering];
@@ -170,6 +171,11 @@ fn apply(link: &Link, message: ToEngine) -> Option<FromEngine> {
             link.clear.send_replace(());
             None
         }
+        ToEngine::Ask { number, question } => {
+            let policy = Arc::clone(&link.publish.borrow());
+            let answer = questions::answer(question, &link.dataplane, &policy, falls_back(link));
+            Some(FromEngine::Answer { number, answer })
+        }
     }
 }
 
@@ -212,7 +218,7 @@ fn counters(link: &Link, started: Instant) -> Counters {
             .counters()
             .into_iter()
             .map(|report| SegmentCounters {
-                fallback: CAUSES.iter().any(|cause| link.dataplane.falls_back(*cause)),
+                fallback: falls_back(link),
                 outcomes: outcomes.remove(&report.segment).unwrap_or_default(),
                 ..segment_counters(report)
             })
@@ -221,6 +227,10 @@ fn counters(link: &Link, started: Instant) -> Counters {
         virtual_segments: link.totals.tallies.by_virtual_segment(),
         learnt: link.publish.borrow().learnt.list(LEARNT_TOLD, Instant::now()),
     }
+}
+
+fn falls_back(link: &Link) -> bool {
+    CAUSES.iter().any(|cause| link.dataplane.falls_back(*cause))
 }
 
 fn segment_counters(report: SegmentReport) -> SegmentCounters {

@@ -13,6 +13,7 @@ mod health;
 mod heartbeat;
 mod learnt;
 mod leg;
+mod questions;
 mod relay;
 mod runtime;
 mod session;

@@ -7,6 +7,7 @@
 
 mod matching;
 pub mod reputation;
+pub mod words;
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,5 +1,7 @@
 //! Reading a line by the tree.
 
+use std::net::IpAddr;
+
 use super::tree::{Command, Node, ROOT, Word};
 use crate::text::WIDTH;
 
@@ -174,9 +176,21 @@ impl Position {
                 });
             }
         };
+        if let Word::Address(_) = node.word
+            && word.text.parse::<IpAddr>().is_err()
+        {
+            return Err(Mistake {
+                column: word.column,
+                message: format!(
+                    "\"{}\" is no IP address; one is like 192.0.2.1 or 2001:db8::1",
+                    clipped(word.text)
+                ),
+                valid: vec![entry(node)],
+            });
+        }
         match node.word {
             Word::Keyword(keyword) => self.keywords.push(keyword),
-            Word::Count(..) | Word::Text(_) => {
+            Word::Count(..) | Word::Address(_) | Word::Text(_) => {
                 let after = self.keywords.last().copied().unwrap_or_default();
                 self.arguments.push((after, word.text.to_owned()));
             }
@@ -205,6 +219,10 @@ impl Position {
             Word::Count(_, most) => {
                 word.text.is_empty()
                     || word.text.parse().is_ok_and(|count: usize| (1..=most).contains(&count))
+            }
+            // As far as it is written; whether it is one is asked when it is whole.
+            Word::Address(_) => {
+                word.text.chars().all(|c| c.is_ascii_hexdigit() || matches!(c, '.' | ':'))
             }
             Word::Text(_) => word.text.is_empty(),
         };
@@ -268,12 +286,13 @@ fn words(line: &str) -> impl Iterator<Item = WrittenWord<'_>> {
 fn keyword(node: &Node) -> Option<&'static str> {
     match node.word {
         Word::Keyword(keyword) => Some(keyword),
-        Word::Count(..) | Word::Text(_) => None,
+        Word::Count(..) | Word::Address(_) | Word::Text(_) => None,
     }
 }
 
 fn entry(node: &Node) -> (&'static str, &'static str) {
-    let (Word::Keyword(word) | Word::Count(word, _) | Word::Text(word)) = node.word;
+    let (Word::Keyword(word) | Word::Count(word, _) | Word::Address(word) | Word::Text(word)) =
+        node.word;
     (word, node.description)
 }
 
@@ -412,16 +431,62 @@ mod tests {
     }
 
     #[test]
+    fn addresses_are_read_and_what_is_none_is_named_with_its_place() {
+        let line = |text| parse(text).unwrap().unwrap();
+        let one = line("quarantine 192.0.2.7 minutes 5");
+        assert_eq!(
+            (one.command, one.argument("quarantine")),
+            (Command::Quarantine, Some("192.0.2.7"))
+        );
+        assert_eq!(one.argument("minutes"), Some("5"));
+        let other = line("quar rel 2001:db8::1");
+        assert_eq!(
+            (other.command, other.argument("release")),
+            (Command::ReleaseHost, Some("2001:db8::1"))
+        );
+        let mistake = parse("quarantine 192.0.2.700").unwrap_err();
+        assert_eq!(mistake.column, 11);
+        assert_eq!(
+            mistake.message,
+            "\"192.0.2.700\" is no IP address; one is like 192.0.2.1 or 2001:db8::1"
+        );
+        assert_eq!(parse("quarantine host").unwrap_err().valid[0].0, "<address>");
+        assert_eq!(parse("quarantine 192.0.2.7 minutes 525601").unwrap_err().column, 29);
+        assert_eq!(help("quarantine 192.0").unwrap()[0].0, "<address>");
+        let words: Vec<_> = help("quarantine ").unwrap().iter().map(|(word, _)| *word).collect();
+        assert_eq!(words, ["<address>", "release"]);
+    }
+
+    #[test]
+    fn a_packet_is_told_by_options_in_any_order_each_once() {
+        let text = "debug explain segment 1 from 10.0.0.1 to 10.0.0.2";
+        let line = |more: &str| parse(&format!("{text}{more}"));
+        assert_eq!(line("").unwrap().unwrap().command, Command::Explain);
+        let whole = line(" vlan 7 protocol udp port 53 direction b-to-a").unwrap().unwrap();
+        assert_eq!((whole.argument("to"), whole.argument("vlan")), (Some("10.0.0.2"), Some("7")));
+        assert!(whole.has("udp") && whole.has("b-to-a") && !whole.has("tcp"));
+        assert_eq!(line(" protocol 89").unwrap().unwrap().argument("protocol"), Some("89"));
+        assert!(line(" port 53 port 54").unwrap_err().message.contains("\"port\" is not valid"));
+        assert!(line(" vlan 4095").is_err());
+        assert_eq!(complete(&format!("{text} vl")), Completion::Append("an ".into()));
+    }
+
+    #[test]
     fn every_description_fits_its_line() {
-        fn check(nodes: &'static [Node]) {
+        fn check(nodes: &'static [Node], seen: &mut Vec<*const Node>) {
+            // Options lead to each other.
+            if nodes.is_empty() || seen.contains(&nodes.as_ptr()) {
+                return;
+            }
+            seen.push(nodes.as_ptr());
             for node in nodes {
                 let (word, description) = entry(node);
                 assert!(word.len() < 20, "{word}");
                 assert!(22 + description.len() <= WIDTH, "{description}");
                 assert!(node.command.is_some() || !node.next.is_empty(), "{word} leads nowhere");
-                check(node.next);
+                check(node.next, seen);
             }
         }
-        check(ROOT);
+        check(ROOT, &mut Vec::new());
     }
 }

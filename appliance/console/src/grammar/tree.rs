@@ -1,5 +1,9 @@
 //! The tree itself. Contexts (`edit`) and the two-step commit come to stand beside `show` here.
 
+use super::rules::{
+    EXPLAIN, QUARANTINE, SHOW_BYPASS, SHOW_FILTERS, SHOW_QUARANTINE, SHOW_REPUTATION,
+};
+
 /// What a whole line asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -22,6 +26,13 @@ pub enum Command {
     DebugClearSessions,
     ShowHighAvailability,
     RestartPorts,
+    Quarantine,
+    ReleaseHost,
+    ShowQuarantine,
+    /// Bypass rules or traffic filters, by the keyword.
+    ShowRules,
+    ShowReputation,
+    Explain,
     Reboot,
     RebootUnasked,
     Shutdown,
@@ -45,19 +56,25 @@ pub enum Word {
     Keyword(&'static str),
     /// A number from 1 to the bound; shown by its name.
     Count(&'static str, usize),
+    /// An IP address of either family; shown by its name.
+    Address(&'static str),
     /// Any word that is no keyword here, or any text in quotes; shown by its name.
     Text(&'static str),
 }
 
-const fn leaf(word: &'static str, description: &'static str, command: Command) -> Node {
+pub(super) const fn leaf(word: &'static str, description: &'static str, command: Command) -> Node {
     Node { word: Word::Keyword(word), description, command: Some(command), next: &[] }
 }
 
-const fn branch(word: &'static str, description: &'static str, next: &'static [Node]) -> Node {
+pub(super) const fn branch(
+    word: &'static str,
+    description: &'static str,
+    next: &'static [Node],
+) -> Node {
     Node { word: Word::Keyword(word), description, command: None, next }
 }
 
-const fn both(
+pub(super) const fn both(
     word: &'static str,
     description: &'static str,
     command: Command,
@@ -106,6 +123,7 @@ pub static ROOT: &[Node] = &[
                     ),
                 ],
             ),
+            branch("explain", "What becomes of a packet, and which rule decides", EXPLAIN),
             branch(
                 "tls-inspection",
                 "TLS inspection",
@@ -132,6 +150,7 @@ pub static ROOT: &[Node] = &[
         )],
     ),
     leaf("logout", "Leave the console", Command::Exit),
+    branch("quarantine", "Drop all packets from and to a host", QUARANTINE),
     both(
         "reboot",
         "Restart the appliance",
@@ -179,12 +198,15 @@ static SHOW: &[Node] = &[
         Command::ShowHighAvailability,
     ),
     leaf("health", "Machine, services, engine and warnings", Command::ShowHealth),
+    SHOW_BYPASS,
     both(
         "log",
         "The system log, the newest last",
         Command::ShowLog,
         &[count("How many lines", Command::ShowLog)],
     ),
+    SHOW_QUARANTINE,
+    SHOW_REPUTATION,
     both("segments", "Segments, their state and counters", Command::ShowSegments, SEGMENTS),
     both(
         "sessions",
@@ -206,6 +228,7 @@ static SHOW: &[Node] = &[
         Command::ShowTlsInspection,
         &[leaf("ciphers", "Cipher suites and what this device supports", Command::ShowCiphers)],
     ),
+    SHOW_FILTERS,
     leaf("version", "Versions of appliance and kernel", Command::ShowVersion),
     both(
         "virtual-segments",

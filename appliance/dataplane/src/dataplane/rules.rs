@@ -4,20 +4,22 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use weir_policy::precedence::Classified;
+use weir_policy::precedence::{Classified, PacketFacts};
 use weir_policy::snapshot::{SegmentId, Side};
 
 use super::Dataplane;
+use crate::explain::frame_of;
 use crate::tables::{ApplyError, QuarantineError, RuleReport};
 
 impl Dataplane {
     /// Drops what a host sends and what is sent to it, for a time or for what the configuration says
-    /// (SPEC I4). A host that is quarantined already stays for the longer time of the two.
+    /// (SPEC I4). A host that is quarantined already stays for the longer time of the two, which is
+    /// returned.
     pub fn quarantine(
         &self,
         host: IpAddr,
         duration: Option<Duration>,
-    ) -> Result<(), QuarantineError> {
+    ) -> Result<Duration, QuarantineError> {
         self.tables().quarantine(host, duration)
     }
 
@@ -39,5 +41,11 @@ impl Dataplane {
     /// What the rules in force say of a frame that comes in by a port of `segment`.
     pub fn explain(&self, frame: &[u8], segment: SegmentId, side: Side) -> io::Result<Classified> {
         self.explain.of(frame, segment, side)
+    }
+
+    /// The same of a packet that is told by its facts. One in a tunnel is asked about as what is
+    /// inside.
+    pub fn explain_packet(&self, facts: &PacketFacts) -> io::Result<Classified> {
+        self.explain(&frame_of(facts), facts.segment, facts.from)
     }
 }

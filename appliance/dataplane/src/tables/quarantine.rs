@@ -49,7 +49,12 @@ impl QuarantineTable {
     }
 
     /// For `duration`, or as long as the configuration says; a longer stay is not shortened.
-    pub fn add(&mut self, host: IpAddr, duration: Option<Duration>) -> Result<(), QuarantineError> {
+    /// What it is in the end.
+    pub fn add(
+        &mut self,
+        host: IpAddr,
+        duration: Option<Duration>,
+    ) -> Result<Duration, QuarantineError> {
         if self.settings.exempts(host) {
             return Err(QuarantineError::Exempt(host));
         }
@@ -67,7 +72,7 @@ impl QuarantineTable {
         }
         let until = known.map_or(until, |known| known.max(until));
         self.map.insert(key, until, 0).map_err(in_table("quarantine"))?;
-        Ok(())
+        Ok(Duration::from_nanos(until.saturating_sub(now)))
     }
 
     /// Whether it was quarantined.

@@ -54,6 +54,11 @@ impl Reputation {
 
     /// The longest prefix's standing.
     pub fn of(&self, address: IpAddr) -> Option<Standing> {
+        self.entry_of(address).map(|(_, standing)| standing)
+    }
+
+    /// The entry with the longest prefix.
+    pub fn entry_of(&self, address: IpAddr) -> Option<(IpNet, Standing)> {
         let longest: u8 = if address.is_ipv4() { 32 } else { 128 };
         (0..=longest).rev().find_map(|length| {
             let present = match address {
@@ -62,7 +67,16 @@ impl Reputation {
             };
             let network = present.then(|| IpNet::new(address, length).ok()).flatten()?.trunc();
             let place = self.entries.binary_search_by_key(&network, |(entry, _)| *entry).ok()?;
-            self.entries.get(place).map(|(_, standing)| *standing)
+            self.entries.get(place).copied()
+        })
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Block => "block",
+            Self::Permit => "permit",
         })
     }
 }

@@ -3,8 +3,7 @@
 use ipnet::IpNet;
 
 use super::{Page, port_range, quoted};
-use crate::document::{ETHER_TYPES, PROTOCOLS};
-use crate::precedence::{Match, Precedence, Reputation, Standing, TrafficAction};
+use crate::precedence::{Match, Precedence, Reputation, Standing, TrafficAction, words};
 use crate::snapshot::Side;
 
 /// Reputation entries shown; of more their number is told.
@@ -26,7 +25,7 @@ impl Page {
                 TrafficAction::Trust => self.pair(3, "action", "trust"),
                 TrafficAction::RateLimit { bits_per_second } => {
                     self.pair(3, "action", "rate-limit");
-                    self.pair(3, "rate", rate(bits_per_second));
+                    self.pair(3, "rate", words::rate(bits_per_second));
                 }
             }
             self.matching(&filter.matching);
@@ -46,17 +45,14 @@ impl Page {
         if let Some(side) = matching.from {
             self.pair(4, "from", if side == Side::A { "A" } else { "B" });
         }
-        let ether_type = |number: &u16| match ETHER_TYPES.iter().find(|one| one.1 == *number) {
-            Some((name, _)) => (*name).to_owned(),
-            None => quoted(&format!("{number:#06x}")),
+        let ether_type = |number: &u16| match words::ether_type(*number) {
+            number if number.starts_with("0x") => quoted(&number),
+            name => name,
         };
         self.some(4, "ether-types", matching.ether_types.iter().map(ether_type));
         self.some(4, "vlans", matching.vlans.iter().map(u16::to_string));
-        let protocol = |number: &u8| match PROTOCOLS.iter().find(|one| one.1 == *number) {
-            Some((name, _)) => (*name).to_owned(),
-            None => number.to_string(),
-        };
-        self.some(4, "protocols", matching.protocols.iter().map(protocol));
+        let protocols = matching.protocols.iter().map(|number| words::protocol(*number));
+        self.some(4, "protocols", protocols);
         self.some(4, "sources", matching.sources.iter().map(IpNet::to_string));
         self.some(4, "destinations", matching.destinations.iter().map(IpNet::to_string));
         let ports = |range: &_| quoted(&port_range(range));
@@ -82,14 +78,4 @@ impl Page {
             }
         }
     }
-}
-
-/// In the largest unit that is exact.
-fn rate(bits_per_second: u64) -> String {
-    for (unit, letter) in [(1_000_000_000, 'G'), (1_000_000, 'M'), (1_000, 'k')] {
-        if bits_per_second.is_multiple_of(unit) {
-            return format!("{}{letter}", bits_per_second / unit);
-        }
-    }
-    bits_per_second.to_string()
 }

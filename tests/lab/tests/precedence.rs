@@ -1,0 +1,348 @@
+//! What precedes TLS inspection, as the operator reaches it: quarantine, traffic filters, inspection
+//! bypass, reputation and `debug explain`, with real traffic between real ends.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use common::{connect, lab, read_until, write_record};
+use nix::sys::signal::{Signal, kill};
+use weir_lab::bench::Bench;
+use weir_lab::checks;
+use weir_lab::document;
+use weir_lab::ends::{CLIENT, OWN_SERVER, SERVER};
+use weir_lab::fetch::Fetch;
+use weir_lab::wire::Wire as _;
+use weir_lab::wire::lab::Lab;
+
+fn passes(check: impl FnOnce(&mut Bench<Lab>) -> anyhow::Result<()>) {
+    let mut bench = lab();
+    if let Err(error) = check(&mut bench) {
+        panic!("{error:#}; {}", bench.wire.state());
+    }
+    bench.run.succeeded();
+}
+
+/// Until it holds; an error after 90 s.
+fn wait_for(what: &str, mut condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(90);
+    while !condition()? {
+        anyhow::ensure!(Instant::now() < deadline, "{what} did not come about");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// Whether a connection comes about, from the client's namespace or from the server's. Where packets
+/// are dropped none does within 1.5 s, in which a SYN is sent twice.
+fn connects(bench: &Bench<Lab>, from_client: bool, to: Ipv4Addr, port: u16) -> bool {
+    let end = if from_client { &bench.ends.client } else { &bench.ends.server };
+    let to = SocketAddr::from((to, port));
+    end.enter(move || Ok(TcpStream::connect_timeout(&to, Duration::from_millis(1500)).is_ok()))
+        .unwrap()
+}
+
+/// Whether an answer comes at all, be it a refusal: nobody listens at the client's end.
+fn reaches_client(bench: &Bench<Lab>) -> bool {
+    bench
+        .ends
+        .server
+        .enter(|| {
+            let to = SocketAddr::from((CLIENT, 81));
+            let end = TcpStream::connect_timeout(&to, Duration::from_millis(1500));
+            Ok(!end.is_err_and(|error| error.kind() == std::io::ErrorKind::TimedOut))
+        })
+        .unwrap()
+}
+
+/// The number behind `label`, in what the console shows.
+fn number(shown: &str, label: &str) -> u64 {
+    let line = shown.lines().find(|line| line.trim_start().starts_with(label));
+    let line = line.unwrap_or_else(|| panic!("no {label} in: {shown}"));
+    let value = line.trim_start().strip_prefix(label).unwrap().trim();
+    value.split(' ').next().unwrap().parse().unwrap_or_else(|_| panic!("no number: {line}"))
+}
+
+/// Packets of the rule of that name.
+fn packets(shown: &str, rule: &str) -> u64 {
+    let (_, after) = shown.split_once(&format!(". {rule}\n")).unwrap_or_else(|| panic!("{shown}"));
+    number(after, "Traffic")
+}
+
+fn refusal(bench: &mut Bench<Lab>, command: &str) -> String {
+    bench.wire.console(command).unwrap_err().to_string()
+}
+
+/// The lab's document with `more` above its segments; in force when this returns.
+fn with_rules(bench: &mut Bench<Lab>, more: &str) -> anyhow::Result<()> {
+    let good = document::weir_section(&bench.ends.certificates)?;
+    let before = bench.wire.log()?.matches("policy in force").count();
+    bench.wire.configure(&good.replacen("  segments:\n", &format!("{more}  segments:\n"), 1))?;
+    // The agent's line and the engine's.
+    wait_for(
+        "the policy",
+        || Ok(bench.wire.log()?.matches("policy in force").count() >= before + 2),
+    )
+}
+
+fn explained(bench: &mut Bench<Lab>, more: &str) -> anyhow::Result<String> {
+    let shown = bench.wire.console(&format!("debug explain segment 1 {more}"))?;
+    assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+    assert!(!shown.contains("disagree"), "{shown}");
+    Ok(shown)
+}
+
+#[test]
+fn a_quarantined_host_is_cut_off_both_ways_until_it_is_released() {
+    passes(|bench| {
+        assert!(connects(bench, true, SERVER, 443) && reaches_client(bench));
+        let mut tls = connect(&bench.ends, "public.example");
+
+        let done = bench.wire.console(&format!("quarantine {CLIENT} minutes 5"))?;
+        assert_eq!(done, format!("{CLIENT} is quarantined for 5 minutes\n"));
+        assert!(!connects(bench, true, SERVER, 443), "the host reaches the server");
+        assert!(!reaches_client(bench), "the server reaches the host");
+        // The session that it had, too.
+        write_record(&mut tls, b"GET / HTTP/1.1\r\nHost: public.example\r\n\r\n")?;
+        tls.sock.set_read_timeout(Some(Duration::from_secs(1)))?;
+        let (answer, end) = read_until(&mut tls, "\r\n\r\n", 1);
+        assert!(end.is_err() && answer.is_empty(), "answered: {answer}");
+
+        let to = format!("from {CLIENT} to {SERVER}");
+        let shown = explained(bench, &to)?;
+        assert!(shown.contains("Decided by              quarantine: blocked"), "{shown}");
+        let shown = explained(bench, &format!("from {SERVER} to {CLIENT} direction b-to-a"))?;
+        assert!(shown.contains(&format!("{CLIENT} is quarantined")), "{shown}");
+        let shown = bench.wire.console("show quarantine")?;
+        assert_eq!(number(&shown, "Quarantined hosts"), 1);
+        assert!(shown.contains(&format!("{:<42}  00:0", CLIENT.to_string())), "{shown}");
+        wait_for("the count", || {
+            let shown = bench.wire.console("show quarantine")?;
+            Ok(number(&shown, "Packets dropped") >= 2)
+        })?;
+
+        let done = bench.wire.console(&format!("quarantine release {CLIENT}"))?;
+        assert_eq!(done, format!("{CLIENT} is released from quarantine\n"));
+        assert!(connects(bench, true, SERVER, 443) && reaches_client(bench));
+        // What was sent meanwhile is sent again.
+        tls.sock.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let (answer, _) = read_until(&mut tls, "\r\n\r\n", 1);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let refused = refusal(bench, &format!("quarantine release {CLIENT}"));
+        assert!(refused.contains("is not quarantined"), "{refused}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_quarantine_ends_by_itself() {
+    passes(|bench| {
+        bench.wire.console(&format!("quarantine {CLIENT} minutes 1"))?;
+        assert!(!connects(bench, true, SERVER, 443));
+        wait_for("the end of quarantine", || Ok(connects(bench, true, SERVER, 443)))?;
+        assert!(reaches_client(bench));
+        let shown = bench.wire.console("show quarantine")?;
+        assert_eq!(number(&shown, "Quarantined hosts"), 0);
+        bench.wait_for_inspection().map(drop)
+    });
+}
+
+#[test]
+fn quarantine_outlives_agent_and_engine_planned_or_killed() {
+    passes(|bench| {
+        bench.wire.console(&format!("quarantine {CLIENT}"))?;
+        let agent = bench.wire.agent()?;
+        kill(agent, Signal::SIGKILL)?;
+        wait_for("the agent's answer", || {
+            Ok(bench.wire.console("show quarantine").is_ok_and(|shown| {
+                number(&shown, "Quarantined hosts") == 1 && shown.contains(&CLIENT.to_string())
+            }))
+        })?;
+        assert!(!connects(bench, true, SERVER, 443), "after the agent's restart");
+
+        let old = bench.wire.engine()?;
+        bench.wire.restart_engine()?;
+        wait_for("the successor", || Ok(!bench.wire.engines()?.contains(&old)))?;
+        assert!(!connects(bench, true, SERVER, 443), "after a planned restart");
+        wait_for("the engine's answer", || {
+            Ok(bench
+                .wire
+                .console("show quarantine")
+                .is_ok_and(|shown| number(&shown, "Quarantined hosts") == 1))
+        })?;
+
+        kill(bench.wire.engine()?, Signal::SIGKILL)?;
+        // Without an engine nothing is dropped (SPEC D2); with the next one it is again.
+        wait_for("the next engine", || Ok(!connects(bench, true, SERVER, 443)))?;
+        wait_for("its answer", || {
+            Ok(bench.wire.console(&format!("quarantine release {CLIENT}")).is_ok())
+        })?;
+        assert!(connects(bench, true, SERVER, 443));
+        bench.wait_for_inspection().map(drop)
+    });
+}
+
+#[test]
+fn an_exempt_host_is_not_quarantined_and_one_that_becomes_exempt_is_released() {
+    passes(|bench| {
+        bench.wire.console(&format!("quarantine {CLIENT}"))?;
+        with_rules(bench, &format!("  quarantine: {{exempt: [\"{CLIENT}/32\"], timeout: 7}}\n"))?;
+        assert!(connects(bench, true, SERVER, 443));
+        let refused = refusal(bench, &format!("quarantine {CLIENT}"));
+        assert!(refused.contains("is exempt from quarantine by the configuration"), "{refused}");
+        let shown = bench.wire.console("show quarantine")?;
+        assert_eq!(number(&shown, "Quarantined hosts"), 0);
+        assert!(shown.contains(&format!("Exempt                  {CLIENT}/32")), "{shown}");
+        let done = bench.wire.console(&format!("quarantine {OWN_SERVER}"))?;
+        assert_eq!(done, format!("{OWN_SERVER} is quarantined for 7 minutes\n"));
+        assert!(!connects(bench, true, OWN_SERVER, 443));
+        assert!(connects(bench, true, SERVER, 443));
+        Ok(())
+    });
+}
+
+/// Bypass, block and trust by one address each, so that each is seen in real traffic.
+const RULES: &str = "  \
+inspection-bypass:
+    - name: own servers
+      match: {destinations: [10.66.0.3/32]}
+    - name: own servers' answers
+      match: {sources: [10.66.0.3/32]}
+  traffic-filters:
+    - name: no telnet
+      match: {protocols: [tcp], destination-ports: [\"23\"]}
+      action: block
+    - name: pings
+      match: {protocols: [icmp]}
+      action: rate-limit
+      rate: 10M
+    - name: trusted client
+      match: {sources: [10.66.0.1/32], destination-ports: [\"443\"]}
+      action: trust
+  reputation:
+    - action: block
+      entries: [10.66.0.99/32]
+";
+
+#[test]
+fn filters_count_what_they_match_and_explain_agrees_with_what_happens() {
+    passes(|bench| {
+        with_rules(bench, RULES)?;
+        let filters = bench.wire.console("show traffic-filters")?;
+        assert_eq!(packets(&filters, "no telnet"), 0, "{filters}");
+        assert!(filters.starts_with("1. no telnet\n  Action                block\n"), "{filters}");
+
+        // Block: telnet to the server.
+        let client = format!("from {CLIENT} to");
+        let shown = explained(bench, &format!("{client} {SERVER} port 23"))?;
+        assert!(shown.contains("Traffic filters         1. no telnet: block"), "{shown}");
+        assert!(shown.contains("Decided by              traffic filter: blocked"), "{shown}");
+        assert!(shown.contains("TLS policy              not asked"), "{shown}");
+        assert!(!connects(bench, true, SERVER, 23));
+        let filters = bench.wire.console("show traffic-filters")?;
+        assert!(packets(&filters, "no telnet") >= 1, "{filters}");
+
+        // Rate limit: pings pass, and count.
+        let shown = explained(bench, &format!("{client} {SERVER} protocol icmp icmp-type 8"))?;
+        assert!(shown.contains("2. pings: rate-limit 10M"), "{shown}");
+        assert!(shown.contains("Decided by              no rule: passes"), "{shown}");
+        let before = packets(&filters, "pings");
+        let mut ping = bench.ends.client.command("ping");
+        let ping = ping.args(["-c", "3", "-i", "0.2", "-W", "5", &SERVER.to_string()]).output()?;
+        assert!(ping.status.success(), "{ping:?}");
+        let filters = bench.wire.console("show traffic-filters")?;
+        assert_eq!(packets(&filters, "pings") - before, 6, "{filters}");
+
+        // Trust: decrypted, but not inspected; the attack gets through.
+        let shown = explained(bench, &format!("{client} {SERVER} server-name public.example"))?;
+        assert!(shown.contains("3. trusted client: trust"), "{shown}");
+        let flat = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(
+            flat.contains(
+                "decrypted but not inspected (trust filter), by client policy staff of profile \
+                 default"
+            ),
+            "{shown}"
+        );
+        let fetched = Fetch::new("public.example", "/?f=/etc/passwd").run(&bench.ends)?;
+        fetched.succeeded()?;
+        checks::ensure_signed_by_weir(&fetched)?;
+        assert!(bench.ends.access_log()?.contains("passwd"));
+        let flow = format!("{CLIENT}:{} ", fetched.port);
+        wait_for("the record", || {
+            let shown = bench.wire.console("show sessions")?;
+            let row = shown.split(&flow).nth(1).map(str::to_owned);
+            Ok(row.is_some_and(|row| {
+                let words = row.split_whitespace().take(12).collect::<Vec<_>>().join(" ");
+                words.contains("decrypted but not inspected (trust filter)")
+            }))
+        })?;
+
+        // Inspection bypass: never looked at.
+        let shown = explained(bench, &format!("{client} {OWN_SERVER}"))?;
+        assert!(shown.contains("Inspection bypass       1. own servers: pass"), "{shown}");
+        let bypass = bench.wire.console("show inspection-bypass")?;
+        let before = packets(&bypass, "own servers");
+        let fetched = Fetch::new("shop.example", "/").own_server().run(&bench.ends)?;
+        fetched.succeeded()?;
+        let bypass = bench.wire.console("show inspection-bypass")?;
+        assert!(packets(&bypass, "own servers") > before, "{bypass}");
+        assert!(packets(&bypass, "own servers' answers") > 0, "{bypass}");
+
+        // Reputation.
+        let shown = explained(bench, &format!("{client} 10.66.0.99 port 80"))?;
+        assert!(shown.contains("10.66.0.99: block (10.66.0.99/32)"), "{shown}");
+        assert!(shown.contains("Decided by              reputation: blocked"), "{shown}");
+        let shown = bench.wire.console("show reputation")?;
+        assert!(shown.contains("Entries                 1 block, 0 permit"), "{shown}");
+        let shown = bench.wire.console("show reputation 10.66.0.99")?;
+        assert!(shown.contains("By the entry            10.66.0.99/32"), "{shown}");
+        Ok(())
+    });
+}
+
+#[test]
+fn explain_tells_what_tls_policy_would_say() {
+    passes(|bench| {
+        let client = format!("from {CLIENT} to");
+        let says = |bench: &mut Bench<Lab>, more: &str| {
+            let shown = explained(bench, more)?;
+            let (_, tls) = shown.split_once("TLS policy").unwrap();
+            anyhow::Ok(tls.split_whitespace().collect::<Vec<_>>().join(" "))
+        };
+        let said = says(bench, &format!("{client} {SERVER} server-name public.example"))?;
+        assert_eq!(said, "decrypted and inspected, by client policy staff of profile default");
+        let said = says(bench, &format!("{client} {SERVER} server-name www.bank.example"))?;
+        assert_eq!(said, "not decrypted (domain exception)");
+        let said = says(bench, &format!("{client} {OWN_SERVER}"))?;
+        assert_eq!(said, "decrypted and inspected, by server policy shop of profile default");
+        let said = says(bench, &format!("{client} {SERVER} port 80"))?;
+        assert_eq!(said, "no policy covers the destination and port: not decrypted");
+        assert_eq!(says(bench, &format!("{client} {SERVER} protocol udp port 53"))?, "not asked");
+        Ok(())
+    });
+}
+
+#[test]
+fn what_cannot_be_asked_is_refused_with_its_place_and_what_would_be_right() {
+    passes(|bench| {
+        let cases = [
+            ("segment 9 from 10.0.0.1 to 10.0.0.2", "there is no segment 9; known: 1"),
+            ("segment 1 from 10.0.0.1 to ::1", "to: ::1 is of another family than 10.0.0.1"),
+            ("segment 1 from 10.0.0.1 to 10.0.0.2 protocol icmp port 1", "give protocol tcp or udp"),
+            ("segment 1 from 10.0.0.1 to 10.0.0.2 protocol 47", "another packet inside"),
+            ("segment 1 from 10.0.0.1 to 10.0.0.300", "\"10.0.0.300\" is no IP address"),
+            ("segment 1 from 10.0.0.1", "the command is incomplete"),
+        ];
+        for (packet, wanted) in cases {
+            let refused = refusal(bench, &format!("debug explain {packet}"));
+            let flat = refused.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(flat.contains(wanted), "{packet}: {refused}");
+        }
+        let refused = refusal(bench, "quarantine everybody");
+        assert!(refused.contains("<address>"), "{refused}");
+        Ok(())
+    });
+}
