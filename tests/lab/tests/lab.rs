@@ -390,6 +390,13 @@ fn every_show_command_fits_eighty_columns_and_tells_no_key() {
             "sessions detail",
             "events",
             "configuration",
+            "high-availability",
+            "virtual-segments",
+            "quarantine",
+            "traffic-filters",
+            "inspection-bypass",
+            "reputation",
+            "reputation 10.66.0.2",
         ];
         for what in what {
             let text = bench.wire.console(&format!("show {what}"))?;
