@@ -4,6 +4,8 @@
 //! A lost agent is looked for until it is back; the policy in force stays. What happens meanwhile
 //! waits in the bounded outbox, past which it is lost and counted.
 
+mod questions;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +25,6 @@ use weir_policy::snapshot::SegmentId;
 use crate::compiled::CompiledPolicy;
 use crate::counters::Totals;
 use crate::heartbeat::Told;
-use crate::questions;
 
 const CAUSES: [FallbackCause; 3] =
     [FallbackCause::Told, FallbackCause::Overloaded, FallbackCause::Recovering];

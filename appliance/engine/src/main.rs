@@ -13,7 +13,6 @@ mod health;
 mod heartbeat;
 mod learnt;
 mod leg;
-mod questions;
 mod relay;
 mod runtime;
 mod session;
