@@ -30,6 +30,8 @@ pub struct Request {
     pub overlay: PathBuf,
     pub cache: PathBuf,
     pub output: PathBuf,
+    /// A meta package, which depends on the newest kernel of its series.
+    pub kernel_package: String,
     pub append: String,
 }
 
@@ -41,8 +43,9 @@ pub fn run(request: &Request) -> anyhow::Result<()> {
     let work = tempfile::Builder::new().prefix(".weir-image-").tempdir_in(directory)?;
     let work = work.path();
 
-    let packages = packages::fetch(&request.cache, &|line| println!("image: {line}"))
-        .context("Debian packages")?;
+    let packages =
+        packages::fetch(&request.kernel_package, &request.cache, &|line| println!("image: {line}"))
+            .context("Debian packages")?;
     let version = packages.kernel_version.as_str();
     progress.done(&format!("kernel {version}, {} packages", packages.others.len()));
 

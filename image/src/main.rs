@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use weir_image::build;
+use weir_image::{build, packages};
 
 #[derive(Parser)]
 #[command(name = "weir-image", about = "Builds the appliance's disk image", version)]
@@ -34,6 +34,9 @@ struct Build {
     /// The disk to write
     #[arg(long)]
     output: PathBuf,
+    /// Debian's meta package of the kernel
+    #[arg(long, default_value = packages::KERNEL)]
+    kernel_package: String,
     /// More arguments for the kernel's command line
     #[arg(long, default_value = "")]
     append: String,
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         overlay: build.overlay,
         cache: build.cache,
         output: build.output,
+        kernel_package: build.kernel_package,
         append: build.append,
     };
     match build::run(&request) {

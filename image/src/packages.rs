@@ -13,8 +13,8 @@ use anyhow::{Context, bail};
 
 use crate::tool::{run, tool};
 
-/// Depends on the package of the newest kernel of its series.
-const KERNEL_META_PACKAGE: &str = "linux-image-6.12-amd64";
+/// The kernel of a build that asks for no other: the newest of its series.
+pub const KERNEL: &str = "linux-image-6.12-amd64";
 const LIST: &str = include_str!("../packages.list");
 
 /// Unpacked packages.
@@ -38,23 +38,24 @@ impl Packages {
 }
 
 /// Finds what apt would install and returns it unpacked; `say` gets a line for each download.
-pub fn fetch(cache: &Path, say: &dyn Fn(String)) -> anyhow::Result<Packages> {
+/// The kernel is the one that the meta package `kernel` depends on.
+pub fn fetch(kernel: &str, cache: &Path, say: &dyn Fn(String)) -> anyhow::Result<Packages> {
     fs::create_dir_all(cache).with_context(|| cache.display().to_string())?;
     let cache = fs::canonicalize(cache)?;
     let host = Apt { cache: &cache, own_lists: false };
-    fetch_with(&host, say).or_else(|error| {
+    fetch_with(&host, kernel, say).or_else(|error| {
         say(format!("{error:#}"));
         say("fetching newer package lists".into());
         let own = Apt { cache: &cache, own_lists: true };
         own.update()?;
-        fetch_with(&own, say)
+        fetch_with(&own, kernel, say)
     })
 }
 
-fn fetch_with(apt: &Apt<'_>, say: &dyn Fn(String)) -> anyhow::Result<Packages> {
+fn fetch_with(apt: &Apt<'_>, kernel: &str, say: &dyn Fn(String)) -> anyhow::Result<Packages> {
     let names: Vec<&str> =
         LIST.lines().filter_map(|line| line.split('#').next()?.split_whitespace().next()).collect();
-    let kernel_name = kernel_package(&apt.show(&[KERNEL_META_PACKAGE])?)?;
+    let kernel_name = kernel_package(kernel, &apt.show(&[kernel])?)?;
     let mut wanted = apt.show(&[&[kernel_name.as_str()], names.as_slice()].concat())?;
     wanted.sort_by_key(|package| package.name != kernel_name);
     for name in names {
@@ -70,10 +71,10 @@ fn fetch_with(apt: &Apt<'_>, say: &dyn Fn(String)) -> anyhow::Result<Packages> {
 }
 
 /// The kernel package that the meta package stands for.
-fn kernel_package(meta: &[Candidate]) -> anyhow::Result<String> {
+fn kernel_package(asked: &str, meta: &[Candidate]) -> anyhow::Result<String> {
     let depends = meta.first().map(|package| package.depends.as_str()).unwrap_or_default();
     let name = depends.split([',', ' ']).find(|word| word.starts_with("linux-image-"));
-    Ok(name.with_context(|| format!("{KERNEL_META_PACKAGE}: not in apt's sources"))?.to_owned())
+    Ok(name.with_context(|| format!("{asked}: not in apt's sources"))?.to_owned())
 }
 
 /// The version of a package that apt would install.
@@ -221,8 +222,11 @@ mod tests {
                       Filename: pool/l/linux-image-6.12-amd64_6.12.117-1~deb12u1_amd64.deb\n\n";
         let candidates = Candidate::parse_all(stanza);
         assert_eq!(candidates[0].stem, "linux-image-6.12-amd64_6.12.117-1~deb12u1_amd64");
-        assert_eq!(kernel_package(&candidates).unwrap(), "linux-image-6.12.117+deb12-amd64");
-        assert!(kernel_package(&[]).is_err());
+        assert_eq!(
+            kernel_package(KERNEL, &candidates).unwrap(),
+            "linux-image-6.12.117+deb12-amd64"
+        );
+        assert!(kernel_package(KERNEL, &[]).is_err());
     }
 
     #[test]

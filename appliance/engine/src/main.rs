@@ -35,6 +35,10 @@ use crate::compiled::CompiledPolicy;
 use crate::counters::Totals;
 use crate::heartbeat::{Heart, Told};
 
+/// musl's own allocator has one lock for all threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Messages to the agent that may wait for it; past it they are dropped and counted.
 const EVENT_QUEUE: usize = 8192;
 

@@ -12,8 +12,12 @@ use weir_lab::bench::{Bench, dataplane};
 use weir_lab::report::Report;
 use weir_lab::wire::Wire;
 use weir_lab::wire::lab::Lab;
-use weir_lab::wire::machine::{Firmware, Machine};
+use weir_lab::wire::machine::{Firmware, Image, Machine};
 use weir_lab::{checks, process};
+
+/// musl's own allocator has one lock for all threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(name = "weir-lab", about = "Weir between real ends", version)]
@@ -117,7 +121,7 @@ fn demo(wire: WireKind, firmware: Firmware, keep: bool) -> Result<bool> {
         }
         WireKind::Machine => {
             report.progress("booting the appliance under QEMU, curl on port 1A, nginx on port 1B");
-            let bench = Bench::start(|ends| Machine::start(ends, firmware))?;
+            let bench = Bench::start(|ends| Machine::start(ends, firmware, Image::Own))?;
             report.progress(&format!("it was up after {} s", bench.wire.boot_time.as_secs()));
             run(bench, report, keep)
         }

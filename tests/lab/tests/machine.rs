@@ -13,7 +13,7 @@ use weir_lab::fetch::Fetch;
 use weir_lab::report::{Evidence, Report};
 use weir_lab::run::Run;
 use weir_lab::wire::Wire as _;
-use weir_lab::wire::machine::{Firmware, Machine};
+use weir_lab::wire::machine::{Firmware, Image, Machine};
 use weir_lab::wire::seed;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -22,14 +22,15 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-fn boot(firmware: Firmware) -> Bench<Machine> {
-    Bench::start(|ends| Machine::start(ends, firmware)).unwrap_or_else(|error| panic!("{error:#}"))
+fn boot(firmware: Firmware, image: Image) -> Bench<Machine> {
+    Bench::start(|ends| Machine::start(ends, firmware, image))
+        .unwrap_or_else(|error| panic!("{error:#}"))
 }
 
 #[test]
 fn booted_by_seabios_the_six_checks_pass_and_it_shuts_down() {
     let _alone = alone();
-    let mut bench = boot(Firmware::SeaBios);
+    let mut bench = boot(Firmware::SeaBios, Image::Own);
     let mut report = Report::new("machine");
     checks::all(&mut bench, &mut report);
     assert!(report.conclude(), "{}", bench.wire.state());
@@ -41,7 +42,7 @@ fn booted_by_seabios_the_six_checks_pass_and_it_shuts_down() {
 #[test]
 fn booted_by_ovmf_the_console_answers_and_a_download_is_inspected() {
     let _alone = alone();
-    let mut bench = boot(Firmware::Ovmf);
+    let mut bench = boot(Firmware::Ovmf, Image::Own);
     let version = bench.wire.console("show version").unwrap();
     assert!(version.contains(env!("CARGO_PKG_VERSION")) && version.contains("6.12"), "{version}");
     let health = bench.wire.console("show health").unwrap();
@@ -53,12 +54,24 @@ fn booted_by_ovmf_the_console_answers_and_a_download_is_inspected() {
 }
 
 #[test]
+fn a_kernel_without_tcx_serves_as_well() {
+    let _alone = alone();
+    let mut bench = boot(Firmware::SeaBios, Image::WithoutTcx);
+    let version = bench.wire.console("show version").unwrap();
+    assert!(version.contains("6.1."), "{version}");
+    let mut report = Report::new("machine");
+    checks::all(&mut bench, &mut report);
+    assert!(report.conclude(), "{}", bench.wire.state());
+    bench.run.succeeded();
+}
+
+#[test]
 fn a_bad_seed_is_named_on_the_console_and_the_wire_still_bridges() {
     let _alone = alone();
     let run = Run::new().unwrap();
     let mut ends = Ends::new(&run).unwrap();
     let (user_data, line) = bad_user_data(&ends.certificates);
-    let mut machine = Machine::boot(&mut ends, Firmware::SeaBios, &user_data)
+    let mut machine = Machine::boot(&mut ends, Firmware::SeaBios, Image::Own, &user_data)
         .unwrap_or_else(|error| panic!("{error:#}"));
     let place = format!("user-data:{line}");
     assert!(machine.serial_text().contains(&place), "{}", machine.serial_text());

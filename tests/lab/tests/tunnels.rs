@@ -14,7 +14,7 @@ use weir_lab::run::Run;
 use weir_lab::tunnels::case::{CASES, Case, Layer, OUTER_TTL, Side, WIRE_MTU};
 use weir_lab::tunnels::machine::EndsMachine;
 use weir_lab::wire::Wire as _;
-use weir_lab::wire::machine::{Firmware, Machine, Ports};
+use weir_lab::wire::machine::{Firmware, Image, Machine, Ports};
 use weir_lab::wire::seed;
 
 const GRE_CHECKSUM: u16 = 0x8000;
@@ -30,7 +30,7 @@ fn real_vlan_and_tunnel_interfaces_are_inspected_and_nothing_of_them_changes() {
     let section = document::weir_section(&certificates).unwrap();
     let user_data = seed::user_data(&section).unwrap();
     let ports = Ports::Links { sockets, mtu: WIRE_MTU };
-    let mut appliance = Machine::power_on(&run, Firmware::SeaBios, &user_data, ports)
+    let mut appliance = Machine::power_on(&run, Firmware::SeaBios, Image::Own, &user_data, ports)
         .unwrap_or_else(|error| panic!("{error:#}"));
     appliance.log_in().unwrap();
     let mut sessions = wait_for_inspection(&mut appliance, &mut ends);

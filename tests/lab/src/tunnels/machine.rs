@@ -100,7 +100,8 @@ fn link_listening(id: &str, path: &Path) -> String {
 /// The appliance's kernel and an initramfs with the drivers, this program, ip(8) and the lab's
 /// certificates.
 fn initramfs(run: &Run, certificates: &Certificates) -> Result<(PathBuf, PathBuf)> {
-    let packages = packages::fetch(&package_cache()?, &|line| println!("lab: {line}"))?;
+    let packages =
+        packages::fetch(packages::KERNEL, &package_cache()?, &|line| println!("lab: {line}"))?;
     let modules = Modules::read(&packages.modules())?;
     let modules = modules.unpack(&modules.select(&[MODULES])?)?;
     let mut extra = with_libraries(Path::new("/sbin/ip"))?;

@@ -51,6 +51,15 @@ pub enum Ports {
 /// How much of a frame is captured on a link.
 const CAPTURED: usize = 160;
 
+/// Which disk is booted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Image {
+    /// `dist/weir.qcow2`, or what `WEIR_IMAGE` names.
+    Own,
+    /// With Debian 12's first kernel, 6.1, where programs are attached by clsact.
+    WithoutTcx,
+}
+
 /// A running appliance.
 pub struct Machine {
     qemu: Process,
@@ -64,32 +73,38 @@ pub struct Machine {
 
 impl Machine {
     /// Boots the image with the lab's document and logs in.
-    pub fn start(ends: &mut Ends, firmware: Firmware) -> Result<Self> {
+    pub fn start(ends: &mut Ends, firmware: Firmware, image: Image) -> Result<Self> {
         let section = document::weir_section(&ends.certificates)?;
-        let mut machine = Self::boot(ends, firmware, &seed::user_data(&section)?)?;
+        let mut machine = Self::boot(ends, firmware, image, &seed::user_data(&section)?)?;
         machine.log_in()?;
         Ok(machine)
     }
 
     /// Boots the image with `user_data`, up to [`READY`].
-    pub fn boot(ends: &mut Ends, firmware: Firmware, user_data: &str) -> Result<Self> {
+    pub fn boot(
+        ends: &mut Ends,
+        firmware: Firmware,
+        image: Image,
+        user_data: &str,
+    ) -> Result<Self> {
         let taps = [
             tap::open_in(&ends.client, INTERFACE, Frames::Offloaded)?,
             tap::open_in(&ends.server, INTERFACE, Frames::Offloaded)?,
         ];
         ends.connect()?;
-        Self::power_on(&ends.run, firmware, user_data, Ports::Taps(taps))
+        Self::power_on(&ends.run, firmware, image, user_data, Ports::Taps(taps))
     }
 
     /// The same between any ends.
     pub fn power_on(
         run: &Arc<Run>,
         firmware: Firmware,
+        image: Image,
         user_data: &str,
         ports: Ports,
     ) -> Result<Self> {
         let run = run.clone();
-        let image = image()?;
+        let image = image.path()?;
         let iso = seed::iso(&run, user_data)?;
         let socket = run.path("serial.sock");
         let listener = Listener::bind(&socket, run.path("serial.log"))?;
@@ -212,14 +227,16 @@ fn answer(text: &str, command: &str) -> String {
     answer.trim_matches('\n').to_owned() + "\n"
 }
 
-/// `dist/weir.qcow2`, or what `WEIR_IMAGE` names.
-fn image() -> Result<PathBuf> {
-    let image = match std::env::var_os("WEIR_IMAGE") {
-        Some(path) => PathBuf::from(path),
-        None => repository().join("dist/weir.qcow2"),
-    };
-    ensure!(image.exists(), "no image {}: build it first (ci/image)", image.display());
-    Ok(image)
+impl Image {
+    fn path(self) -> Result<PathBuf> {
+        let (image, built_by) = match (self, std::env::var_os("WEIR_IMAGE")) {
+            (Self::Own, Some(path)) => (PathBuf::from(path), "ci/image"),
+            (Self::Own, None) => (repository().join("dist/weir.qcow2"), "ci/image"),
+            (Self::WithoutTcx, _) => (repository().join("dist/kernel-6.1/weir.qcow2"), "ci/test"),
+        };
+        ensure!(image.exists(), "no image {}: build it first ({built_by})", image.display());
+        Ok(image)
+    }
 }
 
 fn qemu(
