@@ -62,6 +62,39 @@ static __always_inline struct held *reserve(__u64 word, __u64 size)
 	}
 }
 
+/* Of each ring, up to where its reader has been woken. */
+static volatile __u64 woken_up_to[8];
+
+#define WAKE(number)                                                                                                 \
+	case number:                                                                                                 \
+		read = bpf_ringbuf_query(&held_ring_##number, BPF_RB_CONS_POS);                                      \
+		woken = woken_up_to[number];                                                                         \
+		woken_up_to[number] = bpf_ringbuf_query(&held_ring_##number, BPF_RB_PROD_POS);                       \
+		break;
+
+/* How a record that is to be read at once is submitted; called right before. The kernel by itself
+ * wakes the reader only where it has read all before: not for what stands behind a HELD_FINAL, which
+ * wakes nobody. Here it is woken where it has read all it was woken for; where it has not, it is
+ * awake, and does not sleep before it has read this, too. */
+static __noinline int wake(__u64 word)
+{
+	__u64 read = 0, woken = 0;
+	__u32 cpu = (word >> 8) & 0xff;
+	switch (cpu % (rings_in_use ? rings_in_use : 1)) {
+		WAKE(1)
+		WAKE(2)
+		WAKE(3)
+		WAKE(4)
+		WAKE(5)
+		WAKE(6)
+		WAKE(7)
+		WAKE(0)
+	default:
+		return BPF_RB_FORCE_WAKEUP;
+	}
+	return read >= woken ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+}
+
 /* One function for each size of record. */
 #define HOLD_CLASS(SIZE)                                                                                             \
 	static __noinline int hold_##SIZE(struct __sk_buff *skb, struct packet *p, struct flow *f, __u64 word,       \
@@ -91,7 +124,7 @@ static __always_inline struct held *reserve(__u64 word, __u64 size)
 				return result;                                                                       \
 			}                                                                                            \
 		}                                                                                                    \
-		bpf_ringbuf_submit(h, 0);                                                                            \
+		bpf_ringbuf_submit(h, wake(word));                                                                   \
 		return HOLD_OK;                                                                                      \
 	}
 HOLD_CLASS(2048)
@@ -151,7 +184,7 @@ static __always_inline int server_ends_hold(struct packet *p, struct flow *f, __
 		count(segment, server_spoke_first);
 	else
 		count(segment, held_ended);
-	bpf_ringbuf_submit(h, 0);
+	bpf_ringbuf_submit(h, wake(word));
 	return TC_ACT_OK;
 }
 

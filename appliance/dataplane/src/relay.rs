@@ -1,23 +1,33 @@
 //! Moving a taken flow's bytes from one socket to the other, unread.
 //!
 //! For: flows that were taken over and then proved excepted (SPEC D12). Not for: bytes that anybody
-//! looks at. What one end ends in order is ended at the other; an error of either ends both ways,
-//! and the streams, dropped as they come, reset both ends.
+//! looks at. Bytes stay in the kernel: they go from socket to socket through a pipe (splice(2)).
+//! What one end ends in order is ended at the other; an error of either ends both ways, and the
+//! streams, dropped as they come, reset both ends.
 
 use std::cell::RefCell;
 use std::io;
 use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
 
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::taken::TakenFlow;
 
-/// Bytes moved by one pair of system calls, at most; a buffer for each thread.
+/// Bytes a pipe takes at one time. Where the kernel grants no pipe of that size (its bound for each
+/// user, /proc/sys/fs/pipe-user-pages-soft, is reached) a smaller one serves, in smaller steps.
 const CHUNK: usize = 256 * 1024;
+/// Chunks after which a flow lets the runtime's others have a turn.
+const TURN: u32 = 8;
+/// Empty pipes a thread keeps for the next chunk; more are closed. One is in use only while a chunk
+/// is on its way, or waits for its receiver.
+const SPARE_PIPES: usize = 32;
 
 thread_local! {
-    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; CHUNK]);
+    static SPARE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Bytes moved, those received before the takeover included.
@@ -28,63 +38,100 @@ pub struct Relayed {
 }
 
 impl TakenFlow {
-    /// Moves bytes both ways until both ends have ended. The streams stay open: close them in order
-    /// (see [`crate::set_reset_on_close`]).
-    pub async fn relay(&mut self) -> io::Result<Relayed> {
+    /// Moves bytes both ways until both ends have ended, and counts them in `relayed`, which tells
+    /// them after an error, too. The streams stay open: close them in order (see
+    /// [`crate::set_reset_on_close`]).
+    pub async fn relay(&mut self, relayed: &mut Relayed) -> io::Result<()> {
         let received = std::mem::take(&mut self.received);
         write(&self.server, &received).await?;
-        let (to_server, to_client) = tokio::try_join!(
-            one_way(&self.client, &self.server),
-            one_way(&self.server, &self.client)
+        relayed.to_server = received.len() as u64;
+        let Relayed { to_server, to_client } = relayed;
+        tokio::try_join!(
+            one_way(&self.client, &self.server, to_server),
+            one_way(&self.server, &self.client, to_client)
         )?;
-        Ok(Relayed { to_server: to_server + received.len() as u64, to_client })
+        Ok(())
     }
 }
 
-async fn one_way(from: &TcpStream, to: &TcpStream) -> io::Result<u64> {
-    let mut moved = 0;
+async fn one_way(from: &TcpStream, to: &TcpStream, moved: &mut u64) -> io::Result<()> {
+    let mut chunks: u32 = 0;
     loop {
         from.readable().await?;
-        let rest = match BUFFER.with_borrow_mut(|buffer| step(from, to, buffer)) {
-            Ok(Step::Moved { bytes, rest }) => {
-                moved += bytes as u64;
-                rest
-            }
-            Ok(Step::Ended) => {
+        let pipe = Pipe::take()?;
+        match pipe.fill(from) {
+            Ok(0) => {
+                pipe.put_back();
                 return match SockRef::from(to).shutdown(Shutdown::Write) {
                     // It was reset meanwhile: its own direction says so.
                     Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error),
-                    _ => Ok(moved),
+                    _ => Ok(()),
                 };
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Ok(bytes) => {
+                pipe.empty(to, bytes).await?;
+                *moved = moved.saturating_add(bytes as u64);
+                pipe.put_back();
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => pipe.put_back(),
             Err(error) => return Err(error),
-        };
-        write(to, &rest).await?;
+        }
+        chunks = chunks.wrapping_add(1);
+        if chunks.is_multiple_of(TURN) {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
-enum Step {
-    /// Read, and written but for `rest`.
-    Moved {
-        bytes: usize,
-        rest: Vec<u8>,
-    },
-    Ended,
+/// A pipe without bytes in it, except between [`Pipe::fill`] and [`Pipe::empty`].
+struct Pipe {
+    output: OwnedFd,
+    input: OwnedFd,
 }
 
-fn step(from: &TcpStream, to: &TcpStream, buffer: &mut [u8]) -> io::Result<Step> {
-    let bytes = from.try_read(buffer)?;
-    if bytes == 0 {
-        return Ok(Step::Ended);
+impl Pipe {
+    fn take() -> io::Result<Self> {
+        if let Some(pipe) = SPARE.with_borrow_mut(Vec::pop) {
+            return Ok(pipe);
+        }
+        let (output, input) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        // Refused where the user has too many: the pipe keeps the size it has.
+        let _ = fcntl(&input, FcntlArg::F_SETPIPE_SZ(CHUNK as i32));
+        Ok(Self { output, input })
     }
-    let read = buffer.get(..bytes).unwrap_or_default();
-    let written = match to.try_write(read) {
-        Ok(written) => written,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-        Err(error) => return Err(error),
-    };
-    Ok(Step::Moved { bytes, rest: read.get(written..).unwrap_or_default().to_vec() })
+
+    /// For the next chunk, of whatever flow: it must be empty. One that is not is dropped instead.
+    fn put_back(self) {
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < SPARE_PIPES {
+                spare.push(self);
+            }
+        });
+    }
+
+    /// Takes what `from` has; 0 at its end.
+    fn fill(&self, from: &TcpStream) -> io::Result<usize> {
+        // The pipe is empty: it cannot be the one that would block.
+        from.try_io(Interest::READABLE, || move_bytes(from, &self.input, CHUNK))
+    }
+
+    /// Gives `to` all that [`Pipe::fill`] took.
+    async fn empty(&self, to: &TcpStream, mut bytes: usize) -> io::Result<()> {
+        while bytes > 0 {
+            match to.try_io(Interest::WRITABLE, || move_bytes(&self.output, to, bytes)) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(moved) => bytes = bytes.saturating_sub(moved),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.writable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn move_bytes(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
+    let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
+    Ok(splice(from, None, to, None, most, flags)?)
 }
 
 async fn write(to: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {

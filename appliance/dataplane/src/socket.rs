@@ -11,8 +11,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -22,7 +22,9 @@ use crate::layout::{END_SACK, END_TIMESTAMPS, END_WINDOW_SCALE, End};
 use crate::link::{set_option, set_option_bytes};
 
 /// Sockets ready in the pool: two a flow, so flows do not wait for a system call in a namespace.
-const POOL: usize = 32;
+const POOL: usize = 64;
+/// The pool is filled again when it has fewer: its thread is woken for many sockets at a time.
+const LOW: usize = POOL / 2;
 /// A socket is made in microseconds when the pool is empty; longer means descriptors ran out.
 const WAITS: usize = 20;
 
@@ -35,7 +37,19 @@ pub struct SocketPool {
 }
 
 #[derive(Debug)]
-struct Family(Mutex<Receiver<Socket>>);
+struct Family(Arc<Store>);
+
+#[derive(Debug, Default)]
+struct Store {
+    stock: Mutex<Stock>,
+    low: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Stock {
+    sockets: Vec<Socket>,
+    closed: bool,
+}
 
 impl SocketPool {
     pub fn start(namespace: &Path) -> io::Result<Self> {
@@ -55,69 +69,96 @@ impl SocketPool {
 
 impl Family {
     fn start(namespace: &Path, domain: Domain) -> io::Result<Self> {
-        let (sender, receiver) = sync_channel(POOL);
+        let store = Arc::new(Store::default());
         let file = std::fs::File::open(namespace)?;
         let (entered, wait) = sync_channel(1);
-        std::thread::Builder::new().name("weir-sockets".into()).stack_size(128 * 1024).spawn(
+        std::thread::Builder::new().name("weir-sockets".into()).stack_size(128 * 1024).spawn({
+            let store = Arc::clone(&store);
             move || {
                 let inside = nix::sched::setns(&file, nix::sched::CloneFlags::CLONE_NEWNET);
                 let ready = inside.is_ok();
                 let _ = entered.send(inside);
                 if ready {
-                    fill(&sender, domain);
+                    store.fill(domain);
                 }
-            },
-        )?;
+            }
+        })?;
         wait.recv().map_err(io::Error::other)??;
-        Ok(Self(Mutex::new(receiver)))
+        Ok(Self(store))
     }
 
     async fn take(&self) -> io::Result<Socket> {
         for _ in 0..WAITS {
-            if let Ok(socket) = self.try_take() {
+            if let Some(socket) = self.0.take() {
                 return Ok(socket);
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        self.try_take().map_err(io::Error::other)
-    }
-
-    fn try_take(&self) -> Result<Socket, TryRecvError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).try_recv()
+        self.0.take().ok_or_else(|| io::Error::other("no socket was made in time"))
     }
 }
 
-/// Makes sockets until the pool is gone. Where one cannot be made (no descriptors left) it waits a
-/// little and tries again: flows are released meanwhile.
-fn fill(pool: &SyncSender<Socket>, domain: Domain) {
-    loop {
-        match transparent(domain) {
-            Ok(socket) => {
-                if pool.send(socket).is_err() {
-                    return;
-                }
-            }
-            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-                tracing::info!(?domain, "the kernel has no such sockets: its flows are not taken");
+impl Drop for Family {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.low.notify_one();
+    }
+}
+
+impl Store {
+    fn take(&self) -> Option<Socket> {
+        let mut stock = self.lock();
+        let socket = stock.sockets.pop();
+        if stock.sockets.len() < LOW {
+            self.low.notify_one();
+        }
+        socket
+    }
+
+    /// Makes sockets until the pool is gone. Where one cannot be made (no descriptors left) it
+    /// waits a little and tries again: flows are released meanwhile.
+    fn fill(&self, domain: Domain) {
+        loop {
+            let stock = self.lock();
+            let enough = |stock: &mut Stock| !stock.closed && stock.sockets.len() >= LOW;
+            let stock = self.low.wait_while(stock, enough).unwrap_or_else(PoisonError::into_inner);
+            if stock.closed {
                 return;
             }
-            Err(error) => {
-                tracing::warn!(%error, "no socket for taking flows over");
-                std::thread::sleep(Duration::from_millis(100));
+            let missing = POOL.saturating_sub(stock.sockets.len());
+            drop(stock);
+            for _ in 0..missing {
+                match transparent(domain) {
+                    Ok(socket) => self.lock().sockets.push(socket),
+                    Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+                        tracing::info!(?domain, "no such sockets here: such flows are not taken");
+                        return;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "no socket for taking flows over");
+                        std::thread::sleep(Duration::from_millis(100));
+                        break;
+                    }
+                }
             }
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Stock> {
+        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn transparent(domain: Domain) -> io::Result<Socket> {
-    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if domain == Domain::IPV6 {
         set_option(&socket, libc::SOL_IPV6, libc::IPV6_TRANSPARENT, 1)?;
     } else {
         set_option(&socket, libc::SOL_IP, libc::IP_TRANSPARENT, 1)?;
     }
-    socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
+    // Whatever the machine's own is: BBR's pacing costs a timer for every few segments.
+    socket.set_tcp_congestion(b"cubic")?;
     // An engine that dies resets both ends; an orderly close clears this.
     socket.set_linger(Some(Duration::ZERO))?;
     Ok(socket)

@@ -216,11 +216,11 @@ async fn decide_after_takeover(
             outcome
         }
         (Decision::Release(outcome), _) => {
-            relay::as_is(taken).await;
+            relay::as_is(taken, record).await;
             outcome
         }
         (Decision::TakeOver(_), _) => {
-            relay::as_is(taken).await;
+            relay::as_is(taken, record).await;
             Outcome::Bypassed(Bypassed::IncompleteHello)
         }
     }

@@ -12,11 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::libc::{TIOCOUTQ, c_int};
-use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tracing::debug;
 use weir_api::engine::{FilterAction, FilterEvent, FromEngine, SessionRecord};
-use weir_dataplane::TakenFlow;
+use weir_dataplane::{Relayed, TakenFlow};
 use weir_inspect::{Alert, Direction, Dropped, Session as InspectedSession};
 use weir_policy::outcome::Blocked;
 
@@ -403,15 +402,13 @@ async fn until(deadline: Option<tokio::time::Instant>) {
 
 /// Byte for byte, both ways, to the end: a flow that was taken with an incomplete hello and then
 /// proved excepted (SPEC D12).
-pub async fn as_is(taken: TakenFlow) {
-    let TakenFlow { mut client, mut server, received, guard } = taken;
-    let relayed = async {
-        server.write_all(&received).await?;
-        tokio::io::copy_bidirectional(&mut client, &mut server).await
-    };
-    match relayed.await {
-        Ok(_) => close_in_order(&client, &server).await,
+pub async fn as_is(mut taken: TakenFlow, record: &mut SessionRecord) {
+    let mut relayed = Relayed::default();
+    let result = taken.relay(&mut relayed).await;
+    record.bytes_to_server = relayed.to_server;
+    record.bytes_to_client = relayed.to_client;
+    match result {
+        Ok(()) => close_in_order(&taken.client, &taken.server).await,
         Err(error) => debug!(%error, "relayed flow broke; both ends are reset"),
     }
-    drop((client, server, guard));
 }

@@ -41,7 +41,7 @@ pub async fn run(
 ) -> Outcome {
     let Some(flow) = policy.of(inspection) else {
         // Cannot happen: the inspection was judged from this very snapshot.
-        relay::as_is(taken).await;
+        relay::as_is(taken, record).await;
         return Outcome::Bypassed(weir_policy::outcome::Bypassed::NoPolicy);
     };
     record.virtual_segment = Some(flow.virtual_segment.to_owned());

@@ -51,13 +51,13 @@ const MEMORY: f64 = 64.0 * 1024.0 * 1024.0;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Settings {
     /// Rounds; fewer where the time is up.
-    #[arg(long, default_value_t = 9)]
+    #[arg(long, default_value_t = 11)]
     rounds: usize,
     /// Bytes each way of a bulk connection, in millions.
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 1500)]
     megabytes: usize,
     /// Short connections of a measurement.
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 10_000)]
     connections: usize,
     /// Datagrams of a measurement.
     #[arg(long, default_value_t = 300_000)]

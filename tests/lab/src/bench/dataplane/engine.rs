@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use weir_dataplane::{Dataplane, Held, HeldFlow, HeldFlows, Options, set_reset_on_close};
+use weir_dataplane::{Dataplane, Held, HeldFlow, HeldFlows, Options, Relayed, set_reset_on_close};
 use weir_policy::{Decision, FirstBytes, Snapshot, judge};
 use weir_tls::hello::{self, Peek};
 
@@ -125,7 +125,7 @@ async fn serve(mut flow: HeldFlow, surroundings: Rc<(Arc<Snapshot>, Arc<Shared>)
             if shared.drop_taken.load(Ordering::Relaxed) {
                 return;
             }
-            if taken.relay().await.is_ok() {
+            if taken.relay(&mut Relayed::default()).await.is_ok() {
                 let _ = set_reset_on_close(&taken.client, false);
                 let _ = set_reset_on_close(&taken.server, false);
             }

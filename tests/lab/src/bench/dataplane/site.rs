@@ -96,6 +96,9 @@ impl Site {
             }
         }
         for end in [&client, &server, &middle] {
+            // Every kernel lets every namespace have it; a machine's own may be BBR, whose pacing
+            // costs more than all that is measured.
+            end.sysctl("net.ipv4.tcp_congestion_control=reno")?;
             end.sysctl("net.ipv4.ip_local_port_range=1024 65535")?;
             // Port numbers come around within a round.
             end.sysctl("net.ipv4.tcp_max_tw_buckets=0")?;
