@@ -29,10 +29,11 @@ const LINKS: [(&str, &str); 9] = [
     ("/var/run", "/run"),
 ];
 const MOUNT_POINTS: [&str; 8] = ["/dev", "/proc", "/sys", "/run", "/tmp", "/data", "/mnt", "/root"];
-const BINARIES: [(&str, &str); 4] = [
+const BINARIES: [(&str, &str); 5] = [
     ("weir-init", "/usr/sbin/weir-init"),
     ("weir-agent", "/usr/bin/weir-agent"),
     ("weir-engine", "/usr/bin/weir-engine"),
+    ("weir-legacy", "/usr/bin/weir-legacy"),
     ("weir", "/usr/bin/weir"),
 ];
 /// Programs of Debian's, by the path that their package gives them.

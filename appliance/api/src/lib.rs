@@ -9,6 +9,7 @@ pub mod console;
 pub mod engine;
 pub mod frame;
 pub mod init;
+pub mod legacy;
 pub mod links;
 pub mod paths;
 pub mod rules;

@@ -1,0 +1,134 @@
+//! The worker's loop: the control socket, and all legs.
+//!
+//! For: taking legs' sockets, answering the engine's question whether it turns, giving each leg that
+//! has something its turn. Fails by ending: where the engine is gone, in order.
+
+use std::collections::HashMap;
+use std::io::IoSliceMut;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use anyhow::Context as _;
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, send};
+use weir_api::legacy::{CONTROL_LEG, CONTROL_PING, CONTROL_READY};
+
+use crate::endpoint::Contexts;
+use crate::leg::{Interest, Leg};
+
+/// Legs at a time; past it a new one is closed at once. Two sockets are the engine's, one is ours.
+const MAX_LEGS: usize = 16_384;
+const CONTROL: u64 = 0;
+const EVENTS: usize = 256;
+
+pub struct Worker {
+    control: OwnedFd,
+    contexts: Contexts,
+    epoll: Epoll,
+    legs: HashMap<u64, (Leg, Interest)>,
+    next: u64,
+}
+
+impl Worker {
+    pub fn new(control: OwnedFd, contexts: Contexts) -> anyhow::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("epoll")?;
+        epoll.add(&control, EpollEvent::new(EpollFlags::EPOLLIN, CONTROL)).context("control")?;
+        Ok(Self { control, contexts, epoll, legs: HashMap::new(), next: CONTROL })
+    }
+
+    /// Until the engine is gone.
+    pub fn run(mut self) -> anyhow::Result<()> {
+        self.tell(CONTROL_READY)?;
+        let mut events = [EpollEvent::empty(); EVENTS];
+        let mut buffer = Vec::new();
+        loop {
+            let ready = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+                Ok(ready) => ready,
+                Err(Errno::EINTR) => 0,
+                Err(error) => return Err(error).context("epoll"),
+            };
+            for event in events.iter().take(ready) {
+                match event.data() {
+                    CONTROL => {
+                        if !self.control()? {
+                            return Ok(());
+                        }
+                    }
+                    number => self.turn(number, &mut buffer),
+                }
+            }
+        }
+    }
+
+    /// One datagram of the engine; `false`: the engine is gone.
+    fn control(&mut self) -> anyhow::Result<bool> {
+        let mut byte = [0];
+        let mut room = nix::cmsg_space!([std::os::fd::RawFd; 1]);
+        let mut vectors = [IoSliceMut::new(&mut byte)];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+        let message =
+            recvmsg::<UnixAddr>(self.control.as_raw_fd(), &mut vectors, Some(&mut room), flags);
+        let (length, leg) = match message {
+            Ok(message) => {
+                let passed = message.cmsgs().context("control")?.find_map(|part| match part {
+                    ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
+                    _ => None,
+                });
+                // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+                (message.bytes, passed.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(true),
+            Err(Errno::ECONNRESET) => return Ok(false),
+            Err(error) => return Err(error).context("control"),
+        };
+        match (length, byte, leg) {
+            (0, ..) => return Ok(false),
+            (_, [CONTROL_LEG], Some(leg)) => self.add(leg),
+            (_, [CONTROL_PING], _) => self.tell(CONTROL_PING)?,
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    fn tell(&self, what: u8) -> anyhow::Result<()> {
+        match send(self.control.as_raw_fd(), &[what], MsgFlags::MSG_DONTWAIT) {
+            // The engine does not read: then it does not wait for it either.
+            Ok(_) | Err(Errno::EAGAIN) => Ok(()),
+            Err(error) => Err(error).context("control"),
+        }
+    }
+
+    fn add(&mut self, socket: OwnedFd) {
+        let socket = UnixStream::from(socket);
+        if self.legs.len() >= MAX_LEGS || socket.set_nonblocking(true).is_err() {
+            return;
+        }
+        self.next = self.next.wrapping_add(1);
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, self.next);
+        if self.epoll.add(&socket, event).is_ok() {
+            let interest = Interest { read: true, write: false };
+            self.legs.insert(self.next, (Leg::new(socket), interest));
+        }
+    }
+
+    fn turn(&mut self, number: u64, buffer: &mut Vec<u8>) {
+        let Some((leg, interest)) = self.legs.get_mut(&number) else { return };
+        if !leg.turn(&self.contexts, buffer) {
+            // Closing the socket takes it out of the poll.
+            self.legs.remove(&number);
+            return;
+        }
+        let wanted = leg.interest();
+        if wanted != *interest {
+            *interest = wanted;
+            let mut flags = EpollFlags::empty();
+            flags.set(EpollFlags::EPOLLIN, wanted.read);
+            flags.set(EpollFlags::EPOLLOUT, wanted.write);
+            let mut event = EpollEvent::new(flags, number);
+            if self.epoll.modify(leg.socket(), &mut event).is_err() {
+                self.legs.remove(&number);
+            }
+        }
+    }
+}

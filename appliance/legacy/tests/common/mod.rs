@@ -1,0 +1,172 @@
+//! A worker started as the engine starts it, and legs of it joined with each other.
+#![allow(clippy::unwrap_used, reason = "a test's own helper: a panic is the test's failure")]
+
+use std::io::{Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
+};
+use weir_api::legacy::{CONTROL_LEG, CONTROL_READY, Frames, FromWorker, Open, Role, ToWorker};
+use weir_policy::suites::{Suite, TABLE};
+use zeroize::Zeroizing;
+
+pub struct Worker {
+    pub child: Child,
+    pub control: UnixDatagram,
+}
+
+impl Worker {
+    pub fn start() -> Self {
+        let (ours, its) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_weir-legacy"))
+            .env_clear()
+            .stdin(Stdio::from(its))
+            .spawn()
+            .unwrap();
+        let control = UnixDatagram::from(ours);
+        control.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut byte = [0];
+        assert_eq!(control.recv(&mut byte).unwrap(), 1);
+        assert_eq!(byte, [CONTROL_READY]);
+        Self { child, control }
+    }
+
+    pub fn leg(&self, open: Open) -> Leg {
+        let (ours, its) = UnixStream::pair().unwrap();
+        let bytes = [std::io::IoSlice::new(&[CONTROL_LEG])];
+        let message = [ControlMessage::ScmRights(&[its.as_raw_fd()])];
+        sendmsg::<()>(self.control.as_raw_fd(), &bytes, &message, MsgFlags::empty(), None).unwrap();
+        drop(its);
+        ours.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut leg = Leg { socket: ours, frames: Frames::default(), said: Vec::new() };
+        leg.say(&ToWorker::Open(Box::new(open)));
+        leg
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub struct Leg {
+    pub socket: UnixStream,
+    frames: Frames,
+    /// All but wire bytes and acknowledgements, in order.
+    pub said: Vec<FromWorker>,
+}
+
+impl Leg {
+    pub fn say(&mut self, message: &ToWorker) {
+        let mut frame = Vec::new();
+        message.encode(&mut frame).unwrap();
+        self.socket.write_all(&frame).unwrap();
+    }
+
+    /// Reads up to the acknowledgement of what was sent last, or the end; returns the wire bytes.
+    pub fn settle(&mut self) -> Vec<u8> {
+        let mut wire = Vec::new();
+        loop {
+            while let Some(message) = self.frames.from_worker().unwrap() {
+                match message {
+                    FromWorker::Wire(bytes) => wire.extend(bytes),
+                    FromWorker::Done { .. } => return wire,
+                    other => self.said.push(other),
+                }
+            }
+            let mut buffer = [0; 65536];
+            match self.socket.read(&mut buffer).unwrap() {
+                0 => return wire,
+                read => self.frames.push(&buffer[..read]),
+            }
+        }
+    }
+
+    /// The same, when it was given the peer's bytes.
+    pub fn feed(&mut self, wire: &[u8]) -> Vec<u8> {
+        self.say(&ToWorker::Wire(wire.to_vec()));
+        self.settle()
+    }
+
+    pub fn plain(&self) -> Vec<u8> {
+        let plain = self.said.iter().filter_map(|message| match message {
+            FromWorker::Plain(bytes) => Some(bytes.as_slice()),
+            _ => None,
+        });
+        plain.collect::<Vec<_>>().concat()
+    }
+
+    pub fn established(&self) -> Option<&weir_api::legacy::Established> {
+        self.said.iter().find_map(|message| match message {
+            FromWorker::Established(established) => Some(established.as_ref()),
+            _ => None,
+        })
+    }
+
+    pub fn failure(&self) -> Option<&weir_api::legacy::Failure> {
+        self.said.iter().find_map(|message| match message {
+            FromWorker::Failed(failure) => Some(failure),
+            _ => None,
+        })
+    }
+}
+
+/// Carries bytes between two legs until neither has any.
+pub fn join(client: &mut Leg, server: &mut Leg) {
+    let mut to_server = client.settle();
+    server.settle();
+    for _ in 0..20 {
+        if to_server.is_empty() {
+            return;
+        }
+        let to_client = server.feed(&to_server);
+        if to_client.is_empty() {
+            return;
+        }
+        to_server = client.feed(&to_client);
+    }
+    panic!("no end of bytes");
+}
+
+pub struct Certified {
+    pub chain: Vec<Vec<u8>>,
+    pub key: Vec<u8>,
+}
+
+pub fn certified(algorithm: &'static rcgen::SignatureAlgorithm) -> Certified {
+    let key = if algorithm == &rcgen::PKCS_RSA_SHA256 {
+        rcgen::KeyPair::generate_rsa_for(algorithm, rcgen::RsaKeySize::_2048)
+    } else {
+        rcgen::KeyPair::generate_for(algorithm)
+    };
+    let key = key.unwrap();
+    let parameters = rcgen::CertificateParams::new(vec!["server.test".to_owned()]).unwrap();
+    let certificate = parameters.self_signed(&key).unwrap();
+    Certified { chain: vec![certificate.der().to_vec()], key: key.serialize_der() }
+}
+
+impl Certified {
+    pub fn to_client(&self, versions: (u16, u16), suites: &[u16]) -> Open {
+        let (chain, key) = (self.chain.clone(), Zeroizing::new(self.key.clone()));
+        let role = Role::ToClient { chain, key, alpn: Some(b"http/1.1".to_vec()) };
+        Open { versions, suites: suites.to_vec(), role }
+    }
+}
+
+pub fn to_server(versions: (u16, u16), suites: &[u16]) -> Open {
+    let alpn = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let role = Role::ToServer { server_name: Some("server.test".to_owned()), alpn };
+    Open { versions, suites: suites.to_vec(), role }
+}
+
+pub fn all_suites() -> Vec<u16> {
+    TABLE.iter().map(|suite: &Suite| suite.id).collect()
+}

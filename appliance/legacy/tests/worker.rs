@@ -1,0 +1,144 @@
+//! The worker from outside: what it can negotiate, what it refuses, what it can reach.
+
+mod common;
+
+use std::io::Write as _;
+
+use common::{Leg, Worker, all_suites, certified, join, to_server};
+use weir_api::legacy::{CONTROL_PING, Failure, FromWorker, ToWorker};
+use weir_policy::suites::{Authentication, Protocol, TABLE};
+
+const EVERY: (u16, u16) = (0x0300, 0x0304);
+
+#[test]
+fn every_version_and_suite_of_the_table_carries_data_both_ways() {
+    let worker = Worker::start();
+    let rsa = certified(&rcgen::PKCS_RSA_SHA256);
+    let ecdsa = certified(&rcgen::PKCS_ECDSA_P256_SHA256);
+    let mut cells = 0;
+    for version in Protocol::ALL {
+        for suite in TABLE.iter().filter(|suite| suite.used_in(version)) {
+            let cell = format!("{version} {}", suite.name);
+            let certified =
+                if suite.authentication == Authentication::Ecdsa { &ecdsa } else { &rsa };
+            let only = (version.code(), version.code());
+            // Each end once with everything allowed, so that the other's choice is what counts.
+            let all = all_suites();
+            for (client, server) in [
+                (to_server(only, &[suite.id]), certified.to_client(EVERY, &all)),
+                (to_server(EVERY, &all), certified.to_client(only, &[suite.id])),
+            ] {
+                let (mut client, mut server) = (worker.leg(client), worker.leg(server));
+                join(&mut client, &mut server);
+                for leg in [&client, &server] {
+                    let established = leg.established();
+                    let established =
+                        established.unwrap_or_else(|| panic!("{cell}: {:?}", leg.failure()));
+                    assert_eq!(established.version, version.code(), "{cell}");
+                    assert_eq!(established.suite, suite.id, "{cell}");
+                    let expected = (version >= Protocol::Tls10).then(|| b"http/1.1".to_vec());
+                    assert_eq!(established.alpn, expected, "{cell}");
+                }
+                assert_eq!(client.established().unwrap().chain, certified.chain, "{cell}");
+                carry(&mut client, &mut server, b"ping", &cell);
+                carry(&mut server, &mut client, &vec![b'x'; 100_000], &cell);
+                client.say(&ToWorker::CloseNotify);
+                let wire = client.settle();
+                server.feed(&wire);
+                assert!(server.said.contains(&FromWorker::PeerClosed), "{cell}");
+                cells += 1;
+            }
+        }
+    }
+    // 4 of SSL 3.0 and RSA's, 3 of TLS 1.3, ...: the table is not empty.
+    assert!(cells > 80, "{cells}");
+}
+
+fn carry(from: &mut Leg, to: &mut Leg, plain: &[u8], cell: &str) {
+    let mut wire = Vec::new();
+    for part in plain.chunks(30_000) {
+        from.say(&ToWorker::Plain(part.to_vec()));
+        wire.extend(from.settle());
+    }
+    for part in wire.chunks(30_000) {
+        to.feed(part);
+    }
+    assert!(to.plain() == plain, "{cell}");
+}
+
+#[test]
+fn peer_without_common_ground_is_answered_by_an_alert() {
+    let worker = Worker::start();
+    let rsa = certified(&rcgen::PKCS_RSA_SHA256);
+    let mut client = worker.leg(to_server((0x0301, 0x0301), &[0x002f]));
+    let mut server = worker.leg(rsa.to_client((0x0303, 0x0303), &[0x009c]));
+    join(&mut client, &mut server);
+    assert_eq!(server.failure(), Some(&Failure::AlertSent(70)));
+    assert_eq!(client.failure(), Some(&Failure::AlertReceived(70)));
+}
+
+#[test]
+fn bytes_that_are_no_tls_end_their_leg_and_no_other() {
+    let worker = Worker::start();
+    let rsa = certified(&rcgen::PKCS_RSA_SHA256);
+    let all = all_suites();
+    let mut other_client = worker.leg(to_server(EVERY, &all));
+    let mut other_server = worker.leg(rsa.to_client(EVERY, &all));
+    let mut broken = worker.leg(rsa.to_client(EVERY, &all));
+    broken.settle();
+    broken.feed(b"GET / HTTP/1.1\r\n\r\n");
+    assert!(matches!(broken.failure(), Some(Failure::Internal(_))), "{:?}", broken.said);
+    // Not even a frame.
+    let mut garbage = worker.leg(to_server(EVERY, &all));
+    garbage.settle();
+    garbage.socket.write_all(&[0xff; 64]).unwrap();
+    garbage.settle();
+    assert!(matches!(garbage.failure(), Some(Failure::Internal(_))), "{:?}", garbage.said);
+    // Out of order.
+    let mut twice = worker.leg(to_server(EVERY, &all));
+    twice.settle();
+    twice.say(&ToWorker::Open(Box::new(to_server(EVERY, &all))));
+    twice.settle();
+    assert!(matches!(twice.failure(), Some(Failure::Internal(_))), "{:?}", twice.said);
+    join(&mut other_client, &mut other_server);
+    assert!(other_client.established().is_some() && other_server.established().is_some());
+}
+
+#[test]
+fn worker_has_no_privileges_no_files_and_says_that_it_turns() {
+    let worker = Worker::start();
+    let process = format!("/proc/{}", worker.child.id());
+    let status = std::fs::read_to_string(format!("{process}/status")).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(field("Seccomp:"), "2", "a filter");
+    assert_eq!(field("NoNewPrivs:"), "1");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(field(set), "0000000000000000", "{set}");
+    }
+    assert!(!field("Uid:").split(' ').any(|user| user == "0"), "{}", field("Uid:"));
+    let open: Vec<String> = std::fs::read_dir(format!("{process}/fd"))
+        .unwrap()
+        .map(|entry| std::fs::read_link(entry.unwrap().path()).unwrap().display().to_string())
+        .collect();
+    let inherited = std::fs::read_link("/proc/self/fd/2").unwrap().display().to_string();
+    let output = std::fs::read_link("/proc/self/fd/1").unwrap().display().to_string();
+    for file in &open {
+        let known = file.starts_with("socket:") || file == "anon_inode:[eventpoll]";
+        assert!(known || *file == inherited || *file == output, "{open:?}");
+    }
+    worker.control.send(&[CONTROL_PING]).unwrap();
+    let mut byte = [0];
+    worker.control.recv(&mut byte).unwrap();
+    assert_eq!(byte, [CONTROL_PING]);
+}
+
+#[test]
+fn worker_ends_with_its_engine() {
+    let mut worker = Worker::start();
+    let (one, _) = std::os::unix::net::UnixDatagram::pair().unwrap();
+    drop(std::mem::replace(&mut worker.control, one));
+    assert_eq!(worker.child.wait().unwrap().code(), Some(0));
+}
