@@ -135,6 +135,10 @@ impl Console {
             Request::Sessions { limit } => {
                 Response::Sessions(state.borrow().sessions.newest(limit.min(MOST_RECORDS)))
             }
+            Request::TlsInspectionLog { limit } => {
+                let limit = limit.min(MOST_RECORDS);
+                Response::Sessions(state.borrow().tls_inspection_log.newest(limit))
+            }
             Request::Events { limit } => {
                 Response::Events(state.borrow().events.newest(limit.min(MOST_RECORDS)))
             }
@@ -309,6 +313,7 @@ fn authorise(role: Option<Role>, request: &Request) -> Result<(), String> {
         | Request::Ciphers
         | Request::HighAvailability
         | Request::Sessions { .. }
+        | Request::TlsInspectionLog { .. }
         | Request::Events { .. }
         | Request::Log { .. }
         | Request::ShowQuarantine

@@ -14,7 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, spawn_local};
 use tracing::{info, warn};
-use weir_api::engine::{FilterAction, FilterEvent, FromEngine, SessionRecord, ToEngine};
+use weir_api::engine::{FilterAction, FilterEvent, FromEngine, LegRecord, SessionRecord, ToEngine};
 use weir_api::frame::{self, FrameError};
 use weir_api::rules::Answer;
 
@@ -232,7 +232,10 @@ fn hear(state: &mut State, message: FromEngine) {
             state.engine.refused = Some(error);
         }
         FromEngine::Session(session) => {
-            log_session(&session);
+            if session.is_logged() {
+                log_session(&session);
+                state.tls_inspection_log.push((*session).clone());
+            }
             state.sessions.push(*session);
         }
         FromEngine::Filter(event) => {
@@ -255,6 +258,11 @@ fn log_session(session: &SessionRecord) {
         server_name = session.server_name.as_deref(),
         profile = session.profile.as_deref(),
         policy = session.policy.as_deref(),
+        proxy = session.proxy.as_deref(),
+        client_tls = session.client_leg.as_ref().map(tls).as_deref(),
+        server_tls = session.server_leg.as_ref().map(tls).as_deref(),
+        certificate = session.certificate.as_ref().and_then(|names| names.subject.as_deref()),
+        failure = session.failure.as_ref().map(|failure| failure.words.as_str()),
         outcome = %session.outcome,
         reason = session.outcome.reason().as_deref(),
         verdict = session.verdict.as_deref(),
@@ -266,6 +274,10 @@ fn log_session(session: &SessionRecord) {
         session.server,
         session.outcome,
     );
+}
+
+fn tls(leg: &LegRecord) -> String {
+    format!("{} {}", leg.version, leg.suite_name())
 }
 
 fn log_event(event: &FilterEvent) {

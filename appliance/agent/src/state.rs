@@ -59,6 +59,8 @@ pub struct State {
     pub machine: Option<MachineStatus>,
     pub engine: Engine,
     pub sessions: Ring<SessionRecord>,
+    /// Of proxies whose logging is on.
+    pub tls_inspection_log: Ring<SessionRecord>,
     pub events: Ring<FilterEvent>,
 }
 
@@ -127,6 +129,7 @@ impl Default for State {
             machine: None,
             engine: Engine::default(),
             sessions: Ring::default(),
+            tls_inspection_log: Ring::default(),
             events: Ring::default(),
         }
     }

@@ -319,25 +319,11 @@ fn provision(directory: &std::path::Path, role: &str) {
 }
 
 fn session(id: u64) -> SessionRecord {
-    SessionRecord {
-        id,
-        started: 1,
-        ended: 2,
-        segment: SegmentId(1),
-        client: "10.0.0.1:1".parse().unwrap(),
-        server: "10.0.0.2:443".parse().unwrap(),
-        server_name: None,
-        virtual_segment: None,
-        profile: None,
-        policy: None,
-        generation: 1,
-        outcome: Outcome::Blocked(Blocked::Filter(7)),
-        client_leg: None,
-        server_leg: None,
-        verdict: None,
-        bytes_to_server: 0,
-        bytes_to_client: 0,
-    }
+    let (client, server) = ("10.0.0.1:1".parse().unwrap(), "10.0.0.2:443".parse().unwrap());
+    let mut session = SessionRecord::new(id, 1, SegmentId(1), client, server);
+    session.outcome = Outcome::Blocked(Blocked::NotTlsOnServerProxy);
+    session.logging = true;
+    session
 }
 
 fn event() -> FilterEvent {

@@ -34,6 +34,11 @@ pub enum Request {
     Sessions {
         limit: usize,
     },
+    /// The TLS inspection log: sessions of proxies whose logging is on, the newest first; at most
+    /// `limit`.
+    TlsInspectionLog {
+        limit: usize,
+    },
     /// The newest filter events first; at most `limit`.
     Events {
         limit: usize,

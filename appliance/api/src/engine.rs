@@ -6,10 +6,12 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
-use weir_policy::Outcome;
 use weir_policy::snapshot::{SegmentId, Snapshot};
 
 use crate::rules::{Answer, Question};
+pub use crate::session::{
+    CertificateRecord, End, FailureCause, FailureRecord, LegRecord, SessionRecord,
+};
 use crate::sight::{Histogram, OutcomeCount, PortTraffic, VirtualSegmentCounters};
 
 /// Agent to engine.
@@ -90,44 +92,6 @@ impl fmt::Display for FallbackReason {
     }
 }
 
-/// One session, told when its outcome is known and it ended (decrypted) or was judged (released).
-/// Times are milliseconds since the Unix epoch.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SessionRecord {
-    /// Unique while the engine runs; counts from 1.
-    pub id: u64,
-    pub started: u64,
-    pub ended: u64,
-    pub segment: SegmentId,
-    pub client: SocketAddr,
-    pub server: SocketAddr,
-    pub server_name: Option<String>,
-    /// Names in the snapshot of `generation`.
-    pub virtual_segment: Option<String>,
-    pub profile: Option<String>,
-    pub policy: Option<String>,
-    pub generation: u64,
-    pub outcome: Outcome,
-    /// What the client's side of the session negotiated, where it was decrypted (SPEC T4).
-    pub client_leg: Option<LegRecord>,
-    pub server_leg: Option<LegRecord>,
-    /// The server certificate's verdict in words, where one was verified.
-    pub verdict: Option<String>,
-    /// Plaintext bytes from client to server, and back.
-    pub bytes_to_server: u64,
-    pub bytes_to_client: u64,
-}
-
-/// What one side negotiated.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LegRecord {
-    pub version: String,
-    pub suite: String,
-    pub group: Option<String>,
-    pub alpn: Option<String>,
-    pub resumed: bool,
-}
-
 /// A rule that matched.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FilterEvent {
@@ -165,6 +129,14 @@ pub struct Counters {
     pub segments: Vec<SegmentCounters>,
     /// Named counters of the TLS side, in a fixed order.
     pub tls: Vec<(String, u64)>,
+    /// `npSslInspStats`, `npSslInspProtocolStats` and `npTcpProxyStats` (SPEC L7), of sessions that
+    /// ended.
+    #[serde(default)]
+    pub tls_inspection: Vec<(String, u64)>,
+    #[serde(default)]
+    pub tls_protocols: Vec<(String, u64)>,
+    #[serde(default)]
+    pub tcp_proxy: Vec<(String, u64)>,
     /// Those of which anything was counted.
     #[serde(default)]
     pub virtual_segments: Vec<VirtualSegmentCounters>,

@@ -13,4 +13,5 @@ pub mod legacy;
 pub mod links;
 pub mod paths;
 pub mod rules;
+pub mod session;
 pub mod sight;

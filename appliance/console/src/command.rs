@@ -42,6 +42,10 @@ pub fn step(line: &Line) -> Step {
         Command::ShowSessions | Command::ShowSessionsDetail => {
             Step::Ask(Request::Sessions { limit: records })
         }
+        Command::ShowTlsInspectionLog => Step::Ask(Request::TlsInspectionLog { limit: records }),
+        Command::DebugInspectionStats
+        | Command::DebugProtocolStats
+        | Command::DebugTcpProxyStats => Step::Ask(Request::TlsInspection),
         Command::ShowEvents => Step::Ask(Request::Events { limit: records }),
         Command::ShowLog => Step::Ask(Request::Log { limit: line.count.unwrap_or(LOG_LINES) }),
         Command::ShowConfiguration => Step::Ask(Request::Configuration),
@@ -78,9 +82,23 @@ pub fn ask(
 ) -> Result<Result<String, String>, Away> {
     Ok(match (line.command, agent.ask(request)?) {
         (_, Response::Refused(reason)) => Err(reason),
-        (Command::ShowSessionsDetail, Response::Sessions(sessions)) => {
-            Ok(render::sessions_detail(&sessions))
-        }
+        (
+            Command::ShowSessionsDetail | Command::ShowTlsInspectionLog,
+            Response::Sessions(sessions),
+        ) => Ok(render::sessions_detail(&sessions)),
+        (
+            command @ (Command::DebugInspectionStats
+            | Command::DebugProtocolStats
+            | Command::DebugTcpProxyStats),
+            Response::TlsInspection(view),
+        ) => match view.counters {
+            Some(counted) => Ok(render::counters(match command {
+                Command::DebugInspectionStats => &counted.tls_inspection,
+                Command::DebugProtocolStats => &counted.tls_protocols,
+                _ => &counted.tcp_proxy,
+            })),
+            None => Err("no engine is connected".into()),
+        },
         (Command::ShowSegments, Response::Segments(segments)) => {
             sight::chosen_segments(segments, line.argument("segments")).map(|chosen| {
                 match (line.has("json"), line.has("detail")) {

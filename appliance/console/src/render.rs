@@ -115,7 +115,7 @@ fn names(names: &[String]) -> String {
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
-fn counters(counters: &[(String, u64)]) -> String {
+pub fn counters(counters: &[(String, u64)]) -> String {
     counters.iter().map(|(name, count)| counter(name, *count)).collect()
 }
 

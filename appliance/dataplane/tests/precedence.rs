@@ -130,6 +130,7 @@ fn rules(random: &mut Random) -> Snapshot {
             service: Service::Other,
             certificates: vec![CertifiedKey { chain: vec![], key: SecretBytes::new(vec![]) }],
             reset_server_on_block: false,
+            logging: false,
             allowed: Default::default(),
         });
     }

@@ -225,6 +225,9 @@ fn counters(link: &Link, started: Instant) -> Counters {
             })
             .collect(),
         tls: link.totals.tls(),
+        tls_inspection: link.totals.statistics.inspection(link.totals.threshold.live().into()),
+        tls_protocols: link.totals.statistics.protocols(),
+        tcp_proxy: link.totals.statistics.tcp_proxy(link.totals.threshold.live().into()),
         virtual_segments: link.totals.tallies.by_virtual_segment(),
         learnt: link.publish.borrow().learnt.list(LEARNT_TOLD, Instant::now()),
     }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow};
 use weir_inspect::{RuleSet, RuleText};
 use weir_policy::judge::PolicyKind;
-use weir_policy::snapshot::{ClientProxy, Profile, ServerProxy, Service, TrustStore};
+use weir_policy::snapshot::{
+    ClientProxy, DecryptionPolicy, Profile, ServerProxy, Service, TrustStore,
+};
 use weir_policy::{Inspection, Snapshot};
 use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
@@ -39,11 +41,12 @@ type Stack = Option<ModernStack>;
 
 /// What decrypts one flow.
 pub struct FlowPolicy<'a> {
-    pub virtual_segment: &'a str,
     pub profile: &'a Profile,
     pub rules: &'a Arc<RuleSet>,
     pub proxy: Proxy<'a>,
     pub stack: Option<&'a ModernStack>,
+    /// Which domains are not decrypted.
+    pub decryption: Option<&'a DecryptionPolicy>,
     pub learnt: &'a Learnt,
 }
 
@@ -58,6 +61,14 @@ impl Proxy<'_> {
     pub fn policy(&self) -> &str {
         match self {
             Self::Server { name, .. } | Self::Client { name, .. } => name,
+        }
+    }
+
+    /// The proxy's own name, and whether its sessions are logged.
+    pub fn name_and_logging(&self) -> (&str, bool) {
+        match self {
+            Self::Server { proxy, .. } => (&proxy.name, proxy.logging),
+            Self::Client { proxy, .. } => (&proxy.name, proxy.logging),
         }
     }
 
@@ -183,6 +194,7 @@ impl CompiledPolicy {
     /// The parts that `inspection` names; `None` only for an inspection of another snapshot.
     pub fn of(&self, inspection: Inspection) -> Option<FlowPolicy<'_>> {
         let profile = self.snapshot.profiles.get(inspection.profile)?;
+        let mut decryption = None;
         let (proxy, stack) = match inspection.policy {
             PolicyKind::Server(index) => {
                 let policy = profile.server_policies.get(index)?;
@@ -195,11 +207,13 @@ impl CompiledPolicy {
                 let (forger, stack) = self.client_proxies.get(policy.client_proxy)?;
                 let proxy = self.snapshot.client_proxies.get(policy.client_proxy)?;
                 let anchors = self.trust_stores.get(policy.trust_store)?;
+                decryption = policy
+                    .decryption_policy
+                    .and_then(|index| self.snapshot.decryption_policies.get(index));
                 (Proxy::Client { name: &policy.name, proxy, forger, anchors }, stack)
             }
         };
         Some(FlowPolicy {
-            virtual_segment: &self.snapshot.virtual_segments.get(inspection.virtual_segment)?.name,
             profile,
             rules: self.rules.get(match inspection.trusted {
                 true => self.snapshot.profiles.len(),
@@ -207,6 +221,7 @@ impl CompiledPolicy {
             })?,
             proxy,
             stack: stack.as_ref(),
+            decryption,
             learnt: &self.learnt,
         })
     }

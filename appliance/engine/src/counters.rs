@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::statistics::Statistics;
 use crate::tally::Tallies;
 use crate::threshold::Threshold;
 
@@ -10,6 +11,7 @@ use crate::threshold::Threshold;
 pub struct Totals {
     pub tallies: Tallies,
     pub threshold: Threshold,
+    pub statistics: Statistics,
     pub client_hellos: AtomicU64,
     pub taken_over: AtomicU64,
     pub taken_before_judgement: AtomicU64,

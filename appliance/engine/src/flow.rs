@@ -18,7 +18,7 @@ use weir_dataplane::{Held, HeldFlow, TakeOverError, TakenFlow};
 use weir_policy::judge::virtual_segment;
 use weir_policy::outcome::{Blocked, Bypassed, Outcome};
 use weir_policy::snapshot::OverThreshold;
-use weir_policy::{Candidate, Decision, FirstBytes, Inspection, judge};
+use weir_policy::{Candidate, Decision, FirstBytes, Inspection, judge, policy_of};
 use weir_tls::hello::{self, ClientHello, Peek};
 
 use crate::compiled::{CompiledPolicy, Proxy};
@@ -317,6 +317,7 @@ fn note_hello(record: &mut SessionRecord, known: &Known, surroundings: &Surround
     if let Known::Hello(hello) = known {
         increment(&surroundings.totals.client_hellos);
         record.server_name.clone_from(&hello.server_name);
+        record.encrypted_client_hello = hello.encrypted_client_hello;
     }
 }
 
@@ -325,31 +326,28 @@ fn new_record(
     candidate: &Candidate,
     surroundings: &Surroundings,
 ) -> SessionRecord {
-    SessionRecord {
-        id: surroundings.totals.next_session(),
-        started: milliseconds_now(),
-        ended: 0,
-        segment: candidate.segment,
-        client: candidate.client,
-        server: candidate.server,
-        server_name: None,
-        virtual_segment: virtual_segment(&policy.snapshot, candidate).map(|s| s.name.clone()),
-        profile: None,
-        policy: None,
-        generation: policy.snapshot.generation,
-        outcome: Outcome::Bypassed(Bypassed::NoPolicy),
-        client_leg: None,
-        server_leg: None,
-        verdict: None,
-        bytes_to_server: 0,
-        bytes_to_client: 0,
+    let Candidate { segment, client, server, .. } = *candidate;
+    let id = surroundings.totals.next_session();
+    let mut record = SessionRecord::new(id, milliseconds_now(), segment, client, server);
+    record.generation = policy.snapshot.generation;
+    record.virtual_segment =
+        virtual_segment(&policy.snapshot, candidate).map(|segment| segment.name.clone());
+    if let Some(flow) = policy_of(&policy.snapshot, candidate).and_then(|found| policy.of(found)) {
+        let (proxy, logging) = flow.proxy.name_and_logging();
+        record.logging = logging;
+        record.profile = Some(flow.profile.name.clone());
+        record.policy = Some(flow.proxy.policy().to_owned());
+        record.proxy = Some(proxy.to_owned());
+        record.decryption_policy = flow.decryption.map(|policy| policy.name.clone());
     }
+    record
 }
 
 /// Counts the outcome and tells the agent.
 fn finish(mut record: SessionRecord, outcome: Outcome, surroundings: &Surroundings) {
     record.outcome = outcome;
     record.ended = milliseconds_now();
+    surroundings.totals.statistics.count(&record);
     surroundings.tally.count(record.segment, record.virtual_segment.as_deref(), outcome);
     surroundings.tell(FromEngine::Session(Box::new(record)));
 }

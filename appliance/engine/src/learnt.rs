@@ -161,6 +161,7 @@ mod tests {
             block_invalid_certificates: false,
             block_expired_certificates: false,
             reset_client_on_block: true,
+            logging: false,
             minimum_rsa_key_length: 2048,
             allowed: weir_policy::suites::Allowed::default(),
             on_client_certificate_request: certificates,

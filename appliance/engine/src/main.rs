@@ -16,6 +16,7 @@ mod leg;
 mod relay;
 mod runtime;
 mod session;
+mod statistics;
 mod tally;
 mod threshold;
 

@@ -11,14 +11,18 @@ use std::time::{Duration, Instant};
 use rustls_pki_types::UnixTime;
 use tokio::net::TcpStream;
 use tracing::debug;
-use weir_api::engine::{LegRecord, SessionRecord};
+use weir_api::engine::{
+    CertificateRecord, End, FailureCause, FailureRecord, LegRecord, SessionRecord,
+};
 use weir_dataplane::TakenFlow;
 use weir_policy::outcome::{Blocked, NotInspected, Outcome};
+use weir_policy::suites::Protocol;
 use weir_policy::{Inspection, snapshot::ClientProxy};
 use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
+use weir_tls::leg::Fault;
 use weir_tls::{
-    Action, Alert, LeafKind, LegError, LegKey, Negotiated, TlsLeg, TrustAnchors, Verdict,
+    Action, Alert, LeafKind, LegError, LegKey, Names, Negotiated, TlsLeg, TrustAnchors, Verdict,
 };
 
 use crate::compiled::{CompiledPolicy, FlowPolicy, Proxy};
@@ -44,9 +48,6 @@ pub async fn run(
         relay::as_is(taken, record).await;
         return Outcome::Bypassed(weir_policy::outcome::Bypassed::NoPolicy);
     };
-    record.virtual_segment = Some(flow.virtual_segment.to_owned());
-    record.profile = Some(flow.profile.name.clone());
-    record.policy = Some(flow.proxy.policy().to_owned());
 
     let TakenFlow { client, server, received, guard } = taken;
     let (client, server) =
@@ -97,6 +98,7 @@ async fn handshakes(
             &totals.server_handshake_failures
         });
         debug!(session = record.id, %fault, "handshake with the server failed");
+        record.failure = Some(failure(End::Server, asked, &fault));
         send_alert(&client, nearest_alert(&fault));
         if asked {
             learn_request(flow, record);
@@ -110,11 +112,17 @@ async fn handshakes(
     if server.tls.client_certificate_requested() {
         increment(&totals.client_certificates_requested);
         learn_request(flow, record);
+        record.failure = Some(FailureRecord {
+            with: End::Server,
+            cause: FailureCause::CertificateRequested,
+            words: "the server asked for a client certificate".to_owned(),
+        });
         send_alert(&client, Alert::HANDSHAKE_FAILURE);
         return Err(Blocked::ClientCertificateRequested);
     }
     let negotiated = server.tls.negotiated();
-    record.server_leg = negotiated.as_ref().map(leg_record);
+    record.server_leg = negotiated.as_ref().and_then(leg_record);
+    record.certificate = certificate_record(server.tls.as_ref());
     if negotiated.as_ref().is_some_and(|negotiated| negotiated.resumed) {
         increment(&totals.resumed_with_server);
     }
@@ -137,6 +145,7 @@ async fn handshakes(
     if let Err(fault) = in_time(client.handshake(received)).await {
         increment(&totals.client_handshake_failures);
         debug!(session = record.id, %fault, "handshake with the client failed");
+        record.failure = Some(failure(End::Client, false, &fault));
         if rejects_certificate(&fault) {
             increment(&totals.forged_certificates_rejected);
             // Of any other verdict clients are meant to be warned.
@@ -152,7 +161,7 @@ async fn handshakes(
         return Err(Blocked::ClientHandshakeFailed);
     }
     let negotiated = client.tls.negotiated();
-    record.client_leg = negotiated.as_ref().map(leg_record);
+    record.client_leg = negotiated.as_ref().and_then(leg_record);
     if negotiated.is_some_and(|negotiated| negotiated.resumed) {
         increment(&totals.resumed_with_client);
     }
@@ -265,12 +274,49 @@ fn send_alert(client: &TcpStream, alert: Alert) {
     }
 }
 
-fn leg_record(negotiated: &Negotiated) -> LegRecord {
-    LegRecord {
-        version: negotiated.version.to_string(),
-        suite: negotiated.suite.to_string(),
+fn leg_record(negotiated: &Negotiated) -> Option<LegRecord> {
+    Some(LegRecord {
+        // Stacks negotiate no version that is not in the list.
+        version: Protocol::by_code(negotiated.version.0)?,
+        suite: negotiated.suite.0,
         group: negotiated.group.as_ref().map(ToString::to_string),
+        signature: negotiated.signature.as_ref().map(ToString::to_string),
         alpn: negotiated.alpn_text(),
         resumed: negotiated.resumed,
-    }
+    })
+}
+
+/// Names of the server's certificate, as many and as long as a record keeps.
+fn certificate_record(server: &dyn TlsLeg) -> Option<CertificateRecord> {
+    let names = Names::of(server.peer_chain()?.first()?)?;
+    let cut = |name: String| name.chars().take(CertificateRecord::NAME_LENGTH).collect();
+    Some(CertificateRecord {
+        subject: names.subject.map(cut),
+        issuer: names.issuer.map(cut),
+        more_names: names.dns.len().saturating_sub(CertificateRecord::NAMES),
+        names: names.dns.into_iter().take(CertificateRecord::NAMES).map(cut).collect(),
+    })
+}
+
+fn failure(with: End, certificate_requested: bool, fault: &LegFault) -> FailureRecord {
+    let cause = match fault {
+        _ if certificate_requested => FailureCause::CertificateRequested,
+        LegFault::Tcp(_) => FailureCause::Reset,
+        LegFault::Closed => FailureCause::Closed,
+        LegFault::Slow => FailureCause::TimedOut,
+        LegFault::Tls(LegError::AlertReceived(alert)) if alert.tells_incompatible() => {
+            FailureCause::Incompatible
+        }
+        LegFault::Tls(LegError::AlertReceived(_)) => FailureCause::Alert,
+        LegFault::Tls(LegError::Refused { fault, .. }) => match fault {
+            Fault::Incompatible | Fault::NoApplicationProtocol => FailureCause::Incompatible,
+            Fault::BadSignature => FailureCause::Signature,
+            Fault::Malformed
+            | Fault::Misbehaved
+            | Fault::OversizedRecord
+            | Fault::Undecryptable => FailureCause::Protocol,
+        },
+        LegFault::Tls(LegError::Overfed | LegError::Internal(_)) => FailureCause::Internal,
+    };
+    FailureRecord { with, cause, words: fault.to_string() }
 }

@@ -185,6 +185,8 @@ pub(crate) struct ServerProxySection {
     pub certificates: Vec<KeyPairSection>,
     #[serde(default = "yes")]
     pub reset_server_on_block: bool,
+    #[serde(default)]
+    pub logging: bool,
     pub protocols: Option<Vec<Version>>,
     pub suites: Option<Vec<Text>>,
     #[serde(default)]
@@ -205,6 +207,8 @@ pub(crate) struct ClientProxySection {
     pub block_expired_certificates: bool,
     #[serde(default = "yes")]
     pub reset_client_on_block: bool,
+    #[serde(default)]
+    pub logging: bool,
     pub minimum_rsa_key_length: Option<u16>,
     #[serde(default)]
     pub on_client_certificate_request: OnRefusal,

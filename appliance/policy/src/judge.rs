@@ -148,6 +148,14 @@ pub fn virtual_segment<'a>(
     snapshot.virtual_segments.iter().find(|one| one.matches(&facts))
 }
 
+/// The policy that covers a flow's addresses and port, if one does, whatever precedes it.
+pub fn policy_of(snapshot: &Snapshot, candidate: &Candidate) -> Option<Inspection> {
+    let facts = candidate.facts();
+    let index = snapshot.virtual_segments.iter().position(|one| one.matches(&facts))?;
+    let (virtual_segment, profile, policy) = owner(snapshot, index, candidate)?;
+    Some(Inspection { virtual_segment, profile, policy: policy.kind(), trusted: false })
+}
+
 fn bypass(reason: Bypassed) -> Decision {
     Decision::Release(Outcome::Bypassed(reason))
 }

@@ -196,6 +196,9 @@ pub struct ServerProxy {
     pub certificates: Vec<CertifiedKey>,
     /// Reset the server's connection on a block, too (SPEC T8).
     pub reset_server_on_block: bool,
+    /// Its sessions are in the TLS inspection log (SPEC T8).
+    #[serde(default)]
+    pub logging: bool,
     /// What either side may negotiate (SPEC T1, T2).
     #[serde(default)]
     pub allowed: Allowed,
@@ -212,6 +215,9 @@ pub struct ClientProxy {
     pub block_expired_certificates: bool,
     /// Reset the client's connection on a block, too (SPEC T8).
     pub reset_client_on_block: bool,
+    /// Its sessions are in the TLS inspection log (SPEC T8).
+    #[serde(default)]
+    pub logging: bool,
     /// Bits; a shorter RSA key in a server's chain makes its certificate invalid (SPEC T8).
     #[serde(default = "minimum_rsa_key_length")]
     pub minimum_rsa_key_length: u16,

@@ -306,6 +306,10 @@ impl Allowed {
 impl Protocol {
     pub const ALL: [Self; 5] = [Self::Ssl30, Self::Tls10, Self::Tls11, Self::Tls12, Self::Tls13];
 
+    pub fn by_code(code: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|version| version.code() == code)
+    }
+
     /// As on the wire.
     pub fn code(self) -> u16 {
         match self {

@@ -56,6 +56,17 @@ impl Alert {
         matches!(self.0, 42..=46 | 48)
     }
 
+    /// The peer found no version, suite or application protocol in common, or says so.
+    pub fn tells_incompatible(self) -> bool {
+        matches!(
+            self,
+            Self::HANDSHAKE_FAILURE
+                | Self::PROTOCOL_VERSION
+                | Self::INSUFFICIENT_SECURITY
+                | Self::NO_APPLICATION_PROTOCOL
+        )
+    }
+
     /// A fatal alert as one unencrypted record (RFC 8446 section 5.1): valid towards a client as
     /// long as no ServerHello was sent to it.
     pub fn fatal_record(self) -> [u8; 7] {

@@ -151,20 +151,47 @@ impl<'a> Certificate<'a> {
 
     /// The subject's last common name.
     pub(crate) fn common_name(&self) -> Option<String> {
-        let mut outer = Reader(self.subject);
-        let mut name = Reader(outer.expect(der::SEQUENCE).ok()?.contents);
-        let mut found = None;
-        while let Ok(relative) = name.expect(der::SET) {
-            let mut attributes = Reader(relative.contents);
-            while let Ok(attribute) = attributes.expect(der::SEQUENCE) {
-                let mut attribute = Reader(attribute.contents);
-                if attribute.expect(der::OBJECT_IDENTIFIER).ok()?.contents == oid::COMMON_NAME {
-                    found = text(attribute.any().ok()?.contents);
-                }
+        common_name(self.subject)
+    }
+}
+
+/// The names in a certificate, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// The last common name of the subject, and of the issuer.
+    pub subject: Option<String>,
+    pub issuer: Option<String>,
+    /// DNS names of the subject alternative name; without any, the subject's common name.
+    pub dns: Vec<String>,
+}
+
+impl Names {
+    /// `None`: these bytes are no certificate.
+    pub fn of(der: &[u8]) -> Option<Self> {
+        let certificate = Certificate::parse(der).ok()?;
+        Some(Self {
+            subject: certificate.common_name(),
+            issuer: common_name(certificate.issuer),
+            dns: certificate.dns_names(),
+        })
+    }
+}
+
+/// The last common name of a raw Name.
+fn common_name(name: &[u8]) -> Option<String> {
+    let mut outer = Reader(name);
+    let mut name = Reader(outer.expect(der::SEQUENCE).ok()?.contents);
+    let mut found = None;
+    while let Ok(relative) = name.expect(der::SET) {
+        let mut attributes = Reader(relative.contents);
+        while let Ok(attribute) = attributes.expect(der::SEQUENCE) {
+            let mut attribute = Reader(attribute.contents);
+            if attribute.expect(der::OBJECT_IDENTIFIER).ok()?.contents == oid::COMMON_NAME {
+                found = text(attribute.any().ok()?.contents);
             }
         }
-        found
     }
+    found
 }
 
 impl<'a> Validity<'a> {

@@ -21,6 +21,7 @@ pub mod server_certificates;
 pub mod verify;
 
 pub use alert::Alert;
+pub use certificate::Names;
 pub use der::DerError;
 pub use forge::{ForgeError, Forger, ForgerError, LeafKeys, LeafKind, Signer};
 pub use hello::{ClientHello, HelloError, Peek, peek};

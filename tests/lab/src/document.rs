@@ -58,6 +58,7 @@ pub fn weir_section(certificates: &Certificates) -> Result<String> {
       detection-ports: ["443"]
       service: http
       reset-client-on-block: true
+      logging: true
       signing-certificate:
 "#
     );

@@ -386,6 +386,7 @@ fn every_show_command_fits_eighty_columns_and_tells_no_key() {
             "health",
             "segments",
             "tls-inspection",
+            "tls-inspection log",
             "sessions",
             "sessions detail",
             "events",
@@ -405,6 +406,11 @@ fn every_show_command_fits_eighty_columns_and_tells_no_key() {
             for line in text.lines() {
                 assert!(line.chars().count() <= 80, "show {what}: {line}");
             }
+        }
+        for what in ["npSslInspStats", "npSslInspProtocolStats", "npTcpProxyStats"] {
+            let text = bench.wire.console(&format!("debug np stats show {what}"))?;
+            assert!(!text.trim().is_empty(), "{what}");
+            assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         }
         assert!(bench.wire.console("show configuration")?.contains("bank.example"));
         let wrong = bench.wire.console("show nothing").unwrap_err().to_string();

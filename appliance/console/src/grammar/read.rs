@@ -116,7 +116,7 @@ pub fn complete(line: &str) -> Completion {
 pub fn list(valid: &[(&'static str, &'static str)]) -> String {
     let mut text = String::from("Valid entries at this position are:\n");
     for (keyword, description) in valid {
-        let line = format!("  {keyword:<20}{description}");
+        let line = format!("  {keyword:<23}{description}");
         text.push_str(line.get(..WIDTH).unwrap_or(&line).trim_end());
         text.push('\n');
     }
@@ -481,8 +481,8 @@ mod tests {
             seen.push(nodes.as_ptr());
             for node in nodes {
                 let (word, description) = entry(node);
-                assert!(word.len() < 20, "{word}");
-                assert!(22 + description.len() <= WIDTH, "{description}");
+                assert!(word.len() < 24, "{word}");
+                assert!(25 + description.len() <= WIDTH, "{description}");
                 assert!(node.command.is_some() || !node.next.is_empty(), "{word} leads nowhere");
                 check(node.next, seen);
             }

@@ -13,6 +13,10 @@ pub enum Command {
     ShowVirtualSegments,
     ShowTlsInspection,
     ShowCiphers,
+    ShowTlsInspectionLog,
+    DebugInspectionStats,
+    DebugProtocolStats,
+    DebugTcpProxyStats,
     ForgetLearnt,
     ShowSessions,
     ShowSessionsDetail,
@@ -124,6 +128,7 @@ pub static ROOT: &[Node] = &[
                 ],
             ),
             branch("explain", "What becomes of a packet, and which rule decides", EXPLAIN),
+            branch("np", "Counters of the network processing", &[NP_STATS]),
             branch(
                 "tls-inspection",
                 "TLS inspection",
@@ -166,7 +171,7 @@ pub static ROOT: &[Node] = &[
             command: None,
             next: &[leaf(
                 "restart",
-                "Bring up a port that link-down synchronisation took down",
+                "Bring up ports that link-down synchronisation took down",
                 Command::RestartPorts,
             )],
         }],
@@ -179,6 +184,32 @@ pub static ROOT: &[Node] = &[
         &[leaf("-y", "Without asking", Command::ShutdownUnasked)],
     ),
 ];
+
+const NP_STATS: Node = branch(
+    "stats",
+    "Counters of the network processing",
+    &[branch(
+        "show",
+        "Show the counters",
+        &[
+            leaf(
+                "npSslInspProtocolStats",
+                "Versions, suites and failures",
+                Command::DebugProtocolStats,
+            ),
+            leaf(
+                "npSslInspStats",
+                "Connections that a policy covers",
+                Command::DebugInspectionStats,
+            ),
+            leaf(
+                "npTcpProxyStats",
+                "TCP connections that match a profile",
+                Command::DebugTcpProxyStats,
+            ),
+        ],
+    )],
+);
 
 static SHOW: &[Node] = &[
     leaf(
@@ -226,7 +257,15 @@ static SHOW: &[Node] = &[
         "tls-inspection",
         "TLS inspection: settings and counters",
         Command::ShowTlsInspection,
-        &[leaf("ciphers", "Cipher suites and what this device supports", Command::ShowCiphers)],
+        &[
+            leaf("ciphers", "Cipher suites and what this device supports", Command::ShowCiphers),
+            both(
+                "log",
+                "Sessions of proxies with logging on, newest first",
+                Command::ShowTlsInspectionLog,
+                &[count("How many", Command::ShowTlsInspectionLog)],
+            ),
+        ],
     ),
     SHOW_FILTERS,
     leaf("version", "Versions of appliance and kernel", Command::ShowVersion),

@@ -1,6 +1,6 @@
 //! `show sessions`, `show sessions detail`, `show events`.
 
-use weir_api::engine::{FilterAction, FilterEvent, LegRecord, SessionRecord};
+use weir_api::engine::{CertificateRecord, FilterAction, FilterEvent, LegRecord, SessionRecord};
 
 use crate::text::{bytes, field, fold, moment};
 
@@ -82,13 +82,29 @@ fn detail(session: &SessionRecord) -> String {
     text += &field("Client", &session.client.to_string());
     text += &field("Server", &session.server.to_string());
     text += &field("Server name", &optional(&session.server_name));
+    if session.encrypted_client_hello {
+        text += &field("Encrypted hello", "yes; the server name is the outer one");
+    }
     text += &field("Virtual segment", &optional(&session.virtual_segment));
     text += &field("Profile", &optional(&session.profile));
     text += &field("Policy", &optional(&session.policy));
+    text += &field("Proxy", &optional(&session.proxy));
+    if let Some(policy) = &session.decryption_policy {
+        text += &field("Decryption policy", policy);
+    }
     text += &field("Policy generation", &session.generation.to_string());
     text += &field("Outcome", &outcome(session));
+    if let Some(failure) = &session.failure {
+        let what = format!("handshake with the {}: {}", failure.with, failure.words);
+        text += &field("Failure", &what);
+    }
+    if let Some(record) = &session.certificate {
+        text += &field("Server certificate", &optional(&record.subject));
+        text += &field("Certificate's names", &certificate_names(record));
+        text += &field("Certificate's issuer", &optional(&record.issuer));
+    }
     if let Some(verdict) = &session.verdict {
-        text += &field("Server certificate", verdict);
+        text += &field("Verdict", verdict);
     }
     if let Some(record) = &session.client_leg {
         text += &field("TLS with the client", &leg(record));
@@ -101,10 +117,18 @@ fn detail(session: &SessionRecord) -> String {
     text
 }
 
+fn certificate_names(record: &CertificateRecord) -> String {
+    let mut text = if record.names.is_empty() { "none".into() } else { record.names.join(", ") };
+    if record.more_names > 0 {
+        text += &format!(" and {} more", record.more_names);
+    }
+    text
+}
+
 fn leg(record: &LegRecord) -> String {
-    let mut text = format!("{} {}", record.version, record.suite);
-    if let Some(group) = &record.group {
-        text += &format!(" {group}");
+    let mut text = format!("{} {}", record.version, record.suite_name());
+    for part in [&record.group, &record.signature].into_iter().flatten() {
+        text += &format!(" {part}");
     }
     if let Some(alpn) = &record.alpn {
         text += &format!(", ALPN {alpn}");
@@ -120,36 +144,52 @@ mod tests {
     use weir_policy::Outcome;
     use weir_policy::outcome::Blocked;
     use weir_policy::snapshot::SegmentId;
+    use weir_policy::suites::Protocol;
+
+    use weir_api::engine::{End, FailureCause, FailureRecord};
 
     use super::*;
     use crate::text::WIDTH;
 
     fn session(text: &str, address: &str) -> SessionRecord {
         let leg = LegRecord {
-            version: "TLSv1.3".into(),
-            suite: "TLS_AES_128_GCM_SHA256".into(),
+            version: Protocol::Tls13,
+            suite: 0x1301,
+            signature: Some("ecdsa_secp256r1_sha256".into()),
             group: Some("X25519MLKEM768".into()),
             alpn: Some("http/1.1".into()),
             resumed: false,
         };
+        let end = address.parse().unwrap();
+        let text = Some(text.to_owned());
         SessionRecord {
-            id: 7,
-            started: 1_767_225_600_000,
             ended: 1_767_225_601_000,
-            segment: SegmentId(1),
-            client: address.parse().unwrap(),
-            server: address.parse().unwrap(),
-            server_name: Some(text.into()),
-            virtual_segment: Some(text.into()),
-            profile: Some(text.into()),
-            policy: Some(text.into()),
+            server_name: text.clone(),
+            encrypted_client_hello: true,
+            virtual_segment: text.clone(),
+            profile: text.clone(),
+            policy: text.clone(),
+            proxy: text.clone(),
+            decryption_policy: text.clone(),
             generation: 3,
             outcome: Outcome::Blocked(Blocked::Filter(1000)),
             client_leg: Some(leg.clone()),
             server_leg: Some(leg),
-            verdict: Some(text.into()),
+            certificate: Some(CertificateRecord {
+                subject: text.clone(),
+                issuer: text.clone(),
+                names: vec![text.clone().unwrap(); 3],
+                more_names: 992,
+            }),
+            verdict: text.clone(),
+            failure: Some(FailureRecord {
+                with: End::Client,
+                cause: FailureCause::Alert,
+                words: text.unwrap_or_default(),
+            }),
             bytes_to_server: 1200,
             bytes_to_client: 20_000_000,
+            ..SessionRecord::new(7, 1_767_225_600_000, SegmentId(1), end, end)
         }
     }
 
@@ -183,10 +223,15 @@ mod tests {
     #[test]
     fn session_detail_tells_both_legs() {
         let shown = sessions_detail(&[session("x", "10.66.0.1:1")]);
-        let leg = "TLSv1.3 TLS_AES_128_GCM_SHA256 X25519MLKEM768, ALPN\n                        \
-                   http/1.1\n";
+        let leg = "TLS 1.3 TLS_AES_128_GCM_SHA256 X25519MLKEM768\n                        \
+                   ecdsa_secp256r1_sha256, ALPN http/1.1\n";
         assert!(shown.contains(&format!("TLS with the client     {leg}")), "{shown}");
         assert!(shown.contains(&format!("TLS with the server     {leg}")), "{shown}");
+        assert!(shown.contains("Certificate's names     x, x, x and 992 more\n"), "{shown}");
+        assert!(
+            shown.contains("Failure                 handshake with the client: x\n"),
+            "{shown}"
+        );
         assert!(shown.contains("Outcome                 blocked (filter 1000)\n"), "{shown}");
     }
 

@@ -123,6 +123,7 @@ pub fn snapshot(fallback: Layer2Fallback) -> Snapshot {
             block_invalid_certificates: false,
             block_expired_certificates: false,
             reset_client_on_block: false,
+            logging: false,
             minimum_rsa_key_length: weir_policy::snapshot::MINIMUM_RSA_KEY_LENGTH,
             allowed: weir_policy::suites::Allowed::default(),
             on_client_certificate_request: weir_policy::snapshot::OnRefusal::Block,

@@ -43,6 +43,7 @@ impl Check<'_> {
                 service: section.service,
                 certificates,
                 reset_server_on_block: section.reset_server_on_block,
+                logging: section.logging,
                 allowed: self.allowed(
                     &at,
                     Keys {
@@ -118,6 +119,7 @@ impl Check<'_> {
                 block_invalid_certificates: section.block_invalid_certificates,
                 block_expired_certificates: section.block_expired_certificates,
                 reset_client_on_block: section.reset_client_on_block,
+                logging: section.logging,
                 on_client_certificate_request: section.on_client_certificate_request,
                 on_pinned_client: section.on_pinned_client,
                 learnt_bypass_time: self.learnt_bypass_time(&at, section),

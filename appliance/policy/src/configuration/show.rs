@@ -139,6 +139,7 @@ impl Page {
                 self.pair(5, "key", quoted(SECRET));
             }
             self.pair(3, "reset-server-on-block", proxy.reset_server_on_block);
+            self.pair(3, "logging", proxy.logging);
             self.allowed(&proxy.allowed);
         }
     }
@@ -155,6 +156,7 @@ impl Page {
             self.pair(3, "block-invalid-certificates", proxy.block_invalid_certificates);
             self.pair(3, "block-expired-certificates", proxy.block_expired_certificates);
             self.pair(3, "reset-client-on-block", proxy.reset_client_on_block);
+            self.pair(3, "logging", proxy.logging);
             self.pair(3, "minimum-rsa-key-length", proxy.minimum_rsa_key_length);
             let request = on_refusal(proxy.on_client_certificate_request);
             self.pair(3, "on-client-certificate-request", request);

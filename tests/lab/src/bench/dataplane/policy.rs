@@ -92,6 +92,7 @@ pub fn snapshot() -> (Snapshot, Fill) {
             block_invalid_certificates: false,
             block_expired_certificates: false,
             reset_client_on_block: false,
+            logging: false,
             minimum_rsa_key_length: MINIMUM_RSA_KEY_LENGTH,
             allowed: Default::default(),
             on_client_certificate_request: Default::default(),

@@ -1,0 +1,206 @@
+//! The record of a session: one typed value that the log, `show sessions` and the counters are made
+//! from (SPEC T4, T11).
+//!
+//! Not for: words; those are made where a record is shown. Cannot fail. Foreign text in it is
+//! bounded where the record is made.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use weir_policy::Outcome;
+use weir_policy::outcome::{Blocked, Bypassed};
+use weir_policy::snapshot::SegmentId;
+use weir_policy::suites::{Protocol, Suite};
+
+/// One session, told when its outcome is known and it ended (decrypted) or was judged (released).
+/// Times are milliseconds since the Unix epoch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SessionRecord {
+    /// Unique while the engine runs; counts from 1.
+    pub id: u64,
+    pub started: u64,
+    pub ended: u64,
+    pub segment: SegmentId,
+    pub client: SocketAddr,
+    pub server: SocketAddr,
+    /// As the client sent it; with an encrypted hello the outer one.
+    pub server_name: Option<String>,
+    /// The hello has an `encrypted_client_hello` extension (that may be GREASE).
+    #[serde(default)]
+    pub encrypted_client_hello: bool,
+    /// Names in the snapshot of `generation`, of what covers the flow.
+    pub virtual_segment: Option<String>,
+    pub profile: Option<String>,
+    pub policy: Option<String>,
+    #[serde(default)]
+    pub proxy: Option<String>,
+    #[serde(default)]
+    pub decryption_policy: Option<String>,
+    pub generation: u64,
+    pub outcome: Outcome,
+    /// The proxy's sessions are logged (SPEC T8).
+    #[serde(default)]
+    pub logging: bool,
+    /// What each side of the session negotiated, where it did (SPEC T4).
+    pub client_leg: Option<LegRecord>,
+    pub server_leg: Option<LegRecord>,
+    /// The server's certificate, where one was seen.
+    #[serde(default)]
+    pub certificate: Option<CertificateRecord>,
+    /// The server certificate's verdict in words, where one was verified.
+    pub verdict: Option<String>,
+    /// The handshake that failed, if one did.
+    #[serde(default)]
+    pub failure: Option<FailureRecord>,
+    /// Plaintext bytes from client to server, and back; of a session that was relayed as it is,
+    /// the bytes of TCP.
+    pub bytes_to_server: u64,
+    pub bytes_to_client: u64,
+}
+
+/// What one side negotiated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegRecord {
+    pub version: Protocol,
+    /// IANA's code point.
+    pub suite: u16,
+    pub group: Option<String>,
+    /// Of the server's handshake; a resumed session has none.
+    pub signature: Option<String>,
+    pub alpn: Option<String>,
+    pub resumed: bool,
+}
+
+/// The names in a certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateRecord {
+    /// The last common name of its subject, and of its issuer.
+    pub subject: Option<String>,
+    pub issuer: Option<String>,
+    /// The first of its DNS names.
+    pub names: Vec<String>,
+    /// How many more there are.
+    pub more_names: usize,
+}
+
+impl CertificateRecord {
+    /// DNS names kept of a certificate.
+    pub const NAMES: usize = 8;
+    /// Characters kept of a name: the most that a DNS name has (RFC 1035 section 2.3.4).
+    pub const NAME_LENGTH: usize = 255;
+}
+
+/// A handshake that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureRecord {
+    /// With whom.
+    pub with: End,
+    pub cause: FailureCause,
+    /// In the TLS stack's words.
+    pub words: String,
+}
+
+/// An end of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    Client,
+    Server,
+}
+
+/// What a handshake failed of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum FailureCause {
+    /// No version, suite, group, signature or application protocol in common, as we or the peer
+    /// found.
+    Incompatible,
+    /// The server asked for a client certificate (SPEC T10).
+    CertificateRequested,
+    /// Another alert of the peer.
+    Alert,
+    /// The peer's handshake signature does not verify.
+    Signature,
+    /// The peer broke the protocol.
+    Protocol,
+    /// The peer closed amid the handshake.
+    Closed,
+    /// TCP broke amid the handshake.
+    Reset,
+    TimedOut,
+    /// Ours.
+    Internal,
+}
+
+impl FailureCause {
+    pub const ALL: [Self; 9] = [
+        Self::Incompatible,
+        Self::CertificateRequested,
+        Self::Alert,
+        Self::Signature,
+        Self::Protocol,
+        Self::Closed,
+        Self::Reset,
+        Self::TimedOut,
+        Self::Internal,
+    ];
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        })
+    }
+}
+
+impl LegRecord {
+    /// IANA's name, or the code point in hex.
+    pub fn suite_name(&self) -> String {
+        Suite::by_id(self.suite)
+            .map_or_else(|| format!("{:#06x}", self.suite), |suite| suite.name.to_owned())
+    }
+}
+
+impl SessionRecord {
+    /// A session of which nothing but its ends is known.
+    pub fn new(
+        id: u64,
+        started: u64,
+        segment: SegmentId,
+        client: SocketAddr,
+        server: SocketAddr,
+    ) -> Self {
+        Self {
+            id,
+            started,
+            ended: started,
+            segment,
+            client,
+            server,
+            server_name: None,
+            encrypted_client_hello: false,
+            virtual_segment: None,
+            profile: None,
+            policy: None,
+            proxy: None,
+            decryption_policy: None,
+            generation: 0,
+            outcome: Outcome::Bypassed(Bypassed::NoPolicy),
+            logging: false,
+            client_leg: None,
+            server_leg: None,
+            certificate: None,
+            verdict: None,
+            failure: None,
+            bytes_to_server: 0,
+            bytes_to_client: 0,
+        }
+    }
+
+    /// Whether it belongs in the TLS inspection log: its proxy's logging is on, and it is not one
+    /// that a filter blocked, which is in the events (SPEC M3).
+    pub fn is_logged(&self) -> bool {
+        self.logging && !matches!(self.outcome, Outcome::Blocked(Blocked::Filter(_)))
+    }
+}
