@@ -4,11 +4,12 @@
 //! Not for: moving bytes between them. Where a socket cannot be made the flow is released.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use socket2::{SockRef, Socket};
+use socket2::{SockAddr, SockRef, Socket};
 use tokio::net::TcpStream;
 
 use crate::assembly::Assembly;
@@ -47,12 +48,51 @@ pub struct FlowGuard {
     core: Arc<Core>,
     key: FlowKey,
     id: u64,
+    /// Whose socket pool is its.
+    runtime: usize,
 }
 
 impl FlowGuard {
-    fn new(core: &Arc<Core>, key: FlowKey, id: u64) -> Self {
+    fn new(core: &Arc<Core>, key: FlowKey, id: u64, runtime: usize) -> Self {
         core.taken_now.fetch_add(1, Ordering::Relaxed);
-        Self { core: Arc::clone(core), key, id }
+        Self { core: Arc::clone(core), key, id, runtime }
+    }
+
+    /// Resets the connection to the server and opens another between the same ends: addresses,
+    /// ports and path stay, and the client sees nothing of it. `client` and `server` are the flow's
+    /// ends.
+    ///
+    /// # Errors
+    /// The server does not answer, or no socket is left; the old connection is gone all the same.
+    /// The caller bounds the wait.
+    pub async fn connect_again(
+        &self,
+        old: TcpStream,
+        client: SocketAddr,
+        server: SocketAddr,
+    ) -> io::Result<TcpStream> {
+        let pools = self.core.sockets.get(self.runtime);
+        let pool = pools.and_then(|pools| pools.get(&self.key.segment));
+        let pool = pool.ok_or(io::ErrorKind::NotConnected)?;
+        let socket = pool.take(server).await?;
+        // What fits the way, as the first connection found.
+        let most = SockRef::from(&old).tcp_mss();
+        set_reset_on_close(&old, true)?;
+        drop(old); // its address is free from here on
+        if let Ok(most) = most {
+            socket.set_tcp_mss(most)?;
+        }
+        socket.bind(&SockAddr::from(client))?;
+        match socket.connect(&SockAddr::from(server)) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+            _ => {}
+        }
+        let stream = TcpStream::from_std(std::net::TcpStream::from(socket))?;
+        stream.writable().await?;
+        match stream.take_error()? {
+            Some(error) => Err(error),
+            None => Ok(stream),
+        }
     }
 }
 
@@ -92,7 +132,7 @@ impl HeldFlow {
             }
         };
         // From here on the flow is ours: it cannot be released any more.
-        let guard = FlowGuard::new(&self.core, self.key, self.id);
+        let guard = FlowGuard::new(&self.core, self.key, self.id, self.runtime);
         if let Err(error) = speak(&client).and_then(|()| speak(&server)) {
             // Before the guard is dropped: the flow is no held one that could be given back.
             self.finish(Disposition::Taken);

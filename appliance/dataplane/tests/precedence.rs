@@ -131,6 +131,7 @@ fn rules(random: &mut Random) -> Snapshot {
             certificates: vec![CertifiedKey { chain: vec![], key: SecretBytes::new(vec![]) }],
             reset_server_on_block: false,
             logging: false,
+            downgrade_http2: false,
             allowed: Default::default(),
         });
     }

@@ -2,19 +2,22 @@
 //!
 //! Fails with the name of the item that cannot be honoured; the running policy then stays.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
 use weir_inspect::{RuleSet, RuleText};
 use weir_policy::judge::PolicyKind;
 use weir_policy::snapshot::{
-    ClientProxy, DecryptionPolicy, Profile, ServerProxy, Service, TrustStore,
+    ClientProxy, DecidedBy, DecryptionPolicy, Profile, ServerProxy, Service, TrustStore,
 };
 use weir_policy::{Inspection, Snapshot};
 use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
 use weir_tls::verify::TrustAnchors;
 
+use crate::exceptions::Exceptions;
 use crate::learnt::Learnt;
 use weir_tls::{Intermediates, LeafKeys, LeafKind, ModernStack, ServerCertificates};
 
@@ -32,6 +35,8 @@ pub struct CompiledPolicy {
     leaf_keys: Option<Arc<LeafKeys>>,
     intermediates: Arc<Intermediates>,
     pub learnt: Arc<Learnt>,
+    /// Of this generation.
+    exceptions: Exceptions,
     /// As the snapshot's `profiles`; last, no rules at all, for sessions that a filter trusts.
     rules: Vec<Arc<RuleSet>>,
 }
@@ -48,6 +53,43 @@ pub struct FlowPolicy<'a> {
     /// Which domains are not decrypted.
     pub decryption: Option<&'a DecryptionPolicy>,
     pub learnt: &'a Learnt,
+    exceptions: &'a Exceptions,
+}
+
+impl FlowPolicy<'_> {
+    /// Where the server's certificate decides whether a session is with a domain not to decrypt
+    /// (SPEC T5): what it decided before. A server of another name than an excepted one is none,
+    /// whatever its certificate.
+    pub fn excepted(&self, hello: &ClientHello, server: SocketAddr) -> Excepted<'_> {
+        let name = hello.server_name.as_deref();
+        match self.decryption {
+            Some(policy)
+                if policy.decided_by == DecidedBy::ServerCertificate
+                    && !policy.domains_not_to_decrypt.is_empty()
+                    && name.is_none_or(|name| policy.excepts(name)) =>
+            {
+                match self.exceptions.known(server, name, Instant::now()) {
+                    Some(true) => Excepted::Yes,
+                    Some(false) => Excepted::No,
+                    None => Excepted::AskServer(policy),
+                }
+            }
+            _ => Excepted::No,
+        }
+    }
+
+    pub fn learn_exception(&self, hello: &ClientHello, server: SocketAddr, excepted: bool) {
+        let name = hello.server_name.as_deref();
+        self.exceptions.learn(server, name, excepted, Instant::now());
+    }
+}
+
+/// Whether a session is not to be decrypted, by its server's certificate.
+pub enum Excepted<'a> {
+    Yes,
+    No,
+    /// It is by the client's word, or the client gave none.
+    AskServer(&'a DecryptionPolicy),
 }
 
 /// With whose certificate the client is answered.
@@ -69,6 +111,14 @@ impl Proxy<'_> {
         match self {
             Self::Server { proxy, .. } => (&proxy.name, proxy.logging),
             Self::Client { proxy, .. } => (&proxy.name, proxy.logging),
+        }
+    }
+
+    /// HTTP/2 is not agreed on (SPEC T8).
+    pub fn downgrades_http2(&self) -> bool {
+        match self {
+            Self::Server { proxy, .. } => proxy.downgrade_http2,
+            Self::Client { proxy, .. } => proxy.downgrade_http2,
         }
     }
 
@@ -165,6 +215,7 @@ impl CompiledPolicy {
             leaf_keys,
             intermediates,
             learnt,
+            exceptions: Exceptions::default(),
             rules,
         })
     }
@@ -223,6 +274,7 @@ impl CompiledPolicy {
             stack: stack.as_ref(),
             decryption,
             learnt: &self.learnt,
+            exceptions: &self.exceptions,
         })
     }
 }

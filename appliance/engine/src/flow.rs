@@ -16,12 +16,12 @@ use tracing::{debug, info, warn};
 use weir_api::engine::{FromEngine, SessionRecord};
 use weir_dataplane::{Held, HeldFlow, TakeOverError, TakenFlow};
 use weir_policy::judge::virtual_segment;
-use weir_policy::outcome::{Blocked, Bypassed, Outcome};
+use weir_policy::outcome::{Blocked, Bypassed, NotDecrypted, Outcome};
 use weir_policy::snapshot::OverThreshold;
 use weir_policy::{Candidate, Decision, FirstBytes, Inspection, judge, policy_of};
 use weir_tls::hello::{self, ClientHello, Peek};
 
-use crate::compiled::{CompiledPolicy, Proxy};
+use crate::compiled::{CompiledPolicy, Excepted, Proxy};
 use crate::counters::increment;
 use crate::runtime::Surroundings;
 use crate::threshold::{Admission, Threshold};
@@ -112,7 +112,7 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
 
 /// What stands for an incomplete hello when only addresses are known.
 const PROMISING: FirstBytes<'static> =
-    FirstBytes::ClientHello { server_name: None, supported: true };
+    FirstBytes::ClientHello { server_name: None, supported: true, encrypted: false };
 
 /// What the wait for the hello came to.
 enum First {
@@ -156,6 +156,7 @@ impl Known {
             Self::Hello(hello) => FirstBytes::ClientHello {
                 server_name: hello.server_name.as_deref(),
                 supported: hello.supported(),
+                encrypted: hello.encrypted_client_hello,
             },
             Self::Sslv2 => FirstBytes::Sslv2Hello,
             Self::NotTls => FirstBytes::NotTls,
@@ -255,6 +256,9 @@ fn answerable(
     let Some(flow) = policy.of(*inspection).filter(|flow| flow.proxy.can_answer(hello)) else {
         return release(Bypassed::UnsupportedTls);
     };
+    if matches!(flow.excepted(hello, candidate.server), Excepted::Yes) {
+        return Decision::Release(Outcome::NotDecrypted(NotDecrypted::DomainException));
+    }
     let Proxy::Client { proxy, .. } = flow.proxy else { return decision };
     let (client, name) = (candidate.client.ip(), hello.server_name.as_deref());
     let now = std::time::Instant::now();

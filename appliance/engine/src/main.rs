@@ -8,11 +8,13 @@
 mod agent_link;
 mod compiled;
 mod counters;
+mod exceptions;
 mod flow;
 mod health;
 mod heartbeat;
 mod learnt;
 mod leg;
+mod record;
 mod relay;
 mod runtime;
 mod session;

@@ -18,6 +18,7 @@ use weir_api::engine::{FilterAction, FilterEvent, FromEngine, SessionRecord};
 use weir_dataplane::{Relayed, TakenFlow};
 use weir_inspect::{Alert, Direction, Dropped, Session as InspectedSession};
 use weir_policy::outcome::Blocked;
+use weir_policy::snapshot::Service;
 
 use crate::compiled::{FlowPolicy, Proxy};
 use crate::flow::milliseconds_now;
@@ -77,6 +78,7 @@ impl<'a> Relay<'a> {
         client: Leg,
         server: Leg,
         flow: &FlowPolicy<'_>,
+        service: Service,
         surroundings: &'a Rc<Surroundings>,
         record: &'a mut SessionRecord,
     ) -> Self {
@@ -88,7 +90,7 @@ impl<'a> Relay<'a> {
         Self {
             client: side(client),
             server: side(server),
-            inspected: InspectedSession::new(Arc::clone(flow.rules), flow.proxy.service()),
+            inspected: InspectedSession::new(Arc::clone(flow.rules), service),
             reset_on_block,
             surroundings,
             record,

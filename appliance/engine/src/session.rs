@@ -11,23 +11,19 @@ use std::time::{Duration, Instant};
 use rustls_pki_types::UnixTime;
 use tokio::net::TcpStream;
 use tracing::debug;
-use weir_api::engine::{
-    CertificateRecord, End, FailureCause, FailureRecord, LegRecord, SessionRecord,
-};
-use weir_dataplane::TakenFlow;
-use weir_policy::outcome::{Blocked, NotInspected, Outcome};
-use weir_policy::suites::Protocol;
-use weir_policy::{Inspection, snapshot::ClientProxy};
+use weir_api::engine::{End, FailureCause, FailureRecord, SessionRecord};
+use weir_dataplane::{FlowGuard, TakenFlow};
+use weir_policy::Inspection;
+use weir_policy::outcome::{Blocked, NotDecrypted, NotInspected, Outcome};
+use weir_policy::snapshot::{ClientProxy, DecryptionPolicy, Service};
 use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
-use weir_tls::leg::Fault;
-use weir_tls::{
-    Action, Alert, LeafKind, LegError, LegKey, Names, Negotiated, TlsLeg, TrustAnchors, Verdict,
-};
+use weir_tls::{Action, Alert, LeafKind, LegError, LegKey, Names, TlsLeg, TrustAnchors, Verdict};
 
-use crate::compiled::{CompiledPolicy, FlowPolicy, Proxy};
+use crate::compiled::{CompiledPolicy, Excepted, FlowPolicy, Proxy};
 use crate::counters::{Totals, increment};
 use crate::leg::{Leg, LegFault, reset_on_close};
+use crate::record::{certificate_record, failure, leg_record};
 use crate::relay::{self, Relay};
 use crate::runtime::Surroundings;
 
@@ -54,16 +50,69 @@ pub async fn run(
         match handshakes(client, server, &received, &hello, &flow, record, surroundings).await {
             Ok(legs) => legs,
             // The streams are dropped: a reset, unless an orderly close was asked for.
-            Err(blocked) => return Outcome::Blocked(blocked),
+            Err(Ended::Blocked(blocked)) => return Outcome::Blocked(blocked),
+            Err(Ended::Excepted { client, server }) => {
+                return relay_excepted(client, server, received, guard, record).await;
+            }
         };
     drop(received);
-    let ended = Relay::new(client, server, &flow, surroundings, record).run().await;
+    // HTTP/2 has no decoder yet: only what looks at any stream looks at it (SPEC I1).
+    let http2 = client.tls.negotiated().and_then(|negotiated| negotiated.alpn).as_deref()
+        == Some(HTTP2)
+        && flow.proxy.service() == Service::Http;
+    let service = if http2 { Service::Other } else { flow.proxy.service() };
+    let ended = Relay::new(client, server, &flow, service, surroundings, record).run().await;
     drop(guard);
+    let not_inspected = |reason| Outcome::DecryptedNotInspected(reason);
     match ended {
         Some(blocked) => Outcome::Blocked(blocked),
-        None if inspection.trusted => Outcome::DecryptedNotInspected(NotInspected::TrustFilter),
-        None if flow.rules.is_empty() => Outcome::DecryptedNotInspected(NotInspected::NoFilters),
+        None if inspection.trusted => not_inspected(NotInspected::TrustFilter),
+        None if flow.rules.is_empty() => not_inspected(NotInspected::NoFilters),
+        None if http2 => not_inspected(NotInspected::ServiceNotSupported),
         None => Outcome::DecryptedAndInspected,
+    }
+}
+
+/// The server's certificate excepts the session (SPEC T5). The connection to the server, on which
+/// we shook hands to see it, gives way to another, to which the client's bytes go as they came.
+async fn relay_excepted(
+    client: TcpStream,
+    server: TcpStream,
+    received: Vec<u8>,
+    guard: FlowGuard,
+    record: &mut SessionRecord,
+) -> Outcome {
+    let again = guard.connect_again(server, record.client, record.server);
+    match tokio::time::timeout(HANDSHAKE_DEADLINE, again).await {
+        Ok(Ok(server)) => {
+            relay::as_is(TakenFlow { client, server, received, guard }, record).await;
+            Outcome::NotDecrypted(NotDecrypted::DomainException)
+        }
+        Ok(Err(error)) => {
+            let fault = LegFault::Tcp(error);
+            record.failure = Some(failure(End::Server, false, &fault));
+            Outcome::Blocked(Blocked::ServerHandshakeFailed)
+        }
+        Err(_) => {
+            record.failure = Some(failure(End::Server, false, &LegFault::Slow));
+            Outcome::Blocked(Blocked::ServerHandshakeFailed)
+        }
+    }
+}
+
+/// Why a session is not proxied after all.
+enum Ended {
+    Blocked(Blocked),
+    /// It is not to be decrypted. The client has been told nothing yet.
+    Excepted {
+        client: TcpStream,
+        server: TcpStream,
+    },
+}
+
+impl From<Blocked> for Ended {
+    fn from(blocked: Blocked) -> Self {
+        Self::Blocked(blocked)
     }
 }
 
@@ -76,13 +125,13 @@ async fn handshakes(
     flow: &FlowPolicy<'_>,
     record: &mut SessionRecord,
     surroundings: &Rc<Surroundings>,
-) -> Result<(Leg, Leg), Blocked> {
+) -> Result<(Leg, Leg), Ended> {
     let totals = &surroundings.totals;
     let Some(stack) = flow.stack else {
         // Cannot happen: the client could not be answered, so the flow was released.
-        return Err(Blocked::ServerHandshakeFailed);
+        return Err(Blocked::ServerHandshakeFailed.into());
     };
-    let offered = application_protocols(hello);
+    let offered = application_protocols(hello, flow.proxy.downgrades_http2());
     let server_tls = stack
         .server_leg(hello.server_name.as_deref(), record.server, offered)
         .map_err(|error| {
@@ -103,11 +152,25 @@ async fn handshakes(
         if asked {
             learn_request(flow, record);
         }
-        return Err(if asked {
+        let blocked = if asked {
             Blocked::ClientCertificateRequested
         } else {
             Blocked::ServerHandshakeFailed
-        });
+        };
+        return Err(blocked.into());
+    }
+    let negotiated = server.tls.negotiated();
+    record.server_leg = negotiated.as_ref().and_then(leg_record);
+    record.certificate = certificate_record(server.tls.as_ref());
+    if negotiated.as_ref().is_some_and(|negotiated| negotiated.resumed) {
+        increment(&totals.resumed_with_server);
+    }
+    if let Excepted::AskServer(policy) = flow.excepted(hello, record.server) {
+        let excepted = is_excepted(server.tls.as_ref(), hello, flow, policy);
+        flow.learn_exception(hello, record.server, excepted);
+        if excepted {
+            return Err(Ended::Excepted { client, server: server.stream });
+        }
     }
     if server.tls.client_certificate_requested() {
         increment(&totals.client_certificates_requested);
@@ -118,22 +181,15 @@ async fn handshakes(
             words: "the server asked for a client certificate".to_owned(),
         });
         send_alert(&client, Alert::HANDSHAKE_FAILURE);
-        return Err(Blocked::ClientCertificateRequested);
+        return Err(Blocked::ClientCertificateRequested.into());
     }
-    let negotiated = server.tls.negotiated();
-    record.server_leg = negotiated.as_ref().and_then(leg_record);
-    record.certificate = certificate_record(server.tls.as_ref());
-    if negotiated.as_ref().is_some_and(|negotiated| negotiated.resumed) {
-        increment(&totals.resumed_with_server);
-    }
-
     let (key, verdict) = match certificate(server.tls.as_ref(), hello, flow, record, totals) {
         Ok(shown) => shown,
         Err(refusal) => {
             if !refusal.reset_client {
                 send_alert(&client, refusal.alert);
             }
-            return Err(refusal.blocked);
+            return Err(refusal.blocked.into());
         }
     };
     let client_tls =
@@ -158,7 +214,7 @@ async fn handshakes(
             // The alert was sent; a reset would overtake it.
             reset_on_close(&client.stream, false);
         }
-        return Err(Blocked::ClientHandshakeFailed);
+        return Err(Blocked::ClientHandshakeFailed.into());
     }
     let negotiated = client.tls.negotiated();
     record.client_leg = negotiated.as_ref().and_then(leg_record);
@@ -166,6 +222,29 @@ async fn handshakes(
         increment(&totals.resumed_with_client);
     }
     Ok((client, server))
+}
+
+/// Whether the certificate is that of a domain not to decrypt: one that verifies for the name that
+/// the client gave; without a name, one that verifies and has such a name.
+fn is_excepted(
+    server: &dyn TlsLeg,
+    hello: &ClientHello,
+    flow: &FlowPolicy<'_>,
+    policy: &DecryptionPolicy,
+) -> bool {
+    let Proxy::Client { proxy, anchors, .. } = &flow.proxy else { return false };
+    let chain = server.peer_chain().unwrap_or_default();
+    let (name, minimum) = (hello.server_name.as_deref(), proxy.minimum_rsa_key_length.into());
+    if !anchors.verify(&chain, name, minimum, UnixTime::now()).is_verified() {
+        return false;
+    }
+    match name {
+        Some(name) => policy.excepts(name),
+        None => chain
+            .first()
+            .and_then(|leaf| Names::of(leaf))
+            .is_some_and(|names| names.dns.iter().any(|name| policy.excepts(name))),
+    }
 }
 
 /// The next session with this server may be left alone (SPEC T10).
@@ -248,10 +327,14 @@ fn forged(
     Ok((key, verdict))
 }
 
-/// What is offered to the server: the client's protocols less HTTP/2 (downgrade to HTTP/1.1; the
-/// inspection of HTTP/2 is to come). The client is then offered exactly what the server picked.
-fn application_protocols(hello: &ClientHello) -> Vec<Vec<u8>> {
-    hello.alpn.iter().filter(|protocol| protocol.as_slice() != b"h2").cloned().collect()
+/// RFC 9113 section 3.2.
+const HTTP2: &[u8] = b"h2";
+
+/// What is offered to the server: the client's protocols, less HTTP/2 where the proxy downgrades it.
+/// The client is then offered exactly what the server picked.
+fn application_protocols(hello: &ClientHello, downgrade_http2: bool) -> Vec<Vec<u8>> {
+    let offered = |protocol: &&Vec<u8>| !(downgrade_http2 && protocol.as_slice() == HTTP2);
+    hello.alpn.iter().filter(offered).cloned().collect()
 }
 
 async fn in_time(handshake: impl Future<Output = Result<(), LegFault>>) -> Result<(), LegFault> {
@@ -272,51 +355,4 @@ fn send_alert(client: &TcpStream, alert: Alert) {
     if client.try_write(&alert.fatal_record()).is_ok() {
         reset_on_close(client, false);
     }
-}
-
-fn leg_record(negotiated: &Negotiated) -> Option<LegRecord> {
-    Some(LegRecord {
-        // Stacks negotiate no version that is not in the list.
-        version: Protocol::by_code(negotiated.version.0)?,
-        suite: negotiated.suite.0,
-        group: negotiated.group.as_ref().map(ToString::to_string),
-        signature: negotiated.signature.as_ref().map(ToString::to_string),
-        alpn: negotiated.alpn_text(),
-        resumed: negotiated.resumed,
-    })
-}
-
-/// Names of the server's certificate, as many and as long as a record keeps.
-fn certificate_record(server: &dyn TlsLeg) -> Option<CertificateRecord> {
-    let names = Names::of(server.peer_chain()?.first()?)?;
-    let cut = |name: String| name.chars().take(CertificateRecord::NAME_LENGTH).collect();
-    Some(CertificateRecord {
-        subject: names.subject.map(cut),
-        issuer: names.issuer.map(cut),
-        more_names: names.dns.len().saturating_sub(CertificateRecord::NAMES),
-        names: names.dns.into_iter().take(CertificateRecord::NAMES).map(cut).collect(),
-    })
-}
-
-fn failure(with: End, certificate_requested: bool, fault: &LegFault) -> FailureRecord {
-    let cause = match fault {
-        _ if certificate_requested => FailureCause::CertificateRequested,
-        LegFault::Tcp(_) => FailureCause::Reset,
-        LegFault::Closed => FailureCause::Closed,
-        LegFault::Slow => FailureCause::TimedOut,
-        LegFault::Tls(LegError::AlertReceived(alert)) if alert.tells_incompatible() => {
-            FailureCause::Incompatible
-        }
-        LegFault::Tls(LegError::AlertReceived(_)) => FailureCause::Alert,
-        LegFault::Tls(LegError::Refused { fault, .. }) => match fault {
-            Fault::Incompatible | Fault::NoApplicationProtocol => FailureCause::Incompatible,
-            Fault::BadSignature => FailureCause::Signature,
-            Fault::Malformed
-            | Fault::Misbehaved
-            | Fault::OversizedRecord
-            | Fault::Undecryptable => FailureCause::Protocol,
-        },
-        LegFault::Tls(LegError::Overfed | LegError::Internal(_)) => FailureCause::Internal,
-    };
-    FailureRecord { with, cause, words: fault.to_string() }
 }

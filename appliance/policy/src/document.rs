@@ -21,7 +21,8 @@ pub(crate) use rules::{
 };
 
 use crate::snapshot::{
-    Layer2Fallback, LinkDownSynchronisation, OnRefusal, OverThreshold, QuicAction, Service, Side,
+    DecidedBy, Layer2Fallback, LinkDownSynchronisation, OnEncryptedClientHello, OnRefusal,
+    OverThreshold, QuicAction, Service, Side,
 };
 
 /// Longest name of a proxy, policy, profile, virtual segment or filter set (SPEC P2).
@@ -187,6 +188,8 @@ pub(crate) struct ServerProxySection {
     pub reset_server_on_block: bool,
     #[serde(default)]
     pub logging: bool,
+    #[serde(default)]
+    pub downgrade_http2: bool,
     pub protocols: Option<Vec<Version>>,
     pub suites: Option<Vec<Text>>,
     #[serde(default)]
@@ -209,7 +212,11 @@ pub(crate) struct ClientProxySection {
     pub reset_client_on_block: bool,
     #[serde(default)]
     pub logging: bool,
+    #[serde(default)]
+    pub downgrade_http2: bool,
     pub minimum_rsa_key_length: Option<u16>,
+    #[serde(default)]
+    pub on_encrypted_client_hello: OnEncryptedClientHello,
     #[serde(default)]
     pub on_client_certificate_request: OnRefusal,
     #[serde(default)]
@@ -235,6 +242,8 @@ pub(crate) struct DecryptionPolicySection {
     pub name: Name<MAX_NAME>,
     #[serde(default)]
     pub domains_not_to_decrypt: Vec<Domain>,
+    #[serde(default)]
+    pub decided_by: DecidedBy,
 }
 
 #[derive(Debug, Deserialize)]

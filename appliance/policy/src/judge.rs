@@ -10,7 +10,8 @@ use ipnet::IpNet;
 use crate::outcome::{Blocked, Bypassed, NotDecrypted, Outcome};
 use crate::precedence::{BlockedBy, PacketFacts, Passage, TCP, evaluate};
 use crate::snapshot::{
-    ClientPolicy, PortRange, Profile, SegmentId, ServerPolicy, Side, Snapshot, VirtualSegment,
+    ClientPolicy, DecidedBy, OnEncryptedClientHello, PortRange, Profile, SegmentId, ServerPolicy,
+    Side, Snapshot, VirtualSegment,
 };
 
 /// A held flow, as far as policy looks at it.
@@ -27,10 +28,12 @@ pub struct Candidate {
 /// What the client's first bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstBytes<'a> {
-    /// A whole ClientHello. `server_name` as sent; `supported`: a version and suite we decrypt.
+    /// A whole ClientHello. `server_name` as sent; `supported`: a version and suite we decrypt;
+    /// `encrypted`: it says that there is another one inside.
     ClientHello {
         server_name: Option<&'a str>,
         supported: bool,
+        encrypted: bool,
     },
     /// SSLv2-format hello: recognised, never decrypted.
     Sslv2Hello,
@@ -84,9 +87,11 @@ pub enum PolicyKind {
 /// 4. source exceptions;
 /// 5. what is not a TLS handshake, or a malformed or oversize one: blocked on a server proxy (SPEC
 ///    T9: what its servers might still accept must not pass it by), bypassed on a client proxy;
-/// 6. domains not to decrypt (client policy);
-/// 7. no version and suite that we decrypt: bypassed;
-/// 8. take over.
+/// 6. domains not to decrypt (client policy), by the client's word where that is trusted (SPEC T5);
+///    else the engine asks the server's certificate;
+/// 7. an encrypted hello (client policy), as the proxy says;
+/// 8. no version and suite that we decrypt: bypassed;
+/// 9. take over.
 pub fn judge(snapshot: &Snapshot, candidate: &Candidate, first: &FirstBytes<'_>) -> Decision {
     // Quarantine comes and goes: the data plane asks it of every packet, of taken flows as well.
     let rules = evaluate(snapshot, &candidate.facts(), |_| false);
@@ -111,8 +116,10 @@ pub fn judge(snapshot: &Snapshot, candidate: &Candidate, first: &FirstBytes<'_>)
     if policy.source_exceptions().iter().any(|network| network.contains(&candidate.client.ip())) {
         return Decision::Release(Outcome::NotDecrypted(NotDecrypted::SourceException));
     }
-    let (server_name, supported) = match (*first, policy) {
-        (FirstBytes::ClientHello { server_name, supported }, _) => (server_name, supported),
+    let (server_name, supported, encrypted) = match (*first, policy) {
+        (FirstBytes::ClientHello { server_name, supported, encrypted }, _) => {
+            (server_name, supported, encrypted)
+        }
         (FirstBytes::NotTls | FirstBytes::Malformed | FirstBytes::Oversize, Owner::Server(..)) => {
             return Decision::Block {
                 outcome: Outcome::Blocked(Blocked::NotTlsOnServerProxy),
@@ -128,9 +135,24 @@ pub fn judge(snapshot: &Snapshot, candidate: &Candidate, first: &FirstBytes<'_>)
     if let (Owner::Client(_, client), Some(name)) = (policy, server_name)
         && let Some(index) = client.decryption_policy
         && let Some(decryption) = snapshot.decryption_policies.get(index)
-        && decryption.domains_not_to_decrypt.iter().any(|pattern| pattern.matches(name))
+        && decryption.decided_by == DecidedBy::ServerName
+        && decryption.excepts(name)
     {
         return Decision::Release(Outcome::NotDecrypted(NotDecrypted::DomainException));
+    }
+    if let (Owner::Client(_, client), true) = (policy, encrypted)
+        && let Some(proxy) = snapshot.client_proxies.get(client.client_proxy)
+    {
+        match proxy.on_encrypted_client_hello {
+            OnEncryptedClientHello::Decrypt => {}
+            OnEncryptedClientHello::Bypass => return bypass(Bypassed::EncryptedClientHello),
+            OnEncryptedClientHello::Block => {
+                return Decision::Block {
+                    outcome: Outcome::Blocked(Blocked::EncryptedClientHello),
+                    reset: proxy.reset_client_on_block,
+                };
+            }
+        }
     }
     if !supported {
         return bypass(Bypassed::UnsupportedTls);

@@ -24,6 +24,8 @@ pub enum NotInspected {
     NoFilters,
     /// A traffic management filter trusts the session's traffic (SPEC D6).
     TrustFilter,
+    /// The ends agreed on a protocol that there is no decoder for: HTTP/2.
+    ServiceNotSupported,
 }
 
 /// Which exception of policy kept a session from being decrypted.
@@ -58,6 +60,8 @@ pub enum Bypassed {
     TakeoverFailed,
     /// The flow ended (FIN or RST) while it was held.
     EndedWhileHeld,
+    /// The hello says that there is an encrypted one inside (SPEC T12).
+    EncryptedClientHello,
     /// Learnt: the server asks for client certificates (SPEC T10).
     ClientCertificateRequested,
     /// Learnt: the client rejects forged certificates for this server name.
@@ -81,6 +85,8 @@ pub enum Blocked {
     InvalidCertificate,
     /// The server's certificate has expired and the client proxy blocks those.
     ExpiredCertificate,
+    /// The hello says that there is an encrypted one inside (SPEC T12).
+    EncryptedClientHello,
     /// The server asked for a client certificate (SPEC T10).
     ClientCertificateRequested,
     /// The TLS handshake with the server failed.
@@ -130,6 +136,7 @@ impl fmt::Display for NotInspected {
         f.write_str(match self {
             Self::NoFilters => "no filters apply",
             Self::TrustFilter => "trust filter",
+            Self::ServiceNotSupported => "service not supported",
         })
     }
 }
@@ -157,6 +164,7 @@ impl fmt::Display for Bypassed {
             Self::SessionThreshold => "maximum of concurrent sessions",
             Self::TakeoverFailed => "takeover failed",
             Self::EndedWhileHeld => "ended while held",
+            Self::EncryptedClientHello => "encrypted ClientHello",
             Self::ClientCertificateRequested => "learnt that the server asks for certificates",
             Self::PinnedClient => "learnt that the client rejects forged certificates",
         })
@@ -173,6 +181,7 @@ impl fmt::Display for Blocked {
             Self::NotTlsOnServerProxy => f.write_str("not TLS on a server proxy"),
             Self::InvalidCertificate => f.write_str("invalid server certificate"),
             Self::ExpiredCertificate => f.write_str("expired server certificate"),
+            Self::EncryptedClientHello => f.write_str("encrypted ClientHello"),
             Self::ClientCertificateRequested => {
                 f.write_str("server asked for a client certificate")
             }

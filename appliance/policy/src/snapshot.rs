@@ -199,6 +199,9 @@ pub struct ServerProxy {
     /// Its sessions are in the TLS inspection log (SPEC T8).
     #[serde(default)]
     pub logging: bool,
+    /// HTTP/2 is kept from being agreed on, so that HTTP/1 is inspected (SPEC T8).
+    #[serde(default)]
+    pub downgrade_http2: bool,
     /// What either side may negotiate (SPEC T1, T2).
     #[serde(default)]
     pub allowed: Allowed,
@@ -218,12 +221,18 @@ pub struct ClientProxy {
     /// Its sessions are in the TLS inspection log (SPEC T8).
     #[serde(default)]
     pub logging: bool,
+    /// HTTP/2 is kept from being agreed on, so that HTTP/1 is inspected (SPEC T8).
+    #[serde(default)]
+    pub downgrade_http2: bool,
     /// Bits; a shorter RSA key in a server's chain makes its certificate invalid (SPEC T8).
     #[serde(default = "minimum_rsa_key_length")]
     pub minimum_rsa_key_length: u16,
     /// What either side may negotiate (SPEC T1, T2); at least one suite serves RSA (SPEC P4).
     #[serde(default)]
     pub allowed: Allowed,
+    /// A client whose hello has an encrypted one inside, or GREASE that looks like it (SPEC T12).
+    #[serde(default)]
+    pub on_encrypted_client_hello: OnEncryptedClientHello,
     /// A server that asks for a client certificate (SPEC T10).
     #[serde(default)]
     pub on_client_certificate_request: OnRefusal,
@@ -233,6 +242,51 @@ pub struct ClientProxy {
     /// Seconds for which either is bypassed, once learnt.
     #[serde(default = "learnt_bypass_time")]
     pub learnt_bypass_time: u32,
+}
+
+/// What becomes of a session whose ClientHello has an `encrypted_client_hello` extension. Most
+/// browsers send one always: what they mean by it cannot be told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnEncryptedClientHello {
+    /// Under the outer server name. A client that meant it takes the answer for a server that has
+    /// no such keys any more, and tries again without (RFC 9849 section 6.1.6).
+    #[default]
+    Decrypt,
+    Bypass,
+    Block,
+}
+
+impl OnEncryptedClientHello {
+    /// As the document has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Decrypt => "decrypt",
+            Self::Bypass => "bypass",
+            Self::Block => "block",
+        }
+    }
+}
+
+/// What tells that a session is with a domain not to decrypt (SPEC T5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DecidedBy {
+    /// The server name that the client sends.
+    #[default]
+    ServerName,
+    /// The server's certificate, verified for that name; without a name, the certificate's own.
+    ServerCertificate,
+}
+
+impl DecidedBy {
+    /// As the document has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::ServerName => "server-name",
+            Self::ServerCertificate => "server-certificate",
+        }
+    }
 }
 
 /// What becomes of sessions that cannot be decrypted because one end refuses, once that is known.
@@ -274,6 +328,15 @@ pub enum Service {
 pub struct DecryptionPolicy {
     pub name: String,
     pub domains_not_to_decrypt: Vec<DomainPattern>,
+    #[serde(default)]
+    pub decided_by: DecidedBy,
+}
+
+impl DecryptionPolicy {
+    /// Whether a domain of this name is not to be decrypted.
+    pub fn excepts(&self, name: &str) -> bool {
+        self.domains_not_to_decrypt.iter().any(|pattern| pattern.matches(name))
+    }
 }
 
 /// SPEC P6.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use support::{errors, load, load_layers, messages};
 
 use weir_policy::snapshot::{
-    Device, Layer2Fallback, LinkDownSynchronisation, OnRefusal, OverThreshold, SegmentId, Side,
+    Device, Layer2Fallback, LinkDownSynchronisation, OnEncryptedClientHello, OnRefusal,
+    OverThreshold, SegmentId, Side,
 };
 use weir_policy::suites::{Allowed, Protocol};
 use weir_policy::{Layer, Syntax};
@@ -182,6 +183,9 @@ fn protocols_and_suites_of_a_proxy_are_bounds() {
       minimum-rsa-key-length: 3072
       on-pinned-client: bypass
       learnt-bypass-time: 600
+      logging: true
+      downgrade-http2: true
+      on-encrypted-client-hello: block
       reset-client-on-block: true";
     let text = WHOLE.replace("reset-client-on-block: true", keys);
     let configuration = load(&text).unwrap();
@@ -191,6 +195,8 @@ fn protocols_and_suites_of_a_proxy_are_bounds() {
     assert_eq!(proxy.on_pinned_client, OnRefusal::Bypass);
     assert_eq!(proxy.on_client_certificate_request, OnRefusal::Block);
     assert_eq!(proxy.learnt_bypass_time, 600);
+    assert!(proxy.logging && proxy.downgrade_http2);
+    assert_eq!(proxy.on_encrypted_client_hello, OnEncryptedClientHello::Block);
     assert_eq!(
         (proxy.allowed.weakest, proxy.allowed.strongest),
         (Protocol::Tls11, Protocol::Tls13)

@@ -32,7 +32,7 @@ fn flow(server: &str) -> Candidate {
 }
 
 fn hello(name: &str) -> FirstBytes<'_> {
-    FirstBytes::ClientHello { server_name: Some(name), supported: true }
+    FirstBytes::ClientHello { server_name: Some(name), supported: true, encrypted: false }
 }
 
 fn take_over(policy: PolicyKind) -> Decision {
@@ -136,7 +136,8 @@ fn what_is_no_whole_hello_is_blocked_on_a_server_proxy_and_bypassed_on_a_client_
 #[test]
 fn hello_that_cannot_be_decrypted_is_bypassed_with_its_reason() {
     let snapshot = whole();
-    let unsupported = FirstBytes::ClientHello { server_name: None, supported: false };
+    let unsupported =
+        FirstBytes::ClientHello { server_name: None, supported: false, encrypted: false };
     for (first, reason) in [
         (FirstBytes::Sslv2Hello, Bypassed::UnsupportedTls),
         (unsupported, Bypassed::UnsupportedTls),
@@ -157,11 +158,69 @@ fn domain_exception_holds_for_client_policies_only() {
         judge(&snapshot, &flow(SERVED), &hello("www.bank.example")),
         take_over(PolicyKind::Server(0))
     );
-    let unsupported =
-        FirstBytes::ClientHello { server_name: Some("www.bank.example"), supported: false };
+    let unsupported = FirstBytes::ClientHello {
+        server_name: Some("www.bank.example"),
+        supported: false,
+        encrypted: false,
+    };
     assert_eq!(judge(&snapshot, &flow(ELSEWHERE), &unsupported), excepted);
-    let nameless = FirstBytes::ClientHello { server_name: None, supported: true };
+    let nameless = FirstBytes::ClientHello { server_name: None, supported: true, encrypted: false };
     assert_eq!(judge(&snapshot, &flow(ELSEWHERE), &nameless), take_over(PolicyKind::Client(0)));
+}
+
+#[test]
+fn server_names_are_excepted_in_any_case_with_a_trailing_dot_and_never_as_addresses() {
+    let mut snapshot = whole();
+    snapshot.decryption_policies[0].domains_not_to_decrypt = vec![
+        DomainPattern { domain: "bank.example".into(), wildcard: true },
+        DomainPattern { domain: "xn--bcher-kva.example".into(), wildcard: false },
+    ];
+    let excepted = Decision::Release(Outcome::NotDecrypted(NotDecrypted::DomainException));
+    for name in ["WWW.Bank.Example", "www.bank.example.", "XN--bcher-kva.example"] {
+        assert_eq!(judge(&snapshot, &flow(ELSEWHERE), &hello(name)), excepted, "{name}");
+    }
+    for name in ["198.51.100.1", "2001:db8::1", "bucher.example", "bank.example"] {
+        let taken = take_over(PolicyKind::Client(0));
+        assert_eq!(judge(&snapshot, &flow(ELSEWHERE), &hello(name)), taken, "{name}");
+    }
+}
+
+#[test]
+fn server_name_excepts_nothing_where_the_certificate_decides() {
+    let mut snapshot = whole();
+    snapshot.decryption_policies[0].decided_by = DecidedBy::ServerCertificate;
+    assert_eq!(
+        judge(&snapshot, &flow(ELSEWHERE), &hello("www.bank.example")),
+        take_over(PolicyKind::Client(0))
+    );
+}
+
+#[test]
+fn encrypted_hello_is_decrypted_bypassed_or_blocked_as_the_client_proxy_says() {
+    let mut snapshot = whole();
+    let hello = |name| FirstBytes::ClientHello {
+        server_name: Some(name),
+        supported: true,
+        encrypted: true,
+    };
+    let mut of = |action, server, name| {
+        for proxy in &mut snapshot.client_proxies {
+            proxy.on_encrypted_client_hello = action;
+            proxy.reset_client_on_block = true;
+        }
+        judge(&snapshot, &flow(server), &hello(name))
+    };
+    let blocked =
+        Decision::Block { outcome: Outcome::Blocked(Blocked::EncryptedClientHello), reset: true };
+    let taken = take_over(PolicyKind::Client(0));
+    use OnEncryptedClientHello as On;
+    assert_eq!(of(On::Decrypt, ELSEWHERE, "x.example"), taken);
+    assert_eq!(of(On::Bypass, ELSEWHERE, "x.example"), bypassed(Bypassed::EncryptedClientHello));
+    assert_eq!(of(On::Block, ELSEWHERE, "x.example"), blocked);
+    // What is excepted stays so, and servers of ours have no such keys but by us.
+    let excepted = Decision::Release(Outcome::NotDecrypted(NotDecrypted::DomainException));
+    assert_eq!(of(On::Block, ELSEWHERE, "www.bank.example"), excepted);
+    assert_eq!(of(On::Block, SERVED, "x.example"), take_over(PolicyKind::Server(0)));
 }
 
 #[test]
@@ -204,8 +263,12 @@ fn snapshot_with_a_dangling_reference_is_refused_when_it_is_read() {
 
 fn every_first_bytes() -> [FirstBytes<'static>; 7] {
     [
-        FirstBytes::ClientHello { server_name: Some("www.bank.example"), supported: true },
-        FirstBytes::ClientHello { server_name: None, supported: false },
+        FirstBytes::ClientHello {
+            server_name: Some("www.bank.example"),
+            supported: true,
+            encrypted: false,
+        },
+        FirstBytes::ClientHello { server_name: None, supported: false, encrypted: false },
         FirstBytes::Sslv2Hello,
         FirstBytes::NotTls,
         FirstBytes::Malformed,

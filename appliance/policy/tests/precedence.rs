@@ -146,7 +146,7 @@ fn judgement_begins_with_the_rules() {
         client: "10.1.1.1:50000".parse().unwrap(),
         server: "192.0.2.9:443".parse().unwrap(),
     };
-    let hello = FirstBytes::ClientHello { server_name: None, supported: true };
+    let hello = FirstBytes::ClientHello { server_name: None, supported: true, encrypted: false };
     let decide = |rules: &str| judge(&with(rules), &flow, &hello);
     let taken =
         |trusted| move |decision| matches!(decision, Decision::TakeOver(i) if i.trusted == trusted);

@@ -41,6 +41,8 @@ pub struct Fetched {
     pub status: u16,
     /// The client's TCP port.
     pub port: u16,
+    /// Of HTTP: `1.1`, `2`; empty for none.
+    pub version: String,
     /// PEM, the server's own certificate first; empty where no handshake finished.
     pub chain: String,
     /// curl's own messages; with `-v`, what it did.
@@ -64,6 +66,12 @@ impl Fetch {
     /// The server is one whose key Weir has.
     pub fn own_server(mut self) -> Self {
         self.address = OWN_SERVER;
+        self
+    }
+
+    /// The server has this address.
+    pub fn at(mut self, address: Ipv4Addr) -> Self {
+        self.address = address;
         self
     }
 
@@ -115,6 +123,7 @@ impl Fetch {
             exit: finished.code.context("curl was killed by a signal")?,
             status: number("code").unwrap_or(0),
             port: number("port").unwrap_or(0),
+            version: field("version").map_or("", |(_, version)| version).to_owned(),
             chain: chain.to_owned(),
             messages: finished.errors.trim_end().to_owned(),
             command: finished.command.replace(&format!(" --write-out {}", shown_write_out()), ""),

@@ -4,12 +4,18 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::lab;
 use weir_lab::bench::Bench;
+use weir_lab::certificates::{Identity, seen};
 use weir_lab::checks;
-use weir_lab::fetch::Fetch;
+use weir_lab::document;
+use weir_lab::ends::{Ends, INTERFACE};
+use weir_lab::fetch::{Fetch, Fetched};
+use weir_lab::process::{Process, succeed};
 use weir_lab::report::Evidence;
 use weir_lab::wire::Wire as _;
 use weir_lab::wire::lab::Lab;
@@ -42,6 +48,179 @@ fn counters(bench: &mut Bench<Lab>, what: &str) -> anyhow::Result<BTreeMap<Strin
         Some((name.to_owned(), count.parse().ok()?))
     };
     Ok(shown.lines().filter_map(line).collect())
+}
+
+/// A server of others that the lab's nginx is not.
+const OTHER: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 4);
+
+/// Starts a program in the server's namespace, and waits until it listens on port 443 of [`OTHER`].
+fn serve(ends: &Ends, name: &str, command: &mut Command) -> anyhow::Result<Process> {
+    let address = format!("{OTHER}/24");
+    ends.server.ip(&["address", "replace", &address, "dev", INTERFACE])?;
+    let mut server = Process::start(name, command, &ends.run.path(&format!("{name}.log")))?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let listens = |text: String| text.contains(&format!("{OTHER}:443"));
+    while !listens(succeed(ends.server.command("ss").args(["-Hltn"]))?) {
+        server.check()?;
+        anyhow::ensure!(Instant::now() < deadline, "{name} does not listen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(server)
+}
+
+/// openssl's server: it answers any request with a page of its own, and looks at no server name.
+fn openssl_server(ends: &Ends, identity: &Identity) -> anyhow::Result<Process> {
+    let mut command = ends.server.command("openssl");
+    command.args(["s_server", "-www", "-accept", &format!("{OTHER}:443")]);
+    command.arg("-cert").arg(&identity.certificate).arg("-key").arg(&identity.key);
+    serve(ends, "s_server", &mut command)
+}
+
+/// nginx with HTTP/2.
+fn http2_server(ends: &Ends, identity: &Identity) -> anyhow::Result<Process> {
+    let path = |name: &str| ends.run.path(name).display().to_string();
+    let text = format!(
+        "user root;\nworker_processes 1;\ndaemon off;\nerror_log {errors};\npid {pid};\n\
+         events {{ worker_connections 64; }}\nhttp {{\n  access_log off;\n  root {root};\n  \
+         server {{\n    listen {OTHER}:443 ssl http2;\n    ssl_certificate {certificate};\n    \
+         ssl_certificate_key {key};\n  }}\n}}\n",
+        errors = path("http2-error.log"),
+        pid = path("http2.pid"),
+        root = path("www"),
+        certificate = identity.certificate.display(),
+        key = identity.key.display(),
+    );
+    let file = ends.run.path("http2.conf");
+    std::fs::write(&file, text)?;
+    let mut command = ends.server.command("nginx");
+    command.arg("-p").arg(ends.run.directory()).arg("-c").arg(&file);
+    serve(ends, "http2", &mut command)
+}
+
+/// Provisions the lab's document changed so, and waits until it is in force.
+fn configure(bench: &mut Bench<Lab>, from: &str, to: &str) -> anyhow::Result<()> {
+    let document = document::weir_section(&bench.ends.certificates)?;
+    anyhow::ensure!(document.contains(from), "the document has no {from:?}");
+    let in_force = |text: &str| text.matches("policy in force").count();
+    let before = in_force(&bench.wire.log()?);
+    bench.wire.configure(&document.replace(from, to))?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while in_force(&bench.wire.log()?) <= before {
+        anyhow::ensure!(Instant::now() < deadline, "not in force: {}", bench.wire.log()?);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// What became of the session of this client port, and its record.
+fn record_of(bench: &mut Bench<Lab>, fetched: &Fetched) -> anyhow::Result<(String, String)> {
+    let flow = format!("10.66.0.1:{}\n", fetched.port);
+    let shown = told(bench, "show sessions detail 5", &flow)?;
+    let mut records = shown.split("\n\n");
+    let record = records.find(|record| record.contains(&flow)).unwrap_or_default().to_owned();
+    let outcome = record.lines().find_map(|line| line.strip_prefix("Outcome")).unwrap_or_default();
+    Ok((outcome.trim().to_owned(), record))
+}
+
+const EXCEPTED: &str = "not decrypted (domain exception)";
+const INSPECTED: &str = "decrypted and inspected";
+
+#[test]
+fn a_spoofed_server_name_escapes_nothing_where_the_certificate_decides() {
+    passes(|bench, _| {
+        let domains = "domains-not-to-decrypt: [\"bank.example\", \"*.bank.example\"]";
+        let decided = format!("{domains}\n      decided-by: server-certificate");
+        let bank = bench.ends.certificates.bank.clone();
+        let public = bench.ends.certificates.public.clone();
+
+        // By default the client's word is trusted.
+        let server = openssl_server(&bench.ends, &public)?;
+        let spoofed = Fetch::new("bank.example", "/").at(OTHER).trust_anybody();
+        let fetched = spoofed.run(&bench.ends)?;
+        fetched.succeeded()?;
+        assert_eq!(fetched.certificate()?, seen(&public.certificate_pem()?)?);
+        assert_eq!(record_of(bench, &fetched)?.0, EXCEPTED);
+
+        configure(bench, domains, &decided)?;
+        // Twice: asked, then remembered.
+        for _ in 0..2 {
+            let fetched = spoofed.run(&bench.ends)?;
+            fetched.succeeded()?;
+            assert_ne!(fetched.certificate()?, seen(&public.certificate_pem()?)?);
+            let (outcome, record) = record_of(bench, &fetched)?;
+            assert_eq!(outcome, INSPECTED, "{record}");
+            assert!(record.contains("Server certificate      public.example\n"), "{record}");
+        }
+        drop(server);
+
+        // The bank itself: relayed to it byte for byte, then left on the bridge.
+        for time in 0..2 {
+            let fetched = Fetch::new("bank.example", "/").run(&bench.ends)?;
+            fetched.succeeded()?;
+            assert_eq!(fetched.certificate()?, seen(&bank.certificate_pem()?)?);
+            let (outcome, record) = record_of(bench, &fetched)?;
+            assert_eq!(outcome, EXCEPTED, "{record}");
+            let asked = record.contains("Server certificate      bank.example\n");
+            assert_eq!(asked, time == 0, "{record}");
+            assert!(bench.ends.access_log()?.contains(&format!("10.66.0.1:{} ", fetched.port)));
+        }
+        // Another name of the same server is not asked for.
+        let fetched = Fetch::new("public.example", "/").run(&bench.ends)?;
+        checks::ensure_signed_by_weir(&fetched)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn without_a_server_name_the_certificates_own_names_decide() {
+    passes(|bench, _| {
+        let domains = "domains-not-to-decrypt: [\"bank.example\", \"*.bank.example\"]";
+        configure(bench, domains, &format!("{domains}\n      decided-by: server-certificate"))?;
+        let bank = bench.ends.certificates.bank.clone();
+        let _server = openssl_server(&bench.ends, &bank)?;
+        // By its address: no server name is sent.
+        for _ in 0..2 {
+            let nameless = Fetch::new(&OTHER.to_string(), "/").at(OTHER).trust_anybody();
+            let fetched = nameless.run(&bench.ends)?;
+            fetched.succeeded()?;
+            assert_eq!(fetched.certificate()?, seen(&bank.certificate_pem()?)?);
+            let (outcome, record) = record_of(bench, &fetched)?;
+            assert_eq!(outcome, EXCEPTED, "{record}");
+            assert!(record.contains("Server name             none\n"), "{record}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn http2_is_agreed_on_where_both_ends_want_it_and_downgraded_where_set() {
+    passes(|bench, _| {
+        let public = bench.ends.certificates.public.clone();
+        let _server = http2_server(&bench.ends, &public)?;
+        let fetch = Fetch::new("public.example", "/").at(OTHER);
+        let fetched = fetch.run(&bench.ends)?;
+        fetched.succeeded()?;
+        checks::ensure_signed_by_weir(&fetched)?;
+        assert_eq!(fetched.version, "2");
+        let (outcome, record) = record_of(bench, &fetched)?;
+        assert_eq!(outcome, "decrypted but not inspected (service not supported)");
+        assert_eq!(record.matches("ALPN h2").count(), 2, "{record}");
+
+        // A client that does not want it.
+        let fetched = fetch.clone().arguments(&["--http1.1"]).run(&bench.ends)?;
+        fetched.succeeded()?;
+        assert_eq!(fetched.version, "1.1");
+        assert_eq!(record_of(bench, &fetched)?.0, INSPECTED);
+
+        configure(bench, "logging: true\n", "logging: true\n      downgrade-http2: true\n")?;
+        let fetched = fetch.run(&bench.ends)?;
+        fetched.succeeded()?;
+        assert_eq!(fetched.version, "1.1");
+        let (outcome, record) = record_of(bench, &fetched)?;
+        assert_eq!(outcome, INSPECTED);
+        assert_eq!(record.matches("ALPN http/1.1").count(), 2, "{record}");
+        Ok(())
+    });
 }
 
 #[test]

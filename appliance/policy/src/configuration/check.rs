@@ -216,6 +216,7 @@ impl<'a> Check<'a> {
             policies.push(DecryptionPolicy {
                 name: section.name.0.clone(),
                 domains_not_to_decrypt: domains.iter().map(|domain| domain.0.clone()).collect(),
+                decided_by: section.decided_by,
             });
         }
         policies

@@ -44,6 +44,7 @@ impl Check<'_> {
                 certificates,
                 reset_server_on_block: section.reset_server_on_block,
                 logging: section.logging,
+                downgrade_http2: section.downgrade_http2,
                 allowed: self.allowed(
                     &at,
                     Keys {
@@ -120,6 +121,8 @@ impl Check<'_> {
                 block_expired_certificates: section.block_expired_certificates,
                 reset_client_on_block: section.reset_client_on_block,
                 logging: section.logging,
+                downgrade_http2: section.downgrade_http2,
+                on_encrypted_client_hello: section.on_encrypted_client_hello,
                 on_client_certificate_request: section.on_client_certificate_request,
                 on_pinned_client: section.on_pinned_client,
                 learnt_bypass_time: self.learnt_bypass_time(&at, section),

@@ -140,6 +140,7 @@ impl Page {
             }
             self.pair(3, "reset-server-on-block", proxy.reset_server_on_block);
             self.pair(3, "logging", proxy.logging);
+            self.pair(3, "downgrade-http2", proxy.downgrade_http2);
             self.allowed(&proxy.allowed);
         }
     }
@@ -157,7 +158,10 @@ impl Page {
             self.pair(3, "block-expired-certificates", proxy.block_expired_certificates);
             self.pair(3, "reset-client-on-block", proxy.reset_client_on_block);
             self.pair(3, "logging", proxy.logging);
+            self.pair(3, "downgrade-http2", proxy.downgrade_http2);
             self.pair(3, "minimum-rsa-key-length", proxy.minimum_rsa_key_length);
+            let hello = proxy.on_encrypted_client_hello.word();
+            self.pair(3, "on-encrypted-client-hello", hello);
             let request = on_refusal(proxy.on_client_certificate_request);
             self.pair(3, "on-client-certificate-request", request);
             self.pair(3, "on-pinned-client", on_refusal(proxy.on_pinned_client));
@@ -173,6 +177,7 @@ impl Page {
             let domains =
                 policy.domains_not_to_decrypt.iter().map(|pattern| quoted(&domain(pattern)));
             self.long_list(3, "domains-not-to-decrypt", domains);
+            self.pair(3, "decided-by", policy.decided_by.word());
         }
     }
 

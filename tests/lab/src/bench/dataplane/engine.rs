@@ -112,6 +112,7 @@ async fn serve(mut flow: HeldFlow, surroundings: Rc<(Arc<Snapshot>, Arc<Shared>)
     let first = FirstBytes::ClientHello {
         server_name: hello.server_name.as_deref(),
         supported: hello.supported(),
+        encrypted: hello.encrypted_client_hello,
     };
     match judge(snapshot, &flow.candidate(), &first) {
         Decision::Release(_) | Decision::Block { .. } => {

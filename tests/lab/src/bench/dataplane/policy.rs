@@ -93,8 +93,10 @@ pub fn snapshot() -> (Snapshot, Fill) {
             block_expired_certificates: false,
             reset_client_on_block: false,
             logging: false,
+            downgrade_http2: false,
             minimum_rsa_key_length: MINIMUM_RSA_KEY_LENGTH,
             allowed: Default::default(),
+            on_encrypted_client_hello: Default::default(),
             on_client_certificate_request: Default::default(),
             on_pinned_client: Default::default(),
             learnt_bypass_time: LEARNT_BYPASS_TIME,
@@ -105,6 +107,7 @@ pub fn snapshot() -> (Snapshot, Fill) {
                 domain: RELEASED.into(),
                 wildcard: false,
             }],
+            decided_by: Default::default(),
         }],
         trust_stores: vec![TrustStore {
             name: "bench".into(),

@@ -1,0 +1,83 @@
+//! Which servers' certificates were seen to be of domains not to decrypt, where policy lets the
+//! certificate decide and not the client's word (SPEC T5).
+//!
+//! For: judging the next session with the same server under the same name without asking it again.
+//! Not for: the decision itself ([`crate::session`] makes it). Ends with its policy's generation.
+//! Cannot fail: what was forgotten is asked once more.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+
+/// Entries; past it the least recently used goes.
+const BOUND: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
+/// A server that shows another certificate is found out after this.
+const LASTS: Duration = Duration::from_secs(3600);
+
+#[derive(Debug)]
+pub struct Exceptions(Mutex<LruCache<(SocketAddr, Option<String>), (bool, Instant)>>);
+
+impl Default for Exceptions {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(BOUND)))
+    }
+}
+
+impl Exceptions {
+    /// Whether the server under this name is excepted; `None`: nobody knows.
+    pub fn known(&self, server: SocketAddr, name: Option<&str>, now: Instant) -> Option<bool> {
+        let key = (server, name.map(normalised));
+        let mut entries = self.entries();
+        let (excepted, since) = *entries.get(&key)?;
+        if now.saturating_duration_since(since) < LASTS {
+            return Some(excepted);
+        }
+        entries.pop(&key);
+        None
+    }
+
+    pub fn learn(&self, server: SocketAddr, name: Option<&str>, excepted: bool, now: Instant) {
+        self.entries().put((server, name.map(normalised)), (excepted, now));
+    }
+
+    fn entries(&self) -> MutexGuard<'_, LruCache<(SocketAddr, Option<String>), (bool, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn normalised(name: &str) -> String {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_known_by_address_and_name_until_it_expires() {
+        let (exceptions, start) = (Exceptions::default(), Instant::now());
+        let server: SocketAddr = "192.0.2.1:443".parse().unwrap();
+        let other: SocketAddr = "192.0.2.2:443".parse().unwrap();
+        let later = |seconds| start.checked_add(Duration::from_secs(seconds)).unwrap();
+        assert_eq!(exceptions.known(server, Some("a.example"), start), None);
+        exceptions.learn(server, Some("A.example."), true, start);
+        exceptions.learn(server, None, false, start);
+        assert_eq!(exceptions.known(server, Some("a.example"), later(3599)), Some(true));
+        assert_eq!(exceptions.known(server, None, later(3599)), Some(false));
+        assert_eq!(exceptions.known(other, Some("a.example"), start), None);
+        assert_eq!(exceptions.known(server, Some("a.example"), later(3600)), None);
+    }
+
+    #[test]
+    fn what_is_known_stays_bounded() {
+        let (exceptions, now) = (Exceptions::default(), Instant::now());
+        let server: SocketAddr = "192.0.2.1:443".parse().unwrap();
+        for number in 0..6000 {
+            exceptions.learn(server, Some(&format!("host-{number}.example")), true, now);
+        }
+        assert_eq!(exceptions.entries().len(), BOUND.get());
+    }
+}

@@ -1,0 +1,57 @@
+//! Parts of a session's record, made from what its legs tell.
+
+use weir_api::engine::{CertificateRecord, End, FailureCause, FailureRecord, LegRecord};
+use weir_policy::suites::Protocol;
+use weir_tls::leg::Fault;
+use weir_tls::{LegError, Names, Negotiated, TlsLeg};
+
+use crate::leg::LegFault;
+
+/// What a leg negotiated.
+pub fn leg_record(negotiated: &Negotiated) -> Option<LegRecord> {
+    Some(LegRecord {
+        // Stacks negotiate no version that is not in the list.
+        version: Protocol::by_code(negotiated.version.0)?,
+        suite: negotiated.suite.0,
+        group: negotiated.group.as_ref().map(ToString::to_string),
+        signature: negotiated.signature.as_ref().map(ToString::to_string),
+        alpn: negotiated.alpn_text(),
+        resumed: negotiated.resumed,
+    })
+}
+
+/// Names of the server's certificate, as many and as long as a record keeps.
+pub fn certificate_record(server: &dyn TlsLeg) -> Option<CertificateRecord> {
+    let names = Names::of(server.peer_chain()?.first()?)?;
+    let cut = |name: String| name.chars().take(CertificateRecord::NAME_LENGTH).collect();
+    Some(CertificateRecord {
+        subject: names.subject.map(cut),
+        issuer: names.issuer.map(cut),
+        more_names: names.dns.len().saturating_sub(CertificateRecord::NAMES),
+        names: names.dns.into_iter().take(CertificateRecord::NAMES).map(cut).collect(),
+    })
+}
+
+/// Of a handshake with `with`.
+pub fn failure(with: End, certificate_requested: bool, fault: &LegFault) -> FailureRecord {
+    let cause = match fault {
+        _ if certificate_requested => FailureCause::CertificateRequested,
+        LegFault::Tcp(_) => FailureCause::Reset,
+        LegFault::Closed => FailureCause::Closed,
+        LegFault::Slow => FailureCause::TimedOut,
+        LegFault::Tls(LegError::AlertReceived(alert)) if alert.tells_incompatible() => {
+            FailureCause::Incompatible
+        }
+        LegFault::Tls(LegError::AlertReceived(_)) => FailureCause::Alert,
+        LegFault::Tls(LegError::Refused { fault, .. }) => match fault {
+            Fault::Incompatible | Fault::NoApplicationProtocol => FailureCause::Incompatible,
+            Fault::BadSignature => FailureCause::Signature,
+            Fault::Malformed
+            | Fault::Misbehaved
+            | Fault::OversizedRecord
+            | Fault::Undecryptable => FailureCause::Protocol,
+        },
+        LegFault::Tls(LegError::Overfed | LegError::Internal(_)) => FailureCause::Internal,
+    };
+    FailureRecord { with, cause, words: fault.to_string() }
+}
