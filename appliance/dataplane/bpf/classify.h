@@ -144,7 +144,7 @@ __noinline int walk(struct packet *p, struct verdict *v, __u32 port, __u32 half)
 				kind = t->policy_kind[(policy - 1) & (POLICIES - 1)];
 		}
 	}
-	v->candidate = kind == POLICY_CANDIDATE;
+	v->candidate = kind == POLICY_SERVER ? 2 : kind == POLICY_EXCEPTED || kind == POLICY_CLIENT;
 	if (v->passage == PASS_TRUSTED || !internet)
 		return 0;
 	if (t->reputation && (is_blocked(p->key.address[0]) || is_blocked(p->key.address[1]))) {

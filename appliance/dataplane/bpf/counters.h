@@ -35,6 +35,7 @@ COUNTER(engine_dead_passed, "candidate flow left to the bridge because no engine
 COUNTER(fallback_passed, "candidate flow left to the bridge by Layer-2 fallback")
 COUNTER(fallback_dropped, "packet dropped by block-all fallback")
 COUNTER(two_passes_passed, "the same tuple crosses the segment twice, flow left to the bridge")
+COUNTER(server_first_dropped, "data of a server proxy's server ahead of the client's first byte")
 COUNTER(server_spoke_first, "server data before the client's first byte was judged")
 COUNTER(outside_window_passed, "first payload outside the server's window, left to the bridge")
 COUNTER(server_outside_window_dropped, "server's data or end outside the client's window, before the flow was judged")

@@ -60,6 +60,7 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struc
 	fresh->client_side = port->side;
 	fresh->touched = now;
 	fresh->contested = contested;
+	fresh->served = candidate == 2;
 	learn_syn(skb, p, &options, &fresh->end[0]);
 	bpf_map_update_elem(&half_open, &p->key, fresh, BPF_ANY);
 	if (is_gre(p->key.tunnel))
@@ -108,6 +109,12 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 			return TC_ACT_OK; /* nothing says where its sequence is; nor is the flow takeable yet */
 		} else if (!server_in_window(p, f)) {
 			count(segment, server_outside_window_dropped);
+			return TC_ACT_SHOT;
+		}
+		if (f->served && p->payload) {
+			/* STARTTLS, or no TLS at all (SPEC T9): it stays unsaid, and what the client says is held
+			 * and judged like any first bytes. */
+			count(segment, server_first_dropped);
 			return TC_ACT_SHOT;
 		}
 		/* The server speaks or ends first: not TLS as we know it, not ours. */

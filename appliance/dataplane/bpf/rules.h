@@ -44,7 +44,8 @@ struct classes {
 };
 _Static_assert(sizeof(struct classes) == 402984, "src/layout/rules.rs has the same type");
 
-enum policy_kind { POLICY_CANDIDATE = 1, POLICY_QUIC_PASSES = 2, POLICY_QUIC_BLOCKED = 3 };
+/* In the order in which they count; src/tables/policies.rs has the same. */
+enum policy_kind { POLICY_EXCEPTED = 1, POLICY_SERVER = 2, POLICY_CLIENT = 3, POLICY_QUIC_PASSES = 4, POLICY_QUIC_BLOCKED = 5 };
 
 /* The longest prefix's class. */
 struct network_key {
@@ -95,7 +96,7 @@ struct verdict {
 	__u16 virtual_segment; /* number from 1; 0: none */
 	__u16 rule;	       /* bypass rule if bypassed, else traffic filter, from 1; 0: none */
 	__u8 passage;
-	__u8 candidate; /* TCP that a policy covers */
+	__u8 candidate; /* TCP that a policy covers; 2: a server policy */
 	__u8 limited;	/* the filter limits the rate */
 	__u8 reserved;
 };

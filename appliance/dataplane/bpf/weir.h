@@ -129,7 +129,8 @@ struct flow {
 	__u32 judged; /* bytes that were judged, from the client's first; from STATE_RELEASING on */
 	__u32 successor; /* sequence number of a newer SYN, which a SYN-ACK has to answer */
 	__u8 successor_side; /* 0: no newer SYN; else 1 + the side it came in by */
-	__u8 reserved[7];
+	__u8 served; /* a server policy covers it: nothing but TLS is let through (SPEC T9) */
+	__u8 reserved[6];
 };
 _Static_assert(sizeof(struct flow) == 128, "src/layout.rs has the same type");
 

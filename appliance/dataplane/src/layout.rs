@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Grows with every change of a pinned map's type: pins of another layout are removed on open.
-pub const LAYOUT: u32 = 7;
+pub const LAYOUT: u32 = 8;
 
 /// Names of the programs' counters and what one count of each means, in the order of their index
 /// (made from `bpf/counters.h`).
@@ -157,7 +157,9 @@ pub struct Flow {
     pub judged: u32,
     pub successor: u32,
     pub successor_side: u8,
-    pub reserved: [u8; 7],
+    /// A server policy covers it.
+    pub served: u8,
+    pub reserved: [u8; 6],
 }
 const _: () = assert!(size_of::<Flow>() == 128);
 

@@ -4,7 +4,8 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use weir_lab::bench::Bench;
 use weir_lab::certificates::{Identity, seen};
 use weir_lab::checks;
 use weir_lab::document;
-use weir_lab::ends::{Ends, INTERFACE};
+use weir_lab::ends::{Ends, INTERFACE, OWN_SERVER, SERVER};
 use weir_lab::fetch::{Fetch, Fetched};
 use weir_lab::process::{Process, succeed};
 use weir_lab::report::Evidence;
@@ -220,6 +221,48 @@ fn http2_is_agreed_on_where_both_ends_want_it_and_downgraded_where_set() {
         assert_eq!(outcome, INSPECTED);
         assert_eq!(record.matches("ALPN http/1.1").count(), 2, "{record}");
         Ok(())
+    });
+}
+
+/// A server that greets its clients, at this port of both addresses, and echoes what they say.
+fn greeter(ends: &Ends, port: u16) -> anyhow::Result<()> {
+    let listener = ends.server.enter(move || Ok(TcpListener::bind(("0.0.0.0", port))?))?;
+    // Ends with the test's process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            std::thread::spawn(move || {
+                stream.write_all(b"220 ready\r\n")?;
+                std::io::copy(&mut stream.try_clone()?, &mut stream)
+            });
+        }
+    });
+    Ok(())
+}
+
+/// SPEC T9: STARTTLS, and any other server that speaks before TLS does.
+#[test]
+fn a_server_that_speaks_first_is_not_heard_on_a_server_proxy() {
+    passes(|bench, _| {
+        const PORT: u16 = 2525;
+        let ports = "detection-ports: [\"443\"";
+        configure(bench, ports, &format!("{ports}, \"{PORT}\""))?;
+        greeter(&bench.ends, PORT)?;
+        let mut greeting = [0; 11];
+
+        let mut other = bench.ends.connect_from_client(SocketAddr::from((SERVER, PORT)))?;
+        other.read_exact(&mut greeting)?;
+        assert_eq!(&greeting, b"220 ready\r\n");
+
+        let mut own = bench.ends.connect_from_client(SocketAddr::from((OWN_SERVER, PORT)))?;
+        own.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let error = own.read(&mut greeting).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
+        own.write_all(b"EHLO client.example\r\n")?;
+        let error = own.read(&mut greeting).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        told(bench, "show sessions 3", "not TLS on a server proxy")?;
+        told(bench, "show segments detail", "server first dropped").map(drop)
     });
 }
 

@@ -1,7 +1,7 @@
 //! The policies that might take a flow, or block its QUIC, as rules of the same language.
 //!
 //! A profile's policies are a set of these, since many profiles have the same proxies. They stand
-//! in the order in which they count: candidates, QUIC that passes, QUIC that is blocked.
+//! in the order in which they count: servers of ours, candidates of clients, QUIC that passes, QUIC that is blocked.
 
 use weir_policy::Snapshot;
 use weir_policy::precedence::{Match, QUIC_PORT, TCP, UDP};
@@ -12,9 +12,12 @@ use crate::layout::rules::{POLICIES, PolicySet};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Kind {
-    Candidate = 1,
-    QuicPasses = 2,
-    QuicBlocked = 3,
+    /// A server policy's source exceptions: a candidate, but not refused to speak first.
+    Excepted = 1,
+    Server = 2,
+    Client = 3,
+    QuicPasses = 4,
+    QuicBlocked = 5,
 }
 
 #[derive(Debug, Default)]
@@ -62,21 +65,23 @@ impl Policies {
 
 fn entries(snapshot: &Snapshot, profile: &Profile) -> Vec<(Kind, Match)> {
     let mut entries = Vec::new();
-    let candidate = |destinations: &[_], ports: &[_]| {
-        let matching = Match {
-            protocols: vec![TCP],
-            destinations: destinations.to_vec(),
-            destination_ports: ports.to_vec(),
-            ..Match::default()
-        };
-        (Kind::Candidate, matching)
+    let candidate = |destinations: &[_], ports: &[_]| Match {
+        protocols: vec![TCP],
+        destinations: destinations.to_vec(),
+        destination_ports: ports.to_vec(),
+        ..Match::default()
     };
     if snapshot.device.server_inspection {
         for policy in &profile.server_policies {
             let Some(proxy) = snapshot.server_proxies.get(policy.server_proxy) else { continue };
             // Where policy says none, an empty list of the language would say any.
             if !proxy.destinations.is_empty() && !proxy.detection_ports.is_empty() {
-                entries.push(candidate(&proxy.destinations, &proxy.detection_ports));
+                let matching = candidate(&proxy.destinations, &proxy.detection_ports);
+                if !policy.source_exceptions.is_empty() {
+                    let sources = policy.source_exceptions.clone();
+                    entries.push((Kind::Excepted, Match { sources, ..matching.clone() }));
+                }
+                entries.push((Kind::Server, matching));
             }
         }
     }
@@ -89,7 +94,7 @@ fn entries(snapshot: &Snapshot, profile: &Profile) -> Vec<(Kind, Match)> {
         if proxy.detection_ports.is_empty() {
             continue;
         }
-        entries.push(candidate(&[], &proxy.detection_ports));
+        entries.push((Kind::Client, candidate(&[], &proxy.detection_ports)));
         if quic || !proxy.detection_ports.iter().any(|range| range.contains(QUIC_PORT)) {
             continue;
         }
