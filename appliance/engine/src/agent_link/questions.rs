@@ -244,7 +244,7 @@ fn tls(packet: &ExplainedPacket, policy: &CompiledPolicy, said: &Classified) -> 
         server: SocketAddr::new(packet.destination, packet.destination_port),
     };
     let name = packet.server_name.as_deref();
-    let first = FirstBytes::ClientHello { server_name: name, supported: true };
+    let first = FirstBytes::ClientHello { server_name: name, supported: true, encrypted: false };
     Some(match judge(&policy.snapshot, &candidate, &first) {
         Decision::Release(outcome) | Decision::Block { outcome, .. } => match outcome.reason() {
             Some(reason) => format!("{outcome} ({reason})"),
