@@ -281,7 +281,14 @@ fn certificate(
     match &flow.proxy {
         Proxy::Server { certificates, .. } => {
             let key = certificates.choose(hello.server_name.as_deref());
-            Ok((Arc::clone(key), Verdict::default()))
+            // What the server staples is of its own certificate: passed on with that one only.
+            let same =
+                server.peer_chain().is_some_and(|chain| chain.first() == key.chain().first());
+            let key = match server.stapled_response().filter(|_| same) {
+                Some(response) => Arc::new(key.with_staple(response)),
+                None => Arc::clone(key),
+            };
+            Ok((key, Verdict::default()))
         }
         Proxy::Client { proxy, forger, anchors, .. } => {
             forged(server, hello, proxy, forger, anchors, record, totals)
@@ -302,7 +309,10 @@ fn forged(
         |blocked, alert| Refusal { blocked, alert, reset_client: proxy.reset_client_on_block };
     let chain = server.peer_chain().unwrap_or_default();
     let minimum = proxy.minimum_rsa_key_length.into();
-    let verdict = anchors.verify(&chain, hello.server_name.as_deref(), minimum, UnixTime::now());
+    let leaf = chain.first().map(|leaf| leaf.as_ref()).unwrap_or_default();
+    let verdict = anchors
+        .verify(&chain, hello.server_name.as_deref(), minimum, UnixTime::now())
+        .with_staple(leaf, server.stapled_response().as_deref());
     record.verdict = Some(verdict.to_string());
     let action = verdict.action(proxy.block_invalid_certificates, proxy.block_expired_certificates);
     let signer = match action {
@@ -318,7 +328,6 @@ fn forged(
         // Cannot happen: such a client's flow was released.
         return Err(refusal(Blocked::ClientHandshakeFailed, Alert::HANDSHAKE_FAILURE));
     };
-    let leaf = chain.first().map(|leaf| leaf.as_ref()).unwrap_or_default();
     let key = forger.forge(leaf, signer, kind).map_err(|error| {
         debug!(session = record.id, %error, "certificate not forged");
         refusal(Blocked::InvalidCertificate, Alert::BAD_CERTIFICATE)

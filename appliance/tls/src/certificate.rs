@@ -23,6 +23,8 @@ pub(crate) mod oid {
 pub(crate) struct Certificate<'a> {
     /// The inner signature algorithm's identifier, the object identifier's contents.
     pub(crate) signature_algorithm: &'a [u8],
+    /// The serial number's contents.
+    pub(crate) serial: &'a [u8],
     /// Raw, a SEQUENCE.
     pub(crate) issuer: &'a [u8],
     pub(crate) validity: Validity<'a>,
@@ -71,7 +73,7 @@ impl<'a> Certificate<'a> {
         certificate.end()?;
 
         fields.optional(der::context_constructed(0))?;
-        fields.expect(der::INTEGER)?;
+        let serial = fields.expect(der::INTEGER)?.contents;
         let mut algorithm = Reader(fields.expect(der::SEQUENCE)?.contents);
         let signature_algorithm = algorithm.expect(der::OBJECT_IDENTIFIER)?.contents;
         let issuer = fields.expect(der::SEQUENCE)?.raw;
@@ -88,6 +90,7 @@ impl<'a> Certificate<'a> {
         fields.end()?;
         Ok(Self {
             signature_algorithm,
+            serial,
             issuer,
             validity,
             subject,

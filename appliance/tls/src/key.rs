@@ -81,6 +81,15 @@ impl LegKey {
         Ok(Self { certified: Arc::new(CertifiedKey::new(chain, key)), kind })
     }
 
+    /// The same with an OCSP response, which clients that ask for one are shown (RFC 6066 section
+    /// 8).
+    #[must_use]
+    pub fn with_staple(&self, response: Vec<u8>) -> Self {
+        let mut certified = CertifiedKey::clone(&self.certified);
+        certified.ocsp = Some(response);
+        Self { certified: Arc::new(certified), kind: self.kind }
+    }
+
     /// Leaf first.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.certified.cert

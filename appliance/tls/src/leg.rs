@@ -72,6 +72,13 @@ pub trait TlsLeg: Send {
     /// handshake is done. `None` on a client leg.
     fn peer_chain(&self) -> Option<Vec<CertificateDer<'static>>>;
 
+    /// Server leg: the OCSP response that the server stapled (RFC 6066 section 8), at most
+    /// [`crate::verify::STAPLE_BOUND`] bytes; told once, and not kept. `None` where the session was
+    /// resumed.
+    fn stapled_response(&self) -> Option<Vec<u8>> {
+        None
+    }
+
     /// Server leg: the server sent a CertificateRequest (SPEC T10). It was answered with an empty
     /// certificate.
     fn client_certificate_requested(&self) -> bool;

@@ -6,7 +6,8 @@ mod common;
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::lab;
@@ -16,7 +17,7 @@ use weir_lab::checks;
 use weir_lab::document;
 use weir_lab::ends::{Ends, INTERFACE, OWN_SERVER, SERVER};
 use weir_lab::fetch::{Fetch, Fetched};
-use weir_lab::process::{Process, succeed};
+use weir_lab::process::{Process, finish, succeed};
 use weir_lab::report::Evidence;
 use weir_lab::wire::Wire as _;
 use weir_lab::wire::lab::Lab;
@@ -263,6 +264,92 @@ fn a_server_that_speaks_first_is_not_heard_on_a_server_proxy() {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
         told(bench, "show sessions 3", "not TLS on a server proxy")?;
         told(bench, "show segments detail", "server first dropped").map(drop)
+    });
+}
+
+/// What the lab's public authority says of a certificate, as a file of OCSP. `status`: `V` or `R`,
+/// as in the index of openssl-ca(1).
+fn ocsp_response(ends: &Ends, of: &Identity, status: &str) -> anyhow::Result<PathBuf> {
+    let serial = succeed(
+        Command::new("openssl").args(["x509", "-noout", "-serial", "-in"]).arg(&of.certificate),
+    )?;
+    let serial = serial.trim().trim_start_matches("serial=");
+    let revoked = if status == "R" { "260101000000Z" } else { "" };
+    let index = ends.run.path("ocsp-index");
+    std::fs::write(
+        &index,
+        format!("{status}\t491231235959Z\t{revoked}\t{serial}\tunknown\t/CN=x\n"),
+    )?;
+    let (response, authority) = (ends.run.path("ocsp.der"), &ends.certificates.public_ca);
+    let mut command = Command::new("openssl");
+    command.args(["ocsp", "-ndays", "7", "-index"]).arg(&index);
+    for option in ["-rsigner", "-CA", "-issuer"] {
+        command.arg(option).arg(&authority.certificate);
+    }
+    command.arg("-rkey").arg(&authority.key).arg("-cert").arg(&of.certificate);
+    succeed(command.arg("-respout").arg(&response))?;
+    Ok(response)
+}
+
+#[test]
+fn a_certificate_whose_server_staples_that_it_is_revoked_is_not_vouched_for() {
+    passes(|bench, _| {
+        let public = bench.ends.certificates.public.clone();
+        for (status, trusted) in [("V", true), ("R", false)] {
+            let response = ocsp_response(&bench.ends, &public, status)?;
+            let mut command = bench.ends.server.command("openssl");
+            command.args(["s_server", "-www", "-accept", &format!("{OTHER}:443")]);
+            command.arg("-cert").arg(&public.certificate).arg("-key").arg(&public.key);
+            let server = serve(&bench.ends, status, command.arg("-status_file").arg(&response))?;
+            let fetched = Fetch::new("public.example", "/").at(OTHER).run(&bench.ends)?;
+            assert_eq!(fetched.exit == 0, trusted, "{status}: {}", fetched.messages);
+            let (_, record) = record_of(bench, &fetched)?;
+            let verdict = if trusted { "verified" } else { "revoked" };
+            assert!(record.contains(&format!("Verdict                 {verdict}\n")), "{record}");
+            drop(server);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn what_a_server_of_ours_staples_is_passed_to_clients_that_ask() {
+    passes(|bench, _| {
+        let servers = format!("destinations: [\"{OWN_SERVER}/32\"");
+        configure(bench, &servers, &format!("{servers}, \"{OTHER}/32\""))?;
+        let shop = bench.ends.certificates.shop.clone();
+        let response = ocsp_response(&bench.ends, &shop, "V")?;
+        let mut command = bench.ends.server.command("openssl");
+        command.args(["s_server", "-www", "-accept", &format!("{OTHER}:443")]);
+        command.arg("-cert").arg(&shop.certificate).arg("-key").arg(&shop.key);
+        let _server = serve(&bench.ends, "stapling", command.arg("-status_file").arg(&response))?;
+        let mut client = bench.ends.client.command("openssl");
+        client.args(["s_client", "-connect", &format!("{OTHER}:443")]);
+        client.args(["-servername", "shop.example", "-status"]).stdin(Stdio::null());
+        let shown = finish(&mut client)?.text();
+        assert!(shown.contains("OCSP Response Status: successful"), "{shown}");
+        told(bench, "show sessions 3", "decrypted and inspected").map(drop)
+    });
+}
+
+/// What the server's alert says reaches the client, whose own handshake has not begun (item 11).
+#[test]
+fn an_alert_of_the_server_reaches_the_client() {
+    passes(|bench, _| {
+        let public = bench.ends.certificates.public.clone();
+        let mut command = bench.ends.server.command("openssl");
+        command.args(["s_server", "-www", "-accept", &format!("{OTHER}:443")]);
+        command.arg("-cert").arg(&public.certificate).arg("-key").arg(&public.key);
+        command.arg("-cert2").arg(&public.certificate).arg("-key2").arg(&public.key);
+        command.args(["-servername", "another.example", "-servername_fatal"]);
+        let _server = serve(&bench.ends, "s_server", &mut command)?;
+        let fetched = Fetch::new("public.example", "/").at(OTHER).run(&bench.ends)?;
+        assert_ne!(fetched.exit, 0);
+        assert!(fetched.messages.contains("unrecognized name"), "{}", fetched.messages);
+        let shown = told(bench, "show sessions detail 1", "unrecognized_name")?;
+        assert!(shown.contains("handshake with the server"), "{shown}");
+        told(bench, "debug np stats show npSslInspProtocolStats", "1  serverFailureAlert\n")
+            .map(drop)
     });
 }
 

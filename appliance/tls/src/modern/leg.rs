@@ -207,6 +207,10 @@ impl TlsLeg for ModernLeg {
             .map(|chain| chain.iter().map(|one| one.clone().into_owned()).collect())
     }
 
+    fn stapled_response(&self) -> Option<Vec<u8>> {
+        self.observed.staple()
+    }
+
     fn client_certificate_requested(&self) -> bool {
         self.observed.client_certificate_requested()
     }

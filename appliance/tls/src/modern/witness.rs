@@ -5,8 +5,8 @@
 //! them inside [`observing`], which names the leg.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -21,6 +21,7 @@ use super::resumption::LONGEST_CHAIN;
 use crate::certificate::Certificate;
 use crate::key::LegKey;
 use crate::names;
+use crate::verify::{STAPLE_BOUND, says_revoked};
 
 /// Facts of one leg's handshake.
 #[derive(Debug, Default)]
@@ -30,6 +31,9 @@ pub(super) struct Observed {
     client_certificate_requested: AtomicBool,
     /// Bytes of the certificates that the server sent; 0 where it resumed.
     chain: AtomicUsize,
+    /// What the server stapled, and whether that says that its certificate is revoked.
+    staple: Mutex<Vec<u8>>,
+    revoked: AtomicBool,
 }
 
 thread_local! {
@@ -49,15 +53,23 @@ fn note(act: impl FnOnce(&Observed)) {
 }
 
 impl Observed {
-    /// Sessions are not kept of a server that wants to see a client certificate, nor of one whose
+    /// Sessions are not kept of a server that wants to see a client certificate, nor of one that
+    /// shows that its certificate is revoked (a resumed session would not tell), nor of one whose
     /// chain is too long to be kept.
     pub(super) fn session_may_be_kept(&self) -> bool {
-        !self.client_certificate_requested() && self.chain.load(Relaxed) <= LONGEST_CHAIN
+        !self.client_certificate_requested()
+            && !self.revoked.load(Relaxed)
+            && self.chain.load(Relaxed) <= LONGEST_CHAIN
     }
 
     pub(super) fn signature(&self) -> Option<names::SignatureScheme> {
         let code = self.signature.load(Relaxed);
         (code != 0).then_some(names::SignatureScheme(code))
+    }
+
+    pub(super) fn staple(&self) -> Option<Vec<u8>> {
+        let mut staple = self.staple.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(std::mem::take(&mut *staple)).filter(|staple| !staple.is_empty())
     }
 
     pub(super) fn client_certificate_requested(&self) -> bool {
@@ -114,9 +126,15 @@ impl ServerCertVerifier for Witness {
         leaf: &CertificateDer<'_>,
         others: &[CertificateDer<'_>],
         _: &ServerName<'_>,
-        _: &[u8],
+        staple: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        if !staple.is_empty() && staple.len() <= STAPLE_BOUND {
+            note(|observed| {
+                observed.revoked.store(says_revoked(leaf, staple), Relaxed);
+                *observed.staple.lock().unwrap_or_else(PoisonError::into_inner) = staple.to_vec();
+            });
+        }
         let length = others.iter().fold(leaf.len(), |sum, der| sum.saturating_add(der.len()));
         note(|observed| observed.chain.store(length, Relaxed));
         Ok(ServerCertVerified::assertion())

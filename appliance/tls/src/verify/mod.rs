@@ -23,6 +23,7 @@
 mod cache;
 mod learnt;
 mod path;
+mod staple;
 mod verdict;
 
 use std::collections::HashSet;
@@ -36,6 +37,7 @@ use webpki::{EndEntityCert, anchor_from_trusted_cert};
 pub use self::cache::PATHS_BOUND;
 use self::cache::PathCache;
 pub use self::learnt::{Intermediates, SUBJECTS_BOUND};
+pub use self::staple::{STAPLE_BOUND, says_revoked};
 pub use self::verdict::{Action, Failure, Verdict};
 use crate::certificate::{Certificate, PublicKey};
 

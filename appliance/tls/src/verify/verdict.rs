@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::staple::says_revoked;
 use crate::forge::Signer;
 
 /// What is wrong with a chain.
@@ -25,6 +26,8 @@ pub enum Failure {
     Constraint = 1 << 7,
     /// Not a certificate, or none at all.
     Malformed = 1 << 8,
+    /// The server itself showed that its certificate is revoked.
+    Revoked = 1 << 9,
 }
 
 /// All failures of a chain; none: it verifies. Prints as `verified`, or the failures in words.
@@ -44,7 +47,7 @@ pub enum Action {
 
 impl Failure {
     /// In the order they are told.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Expired,
         Self::NotYetValid,
         Self::IntermediateDates,
@@ -54,10 +57,19 @@ impl Failure {
         Self::WeakSignature,
         Self::Constraint,
         Self::Malformed,
+        Self::Revoked,
     ];
 }
 
 impl Verdict {
+    /// With what the server stapled of its leaf, where it did.
+    #[must_use]
+    pub fn with_staple(mut self, leaf: &[u8], response: Option<&[u8]>) -> Self {
+        let revoked = response.is_some_and(|response| says_revoked(leaf, response));
+        self.add_if(revoked, Failure::Revoked);
+        self
+    }
+
     /// The chain verifies.
     pub fn is_verified(&self) -> bool {
         self.0 == 0
@@ -136,6 +148,7 @@ impl fmt::Display for Failure {
             Self::WeakSignature => "weak signature",
             Self::Constraint => "constraint violated",
             Self::Malformed => "malformed",
+            Self::Revoked => "revoked",
         })
     }
 }
