@@ -7,6 +7,8 @@
 //!
 //! Of several drop rules completed by one byte, the first in the rule set speaks.
 
+use std::sync::Arc;
+
 use crate::{
     alert::{Alert, AlertSink},
     bits::BitSet,
@@ -21,8 +23,10 @@ use crate::{
 pub(crate) struct Judging {
     streams: [Scope; 2],
     messages: [Scope; 2],
-    /// `tcp` rules that fired, in either direction: a bit a rule.
-    fired: BitSet,
+    /// `tcp` rules that fired: a bit a rule. By direction where each has rules of its own, else the
+    /// first is for both.
+    fired: [BitSet; 2],
+    shared: bool,
 }
 
 /// What one stream or message has shown so far.
@@ -42,15 +46,22 @@ pub(crate) struct Hit {
 }
 
 impl Judging {
-    pub(crate) fn new(rules: &RuleSet) -> Self {
-        let scope = |patterns: &PatternSet| Scope {
-            cursor: patterns.start(),
-            seen: BitSet::new(rules.conditions()),
+    /// The rules are by direction.
+    pub(crate) fn new(rules: &[Arc<RuleSet>; 2]) -> Self {
+        let scope = |direction: Direction, patterns: fn(&RuleSet) -> &[PatternSet; 2]| {
+            let rules = &rules[direction.index()];
+            Scope {
+                cursor: patterns(rules)[direction.index()].start(),
+                seen: BitSet::new(rules.conditions()),
+            }
         };
+        let scopes =
+            |patterns| [scope(Direction::ToServer, patterns), scope(Direction::ToClient, patterns)];
         Self {
-            streams: rules.stream.each_ref().map(scope),
-            messages: rules.message.each_ref().map(scope),
-            fired: BitSet::new(rules.len()),
+            streams: scopes(|rules| &rules.stream),
+            messages: scopes(|rules| &rules.message),
+            fired: rules.each_ref().map(|rules| BitSet::new(rules.len())),
+            shared: Arc::ptr_eq(&rules[0], &rules[1]),
         }
     }
 
@@ -64,7 +75,8 @@ impl Judging {
     ) -> Result<(), Hit> {
         let scope = &mut self.streams[direction.index()];
         let mut judge = Judge::new(rules, &mut scope.seen, alerts);
-        judge.fired = Some(&mut self.fired);
+        let fired = if self.shared { 0 } else { direction.index() };
+        judge.fired = Some(&mut self.fired[fired]);
         let stopped = rules.stream[direction.index()].scan(&mut scope.cursor, bytes, &mut judge);
         judge.verdict(stopped)
     }

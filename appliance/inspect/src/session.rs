@@ -62,7 +62,8 @@ impl From<&Dropped> for Blocked {
 /// Inspection of one decrypted session. Memory: see the [crate].
 #[derive(Debug)]
 pub struct Session {
-    rules: Arc<RuleSet>,
+    /// By direction.
+    rules: [Arc<RuleSet>; 2],
     judging: Judging,
     /// `None` where the session is no HTTP and nothing is withheld any more.
     connection: Option<Box<Connection>>,
@@ -75,8 +76,14 @@ pub struct Session {
 impl Session {
     /// A session before its first byte. With an empty rule set everything is forwarded unlooked at.
     pub fn new(rules: Arc<RuleSet>, service: Service) -> Self {
+        Self::with_rules_by_direction([Arc::clone(&rules), rules], service)
+    }
+
+    /// The same with rules of their own for what the client sends and for what the server answers. A
+    /// direction without rules is framed all the same where the other has some.
+    pub fn with_rules_by_direction(rules: [Arc<RuleSet>; 2], service: Service) -> Self {
         let http = match service {
-            Service::Http => !rules.is_empty(),
+            Service::Http => !rules.iter().all(|rules| rules.is_empty()),
             Service::Other => false,
         };
         Self {
@@ -110,7 +117,7 @@ impl Session {
         if let Some(dropped) = &self.dropped {
             return Err(dropped.clone());
         }
-        if self.rules.is_empty() {
+        if self.rules.iter().all(|rules| rules.is_empty()) {
             forward.extend_from_slice(bytes);
             return Ok(());
         }
@@ -168,7 +175,8 @@ impl Session {
         forward: &mut Vec<u8>,
         alerts: &mut AlertSink<'_>,
     ) -> Result<(), Dropped> {
-        let raw = self.judging.stream(&self.rules, direction, bytes, alerts);
+        let rules = Arc::clone(&self.rules[direction.index()]);
+        let raw = self.judging.stream(&rules, direction, bytes, alerts);
         let clean = match &raw {
             Ok(()) => bytes,
             Err(hit) => bytes.get(..hit.position).unwrap_or_default(),
@@ -185,6 +193,7 @@ impl Session {
         alerts: &mut AlertSink<'_>,
     ) -> Result<(), Dropped> {
         let mut rest = bytes;
+        let rules = &self.rules[direction.index()];
         if let Some(connection) = &mut self.connection {
             while !self.raw && !rest.is_empty() {
                 let (withheld, step) = connection.step(direction, rest)?;
@@ -197,17 +206,17 @@ impl Session {
                         Ok(())
                     }
                     Step::Request(request) => {
-                        self.judging.head(&self.rules, direction, head, Some(&request), alerts)
+                        self.judging.head(rules, direction, head, Some(&request), alerts)
                     }
                     Step::Response { switched } => {
                         self.raw = switched;
-                        self.judging.head(&self.rules, direction, head, None, alerts)
+                        self.judging.head(rules, direction, head, None, alerts)
                     }
-                    Step::Trailers => self.judging.body(&self.rules, direction, head, alerts),
+                    Step::Trailers => self.judging.body(rules, direction, head, alerts),
                     Step::Body(length) => {
                         taken = length;
                         let body = rest.get(..length).unwrap_or_default();
-                        let judged = self.judging.body(&self.rules, direction, body, alerts);
+                        let judged = self.judging.body(rules, direction, body, alerts);
                         let passed = judged.as_ref().map_or_else(|hit| hit.position, |()| length);
                         forward.extend_from_slice(body.get(..passed).unwrap_or_default());
                         judged

@@ -150,3 +150,32 @@ fn large_rule_set_matches_as_a_small_one() {
         assert_eq!(forward.len(), if expected.is_some() { 17 } else { bytes.len() });
     }
 }
+
+#[test]
+fn each_direction_is_judged_by_the_rules_that_it_has() {
+    use std::sync::Arc;
+    use weir_inspect::{Direction, Dropped, Service, Session};
+    let rule = |sid| {
+        let text = format!("drop tcp any any -> any any (content:\"needle\"; sid:{sid};)\n");
+        Arc::new(parse(&text).unwrap())
+    };
+    let none = Arc::new(parse("").unwrap());
+    let judge = |rules: [&Arc<_>; 2], service, direction, bytes: &[u8]| {
+        let mut session = Session::with_rules_by_direction(rules.map(Arc::clone), service);
+        let (mut forward, mut alerts) = (Vec::new(), Vec::new());
+        match session.inspect(direction, bytes, &mut forward, &mut alerts) {
+            Ok(()) => Ok(forward.len()),
+            Err(Dropped::Filter(alert)) => Err(alert.sid),
+            Err(other) => panic!("{other}"),
+        }
+    };
+    let (one, two) = (&rule(1), &rule(2));
+    let (to_server, to_client) = (Direction::ToServer, Direction::ToClient);
+    for service in [Service::Other, Service::Http] {
+        assert_eq!(judge([one, two], service, to_server, b"a needle"), Err(1));
+        assert_eq!(judge([one, two], service, to_client, b"a needle"), Err(2));
+        assert_eq!(judge([&none, two], service, to_client, b"a needle"), Err(2));
+    }
+    assert_eq!(judge([one, &none], Service::Other, to_client, b"a needle"), Ok(8));
+    assert_eq!(judge([&none, &none], Service::Http, to_client, b"a needle"), Ok(8));
+}

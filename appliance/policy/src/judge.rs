@@ -67,6 +67,18 @@ pub struct Inspection {
     pub policy: PolicyKind,
     /// A traffic management filter trusts it: decrypted, but not inspected (SPEC D6).
     pub trusted: bool,
+    pub answers: Answers,
+}
+
+/// How the server's packets of a decrypted session are inspected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answers {
+    /// Index into [`Snapshot::profiles`]: that of the virtual segment of the server's packets (SPEC
+    /// D3). Where they belong to none, the client's, so that they are not left out.
+    pub profile: usize,
+    /// A traffic management filter trusts them, or an inspection bypass rule lets them pass: they are
+    /// not inspected, though what the client sends may be.
+    pub trusted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +92,8 @@ pub enum PolicyKind {
 /// Judges a candidate flow by its first bytes. The order, first match wins:
 ///
 /// 1. what precedes TLS inspection ([`evaluate`]): inspection bypass rules, traffic management
-///    filters, reputation, as they are for the client's packets;
+///    filters, reputation, as they are for the client's packets; what stops the server's packets
+///    stops the flow, too;
 /// 2. virtual segment of the client's SYN; none: bypassed;
 /// 3. server policy (it wins over a client policy, SPEC P8), else client policy, by addresses and
 ///    detection port; none: bypassed;
@@ -95,16 +108,11 @@ pub enum PolicyKind {
 pub fn judge(snapshot: &Snapshot, candidate: &Candidate, first: &FirstBytes<'_>) -> Decision {
     // Quarantine comes and goes: the data plane asks it of every packet, of taken flows as well.
     let rules = evaluate(snapshot, &candidate.facts(), |_| false);
-    let blocked = match rules.passage {
-        Passage::Bypassed(_) => return bypass(Bypassed::InspectionBypassRule),
-        Passage::Trusted | Passage::Inspected => None,
-        Passage::Blocked(BlockedBy::TrafficFilter | BlockedBy::Quic) => {
-            Some(Blocked::TrafficFilter)
-        }
-        Passage::Blocked(BlockedBy::Reputation) => Some(Blocked::Reputation),
-        Passage::Blocked(BlockedBy::Quarantine) => Some(Blocked::Quarantine),
-    };
-    if let Some(blocked) = blocked {
+    if let Passage::Bypassed(_) = rules.passage {
+        return bypass(Bypassed::InspectionBypassRule);
+    }
+    let answers = evaluate(snapshot, &candidate.answer_facts(), |_| false);
+    if let Some(blocked) = stopped(rules.passage).or_else(|| stopped(answers.passage)) {
         // In silence, as the data plane drops a packet of such a flow.
         return Decision::Block { outcome: Outcome::Blocked(blocked), reset: false };
     }
@@ -158,7 +166,25 @@ pub fn judge(snapshot: &Snapshot, candidate: &Candidate, first: &FirstBytes<'_>)
         return bypass(Bypassed::UnsupportedTls);
     }
     let trusted = rules.passage == Passage::Trusted;
-    Decision::TakeOver(Inspection { virtual_segment, profile, policy: policy.kind(), trusted })
+    let of_answers = answers.virtual_segment.and_then(|index| snapshot.virtual_segments.get(index));
+    let answers = Answers {
+        profile: of_answers.map_or(profile, |segment| segment.profile),
+        trusted: matches!(answers.passage, Passage::Trusted | Passage::Bypassed(_)),
+    };
+    let policy = policy.kind();
+    Decision::TakeOver(Inspection { virtual_segment, profile, policy, trusted, answers })
+}
+
+/// Why a flow with such packets cannot be.
+fn stopped(passage: Passage) -> Option<Blocked> {
+    match passage {
+        Passage::Bypassed(_) | Passage::Trusted | Passage::Inspected => None,
+        Passage::Blocked(BlockedBy::TrafficFilter | BlockedBy::Quic) => {
+            Some(Blocked::TrafficFilter)
+        }
+        Passage::Blocked(BlockedBy::Reputation) => Some(Blocked::Reputation),
+        Passage::Blocked(BlockedBy::Quarantine) => Some(Blocked::Quarantine),
+    }
 }
 
 /// The virtual segment a flow belongs to: the first that its client's SYN matches (SPEC D3).
@@ -175,7 +201,9 @@ pub fn policy_of(snapshot: &Snapshot, candidate: &Candidate) -> Option<Inspectio
     let facts = candidate.facts();
     let index = snapshot.virtual_segments.iter().position(|one| one.matches(&facts))?;
     let (virtual_segment, profile, policy) = owner(snapshot, index, candidate)?;
-    Some(Inspection { virtual_segment, profile, policy: policy.kind(), trusted: false })
+    let answers = Answers { profile, trusted: false };
+    let policy = policy.kind();
+    Some(Inspection { virtual_segment, profile, policy, trusted: false, answers })
 }
 
 fn bypass(reason: Bypassed) -> Decision {
@@ -261,6 +289,18 @@ impl Candidate {
             source_port: self.client.port(),
             destination_port: self.server.port(),
             icmp_type: None,
+        }
+    }
+
+    /// Of the packets of its server.
+    pub fn answer_facts(&self) -> PacketFacts {
+        let facts = self.facts();
+        PacketFacts {
+            from: if self.from == Side::A { Side::B } else { Side::A },
+            addresses: facts.addresses.map(|(client, server)| (server, client)),
+            source_port: facts.destination_port,
+            destination_port: facts.source_port,
+            ..facts
         }
     }
 }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use proptest::prelude::*;
 use support::load;
-use weir_policy::judge::PolicyKind;
+use weir_policy::judge::{Answers, PolicyKind};
 use weir_policy::outcome::{Blocked, Bypassed, NotDecrypted};
 use weir_policy::snapshot::*;
 use weir_policy::{Candidate, Decision, FirstBytes, Inspection, Outcome, Snapshot, judge};
@@ -36,7 +36,9 @@ fn hello(name: &str) -> FirstBytes<'_> {
 }
 
 fn take_over(policy: PolicyKind) -> Decision {
-    Decision::TakeOver(Inspection { virtual_segment: 0, profile: 0, policy, trusted: false })
+    let answers = Answers { profile: 0, trusted: false };
+    let (virtual_segment, profile) = (0, 0);
+    Decision::TakeOver(Inspection { virtual_segment, profile, policy, trusted: false, answers })
 }
 
 fn bypassed(reason: Bypassed) -> Decision {

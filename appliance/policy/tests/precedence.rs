@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 use support::load;
+use weir_policy::judge::Answers;
 use weir_policy::outcome::{Blocked, Bypassed};
 use weir_policy::precedence::{
     BlockedBy, Classified, ICMP, Match, PacketFacts, Passage, Reputation, Standing, TCP,
@@ -165,6 +166,55 @@ fn judgement_begins_with_the_rules() {
     let bypass = "  inspection-bypass: [ { name: b, match: { destination-ports: [443] } } ]\n";
     let outcome = Outcome::Bypassed(Bypassed::InspectionBypassRule);
     assert_eq!(decide(bypass), Decision::Release(outcome));
+}
+
+#[test]
+fn the_servers_packets_are_judged_by_rules_and_virtual_segment_of_their_own() {
+    let whole = include_str!("documents/whole.yaml");
+    let flow = Candidate {
+        segment: SegmentId(1),
+        from: Side::A,
+        vlan: Some(5),
+        client: "10.1.1.1:50000".parse().unwrap(),
+        server: "192.0.2.9:443".parse().unwrap(),
+    };
+    let facts = flow.answer_facts();
+    assert_eq!((facts.from, facts.vlan), (Side::B, Some(5)));
+    assert_eq!((facts.source_port, facts.destination_port), (443, 50000));
+    let (source, destination) = facts.addresses.unwrap();
+    assert_eq!((source, destination), (flow.server.ip(), flow.client.ip()));
+
+    let hello = FirstBytes::ClientHello { server_name: None, supported: true, encrypted: false };
+    let decide = |snapshot: &Snapshot| judge(snapshot, &flow, &hello);
+    let with = |rules: &str| load(&format!("{whole}{rules}")).unwrap().compile(1, None);
+    let answers = |decision| match decision {
+        Decision::TakeOver(inspection) => (inspection.trusted, inspection.answers),
+        other => panic!("{other:?}"),
+    };
+    // They belong to no virtual segment: the client's profile is theirs.
+    let plain = Answers { profile: 0, trusted: false };
+    assert_eq!(answers(decide(&with(""))), (false, plain));
+    let filter = |action: &str| {
+        format!("  traffic-filters: [ {{ name: f, action: {action}, match: {{ from: B }} }} ]\n")
+    };
+    let trusted = Answers { trusted: true, ..plain };
+    assert_eq!(answers(decide(&with(&filter("trust")))), (false, trusted));
+    let bypass = "  inspection-bypass: [ { name: b, match: { from: B } } ]\n";
+    assert_eq!(answers(decide(&with(bypass))), (false, trusted));
+    let blocked = Outcome::Blocked(Blocked::TrafficFilter);
+    let decision = decide(&with(&filter("block")));
+    assert_eq!(decision, Decision::Block { outcome: blocked, reset: false });
+
+    let mut other = with("");
+    let mut profile = other.profiles[0].clone();
+    profile.name = "answers".into();
+    other.profiles.push(profile);
+    let mut segment = other.virtual_segments[0].clone();
+    (segment.name, segment.from) = ("servers".into(), Some(Side::B));
+    (segment.sources, segment.profile) = (vec![], other.profiles.len() - 1);
+    other.virtual_segments.push(segment);
+    let theirs = Answers { profile: other.profiles.len() - 1, trusted: false };
+    assert_eq!(answers(decide(&other)), (false, theirs));
 }
 
 #[test]
