@@ -15,6 +15,7 @@ use weir_api::engine::{
 };
 use weir_api::init::{MachineStatus, Mode, ToInit};
 use weir_api::links::{LinkSettings, LinkStatus, ToLinks};
+use weir_api::rules::{Answer, QuarantinedHosts, Question};
 use weir_policy::outcome::Blocked;
 use weir_policy::snapshot::{LinkDownSynchronisation, SegmentId, Side, Snapshot};
 use weir_policy::{Outcome, SecretBytes};
@@ -205,6 +206,55 @@ fn cleared_sessions_are_an_order_to_engines_that_are_there() {
     snapshot(&mut engine);
     assert!(matches!(console.ask(&Request::ClearSessions), Response::Done(_)));
     assert!(matches!(engine.hear(), ToEngine::ClearSessions));
+}
+
+#[test]
+fn questions_are_the_engines_to_answer_and_orders_before_them_come_first() {
+    let agent = Agent::start(CONFIGURATION, |_| {});
+    let mut console = agent.console();
+    let host = std::net::IpAddr::from([192, 0, 2, 7]);
+    let quarantine = Request::Quarantine { host, minutes: Some(3) };
+    let Response::Refused(reason) = console.ask(&quarantine) else { panic!() };
+    assert!(reason.starts_with("no engine is connected"), "{reason}");
+    assert!(matches!(console.ask(&Request::TrafficFilters), Response::TrafficFilters(_)));
+
+    let mut engine = agent.engine();
+    snapshot(&mut engine);
+    console.tell(&quarantine);
+    let ToEngine::Ask { number, question } = engine.hear() else { panic!() };
+    assert_eq!(question, Question::Quarantine { host, minutes: Some(3) });
+    engine.tell(&FromEngine::Answer { number, answer: Answer::Quarantined(180) });
+    let Response::Done(done) = console.hear() else { panic!() };
+    assert_eq!(done, "192.0.2.7 is quarantined for 3 minutes");
+
+    console.tell(&Request::ReleaseHost(host));
+    let ToEngine::Ask { number, .. } = engine.hear() else { panic!() };
+    engine.tell(&FromEngine::Answer { number, answer: Answer::Released(false) });
+    let Response::Refused(reason) = console.hear() else { panic!() };
+    assert!(reason.starts_with("192.0.2.7 is not quarantined"), "{reason}");
+
+    // An engine that goes away leaves nobody waiting.
+    console.tell(&Request::ShowQuarantine);
+    assert!(matches!(engine.hear(), ToEngine::Ask { .. }));
+    drop(engine);
+    let Response::Refused(reason) = console.hear() else { panic!() };
+    assert_eq!(reason, "the engine went away before it answered");
+}
+
+#[test]
+fn an_engine_that_drains_is_not_asked() {
+    let agent = Agent::start(CONFIGURATION, |_| {});
+    let (mut old, mut console) = (agent.engine(), agent.console());
+    snapshot(&mut old);
+    let mut new = agent.engine();
+    snapshot(&mut new);
+    new.tell(&FromEngine::Health { fallback: None, draining: true });
+    agent.wait_for("an engine with a successor drains");
+    console.tell(&Request::ShowQuarantine);
+    let ToEngine::Ask { number, question } = old.hear() else { panic!() };
+    assert_eq!(question, Question::Quarantined);
+    old.tell(&FromEngine::Answer { number, answer: Answer::Hosts(QuarantinedHosts::default()) });
+    assert!(matches!(console.hear(), Response::Quarantine(_)));
 }
 
 #[test]

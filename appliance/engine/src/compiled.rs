@@ -47,7 +47,9 @@ type Stack = Option<ModernStack>;
 /// What decrypts one flow.
 pub struct FlowPolicy<'a> {
     pub profile: &'a Profile,
-    pub rules: &'a Arc<RuleSet>,
+    /// By direction: the client's profile judges what it sends, that of the server's packets what
+    /// the server answers (SPEC D3).
+    pub rules: [&'a Arc<RuleSet>; 2],
     pub proxy: Proxy<'a>,
     pub stack: Option<&'a ModernStack>,
     /// Which domains are not decrypted.
@@ -90,6 +92,13 @@ pub enum Excepted<'a> {
     No,
     /// It is by the client's word, or the client gave none.
     AskServer(&'a DecryptionPolicy),
+}
+
+impl FlowPolicy<'_> {
+    /// No filter looks at either direction.
+    pub fn has_no_filters(&self) -> bool {
+        self.rules.iter().all(|rules| rules.is_empty())
+    }
 }
 
 /// With whose certificate the client is answered.
@@ -242,6 +251,10 @@ impl CompiledPolicy {
         .next()
     }
 
+    fn rules_of(&self, profile: usize, trusted: bool) -> Option<&Arc<RuleSet>> {
+        self.rules.get(if trusted { self.snapshot.profiles.len() } else { profile })
+    }
+
     /// The parts that `inspection` names; `None` only for an inspection of another snapshot.
     pub fn of(&self, inspection: Inspection) -> Option<FlowPolicy<'_>> {
         let profile = self.snapshot.profiles.get(inspection.profile)?;
@@ -266,10 +279,14 @@ impl CompiledPolicy {
         };
         Some(FlowPolicy {
             profile,
-            rules: self.rules.get(match inspection.trusted {
-                true => self.snapshot.profiles.len(),
-                false => inspection.profile,
-            })?,
+            rules: [
+                self.rules_of(inspection.profile, inspection.trusted)?,
+                // A trusted session is not inspected at all (SPEC D6).
+                self.rules_of(
+                    inspection.answers.profile,
+                    inspection.trusted || inspection.answers.trusted,
+                )?,
+            ],
             proxy,
             stack: stack.as_ref(),
             decryption,

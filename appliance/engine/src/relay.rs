@@ -90,7 +90,10 @@ impl<'a> Relay<'a> {
         Self {
             client: side(client),
             server: side(server),
-            inspected: InspectedSession::new(Arc::clone(flow.rules), service),
+            inspected: InspectedSession::with_rules_by_direction(
+                flow.rules.map(Arc::clone),
+                service,
+            ),
             reset_on_block,
             surroundings,
             record,

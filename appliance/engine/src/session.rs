@@ -67,7 +67,7 @@ pub async fn run(
     match ended {
         Some(blocked) => Outcome::Blocked(blocked),
         None if inspection.trusted => not_inspected(NotInspected::TrustFilter),
-        None if flow.rules.is_empty() => not_inspected(NotInspected::NoFilters),
+        None if flow.has_no_filters() => not_inspected(NotInspected::NoFilters),
         None if http2 => not_inspected(NotInspected::ServiceNotSupported),
         None => Outcome::DecryptedAndInspected,
     }

@@ -80,6 +80,11 @@ fn with_rules(bench: &mut Bench<Lab>, more: &str) -> anyhow::Result<()> {
     let good = document::weir_section(&bench.ends.certificates)?;
     let before = bench.wire.log()?.matches("policy in force").count();
     bench.wire.configure(&good.replacen("  segments:\n", &format!("{more}  segments:\n"), 1))?;
+    in_force(bench, before)
+}
+
+/// Waits for the next configuration; `before`: lines of such a kind that there were.
+fn in_force(bench: &Bench<Lab>, before: usize) -> anyhow::Result<()> {
     // The agent's line and the engine's.
     wait_for("the policy", || {
         let log = bench.wire.log()?;
@@ -306,6 +311,54 @@ fn filters_count_what_they_match_and_explain_agrees_with_what_happens() {
         assert!(shown.contains("Entries                 1 block, 0 permit"), "{shown}");
         let shown = bench.wire.console("show reputation 10.66.0.99")?;
         assert!(shown.contains("By the entry            10.66.0.99/32"), "{shown}");
+        Ok(())
+    });
+}
+
+/// The malware in a response is blocked by the profile's filters; the request's own are asked all the
+/// same.
+#[test]
+fn decrypted_traffic_is_judged_by_the_rules_of_each_direction() {
+    passes(|bench| {
+        let malware = |bench: &Bench<Lab>| {
+            let fetched = Fetch::new("public.example", "/malware.txt").run(&bench.ends)?;
+            checks::ensure_signed_by_weir(&fetched)?;
+            anyhow::Ok(fetched.exit == 0)
+        };
+        let attack = |bench: &Bench<Lab>| {
+            let fetched = Fetch::new("public.example", "/?f=/etc/passwd").run(&bench.ends)?;
+            anyhow::Ok(fetched.exit == 0)
+        };
+        assert!(!malware(bench)? && !attack(bench)?);
+
+        let trust = "  traffic-filters:\n    - name: trusted servers\n      \
+             match: {from: B, source-ports: [\"443\"]}\n      action: trust\n";
+        with_rules(bench, trust)?;
+        let shown = explained(bench, &format!("from {CLIENT} to {SERVER}"))?;
+        let flat = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(flat.ends_with("; the server's packets are not inspected"), "{shown}");
+        assert!(malware(bench)?, "the server's packets are trusted");
+        assert!(!attack(bench)?, "the client's are not");
+
+        // A virtual segment of the servers' packets, whose profile has no filters (SPEC D3).
+        let good = document::weir_section(&bench.ends.certificates)?;
+        let split = good
+            .replacen(
+                "  virtual-segments:\n    - name: all\n",
+                "  virtual-segments:\n    - name: servers\n      from: B\n      profile: unfiltered\n    \
+                 - name: all\n",
+                1,
+            )
+            .replacen("  profiles:\n", "  profiles:\n    - name: unfiltered\n", 1);
+        let before = bench.wire.log()?.matches("policy in force").count();
+        bench.wire.configure(&split)?;
+        in_force(bench, before)?;
+        let shown = explained(bench, &format!("from {CLIENT} to {SERVER}"))?;
+        assert!(shown.contains("Virtual segment         all"), "{shown}");
+        let flat = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(flat.ends_with("; the server's packets by profile unfiltered"), "{shown}");
+        assert!(malware(bench)?, "the server's packets are of another virtual segment");
+        assert!(!attack(bench)?);
         Ok(())
     });
 }

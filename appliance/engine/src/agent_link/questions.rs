@@ -271,11 +271,20 @@ fn decrypted(
         PolicyKind::Server(_) => "server",
         PolicyKind::Client(_) => "client",
     };
-    let outcome = match (inspection.trusted, flow.rules.is_empty()) {
+    let outcome = match (inspection.trusted, flow.has_no_filters()) {
         (true, _) => "decrypted but not inspected (trust filter)",
         (false, true) => "decrypted but not inspected (no filters apply)",
         (false, false) => "decrypted and inspected",
     };
-    let (profile, policy) = (&flow.profile.name, flow.proxy.policy());
-    format!("{outcome}, by {kind} policy {policy} of profile {profile}")
+    let profile = &flow.profile.name;
+    let answers = match inspection.answers {
+        _ if inspection.trusted => String::new(),
+        answers if answers.trusted => "; the server's packets are not inspected".into(),
+        answers if answers.profile == inspection.profile => String::new(),
+        answers => match policy.snapshot.profiles.get(answers.profile) {
+            Some(profile) => format!("; the server's packets by profile {}", profile.name),
+            None => String::new(),
+        },
+    };
+    format!("{outcome}, by {kind} policy {} of profile {profile}{answers}", flow.proxy.policy())
 }
