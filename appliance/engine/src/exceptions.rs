@@ -18,7 +18,10 @@ const BOUND: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
 const LASTS: Duration = Duration::from_secs(3600);
 
 #[derive(Debug)]
-pub struct Exceptions(Mutex<LruCache<(SocketAddr, Option<String>), (bool, Instant)>>);
+pub struct Exceptions(Mutex<Entries>);
+
+/// By address and normalised name: whether it is excepted, since when.
+type Entries = LruCache<(SocketAddr, Option<String>), (bool, Instant)>;
 
 impl Default for Exceptions {
     fn default() -> Self {
@@ -43,7 +46,7 @@ impl Exceptions {
         self.entries().put((server, name.map(normalised)), (excepted, now));
     }
 
-    fn entries(&self) -> MutexGuard<'_, LruCache<(SocketAddr, Option<String>), (bool, Instant)>> {
+    fn entries(&self) -> MutexGuard<'_, Entries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,12 +10,12 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::lab;
+use common::{Tls, connect, lab, read_until, write_record};
 use weir_lab::bench::Bench;
 use weir_lab::certificates::{Identity, seen};
 use weir_lab::checks;
 use weir_lab::document;
-use weir_lab::ends::{Ends, INTERFACE, OWN_SERVER, SERVER};
+use weir_lab::ends::{DOWNLOAD, Ends, INTERFACE, OWN_SERVER, SERVER};
 use weir_lab::fetch::{Fetch, Fetched};
 use weir_lab::process::{Process, finish, succeed};
 use weir_lab::report::Evidence;
@@ -350,6 +350,71 @@ fn an_alert_of_the_server_reaches_the_client() {
         assert!(shown.contains("handshake with the server"), "{shown}");
         told(bench, "debug np stats show npSslInspProtocolStats", "1  serverFailureAlert\n")
             .map(drop)
+    });
+}
+
+/// Resident memory of the engine, in KiB.
+fn resident(bench: &Bench<Lab>) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", bench.wire.engine()?))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+#[test]
+fn a_client_that_does_not_read_makes_the_server_wait_and_not_the_engine_hoard() {
+    passes(|bench, _| {
+        let mut tls = connect(&bench.ends, "public.example");
+        write_record(&mut tls, b"GET /index.html HTTP/1.1\r\nHost: public.example\r\n\r\n")?;
+        read_until(&mut tls, "benign page", 1).1?;
+        // What the allocator takes once, for both runtimes, is no hoard.
+        for _ in 0..4 {
+            Fetch::new("public.example", "/random.bin").run(&bench.ends)?.succeeded()?;
+        }
+        let before = resident(bench)?;
+        write_record(
+            &mut tls,
+            b"GET /random.bin HTTP/1.1\r\nHost: public.example\r\nConnection: close\r\n\r\n",
+        )?;
+        std::thread::sleep(Duration::from_secs(2));
+        let grown = resident(bench)?.saturating_sub(before);
+        assert!(grown < 8 << 10, "the engine grew by {grown} KiB");
+        let (answer, end) = read_all(&mut tls);
+        end?;
+        assert!(answer > DOWNLOAD, "{answer} bytes came");
+        Ok(())
+    });
+}
+
+/// Reads to the peer's close_notify; how many bytes came.
+fn read_all(tls: &mut Tls) -> (usize, std::io::Result<()>) {
+    let (mut count, mut buffer) = (0, [0; 16 << 10]);
+    loop {
+        match tls.read(&mut buffer) {
+            Ok(0) => return (count, Ok(())),
+            Ok(read) => count += read,
+            Err(error) => return (count, Err(error)),
+        }
+    }
+}
+
+#[test]
+fn idle_sessions_are_kept_in_little_memory_and_go_on_when_they_are_used() {
+    passes(|bench, _| {
+        const SESSIONS: usize = 800;
+        let before = resident(bench)?;
+        let mut idle: Vec<Tls> =
+            (0..SESSIONS).map(|_| connect(&bench.ends, "public.example")).collect();
+        let grown = resident(bench)?.saturating_sub(before);
+        println!("{SESSIONS} idle sessions: {grown} KiB over {before} KiB");
+        // The bar of user-space memory for a session of the modern stack.
+        assert!(grown < 32 * SESSIONS as u64, "{grown} KiB for {SESSIONS} sessions");
+        for tls in idle.iter_mut().step_by(50) {
+            write_record(tls, b"GET / HTTP/1.1\r\nHost: public.example\r\n\r\n")?;
+            let (answer, end) = read_until(tls, "benign page", 1);
+            end?;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+        Ok(())
     });
 }
 
