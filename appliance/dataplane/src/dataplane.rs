@@ -1,117 +1,43 @@
 //! An open data plane: the engine's handle on segments, programs and tables.
 
+mod options;
+mod ports;
 mod rules;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::{Array, MapData};
 use nix::sys::eventfd::EventFd;
 use tokio::sync::mpsc;
 use weir_policy::Snapshot;
-use weir_policy::snapshot::{SegmentId, Side};
+use weir_policy::snapshot::Side;
 
-use crate::core::{Core, Counts, SegmentLinks};
+use crate::core::Core;
 use crate::explain::Explain;
 use crate::held::HeldFlows;
-use crate::histogram::Histogram;
 use crate::inheritance::Inheritance;
 use crate::instance::{self, Instance};
-use crate::layout::{Port, SIDE_ENGINE};
-use crate::link::Link;
+use crate::layout::Port;
 use crate::namespace::inside;
-use crate::programs::{self, Attach, ProgramError, chain};
+use crate::programs::{self, ProgramError, chain};
 use crate::refusal::Refusals;
 use crate::report::{Reports, SegmentReport};
 use crate::ring::{Limits, RingThread, monotonic_nanoseconds};
 use crate::rings::Rings;
-use crate::segment::{MAX_SEGMENT, Names};
+use crate::segment::MAX_SEGMENT;
 use crate::socket::SocketPool;
 use crate::state::StateCommand;
 use crate::stray::StrayRefusal;
 use crate::tables::{self, ApplyError, FallbackCause, Tables};
-
-/// How a data plane is opened.
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub names: Names,
-    /// Made by [`crate::segment::create`] before.
-    pub segments: Vec<SegmentId>,
-    /// On a bpf file system; where it is none, one is mounted there.
-    pub pin_directory: PathBuf,
-    /// As many [`HeldFlows`] are returned; flows are spread over them.
-    pub runtimes: usize,
-    pub attach: Attach,
-    /// Without a heartbeat for this long, new flows stay on the bridge.
-    pub heartbeat_timeout: Duration,
-    pub tables: TableSizes,
-}
-
-impl Options {
-    pub fn new(names: Names, segments: Vec<SegmentId>, pin_directory: PathBuf) -> Self {
-        Self {
-            names,
-            segments,
-            pin_directory,
-            runtimes: 1,
-            attach: Attach::Auto,
-            heartbeat_timeout: Duration::from_millis(500),
-            tables: TableSizes::default(),
-        }
-    }
-}
-
-/// Sizes of pinned tables hold from their first use until the pins are removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TableSizes {
-    /// Handshakes watched; past it the oldest is forgotten and its flow stays on the bridge.
-    pub half_open: u32,
-    /// Held, taken and finished flows; past it candidates stay on the bridge. A finished one stays
-    /// for 60 s, so this bounds the flows taken a second; memory is used as entries come.
-    pub flows: u32,
-    /// Bytes of held packets on their way to user space, in all rings together; past it they are
-    /// dropped and TCP sends them again. Each ring gets 256 KiB at least.
-    pub rings: u32,
-    /// Flows held at one time; past it new ones are released at once.
-    pub held: usize,
-    /// Released flows watched until their servers acknowledged what was judged, their bytes kept;
-    /// past it the oldest is left to the bridge.
-    pub watched: usize,
-}
-
-impl Default for TableSizes {
-    fn default() -> Self {
-        Self { half_open: 65_536, flows: 262_144, rings: 16 << 20, held: 4096, watched: 32_768 }
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("no segments: at least one is needed")]
-    NoSegments,
-    #[error("segment {0}: the number must be 1 to {MAX_SEGMENT}")]
-    Segment(u16),
-    #[error("namespace {path}: {error}")]
-    Namespace { path: PathBuf, error: io::Error },
-    #[error("interface {interface}: {error}")]
-    Interface { interface: String, error: io::Error },
-    #[error(transparent)]
-    Program(#[from] ProgramError),
-    #[error(transparent)]
-    Table(#[from] ApplyError),
-    #[error("eBPF table {table}: {}", chain(.error))]
-    Map { table: &'static str, error: aya::maps::MapError },
-    #[error("{what}: {error}")]
-    System { what: &'static str, error: io::Error },
-}
+pub use options::{OpenError, Options, TableSizes};
+use ports::connect;
 
 /// The open data plane. Dropped, or its process ended: new flows stay on the bridge, held flows go
 /// back to it.
@@ -401,51 +327,6 @@ impl Drop for Dataplane {
             let _ = thread.join();
         }
     }
-}
-
-/// Inside the wire namespace: a segment's links, and its ports' entries.
-fn connect(
-    options: &Options,
-    id: SegmentId,
-    ports: &mut Array<MapData, Port>,
-) -> Result<SegmentLinks, OpenError> {
-    let names = &options.names;
-    let at = |interface: &str| {
-        nix::net::if_::if_nametoindex(interface).map_err(|error| OpenError::Interface {
-            interface: interface.to_owned(),
-            error: error.into(),
-        })
-    };
-    let open = |interface: &str, index| {
-        Link::open(interface, index)
-            .map_err(|error| OpenError::Interface { interface: interface.to_owned(), error })
-    };
-    let (a, b) = (names.port(id, Side::A), names.port(id, Side::B));
-    let outer = names.engine_outer(id);
-    let (index_a, index_b, index_engine) = (at(&a)?, at(&b)?, at(&outer)?);
-    let port = Port {
-        segment: u32::from(id.0),
-        side: 0,
-        interface: [index_a, index_b],
-        engine: index_engine,
-        inner_mac: crate::segment::INNER_MAC,
-        reserved: [0; 2],
-    };
-    for (index, side) in [(index_a, 0), (index_b, 1), (index_engine, SIDE_ENGINE)] {
-        ports
-            .set(index, Port { side, ..port }, 0)
-            .map_err(|error| OpenError::Map { table: "ports", error })?;
-    }
-    Ok(SegmentLinks {
-        port_a: open(&a, index_a)?,
-        port_b: open(&b, index_b)?,
-        engine: open(&outer, index_engine)?,
-        inner_mac: port.inner_mac,
-        counts: Counts::default(),
-        held_now: AtomicU64::new(0),
-        hold_time: Histogram::default(),
-        take_over_time: Histogram::default(),
-    })
 }
 
 fn stop_descriptor(stop: &EventFd) -> io::Result<OwnedFd> {
