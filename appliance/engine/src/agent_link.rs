@@ -25,6 +25,7 @@ use weir_policy::snapshot::SegmentId;
 use crate::compiled::CompiledPolicy;
 use crate::counters::Totals;
 use crate::heartbeat::Told;
+use crate::legacy::Legacy;
 
 const CAUSES: [FallbackCause; 3] =
     [FallbackCause::Told, FallbackCause::Overloaded, FallbackCause::Recovering];
@@ -46,6 +47,7 @@ pub struct Link {
     pub clear: watch::Sender<()>,
     pub health: watch::Receiver<Told>,
     pub totals: Arc<Totals>,
+    pub legacy: Arc<Legacy>,
     pub outbox: mpsc::Receiver<FromEngine>,
 }
 
@@ -224,7 +226,7 @@ fn counters(link: &Link, started: Instant) -> Counters {
                 ..segment_counters(report)
             })
             .collect(),
-        tls: link.totals.tls(),
+        tls: link.totals.tls().into_iter().chain(link.legacy.told()).collect(),
         tls_inspection: link.totals.statistics.inspection(link.totals.threshold.live().into()),
         tls_protocols: link.totals.statistics.protocols(),
         tcp_proxy: link.totals.statistics.tcp_proxy(link.totals.threshold.live().into()),

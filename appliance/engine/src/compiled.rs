@@ -12,6 +12,7 @@ use weir_policy::judge::PolicyKind;
 use weir_policy::snapshot::{
     ClientProxy, DecidedBy, DecryptionPolicy, Profile, ServerProxy, Service, TrustStore,
 };
+use weir_policy::suites::Allowed;
 use weir_policy::{Inspection, Snapshot};
 use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
@@ -138,12 +139,22 @@ impl Proxy<'_> {
         }
     }
 
-    /// Whether the client can be answered with the certificate it would get: its key type counts.
+    /// What it may negotiate, on either side.
+    pub fn allowed(&self) -> &Allowed {
+        match self {
+            Self::Server { proxy, .. } => &proxy.allowed,
+            Self::Client { proxy, .. } => &proxy.allowed,
+        }
+    }
+
+    /// Whether the client can be answered, by either stack, with the certificate it would get: its
+    /// key type counts.
     pub fn can_answer(&self, hello: &ClientHello) -> bool {
         match self {
             Self::Server { certificates, proxy, .. } => {
                 let kind = certificates.choose(hello.server_name.as_deref()).kind();
-                hello.supported_with(kind, &proxy.allowed)
+                let allowed = &proxy.allowed;
+                hello.supported_with(kind, allowed) || hello.supported_by_legacy(kind, allowed)
             }
             Self::Client { proxy, .. } => LeafKind::for_client(hello, &proxy.allowed).is_some(),
         }

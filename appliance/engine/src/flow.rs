@@ -161,7 +161,7 @@ impl Known {
         match self {
             Self::Hello(hello) => FirstBytes::ClientHello {
                 server_name: hello.server_name.as_deref(),
-                supported: hello.supported(),
+                supported: hello.supported_by_any_stack(),
                 encrypted: hello.encrypted_client_hello,
             },
             Self::Sslv2 => FirstBytes::Sslv2Hello,

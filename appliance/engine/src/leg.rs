@@ -48,8 +48,13 @@ impl Leg {
             if !self.tls.handshaking() {
                 return Ok(());
             }
-            self.stream.readable().await?;
-            fed = self.receive()?;
+            fed = tokio::select! {
+                ready = self.stream.readable(), if self.tls.wants_read() || self.tls.peer_closed() => {
+                    ready?;
+                    self.receive()?
+                }
+                () = progress(&mut self.tls) => self.tls.read_wire(&[]),
+            };
         }
     }
 
@@ -90,8 +95,13 @@ impl Leg {
         }
     }
 
-    /// Wire bytes not yet taken by TCP.
+    /// Bytes for the peer that TCP has not taken: records, and plaintext that is yet to become some.
     pub fn pending(&self) -> usize {
+        self.unsent().saturating_add(self.tls.in_progress().plain)
+    }
+
+    /// Records not yet taken by TCP.
+    pub fn unsent(&self) -> usize {
         self.out.len().saturating_sub(self.sent)
     }
 
@@ -104,7 +114,7 @@ impl Leg {
                 Err(error) => return Err(error),
             }
         }
-        if self.pending() == 0 {
+        if self.unsent() == 0 {
             self.sent = 0;
             self.out.clear();
             // An idle session keeps no large buffer.
@@ -116,13 +126,23 @@ impl Leg {
     /// Waits until TCP has taken everything.
     pub async fn flush_all(&mut self) -> io::Result<()> {
         loop {
+            self.collect();
             self.flush_some()?;
             if self.pending() == 0 {
                 return Ok(());
             }
-            self.stream.writable().await?;
+            let unsent = self.unsent() > 0;
+            tokio::select! {
+                ready = self.stream.writable(), if unsent => ready?,
+                () = progress(&mut self.tls) => {}
+            }
         }
     }
+}
+
+/// Until a leg whose work is done elsewhere has come further; on any other, for ever.
+pub async fn progress(tls: &mut Box<dyn TlsLeg>) {
+    std::future::poll_fn(|context| tls.poll_progress(context)).await;
 }
 
 /// Whether a close of the stream resets its peer. A stream that refuses stays as it was: a reset.

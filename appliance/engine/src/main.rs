@@ -14,10 +14,12 @@ mod health;
 mod heartbeat;
 mod learnt;
 mod leg;
+mod legacy;
 mod record;
 mod relay;
 mod runtime;
 mod session;
+mod stacks;
 mod statistics;
 mod tally;
 mod threshold;
@@ -37,6 +39,7 @@ use weir_dataplane::{Attach, Dataplane, Options};
 use crate::compiled::CompiledPolicy;
 use crate::counters::Totals;
 use crate::heartbeat::{Heart, Told};
+use crate::legacy::Legacy;
 
 /// musl's own allocator has one lock for all threads.
 #[global_allocator]
@@ -61,6 +64,9 @@ struct Arguments {
     /// Runtimes; 0: one for each processor.
     #[arg(long, default_value_t = 0)]
     runtimes: usize,
+    /// Program of the legacy TLS stack's worker [default: `weir-legacy` beside this program].
+    #[arg(long)]
+    legacy_worker: Option<PathBuf>,
     /// How eBPF programs are attached to ports.
     #[arg(long, value_enum, default_value_t = AttachBy::Auto)]
     attach: AttachBy,
@@ -107,10 +113,15 @@ fn main() -> anyhow::Result<()> {
     let dataplane = Arc::new(dataplane);
 
     let totals = Arc::new(Totals::default());
+    let worker = match arguments.legacy_worker {
+        Some(program) => program,
+        None => std::env::current_exe().context("own path")?.with_file_name("weir-legacy"),
+    };
+    let legacy = Legacy::start(worker)?;
     let (events, outbox) = mpsc::channel(EVENT_QUEUE);
     let (publish, policy) = watch::channel(Arc::new(CompiledPolicy::default()));
     let (clear, cleared) = watch::channel(());
-    let pulses = runtime::start(held, &policy, &cleared, &totals, &events)?;
+    let pulses = runtime::start(held, &policy, &cleared, &totals, &legacy, &events)?;
     let in_force = Arc::new(AtomicBool::new(false));
     let (told, health) = watch::channel(Told::default());
     heartbeat::start(Heart {
@@ -132,6 +143,7 @@ fn main() -> anyhow::Result<()> {
         clear,
         health,
         totals,
+        legacy,
         outbox,
     })
 }

@@ -22,7 +22,7 @@ use weir_policy::snapshot::Service;
 
 use crate::compiled::{FlowPolicy, Proxy};
 use crate::flow::milliseconds_now;
-use crate::leg::{HIGH_WATER, Leg, LegFault, reset_on_close};
+use crate::leg::{HIGH_WATER, Leg, LegFault, progress, reset_on_close};
 use crate::runtime::Surroundings;
 
 /// After both directions ended: how long the last bytes and FINs may take.
@@ -59,6 +59,8 @@ pub struct Relay<'a> {
 
 struct Side {
     leg: Leg,
+    /// TCP has said its last.
+    fin_received: bool,
     /// Nothing more will be read from it.
     ended: bool,
     /// Nothing more will be sent to it: FIN follows the last byte.
@@ -82,7 +84,8 @@ impl<'a> Relay<'a> {
         surroundings: &'a Rc<Surroundings>,
         record: &'a mut SessionRecord,
     ) -> Self {
-        let side = |leg| Side { leg, ended: false, closing: false, fin_sent: false };
+        let side =
+            |leg| Side { leg, fin_received: false, ended: false, closing: false, fin_sent: false };
         let reset_on_block = match &flow.proxy {
             Proxy::Server { proxy, .. } => (true, proxy.reset_server_on_block),
             Proxy::Client { proxy, .. } => (proxy.reset_client_on_block, true),
@@ -137,7 +140,7 @@ impl<'a> Relay<'a> {
     async fn wind_down(&mut self, direction: Direction) -> Option<Blocked> {
         loop {
             let (from, to) = self.sides(direction);
-            if from.ended || to.leg.pending() >= HIGH_WATER {
+            if !from.reads() || to.leg.pending() >= HIGH_WATER {
                 break;
             }
             match self.take_in(direction, Input::Wire) {
@@ -145,6 +148,21 @@ impl<'a> Relay<'a> {
                 Ok(Progress::None) | Err(Fault::Client(_) | Fault::Server(_)) => break,
                 Err(Fault::Dropped(dropped)) => return Some(self.block(&dropped)),
             }
+        }
+        // What a leg whose work is done elsewhere was given before.
+        let settled = async {
+            while self.sides(direction).0.leg.tls.in_progress().wire > 0 {
+                progress(&mut self.sides(direction).0.leg.tls).await;
+                match self.take_in(direction, Input::Buffered) {
+                    Ok(_) => {}
+                    Err(Fault::Client(_) | Fault::Server(_)) => break,
+                    Err(Fault::Dropped(dropped)) => return Some(self.block(&dropped)),
+                }
+            }
+            None
+        };
+        if let Ok(Some(blocked)) = tokio::time::timeout(DRAIN, settled).await {
+            return Some(blocked);
         }
         let (from, to) = self.sides(direction);
         // An alert to the broken side, if TLS has one and TCP takes it.
@@ -180,8 +198,9 @@ impl<'a> Relay<'a> {
             if reads.is_multiple_of(TURN) {
                 tokio::task::yield_now().await;
             }
-            let read_client = !self.client.ended && self.server.leg.pending() < HIGH_WATER;
-            let read_server = !self.server.ended && self.client.leg.pending() < HIGH_WATER;
+            let read_client = self.client.reads() && self.server.leg.pending() < HIGH_WATER;
+            let read_server = self.server.reads() && self.client.leg.pending() < HIGH_WATER;
+            let (to_client, to_server) = (self.client.leg.unsent(), self.server.leg.unsent());
             tokio::select! {
                 ready = self.client.leg.stream.readable(), if read_client => {
                     ready.map_err(|error| Fault::Client(error.into()))?;
@@ -191,11 +210,17 @@ impl<'a> Relay<'a> {
                     ready.map_err(|error| Fault::Server(error.into()))?;
                     self.take_in(Direction::ToClient, Input::Wire)?;
                 }
-                ready = self.client.leg.stream.writable(), if self.client.leg.pending() > 0 => {
+                ready = self.client.leg.stream.writable(), if to_client > 0 => {
                     ready.map_err(|error| Fault::Client(error.into()))?;
                 }
-                ready = self.server.leg.stream.writable(), if self.server.leg.pending() > 0 => {
+                ready = self.server.leg.stream.writable(), if to_server > 0 => {
                     ready.map_err(|error| Fault::Server(error.into()))?;
+                }
+                () = progress(&mut self.client.leg.tls) => {
+                    self.take_in(Direction::ToServer, Input::Buffered)?;
+                }
+                () = progress(&mut self.server.leg.tls) => {
+                    self.take_in(Direction::ToClient, Input::Buffered)?;
                 }
                 () = until(drain) => return Ok(()),
             }
@@ -216,24 +241,31 @@ impl<'a> Relay<'a> {
         };
         let (from, _) = self.sides(direction);
         let mut broken = None;
-        let eof = match input {
-            Input::Buffered => false,
+        match input {
+            // Of a leg whose work is done elsewhere, also its error.
+            Input::Buffered => {
+                broken = from.leg.tls.read_wire(&[]).err();
+                from.leg.collect();
+            }
             Input::Wire => match from.leg.stream.try_read(wire) {
-                Ok(0) => true,
+                Ok(0) => from.fin_received = true,
                 Ok(read) => {
                     // Plaintext that came before an error is still good.
                     broken = from.leg.tls.read_wire(wire.get(..read).unwrap_or_default()).err();
                     from.leg.collect();
-                    false
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(Progress::None);
                 }
                 Err(error) => return Err(fault(error.into())),
             },
-        };
+        }
         from.leg.tls.read_plain(plain);
         let closed = from.leg.tls.peer_closed();
+        // An end is one when all that came before it has become plaintext.
+        let eof = from.fin_received && from.leg.tls.in_progress().wire == 0;
+        let eof = eof && !from.ended;
+        let closed = closed && !from.ended;
         if eof || closed {
             from.ended = true;
         }
@@ -344,6 +376,10 @@ impl Side {
             shut_down(&self.leg.stream)?;
         }
         Ok(())
+    }
+
+    fn reads(&self) -> bool {
+        !self.ended && !self.fin_received && self.leg.tls.wants_read()
     }
 
     fn done(&self) -> bool {

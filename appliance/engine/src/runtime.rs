@@ -20,6 +20,7 @@ use crate::compiled::CompiledPolicy;
 use crate::counters::{Totals, increment};
 use crate::flow;
 use crate::heartbeat::Pulse;
+use crate::legacy::Legacy;
 use crate::relay::Scratch;
 use crate::tally::Tally;
 
@@ -27,6 +28,7 @@ use crate::tally::Tally;
 pub struct Surroundings {
     pub policy: watch::Receiver<Arc<CompiledPolicy>>,
     pub totals: Arc<Totals>,
+    pub legacy: Arc<Legacy>,
     /// This runtime's own.
     pub tally: Arc<Tally>,
     pub scratch: RefCell<Scratch>,
@@ -50,6 +52,7 @@ pub fn start(
     policy: &watch::Receiver<Arc<CompiledPolicy>>,
     cleared: &watch::Receiver<()>,
     totals: &Arc<Totals>,
+    legacy: &Arc<Legacy>,
     events: &mpsc::Sender<FromEngine>,
 ) -> anyhow::Result<Vec<Arc<Pulse>>> {
     let mut pulses = Vec::with_capacity(shares.len());
@@ -58,6 +61,7 @@ pub fn start(
         pulses.push(Arc::clone(&pulse));
         let cleared = cleared.clone();
         let (policy, totals, events) = (policy.clone(), Arc::clone(totals), events.clone());
+        let legacy = Arc::clone(legacy);
         let tally = totals.tallies.add();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -67,7 +71,7 @@ pub fn start(
             pin_to_processor(number);
             let scratch = RefCell::default();
             let surroundings =
-                Rc::new(Surroundings { policy, totals, tally, scratch, cleared, events });
+                Rc::new(Surroundings { policy, totals, legacy, tally, scratch, cleared, events });
             LocalSet::new().block_on(&runtime, turn(held, surroundings, pulse));
             // The data plane ended its share: without it the engine is of no use.
             std::process::exit(1);

@@ -26,6 +26,7 @@ use crate::leg::{Leg, LegFault, reset_on_close};
 use crate::record::{certificate_record, failure, leg_record};
 use crate::relay::{self, Relay};
 use crate::runtime::Surroundings;
+use crate::stacks::{ServerFailed, Stacks};
 
 /// For each of the two handshakes; past it the session ends as a failed handshake.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(30);
@@ -47,7 +48,9 @@ pub async fn run(
 
     let TakenFlow { client, server, received, guard } = taken;
     let (client, server) =
-        match handshakes(client, server, &received, &hello, &flow, record, surroundings).await {
+        match handshakes((client, server), &guard, &received, &hello, &flow, record, surroundings)
+            .await
+        {
             Ok(legs) => legs,
             // The streams are dropped: a reset, unless an orderly close was asked for.
             Err(Ended::Blocked(blocked)) => return Outcome::Blocked(blocked),
@@ -118,8 +121,8 @@ impl From<Blocked> for Ended {
 
 /// Both handshakes, the server's first.
 async fn handshakes(
-    client: TcpStream,
-    server: TcpStream,
+    (client, server): (TcpStream, TcpStream),
+    guard: &FlowGuard,
     received: &[u8],
     hello: &ClientHello,
     flow: &FlowPolicy<'_>,
@@ -127,38 +130,16 @@ async fn handshakes(
     surroundings: &Rc<Surroundings>,
 ) -> Result<(Leg, Leg), Ended> {
     let totals = &surroundings.totals;
-    let Some(stack) = flow.stack else {
-        // Cannot happen: the client could not be answered, so the flow was released.
-        return Err(Blocked::ServerHandshakeFailed.into());
-    };
+    let allowed = flow.proxy.allowed();
+    let stacks = Stacks { modern: flow.stack, legacy: &surroundings.legacy, allowed };
     let offered = application_protocols(hello, flow.proxy.downgrades_http2());
-    let server_tls = stack
-        .server_leg(hello.server_name.as_deref(), record.server, offered)
-        .map_err(|error| {
-            debug!(session = record.id, %error, "server leg not made");
-            Blocked::ServerHandshakeFailed
-        })?;
-    let mut server = Leg::new(server, server_tls);
-    if let Err(fault) = in_time(server.handshake(&[])).await {
-        let asked = server.tls.client_certificate_requested();
-        increment(if asked {
-            &totals.client_certificates_requested
-        } else {
-            &totals.server_handshake_failures
-        });
-        debug!(session = record.id, %fault, "handshake with the server failed");
-        record.failure = Some(failure(End::Server, asked, &fault));
-        send_alert(&client, nearest_alert(&fault));
-        if asked {
-            learn_request(flow, record);
-        }
-        let blocked = if asked {
-            Blocked::ClientCertificateRequested
-        } else {
-            Blocked::ServerHandshakeFailed
-        };
-        return Err(blocked.into());
-    }
+    let name = hello.server_name.as_deref();
+    let shaken =
+        stacks.server_handshake(server, guard, name, offered, record, HANDSHAKE_DEADLINE).await;
+    let server = match shaken {
+        Ok(server) => server,
+        Err(failed) => return Err(server_failed(&failed, &client, flow, record, totals).into()),
+    };
     let negotiated = server.tls.negotiated();
     record.server_leg = negotiated.as_ref().and_then(leg_record);
     record.certificate = certificate_record(server.tls.as_ref());
@@ -192,11 +173,11 @@ async fn handshakes(
             return Err(refusal.blocked.into());
         }
     };
-    let client_tls =
-        stack.client_leg(&key, verdict, negotiated.and_then(|n| n.alpn)).map_err(|error| {
-            debug!(session = record.id, %error, "client leg not made");
-            Blocked::ClientHandshakeFailed
-        })?;
+    let client_tls = stacks.client_leg(hello, &key, verdict, negotiated.and_then(|n| n.alpn)).await;
+    let client_tls = client_tls.map_err(|error| {
+        debug!(session = record.id, %error, "client leg not made");
+        Blocked::ClientHandshakeFailed
+    })?;
     let mut client = Leg::new(client, client_tls);
     if let Err(fault) = in_time(client.handshake(received)).await {
         increment(&totals.client_handshake_failures);
@@ -222,6 +203,28 @@ async fn handshakes(
         increment(&totals.resumed_with_client);
     }
     Ok((client, server))
+}
+
+/// Tells the client, the record and the counters of a failed handshake with the server.
+fn server_failed(
+    failed: &ServerFailed,
+    client: &TcpStream,
+    flow: &FlowPolicy<'_>,
+    record: &mut SessionRecord,
+    totals: &Totals,
+) -> Blocked {
+    let ServerFailed { fault, asked } = failed;
+    debug!(session = record.id, %fault, "handshake with the server failed");
+    record.failure = Some(failure(End::Server, *asked, fault));
+    send_alert(client, nearest_alert(fault));
+    if *asked {
+        increment(&totals.client_certificates_requested);
+        learn_request(flow, record);
+        Blocked::ClientCertificateRequested
+    } else {
+        increment(&totals.server_handshake_failures);
+        Blocked::ServerHandshakeFailed
+    }
 }
 
 /// Whether the certificate is that of a domain not to decrypt: one that verifies for the name that

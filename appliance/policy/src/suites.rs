@@ -69,7 +69,7 @@ pub enum Stack {
 }
 
 /// Stacks of this build. A suite of another stack is not supported by the device (SPEC P9).
-pub const STACKS: &[Stack] = &[Stack::Modern];
+pub const STACKS: &[Stack] = &[Stack::Modern, Stack::Legacy];
 
 /// One line of the table.
 #[derive(Debug, PartialEq, Eq)]

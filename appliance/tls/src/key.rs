@@ -2,7 +2,8 @@
 //!
 //! For: loading a key once and sharing it by reference. Not for: importing keys in other forms than
 //! PKCS#8 (`appliance/pki` does). Keys that no stack can use are refused by name. The key lives in
-//! aws-lc's memory, which wipes it when freed; `Debug` does not show it.
+//! aws-lc's memory and, as it came, for the legacy stack; both are wiped when freed. `Debug` does not
+//! show it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use rustls::sign::{CertifiedKey, SigningKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use thiserror::Error;
 use weir_policy::snapshot;
+use zeroize::Zeroizing;
 
 use crate::certificate::Certificate;
 use crate::der::{self, DerError, Reader};
@@ -21,6 +23,8 @@ use crate::der::{self, DerError, Reader};
 pub struct LegKey {
     certified: Arc<CertifiedKey>,
     kind: KeyKind,
+    /// For the legacy stack, which loads the key itself.
+    pkcs8: Arc<Zeroizing<Vec<u8>>>,
 }
 
 /// Key types of the modern stack.
@@ -62,7 +66,8 @@ impl LegKey {
                 .map_err(|error| KeyError::Certificate { index, error })?;
         }
         let chain = pair.chain.iter().cloned().map(CertificateDer::from).collect();
-        Self::from_parts(chain, key, kind)
+        let pkcs8 = Arc::new(Zeroizing::new(pair.key.expose().to_vec()));
+        Self::from_parts(chain, key, kind, pkcs8)
     }
 
     /// Joins a chain and a loaded key.
@@ -70,6 +75,7 @@ impl LegKey {
         chain: Vec<CertificateDer<'static>>,
         key: Arc<dyn SigningKey>,
         kind: KeyKind,
+        pkcs8: Arc<Zeroizing<Vec<u8>>>,
     ) -> Result<Self, KeyError> {
         let leaf = chain.first().ok_or(KeyError::NoCertificate)?;
         let leaf =
@@ -78,7 +84,7 @@ impl LegKey {
             Some(public) if public.as_ref() == leaf.subject_public_key_info => {}
             _ => return Err(KeyError::Mismatch),
         }
-        Ok(Self { certified: Arc::new(CertifiedKey::new(chain, key)), kind })
+        Ok(Self { certified: Arc::new(CertifiedKey::new(chain, key)), kind, pkcs8 })
     }
 
     /// The same with an OCSP response, which clients that ask for one are shown (RFC 6066 section
@@ -87,7 +93,7 @@ impl LegKey {
     pub fn with_staple(&self, response: Vec<u8>) -> Self {
         let mut certified = CertifiedKey::clone(&self.certified);
         certified.ocsp = Some(response);
-        Self { certified: Arc::new(certified), kind: self.kind }
+        Self { certified: Arc::new(certified), kind: self.kind, pkcs8: self.pkcs8.clone() }
     }
 
     /// Leaf first.
@@ -97,6 +103,11 @@ impl LegKey {
 
     pub fn kind(&self) -> KeyKind {
         self.kind
+    }
+
+    /// The key as PKCS#8, for the legacy stack's worker.
+    pub fn pkcs8(&self) -> &Zeroizing<Vec<u8>> {
+        &self.pkcs8
     }
 
     pub(crate) fn certified(&self) -> &Arc<CertifiedKey> {

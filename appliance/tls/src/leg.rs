@@ -1,6 +1,6 @@
 //! One leg of a decrypted session: a TLS endpoint without I/O.
 //!
-//! For: the trait that the modern stack implements now and the legacy stack will later, and what
+//! For: the trait that both stacks implement, and what
 //! both can tell about a session. The *server leg* goes to the server (Weir is the TLS client), the
 //! *client leg* to the client (Weir is the TLS server). The server leg is opened first; the client
 //! leg only when the server's certificate is known, with the client's bytes held so far as its
@@ -9,6 +9,7 @@
 //! ([`TlsLeg::write_wire`]) and takes no more input.
 
 use std::fmt;
+use std::task::{Context, Poll};
 
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
@@ -82,6 +83,26 @@ pub trait TlsLeg: Send {
     /// Server leg: the server sent a CertificateRequest (SPEC T10). It was answered with an empty
     /// certificate.
     fn client_certificate_requested(&self) -> bool;
+
+    /// Ready when a leg whose work is done elsewhere has come further: its owner then asks for all
+    /// that it asks for after an input, with an empty [`Self::read_wire`] first, which tells errors.
+    /// Never ready on a leg that does its work in the calls themselves.
+    fn poll_progress(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    /// Bytes given to [`Self::read_wire`] and to [`Self::write_plain`] (a close_notify counts as
+    /// one) of which something may still come.
+    fn in_progress(&self) -> InProgress {
+        InProgress::default()
+    }
+}
+
+/// See [`TlsLeg::in_progress`]. All zero on a leg that does its work in the calls themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InProgress {
+    pub wire: usize,
+    pub plain: usize,
 }
 
 /// What [`TlsLeg::read_plain`] says about more plaintext.

@@ -15,6 +15,7 @@ use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::SigningKey;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use weir_policy::suites::Allowed;
+use zeroize::Zeroizing;
 
 use super::ForgerError;
 use crate::hello::ClientHello;
@@ -39,6 +40,8 @@ pub(super) struct LeafKey {
     pub(super) key: Arc<dyn SigningKey>,
     /// SubjectPublicKeyInfo, raw.
     pub(super) info: Vec<u8>,
+    /// For the legacy stack, which loads the key itself.
+    pub(super) pkcs8: Arc<Zeroizing<Vec<u8>>>,
 }
 
 impl LeafKeys {
@@ -68,7 +71,7 @@ impl LeafKey {
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8));
         let key = any_supported_type(&der).map_err(|_| ForgerError::LeafKey)?;
         let info = key.public_key().ok_or(ForgerError::LeafKey)?.to_vec();
-        Ok(Self { key, info })
+        Ok(Self { key, info, pkcs8: Arc::new(Zeroizing::new(pkcs8.to_vec())) })
     }
 }
 
@@ -83,9 +86,12 @@ impl LeafKind {
     /// What this client can be shown within what the proxy allows: ECDSA where it can, since it
     /// costs a tenth of RSA; `None` where neither will do.
     pub fn for_client(hello: &ClientHello, allowed: &Allowed) -> Option<Self> {
-        [Self::Ecdsa, Self::Rsa]
-            .into_iter()
-            .find(|kind| hello.supported_with(kind.key_kind(), allowed))
+        let kinds = [Self::Ecdsa, Self::Rsa];
+        let modern = kinds.iter().find(|kind| hello.supported_with(kind.key_kind(), allowed));
+        // The other stack only where this one cannot answer at all (SPEC T13).
+        let legacy =
+            || kinds.iter().find(|kind| hello.supported_by_legacy(kind.key_kind(), allowed));
+        modern.or_else(legacy).copied()
     }
 }
 

@@ -145,7 +145,7 @@ impl Forger {
         let chain = std::iter::once(CertificateDer::from(forged))
             .chain(authority.chain().iter().cloned())
             .collect();
-        Ok(LegKey::from_parts(chain, leaf.key.clone(), kind.key_kind())?)
+        Ok(LegKey::from_parts(chain, leaf.key.clone(), kind.key_kind(), leaf.pkcs8.clone())?)
     }
 }
 

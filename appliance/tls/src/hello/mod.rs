@@ -10,9 +10,11 @@
 //! SSLv2-format hellos), RFC 6066 section 3 (server name), RFC 7301 (ALPN), RFC 8701 (GREASE), RFC
 //! 9849 (encrypted ClientHello).
 
+mod legacy;
 mod message;
 mod records;
 
+pub use legacy::LegacyBounds;
 pub use message::{ClientHello, Field, HelloError};
 
 /// Longest handshake message that is taken for a ClientHello; past it [`Peek::Oversize`].

@@ -1,0 +1,150 @@
+//! The worker process: started, asked whether it turns, killed where it does not, started again.
+//!
+//! For: one thread that does nothing else. Not for: legs. Cannot fail after its start: a worker that
+//! cannot be started is tried again, and legacy sessions fail meanwhile.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, recv, send, setsockopt, socketpair, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike as _};
+use tokio::sync::watch;
+use tracing::{info, warn};
+use weir_api::legacy::{CONTROL_PING, CONTROL_READY};
+
+use super::Counts;
+
+/// Between two questions.
+const ASKED_EVERY: Duration = Duration::from_secs(1);
+/// A worker that does not answer for so long is stuck: killed.
+const STUCK_AFTER: Duration = Duration::from_secs(5);
+/// Loading the library and entering the sandbox, on a slow machine.
+const READY_WITHIN: Duration = Duration::from_secs(20);
+/// The pause before the next start doubles from the first to the last, and is the first again after
+/// a worker that lived for [`LIVED`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(10);
+const LIVED: Duration = Duration::from_secs(60);
+
+type Control = Option<Arc<OwnedFd>>;
+
+pub fn start(program: PathBuf, counts: Arc<Counts>) -> anyhow::Result<watch::Receiver<Control>> {
+    let (publish, control) = watch::channel(None);
+    let look_after = move || {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let started = Instant::now();
+            let ended = one_life(&program, &publish, &counts);
+            counts.process.store(0, Ordering::Relaxed);
+            counts.crashes.fetch_add(1, Ordering::Relaxed);
+            if publish.is_closed() {
+                return; // the engine ends
+            }
+            if started.elapsed() >= LIVED {
+                pause = FIRST_PAUSE;
+            }
+            warn!(why = %ended, ?pause, "the legacy TLS worker ended; its sessions are reset");
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    };
+    std::thread::Builder::new().name("legacy-worker".into()).spawn(look_after)?;
+    Ok(control)
+}
+
+/// From the start to the end of one worker; says why it ended.
+fn one_life(program: &Path, publish: &watch::Sender<Control>, counts: &Counts) -> String {
+    let (mut child, control) = match spawn(program) {
+        Ok(started) => started,
+        Err(error) => return format!("{}: {error}", program.display()),
+    };
+    let control = Arc::new(control);
+    let why = match wait_until_ready(&control) {
+        Ok(()) => {
+            info!(process = child.id(), "legacy TLS worker ready");
+            counts.process.store(child.id().into(), Ordering::Relaxed);
+            publish.send_replace(Some(Arc::clone(&control)));
+            let why = watch_over(&control, publish);
+            publish.send_replace(None);
+            why
+        }
+        Err(why) => why,
+    };
+    // It may have ended by itself, which is told below.
+    let _ = child.kill();
+    ending(&mut child).map_or(why.clone(), |status| format!("{why} ({status})"))
+}
+
+fn ending(child: &mut Child) -> Option<String> {
+    child.wait().ok().map(|status| status.to_string())
+}
+
+/// The control socket is its standard input; of the environment it gets nothing.
+fn spawn(program: &Path) -> io::Result<(Child, OwnedFd)> {
+    let (ours, its) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+    let timeout = TimeVal::milliseconds(i64::try_from(ASKED_EVERY.as_millis()).unwrap_or(1000));
+    setsockopt(&ours, sockopt::ReceiveTimeout, &timeout)?;
+    let child = Command::new(program)
+        .env_clear()
+        .env("OPENSSL_CONF", "/dev/null")
+        .current_dir("/")
+        .stdin(Stdio::from(its))
+        .stdout(Stdio::null())
+        .spawn()?;
+    Ok((child, ours))
+}
+
+fn wait_until_ready(control: &OwnedFd) -> Result<(), String> {
+    let started = Instant::now();
+    while started.elapsed() < READY_WITHIN {
+        match answer(control)? {
+            Some(CONTROL_READY) => return Ok(()),
+            Some(other) => return Err(format!("it said {other} before it was ready")),
+            None => {}
+        }
+    }
+    Err("it did not become ready".to_owned())
+}
+
+fn watch_over(control: &OwnedFd, publish: &watch::Sender<Control>) -> String {
+    let mut answered = Instant::now();
+    let mut asked = None::<Instant>;
+    while !publish.is_closed() {
+        if asked.is_none_or(|asked| asked.elapsed() >= ASKED_EVERY) {
+            asked = Some(Instant::now());
+            // Where its queue is full it will not answer either.
+            let _ = send(
+                control.as_raw_fd(),
+                &[CONTROL_PING],
+                MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
+            );
+        }
+        match answer(control) {
+            Ok(Some(_)) => answered = Instant::now(),
+            Ok(None) if answered.elapsed() >= STUCK_AFTER => return "it was stuck".to_owned(),
+            Ok(None) => {}
+            Err(why) => return why,
+        }
+    }
+    "the engine ends".to_owned()
+}
+
+/// One datagram, waited for as long as between two questions; `None`: nothing came.
+fn answer(control: &OwnedFd) -> Result<Option<u8>, String> {
+    let mut byte = [0];
+    match recv(control.as_raw_fd(), &mut byte, MsgFlags::empty()) {
+        Ok(0) => Err("it closed the control socket".to_owned()),
+        Ok(_) => Ok(byte.first().copied()),
+        Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
+        Err(error) => Err(format!("control socket: {error}")),
+    }
+}
