@@ -452,7 +452,7 @@ fn a_session_is_told_whole_logged_where_its_proxy_says_so_and_counted() {
         assert_eq!(bench.wire.console("show tls-inspection log 1")?, shown);
 
         // A client with no suite in common is left alone, and counted as such.
-        let weak = ["--tls-max", "1.2", "--ciphers", "AES128-SHA256"];
+        let weak = ["--tls-max", "1.2", "--ciphers", "AES128-CCM"];
         Fetch::new("public.example", "/").arguments(&weak).run(&bench.ends)?;
         told(bench, "debug np stats show npSslInspProtocolStats", "1  clientCipherOther\n")?;
         let after = counters(bench, "npSslInspProtocolStats")?;
