@@ -22,7 +22,8 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Build {
-    /// Directory with the static binaries weir-init, weir-agent, weir-engine, weir-legacy and weir
+    /// Directory with the static binaries weir-init, weir-agent, weir-engine, weir-legacy,
+    /// weir-capture and weir
     #[arg(long)]
     binaries: PathBuf,
     /// Directory whose files are laid over the root file system

@@ -29,11 +29,12 @@ const LINKS: [(&str, &str); 9] = [
     ("/var/run", "/run"),
 ];
 const MOUNT_POINTS: [&str; 8] = ["/dev", "/proc", "/sys", "/run", "/tmp", "/data", "/mnt", "/root"];
-const BINARIES: [(&str, &str); 5] = [
+const BINARIES: [(&str, &str); 6] = [
     ("weir-init", "/usr/sbin/weir-init"),
     ("weir-agent", "/usr/bin/weir-agent"),
     ("weir-engine", "/usr/bin/weir-engine"),
     ("weir-legacy", "/usr/bin/weir-legacy"),
+    ("weir-capture", "/usr/bin/weir-capture"),
     ("weir", "/usr/bin/weir"),
 ];
 /// Programs of Debian's, by the path that their package gives them.

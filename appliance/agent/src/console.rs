@@ -14,6 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
 use tokio::task::{spawn_blocking, spawn_local};
 use tracing::{info, warn};
+use weir_api::capture::{FromCapture, ToCapture};
 use weir_api::console::{CipherView, Greeting, Health, Request, Response, Role};
 use weir_api::frame::{self, FrameError};
 use weir_api::init::{ENGINE_SERVICE, ToInit};
@@ -22,6 +23,7 @@ use weir_policy::SecretBytes;
 use weir_policy::snapshot::SegmentId;
 
 use crate::accounts::Throttle;
+use crate::capture;
 use crate::journal;
 use crate::links;
 use crate::logging::LogLines;
@@ -44,6 +46,7 @@ pub struct Consoles {
     pub state: Rc<RefCell<State>>,
     pub init_socket: PathBuf,
     pub links_socket: PathBuf,
+    pub capture_socket: PathBuf,
     pub log: LogLines,
     /// Held through a whole attempt, so that attempts are judged one after another.
     pub throttle: Mutex<Throttle>,
@@ -128,6 +131,7 @@ impl Console {
             Request::Health => self.health().await,
             Request::Segments => Response::Segments(state.borrow().segment_views()),
             Request::VirtualSegments => rules::show_virtual_segments(state).await,
+            Request::Capture(request) => self.capture(&request).await,
             Request::TlsInspection => {
                 Response::TlsInspection(Box::new(state.borrow().tls_inspection_view()))
             }
@@ -256,6 +260,16 @@ impl Console {
         Response::Done("learnt bypasses are forgotten".into())
     }
 
+    async fn capture(&self, request: &ToCapture) -> Response {
+        if !matches!(request, ToCapture::List | ToCapture::Progress { .. }) {
+            warn!(user = self.user(), ?request, "order to the capture helper");
+        }
+        match capture::ask(&self.consoles.capture_socket, request).await {
+            FromCapture::Refused(reason) => Response::Refused(reason),
+            answer => Response::Capture(answer),
+        }
+    }
+
     fn force_fallback(&self, on: bool) -> Response {
         warn!(user = self.user(), on, "Layer-2 fallback by command");
         let state = self.consoles.state.borrow();
@@ -309,6 +323,7 @@ fn authorise(role: Option<Role>, request: &Request) -> Result<(), String> {
         | Request::Health
         | Request::Segments
         | Request::VirtualSegments
+        | Request::Capture(ToCapture::List)
         | Request::TlsInspection
         | Request::Ciphers
         | Request::HighAvailability
@@ -324,7 +339,9 @@ fn authorise(role: Option<Role>, request: &Request) -> Result<(), String> {
         Request::Quarantine { .. } | Request::ReleaseHost(_) | Request::Explain(_) => {
             Role::Operator
         }
-        Request::ForceFallback(_)
+        // Who talks to whom is not for everybody.
+        Request::Capture(_)
+        | Request::ForceFallback(_)
         | Request::ForgetLearnt
         | Request::Reboot
         | Request::PowerOff
@@ -382,6 +399,7 @@ mod tests {
             Request::RestartEngine,
             Request::ClearSessions,
             Request::RestartPorts(SegmentId(1)),
+            Request::Capture(ToCapture::Stop("1A".into())),
             Request::ForceFallback(true),
             Request::ForceFallback(false),
             Request::ForgetLearnt,

@@ -9,6 +9,7 @@
 
 mod accounts;
 mod authority;
+mod capture;
 mod configuration;
 mod console;
 mod engine;

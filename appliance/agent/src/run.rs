@@ -62,6 +62,8 @@ pub struct Options {
     /// May be missing: the lab has none of its own.
     #[arg(long, value_name = "PATH", default_value = paths::LINKS_SOCKET)]
     links_socket: PathBuf,
+    #[arg(long, value_name = "PATH", default_value = paths::CAPTURE_SOCKET)]
+    capture_socket: PathBuf,
 }
 
 pub fn run(options: &Options) -> anyhow::Result<()> {
@@ -91,6 +93,7 @@ async fn serve(options: &Options, log: LogLines) -> anyhow::Result<()> {
         state: state.clone(),
         init_socket: options.init_socket.clone(),
         links_socket: options.links_socket.clone(),
+        capture_socket: options.capture_socket.clone(),
         log,
         throttle: Mutex::new(Throttle::default()),
     });

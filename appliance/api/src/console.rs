@@ -10,6 +10,7 @@ use weir_policy::SecretBytes;
 use weir_policy::snapshot::{SegmentId, Snapshot};
 use weir_policy::suites::{Suite, TABLE};
 
+use crate::capture::{FromCapture, ToCapture};
 use crate::engine::{Counters, FilterEvent, SessionRecord};
 use crate::init::MachineStatus;
 use crate::rules::{ExplainedPacket, Explanation, QuarantineView, ReputationView, RuleView};
@@ -27,6 +28,8 @@ pub enum Request {
     Health,
     Segments,
     VirtualSegments,
+    /// To the capture helper, which answers [`Response::Capture`].
+    Capture(ToCapture),
     TlsInspection,
     /// The table of cipher suites.
     Ciphers,
@@ -100,6 +103,7 @@ pub enum Response {
     Segments(Vec<SegmentView>),
     VirtualSegments(Vec<VirtualSegmentView>),
     HighAvailability(Box<HighAvailability>),
+    Capture(FromCapture),
     TlsInspection(Box<TlsInspectionView>),
     Ciphers(Vec<CipherView>),
     Sessions(Vec<SessionRecord>),

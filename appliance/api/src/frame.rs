@@ -66,3 +66,46 @@ where
     to.flush().await?;
     Ok(())
 }
+
+/// The same frames for programs without a runtime.
+pub mod blocking {
+    use std::io::{ErrorKind, Read, Write};
+
+    use serde::{Serialize, de::DeserializeOwned};
+    use zeroize::Zeroizing;
+
+    use super::{FrameError, MAX_FRAME};
+
+    /// Reads one message of at most `bound` bytes; `None` where the peer closed between frames.
+    pub fn read_at_most<T: DeserializeOwned>(
+        from: &mut impl Read,
+        bound: usize,
+    ) -> Result<Option<T>, FrameError> {
+        let mut length = [0; 4];
+        match from.read_exact(&mut length) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+        let length = u32::from_be_bytes(length) as usize;
+        if length > bound {
+            return Err(FrameError::TooLarge { length, bound });
+        }
+        let mut body = Zeroizing::new(vec![0; length]);
+        from.read_exact(&mut body)?;
+        Ok(Some(serde_json::from_slice(&body)?))
+    }
+
+    /// Writes one message.
+    pub fn write(to: &mut impl Write, message: &impl Serialize) -> Result<(), FrameError> {
+        let body = Zeroizing::new(serde_json::to_vec(message)?);
+        let length = u32::try_from(body.len())
+            .ok()
+            .filter(|_| body.len() <= MAX_FRAME)
+            .ok_or(FrameError::TooLarge { length: body.len(), bound: MAX_FRAME })?;
+        to.write_all(&length.to_be_bytes())?;
+        to.write_all(&body)?;
+        to.flush()?;
+        Ok(())
+    }
+}

@@ -5,6 +5,7 @@
 //! fit, a peer that went away.
 #![forbid(unsafe_code)]
 
+pub mod capture;
 pub mod console;
 pub mod engine;
 pub mod frame;

@@ -4,6 +4,8 @@
 pub const ENGINE_SOCKET: &str = "/run/weir/engine.sock";
 /// The agent listens; consoles connect (see [`crate::console`]).
 pub const CONSOLE_SOCKET: &str = "/run/weir/console.sock";
+/// The capture helper listens; the agent connects (see [`crate::capture`]).
+pub const CAPTURE_SOCKET: &str = "/run/weir/capture/capture.sock";
 /// init listens; the agent connects (see [`crate::init`]).
 pub const INIT_SOCKET: &str = "/run/weir/init.sock";
 /// What `weir-agent provision` leaves for init (see [`crate::init::BootPlan`]).

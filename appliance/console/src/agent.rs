@@ -43,6 +43,13 @@ impl Agent {
             .ok_or_else(|| Away("the agent closed the connection".into()))
     }
 
+    /// Waits, at most until Ctrl-C (SIGINT): `true`.
+    pub fn interrupted_within(&mut self, time: Duration) -> bool {
+        self.runtime.block_on(async {
+            matches!(tokio::time::timeout(time, tokio::signal::ctrl_c()).await, Ok(Ok(())))
+        })
+    }
+
     pub fn greeting(&mut self) -> Result<Greeting, Away> {
         match self.ask(&Request::Greeting)? {
             Response::Greeting(greeting) => Ok(greeting),

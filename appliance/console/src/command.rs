@@ -5,13 +5,16 @@
 
 mod rules;
 
+use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{anyhow, bail};
+use weir_api::capture::{CaptureOptions, ToCapture};
 use weir_api::console::{Request, Response};
 use weir_policy::snapshot::SegmentId;
 
 use crate::agent::{Agent, Away};
+use crate::capture::{self, Pause};
 use crate::grammar::{self, Command, Line};
 use crate::render::{self, sight};
 
@@ -25,6 +28,8 @@ pub enum Step {
     Ask(Request),
     /// Ask the operator first: the question.
     Confirm(&'static str, Request),
+    /// A capture, followed to its end.
+    Capture(CaptureOptions),
     Help,
     Leave,
 }
@@ -35,6 +40,12 @@ pub fn step(line: &Line) -> Step {
         Command::ShowVersion => Step::Ask(Request::Version),
         Command::ShowHealth => Step::Ask(Request::Health),
         Command::ShowSegments => Step::Ask(Request::Segments),
+        Command::Capture => Step::Capture(capture::options(line)),
+        Command::CaptureStop => Step::Ask(Request::Capture(ToCapture::Stop(name(line, "stop")))),
+        Command::CaptureDelete => {
+            Step::Ask(Request::Capture(ToCapture::Delete(name(line, "delete"))))
+        }
+        Command::ShowCaptures => Step::Ask(Request::Capture(ToCapture::List)),
         Command::ShowVirtualSegments => Step::Ask(Request::VirtualSegments),
         Command::ShowTlsInspection => Step::Ask(Request::TlsInspection),
         Command::ForgetLearnt => Step::Ask(Request::ForgetLearnt),
@@ -72,6 +83,10 @@ pub fn step(line: &Line) -> Step {
         Command::Help => Step::Help,
         Command::Exit => Step::Leave,
     }
+}
+
+fn name(line: &Line, keyword: &str) -> String {
+    line.argument(keyword).unwrap_or_default().to_owned()
 }
 
 /// Asks and shows. `Ok(Err(..))`: the agent refused, in its words.
@@ -132,8 +147,10 @@ pub fn run_one(socket: &Path, line: &str) -> anyhow::Result<()> {
         Ok(None) => bail!("the command is empty\n{}", grammar::list(&valid_at_start())),
         Err(mistake) => bail!("{line}\n{}", mistake.show(0).trim_end()),
     };
-    let request = match step(&parsed) {
-        Step::Ask(request) | Step::Confirm(_, request) => request,
+    let step = step(&parsed);
+    let request = match step {
+        Step::Ask(request) | Step::Confirm(_, request) => Ok(request),
+        Step::Capture(options) => Err(options),
         Step::Help => {
             print!("{}", render::help());
             return Ok(());
@@ -142,7 +159,19 @@ pub fn run_one(socket: &Path, line: &str) -> anyhow::Result<()> {
     };
     let mut agent = Agent::connect(socket)
         .map_err(|error| anyhow!("the agent does not answer at {}: {error}", socket.display()))?;
-    match ask(&mut agent, &parsed, &request) {
+    let answer = match request {
+        Ok(request) => ask(&mut agent, &parsed, &request),
+        Err(options) => {
+            let pause = |agent: &mut Agent, time| {
+                if agent.interrupted_within(time) { Pause::Stop } else { Pause::Over }
+            };
+            // Where nobody reads any more the capture goes on to its bounds.
+            let print = |text: &str| drop(std::io::stdout().write_all(text.as_bytes()));
+            let done = capture::run(&mut agent, options, print, pause);
+            done.map(|done| done.map(|()| String::new()))
+        }
+    };
+    match answer {
         Ok(Ok(shown)) => print!("{shown}"),
         Ok(Err(refused)) => bail!("refused: {refused}"),
         Err(Away(why)) => bail!("the agent went away: {why}"),

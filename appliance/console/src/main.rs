@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod capture;
 mod command;
 mod editor;
 mod grammar;

@@ -9,11 +9,12 @@ mod records;
 mod rules;
 pub mod sight;
 
+use weir_api::capture::{CaptureFile, FromCapture};
 use weir_api::console::{Greeting, Response, Role, TlsInspectionView};
 use weir_api::engine::LearntBypass;
 
 use crate::grammar;
-use crate::text::{field, fold};
+use crate::text::{bytes, field, fold, moment};
 
 pub use records::sessions_detail;
 
@@ -30,6 +31,7 @@ pub fn response(response: &Response) -> String {
         }
         Response::Health(health) => machine::health(health),
         Response::Segments(segments) => sight::segments(segments, false),
+        Response::Capture(answer) => capture(answer),
         Response::VirtualSegments(views) => sight::virtual_segments(views),
         Response::HighAvailability(state) => machine::high_availability(state),
         Response::TlsInspection(view) => tls_inspection(view),
@@ -44,6 +46,24 @@ pub fn response(response: &Response) -> String {
         Response::Reputation(view) => rules::reputation(view),
         Response::Explanation(explanation) => rules::explanation(explanation),
     }
+}
+
+fn capture(answer: &FromCapture) -> String {
+    match answer {
+        FromCapture::Captures(files) if files.is_empty() => "No captures.\n".into(),
+        FromCapture::Captures(files) => files.iter().map(capture_file).collect(),
+        FromCapture::Done(text) | FromCapture::Refused(text) => fold("", text),
+        FromCapture::Started(name) => fold("", &format!("Capture {name} runs.")),
+        FromCapture::Progress(progress) => fold("", &format!("{} packets", progress.packets)),
+    }
+}
+
+fn capture_file(file: &CaptureFile) -> String {
+    let mut what = format!("{}  {}", file.name, bytes(file.bytes));
+    if !file.running.is_empty() {
+        what += &format!(", runs on {}", file.running.join(" and "));
+    }
+    fold(&format!("{}  ", moment(file.modified)), &what)
 }
 
 /// What the console says before a login.

@@ -3,14 +3,17 @@
 //! A serial line tells of no hang-up, so that a login ends by itself after a while without a key.
 //! An agent that is away is said once and waited for. Fails only where the terminal does.
 
+use std::cell::RefCell;
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use weir_api::capture::CaptureOptions;
 use weir_api::console::{Greeting, Request, Response, Role};
 use weir_policy::SecretBytes;
 
 use crate::agent::{Agent, Away};
+use crate::capture::{self, Pause};
 use crate::command::{self, Step};
 use crate::editor::{Editor, Entry, Event};
 use crate::grammar::{self, Completion};
@@ -193,6 +196,14 @@ impl Shell {
                     self.terminal.print(&render::help())?;
                     continue;
                 }
+                Step::Capture(options) => {
+                    match self.capture(agent, options) {
+                        Ok(Ok(())) => {}
+                        Ok(Err(refused)) => self.refused(&refused)?,
+                        Err(away) => return Ok(Sitting::AgentAway(away)),
+                    }
+                    continue;
+                }
                 Step::Ask(request) => request,
                 Step::Confirm(question, request) => {
                     if !self.confirm(question)? {
@@ -204,12 +215,36 @@ impl Shell {
             };
             match command::ask(agent, &parsed, &request) {
                 Ok(Ok(shown)) => self.terminal.print(&shown)?,
-                Ok(Err(refused)) => {
-                    self.terminal.print(&fold("", &format!("Refused: {refused}")))?
-                }
+                Ok(Err(refused)) => self.refused(&refused)?,
                 Err(away) => return Ok(Sitting::AgentAway(away)),
             }
         }
+    }
+
+    fn refused(&self, why: &str) -> io::Result<()> {
+        self.terminal.print(&fold("", &format!("Refused: {why}")))
+    }
+
+    /// Keys typed meanwhile are dropped, but Ctrl-C.
+    fn capture(
+        &mut self,
+        agent: &mut Agent,
+        options: CaptureOptions,
+    ) -> Result<Result<(), String>, Away> {
+        let terminal = RefCell::new(&mut self.terminal);
+        // A terminal that does not print is found out at the next prompt.
+        let print = |text: &str| drop(terminal.borrow().print(text));
+        let pause = |_: &mut Agent, time: Duration| {
+            let until = Instant::now() + time;
+            loop {
+                match terminal.borrow_mut().read(until.saturating_duration_since(Instant::now())) {
+                    Ok(Input::Byte(0x03) | Input::Closed) | Err(_) => return Pause::Stop,
+                    Ok(Input::Byte(_)) => {}
+                    Ok(Input::Idle) => return Pause::Over,
+                }
+            }
+        };
+        capture::run(agent, options, print, pause)
     }
 
     fn confirm(&mut self, question: &str) -> io::Result<bool> {

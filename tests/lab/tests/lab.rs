@@ -393,6 +393,7 @@ fn every_show_command_fits_eighty_columns_and_tells_no_key() {
             "configuration",
             "high-availability",
             "virtual-segments",
+            "captures",
             "quarantine",
             "traffic-filters",
             "inspection-bypass",

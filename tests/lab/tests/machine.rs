@@ -50,6 +50,8 @@ fn booted_by_ovmf_the_console_answers_and_a_download_is_inspected() {
     let segments = bench.wire.console("show segments").unwrap();
     assert!(segments.contains("1A") && segments.contains("inspecting"), "{segments}");
     checks::benign_download(&mut bench, &mut Evidence).unwrap();
+    let captured = bench.wire.console("capture 1A duration 1 file one").unwrap();
+    assert!(captured.contains("its time is up"), "{captured}");
     bench.run.succeeded();
 }
 

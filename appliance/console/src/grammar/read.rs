@@ -374,6 +374,23 @@ mod tests {
     }
 
     #[test]
+    fn options_come_in_any_order_each_once() {
+        let line = parse("capture 1A print filter \"tcp port 443\" count 5 both").unwrap().unwrap();
+        assert_eq!(line.command, Command::Capture);
+        assert_eq!(line.argument("capture"), Some("1A"));
+        assert_eq!(line.argument("filter"), Some("tcp port 443"));
+        assert_eq!(line.argument("count"), Some("5"));
+        assert!(line.has("print") && line.has("both"));
+        assert_eq!(parse("capture 1A count 5 count 6").unwrap_err().column, 19);
+        assert_eq!(parse("capture 1A count 1000001").unwrap_err().column, 17);
+        let words: Vec<_> = help("capture 1A count 5 both ").unwrap();
+        assert!(!words.iter().any(|(word, _)| ["count", "both"].contains(word)), "{words:?}");
+        assert_eq!(parse("capture stop 1A").unwrap().unwrap().command, Command::CaptureStop);
+        let mistake = parse("capture 1A filter tcp port 443").unwrap_err();
+        assert_eq!((mistake.column, mistake.message.contains("\"port\"")), (22, true));
+    }
+
+    #[test]
     fn wrong_word_is_named_with_its_place_and_what_is_valid_there() {
         let mistake = parse("show  sesions").unwrap_err();
         assert_eq!(mistake.column, 6);
@@ -381,7 +398,7 @@ mod tests {
         assert!(mistake.valid.iter().any(|(word, _)| *word == "sessions"));
         let shown = mistake.show(7);
         assert!(shown.starts_with(&format!("{}^\n", " ".repeat(13))));
-        assert!(shown.contains("Valid entries at this position are:\n  configuration "));
+        assert!(shown.contains("Valid entries at this position are:\n  captures "));
     }
 
     #[test]

@@ -11,6 +11,10 @@ pub enum Command {
     ShowHealth,
     ShowSegments,
     ShowVirtualSegments,
+    ShowCaptures,
+    Capture,
+    CaptureStop,
+    CaptureDelete,
     ShowTlsInspection,
     ShowCiphers,
     ShowTlsInspectionLog,
@@ -91,6 +95,16 @@ const fn count(description: &'static str, command: Command) -> Node {
     Node { word: Word::Count("<count>", 1000), description, command: Some(command), next: &[] }
 }
 
+const fn number(
+    name: &'static str,
+    most: usize,
+    description: &'static str,
+    command: Command,
+    next: &'static [Node],
+) -> Node {
+    Node { word: Word::Count(name, most), description, command: Some(command), next }
+}
+
 const fn text(
     name: &'static str,
     description: &'static str,
@@ -102,6 +116,7 @@ const fn text(
 
 /// The root: what may stand at the start of a line.
 pub static ROOT: &[Node] = &[
+    branch("capture", "Capture packets on a port, into a pcapng file", CAPTURE),
     branch(
         "clear",
         "Forget something",
@@ -212,6 +227,7 @@ const NP_STATS: Node = branch(
 );
 
 static SHOW: &[Node] = &[
+    leaf("captures", "Captures: those that run and their files", Command::ShowCaptures),
     leaf(
         "configuration",
         "The running configuration, secrets left out",
@@ -276,6 +292,45 @@ static SHOW: &[Node] = &[
         VIRTUAL_SEGMENTS,
     ),
 ];
+
+static CAPTURE: &[Node] = &[
+    branch(
+        "delete",
+        "Remove the file of a capture",
+        &[text("<name>", "As show captures has it", Command::CaptureDelete, &[])],
+    ),
+    branch(
+        "stop",
+        "End a capture that runs",
+        &[text("<name>", "Its name, or a port it runs on", Command::CaptureStop, &[])],
+    ),
+    text("<port>", "A port: 1A, 1B, 2A, ...", Command::Capture, &CAPTURE_OPTIONS),
+];
+
+/// In any order, each once: what stands behind one leads back here.
+static CAPTURE_OPTIONS: [Node; 7] = [
+    both("both", "The segment's other port as well", Command::Capture, &CAPTURE_OPTIONS),
+    branch("count", "End after so many packets", &CAPTURE_COUNT),
+    branch("duration", "End after so many seconds", &CAPTURE_DURATION),
+    branch("file", "Name of the capture", &CAPTURE_FILE),
+    branch("filter", "Only packets that an expression names", &CAPTURE_FILTER),
+    both("print", "Show a line for each packet", Command::Capture, &CAPTURE_OPTIONS),
+    branch("snaplen", "Keep so many bytes of each packet", &CAPTURE_SNAPLEN),
+];
+static CAPTURE_COUNT: [Node; 1] =
+    [number("<count>", 1_000_000, "1 to 1000000", Command::Capture, &CAPTURE_OPTIONS)];
+static CAPTURE_DURATION: [Node; 1] =
+    [number("<seconds>", 600, "1 to 600", Command::Capture, &CAPTURE_OPTIONS)];
+static CAPTURE_SNAPLEN: [Node; 1] =
+    [number("<bytes>", 262_144, "1 to 262144", Command::Capture, &CAPTURE_OPTIONS)];
+static CAPTURE_FILE: [Node; 1] =
+    [text("<name>", "Letters, digits, . _ -", Command::Capture, &CAPTURE_OPTIONS)];
+static CAPTURE_FILTER: [Node; 1] = [text(
+    "<expression>",
+    "In quotes: \"tcp port 443 and host 10.0.0.1\"",
+    Command::Capture,
+    &CAPTURE_OPTIONS,
+)];
 
 static SEGMENTS: &[Node] = &[
     text(

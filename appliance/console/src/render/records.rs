@@ -161,6 +161,7 @@ mod tests {
             resumed: false,
         };
         let end = address.parse().unwrap();
+        let words = text.to_owned();
         let text = Some(text.to_owned());
         SessionRecord {
             ended: 1_767_225_601_000,
@@ -181,12 +182,8 @@ mod tests {
                 names: vec![text.clone().unwrap(); 3],
                 more_names: 992,
             }),
-            verdict: text.clone(),
-            failure: Some(FailureRecord {
-                with: End::Client,
-                cause: FailureCause::Alert,
-                words: text.unwrap_or_default(),
-            }),
+            verdict: text,
+            failure: Some(FailureRecord { with: End::Client, cause: FailureCause::Alert, words }),
             bytes_to_server: 1200,
             bytes_to_client: 20_000_000,
             ..SessionRecord::new(7, 1_767_225_600_000, SegmentId(1), end, end)

@@ -114,6 +114,7 @@ fn start_services(
 ) -> Result<(), Wish> {
     supervisor.add(services::agent());
     supervisor.add(services::engine());
+    supervisor.add(services::capture());
     if wait(supervisor, SERVICES_READY, services_ready)? {
         readiness.look(true, slot::mark_good);
     } else {

@@ -74,7 +74,7 @@ enum Owner {
 }
 
 /// Each service's own places.
-const PLACES: [Place; 7] = [
+const PLACES: [Place; 9] = [
     Place { path: "/run/netns", mode: 0o755, owner: Owner::Root },
     // journald's files are read by the group they inherit.
     Place { path: "/run/log", mode: 0o755, owner: Owner::Root },
@@ -82,6 +82,8 @@ const PLACES: [Place; 7] = [
     // Written by init and agent: sticky, so that neither removes what is the other's.
     Place { path: "/run/weir", mode: 0o1775, owner: Owner::Group(services::AGENT_USER) },
     Place { path: "/run/weir/agent", mode: 0o700, owner: Owner::User(services::AGENT_USER) },
+    Place { path: "/run/weir/capture", mode: 0o755, owner: Owner::User(services::CAPTURE_USER) },
+    Place { path: "/data/captures", mode: 0o700, owner: Owner::User(services::CAPTURE_USER) },
     Place { path: "/data/agent", mode: 0o700, owner: Owner::User(services::AGENT_USER) },
     Place { path: "/sys/fs/bpf/weir", mode: 0o700, owner: Owner::User(services::ENGINE_USER) },
 ];

@@ -15,6 +15,7 @@ use crate::supervise::{Restart, Service, Stdio};
 
 pub const AGENT_USER: &str = "weir-agent";
 pub const ENGINE_USER: &str = "weir-engine";
+pub const CAPTURE_USER: &str = "weir-capture";
 const CONSOLE_USER: &str = "weir-console";
 /// Where the image's /etc/resolv.conf points to.
 const RESOLV_CONF: &str = "/run/resolv.conf";
@@ -100,6 +101,21 @@ pub fn engine() -> Service {
         drain_time: Some(3700.0),
         open_files: Some(ENGINE_FILES),
         ..service("engine", &["/usr/bin/weir-engine"], Restart::Always)
+    }
+}
+
+/// Packet captures: apart from the engine, so that the wire can be looked at when that is dead, and
+/// so that what parses anybody's packets holds no keys.
+pub fn capture() -> Service {
+    Service {
+        user: Some(CAPTURE_USER.to_owned()),
+        capabilities: vec![
+            // Packet sockets; all that it keeps.
+            Capability::CAP_NET_RAW,
+            // setns into the wire namespace, once, at its start.
+            Capability::CAP_SYS_ADMIN,
+        ],
+        ..service("capture", &["/usr/bin/weir-capture"], Restart::Always)
     }
 }
 

@@ -4,7 +4,7 @@
 //! engines' namespaces, which the data plane sets. A setting that this kernel does not have is
 //! logged and passed over.
 
-const SETTINGS: [(&str, &str); 21] = [
+const SETTINGS: [(&str, &str); 22] = [
     // A panic leads to a reboot, and an oops to a panic: half a kernel inspects nothing.
     ("kernel/panic", "10"),
     ("kernel/panic_on_oops", "1"),
@@ -27,6 +27,8 @@ const SETTINGS: [(&str, &str); 21] = [
     // Both sockets of twice the most sessions may close at one time; past it the kernel resets
     // them. One number for all namespaces.
     ("net/ipv4/tcp_max_orphans", "400000"),
+    // Bursts of a port that is captured.
+    ("net/core/rmem_max", "33554432"),
     // The management port is a host, not a router.
     ("net/ipv4/ip_forward", "0"),
     ("net/ipv4/conf/all/accept_redirects", "0"),

@@ -29,6 +29,7 @@ use crate::run::Run;
 
 const ENGINE: &str = "weir-engine";
 const AGENT: &str = "weir-agent";
+const CAPTURE: &str = "weir-capture";
 
 /// Weir's processes, under `weir-init supervise`.
 pub struct Lab {
@@ -169,7 +170,7 @@ pub fn binaries() -> Result<PathBuf> {
         (None, Some(target)) => PathBuf::from(target).join("x86_64-unknown-linux-musl/release"),
         (None, None) => repository().join("target/x86_64-unknown-linux-musl/release"),
     };
-    for name in ["weir-init", AGENT, ENGINE, "weir"] {
+    for name in ["weir-init", AGENT, ENGINE, CAPTURE, "weir"] {
         ensure!(
             directory.join(name).exists(),
             "no {} in {}: build the appliance's programs first (ci/image does)",
@@ -258,6 +259,18 @@ fn services(run: &Run, binaries: &Path) -> String {
         file("not-provisioned.json"),
         "--provisioning-errors".into(),
         file("no-provisioning-errors"),
+        "--capture-socket".into(),
+        file("capture.sock"),
+    ];
+    let names = Names { prefix: run.prefix(), ..Names::default() };
+    let capture = [
+        binaries.join(CAPTURE).display().to_string(),
+        "--socket".into(),
+        file("capture.sock"),
+        "--directory".into(),
+        file("captures"),
+        "--namespace".into(),
+        names.wire().display().to_string(),
     ];
     let engine = [
         binaries.join(ENGINE).display().to_string(),
@@ -271,6 +284,7 @@ fn services(run: &Run, binaries: &Path) -> String {
     format!(
         "[{{\"name\": \"{AGENT}\", \"command\": {agent:?}, \"restart\": \"always\", \
          \"notifies\": true, \"watchdog\": 10.0}},\n \
+         {{\"name\": \"{CAPTURE}\", \"command\": {capture:?}, \"restart\": \"always\"}},\n \
          {{\"name\": \"{ENGINE}\", \"command\": {engine:?}, \"restart\": \"always\", \
          \"notifies\": true, \"watchdog\": 5.0, \"drain-time\": 3700}}]\n"
     )
