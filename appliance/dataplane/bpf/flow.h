@@ -11,6 +11,12 @@ static __always_inline int server_in_window(struct packet *p, struct flow *f)
 	return !offset || offset < f->end[0].syn_window;
 }
 
+/* A decoy that the server is not meant to get: the client's packets come the way of its SYN. */
+static __always_inline int expires_early(struct packet *p, struct flow *f)
+{
+	return f->end[0].ttl > p->ttl + TTL_VARIES;
+}
+
 static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, int candidate)
 {
 	__u32 segment = port->segment, zero = 0;
@@ -26,12 +32,12 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struc
 		count(segment, engine_dead_passed);
 		return TC_ACT_OK;
 	}
-	if (p->payload) {
-		count(segment, syn_payload_passed);
-		return TC_ACT_OK;
+	if (p->payload && (c->evasion & EVASION_SYN_DATA)) {
+		count(segment, syn_payload_dropped);
+		return TC_ACT_SHOT;
 	}
-	if (!takeable_options(skb, p, segment, &options))
-		return TC_ACT_OK;
+	if (!takeable_options(skb, p, segment, c, &options))
+		return c->evasion & EVASION_UNTAKEABLE_OPTIONS ? TC_ACT_SHOT : TC_ACT_OK;
 
 	struct flow *old = bpf_map_lookup_elem(&half_open, &p->key);
 	if (old && old->end[0].isn == p->seq && old->client_low == p->from_low) {
@@ -40,8 +46,12 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struc
 			__u64 word = *(volatile __u64 *)&old->word;
 			if ((word & 0xff) == STATE_HALF_OPEN && swap(old, word, STATE_IGNORED))
 				count(segment, two_passes_passed);
-		} else if (options.flags & END_TIMESTAMPS) {
-			old->end[0].tsval = options.tsval; /* a retransmission */
+		} else {
+			/* A retransmission. */
+			if (options.flags & END_TIMESTAMPS)
+				old->end[0].tsval = options.tsval;
+			if (p->payload > old->syn_payload)
+				old->syn_payload = p->payload;
 		}
 		return TC_ACT_OK;
 	}
@@ -61,10 +71,23 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struc
 	fresh->touched = now;
 	fresh->contested = contested;
 	fresh->served = candidate == 2;
+	fresh->syn_payload = p->payload;
 	learn_syn(skb, p, &options, &fresh->end[0]);
 	bpf_map_update_elem(&half_open, &p->key, fresh, BPF_ANY);
 	if (is_gre(p->key.tunnel))
 		note_gre_syn(p);
+	return TC_ACT_OK;
+}
+
+/* A SYN-ACK whose SYN was not seen, or forgotten under a flood of them. */
+static __noinline int on_unknown_answer(struct packet *p, struct port *port, __u64 generation)
+{
+	if (!p || !port)
+		return TC_ACT_OK;
+	p->from_low = !p->from_low; /* what the rules say of its client's SYN */
+	struct verdict *v = verdict_of(p, port->segment * 2 + !port->side, generation);
+	if (v && v->candidate)
+		count(port->segment, handshake_unknown_passed);
 	return TC_ACT_OK;
 }
 
@@ -89,9 +112,14 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 	if (!from_client) {
 		struct tcp_options options = {};
 		if ((p->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && !p->payload) {
-			if (p->ack != f->end[0].isn + 1)
+			__u32 taken = p->ack - (f->end[0].isn + 1);
+			if (taken && taken <= f->syn_payload && swap(f, word, STATE_IGNORED))
+				count(segment, syn_payload_passed);
+			if (taken)
 				return TC_ACT_OK;
-			if (!takeable_options(skb, p, segment, &options)) {
+			if (!takeable_options(skb, p, segment, c, &options)) {
+				if (c->evasion & EVASION_UNTAKEABLE_OPTIONS)
+					return TC_ACT_SHOT;
 				swap(f, word, STATE_IGNORED);
 				return TC_ACT_OK;
 			}
@@ -118,6 +146,8 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 			return TC_ACT_SHOT;
 		}
 		/* The server speaks or ends first: not TLS as we know it, not ours. */
+		if (p->payload && (c->evasion & EVASION_SERVER_SPEAKS_FIRST))
+			return refuse_flow(p, f, word, segment);
 		if (swap(f, word, STATE_IGNORED)) {
 			count(segment, server_spoke_first);
 			return TC_ACT_OK;
@@ -139,6 +169,10 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 		}
 		/* A handshake we saw only half of, or a payload ahead of it that the server ignores: the
 		 * flow is watched on, for a SYN-ACK may still come. */
+		if (c->evasion & EVASION_UNSEEN_HANDSHAKE) {
+			count(segment, unseen_dropped);
+			return TC_ACT_SHOT;
+		}
 		count(segment, unseen_passed);
 		return TC_ACT_OK;
 	}
@@ -150,6 +184,10 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 	if (acknowledged > 0) {
 		/* Bytes of the server that took another path: all that follows acknowledges them too. Where
 		 * there are none the server ignores this packet, and the next one is held. */
+		if (c->evasion & EVASION_UNSEEN_HANDSHAKE) {
+			count(segment, unseen_dropped);
+			return TC_ACT_SHOT;
+		}
 		count(segment, unseen_passed);
 		return TC_ACT_OK;
 	}
@@ -175,7 +213,11 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 		}
 		return TC_ACT_OK;
 	}
-	return hold(skb, p, f, word, segment, HELD_FIRST);
+	if (expires_early(p, f)) {
+		count(segment, client_ttl_dropped);
+		return TC_ACT_SHOT;
+	}
+	return hold(skb, p, f, word, c, segment, HELD_FIRST);
 }
 
 /* Whether a packet of the server acknowledges all bytes that were judged. A RST says nothing: a server
@@ -238,7 +280,7 @@ static __always_inline int on_watched(struct __sk_buff *skb, struct packet *p, s
 		count(segment, draining_held_dropped);
 		return TC_ACT_SHOT;
 	}
-	return hold(skb, p, f, word, segment, HELD_REPEATED);
+	return hold(skb, p, f, word, c, segment, HELD_REPEATED);
 }
 
 static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f, __u64 word)
@@ -265,7 +307,7 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 			count(segment, server_outside_window_dropped);
 			return TC_ACT_SHOT;
 		}
-		return server_ends_hold(p, f, word, segment);
+		return server_ends_hold(p, f, word, c, segment);
 	}
 	if (engine_dead(c, f->owner)) {
 		/* Nothing was acknowledged: the client sends it all again, and the bridge carries it. */
@@ -290,7 +332,11 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 		count(segment, draining_held_dropped);
 		return TC_ACT_SHOT;
 	}
-	return hold(skb, p, f, word, segment, HELD_MORE);
+	if (p->payload && (word & 0xff) == STATE_HELD && expires_early(p, f)) {
+		count(segment, client_ttl_dropped);
+		return TC_ACT_SHOT;
+	}
+	return hold(skb, p, f, word, c, segment, HELD_MORE);
 race:
 	count(segment, state_race_dropped);
 	return TC_ACT_SHOT;

@@ -6,20 +6,20 @@
 
 enum { HOLD_OK, HOLD_RING_FULL, HOLD_TOO_LARGE, HOLD_RACE, HOLD_TABLE_FULL };
 
-/* From watching to held: the entry moves from half_open to flows. */
-static __always_inline int promote(struct packet *p, struct flow *f, __u64 word)
+/* From watching to held or blocked: the entry moves from half_open to flows. */
+static __always_inline int promote(struct packet *p, struct flow *f, __u64 word, __u32 state)
 {
-	if (!swap(f, word, STATE_HELD))
+	if (!swap(f, word, state))
 		return HOLD_RACE;
 	f->owner = INSTANCE;
 	long error = bpf_map_update_elem(&flows, &p->key, f, BPF_NOEXIST);
-	if (error) {
-		swap(f, (word & ~0xffULL) | STATE_HELD, STATE_IGNORED);
-		return error == -17 /* EEXIST */ ? HOLD_RACE : HOLD_TABLE_FULL;
-	}
-	if (keep_alias(&p->key, f)) {
+	if (!error && keep_alias(&p->key, f)) {
 		bpf_map_delete_elem(&flows, &p->key);
-		return HOLD_TABLE_FULL;
+		error = -1;
+	}
+	if (error) {
+		swap(f, (word & ~0xffULL) | state, STATE_HALF_OPEN);
+		return error == -17 /* EEXIST */ ? HOLD_RACE : HOLD_TABLE_FULL;
 	}
 	bpf_map_delete_elem(&half_open, &p->key);
 	return HOLD_OK;
@@ -118,7 +118,7 @@ static __noinline int wake(__u64 word)
 			f->touched = bpf_ktime_get_ns();                                                             \
 		describe(skb, p, f, word, h, kind, length);                                                          \
 		if (kind == HELD_FIRST) {                                                                            \
-			int result = promote(p, f, word);                                                            \
+			int result = promote(p, f, word, STATE_HELD);                                                       \
 			if (result) {                                                                                \
 				bpf_ringbuf_discard(h, 0);                                                           \
 				return result;                                                                       \
@@ -132,7 +132,7 @@ HOLD_CLASS(16384)
 HOLD_CLASS(65600) /* the largest IPv4 packet with its link-layer header */
 
 /* Takes a client's packet off the wire and hands it to the engine. */
-static __always_inline int hold(struct __sk_buff *skb, struct packet *p, struct flow *f, __u64 word, __u32 segment, __u32 kind)
+static __always_inline int hold(struct __sk_buff *skb, struct packet *p, struct flow *f, __u64 word, struct configuration *c, __u32 segment, __u32 kind)
 {
 	int result;
 	if (skb->len <= 2048)
@@ -151,6 +151,11 @@ static __always_inline int hold(struct __sk_buff *skb, struct packet *p, struct 
 			count(segment, flow_held);
 		return TC_ACT_SHOT;
 	case HOLD_TABLE_FULL:
+		if (c->evasion & EVASION_TABLE_FULL) {
+			count(segment, flow_table_full_dropped);
+			return TC_ACT_SHOT;
+		}
+		swap(f, word, STATE_IGNORED);
 		count(segment, flow_table_full_passed);
 		return TC_ACT_OK;
 	case HOLD_RING_FULL:
@@ -165,9 +170,36 @@ static __always_inline int hold(struct __sk_buff *skb, struct packet *p, struct 
 	}
 }
 
+/* The server speaks before the client, which policy blocks: user space is told, to reset the ends
+ * and to bury the entry. */
+static __noinline int refuse_flow(struct packet *p, struct flow *f, __u64 word, __u32 segment)
+{
+	if (!p || !f)
+		return TC_ACT_SHOT;
+	struct held *h = reserve(word, sizeof(*h));
+	if (!h) {
+		count(segment, ring_full_dropped);
+		return TC_ACT_SHOT;
+	}
+	f->touched = bpf_ktime_get_ns();
+	describe(0, p, f, word, h, HELD_REFUSED, 0);
+	int result = promote(p, f, word, STATE_BLOCKED);
+	if (result) {
+		bpf_ringbuf_discard(h, 0);
+		if (result == HOLD_TABLE_FULL)
+			count(segment, flow_table_full_dropped);
+		else
+			count(segment, state_race_dropped);
+		return TC_ACT_SHOT;
+	}
+	bpf_ringbuf_submit(h, 0);
+	count(segment, server_spoke_first_dropped);
+	return TC_ACT_SHOT;
+}
+
 /* The server speaks, or ends, before the client's bytes were judged: the flow will not be taken,
  * the engine is told and gives it back in order. */
-static __always_inline int server_ends_hold(struct packet *p, struct flow *f, __u64 word, __u32 segment)
+static __always_inline int server_ends_hold(struct packet *p, struct flow *f, __u64 word, struct configuration *c, __u32 segment)
 {
 	struct held *h = reserve(word, sizeof(*h));
 	if (!h) {
@@ -175,6 +207,12 @@ static __always_inline int server_ends_hold(struct packet *p, struct flow *f, __
 		return TC_ACT_SHOT;
 	}
 	describe(0, p, f, word, h, p->payload ? HELD_SERVER_SPOKE : HELD_SERVER_ENDED, 0);
+	if (p->payload && (c->evasion & EVASION_SERVER_SPEAKS_FIRST)) {
+		/* Still held: its judge blocks it. */
+		bpf_ringbuf_submit(h, 0);
+		count(segment, server_spoke_first_dropped);
+		return TC_ACT_SHOT;
+	}
 	if (!swap(f, word, STATE_RELEASING)) {
 		bpf_ringbuf_discard(h, 0);
 		count(segment, state_race_dropped);

@@ -7,9 +7,13 @@ struct tcp_options {
 	__u16 mss;
 	__u8 window_scale;
 	__u8 flags; /* END_* */
+	__u16 at;     /* the option that is refused: offset in the packet */
+	__u16 length;
 };
 
 enum refusal { TAKEABLE = 0, REFUSE_MALFORMED, REFUSE_MPTCP, REFUSE_FAST_OPEN, REFUSE_SIGNED };
+
+#define NEUTRALISED 4 /* options overwritten in one SYN; it is malformed past them */
 
 /* Options of a SYN or SYN-ACK (RFC 9293 3.2; kinds from IANA's list). */
 static __noinline int read_options(struct __sk_buff *skb, __u32 at, __u32 length, struct tcp_options *options)
@@ -31,6 +35,8 @@ static __noinline int read_options(struct __sk_buff *skb, __u32 at, __u32 length
 		}
 		if (at + 2 > end || bpf_skb_load_bytes(skb, at, head, 2) || head[1] < 2 || at + head[1] > end)
 			return REFUSE_MALFORMED;
+		options->at = at;
+		options->length = head[1];
 		if (head[0] == 2 && head[1] == 4) {
 			__be16 mss;
 			if (bpf_skb_load_bytes(skb, at + 2, &mss, 2))
@@ -68,25 +74,56 @@ static __noinline int read_options(struct __sk_buff *skb, __u32 at, __u32 length
 	return TAKEABLE;
 }
 
-/* Whether a flow whose SYN or SYN-ACK has these options could be carried by two sockets of ours. */
-static __always_inline int takeable_options(struct __sk_buff *skb, struct packet *p, __u32 segment, struct tcp_options *options)
+/* Overwrites an option with no-operations (kind 1) and mends the checksum, two bytes at a time as
+ * that is made of them. `at` and `length` are the option's, `l4` is the TCP header's offset. */
+static __noinline int neutralise(struct __sk_buff *skb, __u32 l4, __u32 at, __u32 length)
 {
-	switch (read_options(skb, p->l4 + 20, p->options, options)) {
-	case TAKEABLE:
-		return 1;
-	case REFUSE_MPTCP:
-		count(segment, syn_mptcp_passed);
-		return 0;
-	case REFUSE_FAST_OPEN:
-		count(segment, syn_fast_open_passed);
-		return 0;
-	case REFUSE_SIGNED:
-		count(segment, syn_signed_passed);
-		return 0;
-	default:
-		count(segment, syn_options_passed);
-		return 0;
+	__u32 word = at - ((at - l4) & 1);
+	for (int i = 0; i < 21; i++) {
+		__be16 old, new;
+		if (word >= at + length)
+			return 0;
+		if (bpf_skb_load_bytes(skb, word, &old, 2))
+			return -1;
+		__u16 bytes = bpf_ntohs(old);
+		if (word >= at)
+			bytes = (bytes & 0x00ff) | 0x0100;
+		if (word + 1 < at + length)
+			bytes = (bytes & 0xff00) | 0x0001;
+		new = bpf_htons(bytes);
+		if (bpf_l4_csum_replace(skb, l4 + 16, old, new, 2) || bpf_skb_store_bytes(skb, word, &new, 2, 0))
+			return -1;
+		word += 2;
 	}
+	return -1;
+}
+
+/* Whether a flow whose SYN or SYN-ACK has these options can be carried by two sockets of ours, once
+ * those options are overwritten that both ends can do without (SPEC D12). */
+static __always_inline int takeable_options(struct __sk_buff *skb, struct packet *p, __u32 segment, struct configuration *c, struct tcp_options *options)
+{
+	int refusal = REFUSE_MALFORMED;
+	for (int i = 0; i <= NEUTRALISED; i++) {
+		__builtin_memset(options, 0, sizeof(*options));
+		refusal = read_options(skb, p->l4 + 20, p->options, options);
+		if (refusal == REFUSE_MPTCP)
+			count(segment, syn_mptcp_neutralised);
+		else if (refusal == REFUSE_FAST_OPEN)
+			count(segment, syn_fast_open_neutralised);
+		else
+			break;
+		if (neutralise(skb, p->l4, options->at, options->length))
+			break;
+	}
+	if (refusal == TAKEABLE)
+		return 1;
+	if (c->evasion & EVASION_UNTAKEABLE_OPTIONS)
+		count(segment, syn_options_dropped);
+	else if (refusal == REFUSE_SIGNED)
+		count(segment, syn_signed_passed);
+	else
+		count(segment, syn_options_passed);
+	return 0;
 }
 
 #endif

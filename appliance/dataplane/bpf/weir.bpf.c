@@ -49,6 +49,11 @@ int port_ingress(struct __sk_buff *skb)
 	if (classify(skb, &p, port, c, settings, &said))
 		return TC_ACT_SHOT;
 	if (parsed != PARSE_TCP) {
+		if (p.fragment && p.protocol == IPPROTO_TCP && said.passage != PASS_BYPASSED &&
+		    (c->evasion & EVASION_FRAGMENTS) && !c->fallback && !engine_dead(c, INSTANCE)) {
+			count(segment, tcp_fragment_dropped);
+			return TC_ACT_SHOT;
+		}
 		if (p.fragment)
 			return on_fragment(&p);
 		return is_icmp_error(&p) ? on_icmp_error(skb, &p, port) : TC_ACT_OK;
@@ -64,7 +69,11 @@ int port_ingress(struct __sk_buff *skb)
 		if ((p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
 			return on_syn(skb, &p, port, c, said.candidate);
 		f = bpf_map_lookup_elem(&half_open, &p.key);
-		return f ? on_handshake(skb, &p, port, c, f) : TC_ACT_OK;
+		if (f)
+			return on_handshake(skb, &p, port, c, f);
+		if ((p.flags & TCP_SYN) && settings && settings->rules)
+			return on_unknown_answer(&p, port, c->generation);
+		return TC_ACT_OK;
 	}
 	__u64 word = *(volatile __u64 *)&f->word;
 	switch (word & 0xff) {

@@ -50,13 +50,24 @@ struct configuration {
 	__u32 fallback;		 /* causes, FALLBACK_...; 0: none */
 	__u32 attached;		 /* the engine whose programs were attached last */
 	__u64 generation;	 /* of the rule tables; its last bit is the half in force */
+	__u32 evasion;		 /* ways of provoking a bypass that are blocked, EVASION_... */
+	__u32 reserved;
 };
-_Static_assert(sizeof(struct configuration) == 24, "src/layout.rs has the same type");
+_Static_assert(sizeof(struct configuration) == 32, "src/layout.rs has the same type");
 
 /* Why Layer-2 fallback is in force while the engine lives (SPEC D2, D10). */
 #define FALLBACK_TOLD 1
 #define FALLBACK_OVERLOADED 2
 #define FALLBACK_RECOVERING 4
+
+/* Ways in which an end can provoke a bypass, where policy says block (SPEC D15). */
+#define EVASION_SERVER_SPEAKS_FIRST 1
+#define EVASION_SYN_DATA 2
+#define EVASION_UNTAKEABLE_OPTIONS 4
+#define EVASION_UNSEEN_HANDSHAKE 8
+#define EVASION_FRAGMENTS 16
+#define EVASION_DECOY 32
+#define EVASION_TABLE_FULL 64
 
 #define ENGINES 16 /* that can live at one time: one, and those that drain */
 
@@ -88,6 +99,7 @@ enum state {
 			      * those bytes go to the engine, which compares them; all others pass */
 };
 
+#define TTL_VARIES 8 /* hops by which a client's packets may come a longer way than its SYN */
 #define SYN_ANSWERED 10000000000ULL /* ns in which a SYN-ACK comes, if it comes by us at all */
 
 #define END_SEEN 1
@@ -130,7 +142,8 @@ struct flow {
 	__u32 successor; /* sequence number of a newer SYN, which a SYN-ACK has to answer */
 	__u8 successor_side; /* 0: no newer SYN; else 1 + the side it came in by */
 	__u8 served; /* a server policy covers it: nothing but TLS is let through (SPEC T9) */
-	__u8 reserved[6];
+	__u8 reserved[2];
+	__u32 syn_payload; /* bytes */
 };
 _Static_assert(sizeof(struct flow) == 128, "src/layout.rs has the same type");
 
@@ -153,6 +166,7 @@ enum held_kind {
 	HELD_SERVER_ENDED = 4,
 	HELD_REPEATED = 5, /* STATE_WATCHED: a packet over bytes that were judged */
 	HELD_FINAL = 6,	   /* STATE_WATCHED ended: the server acknowledged them */
+	HELD_REFUSED = 7,  /* blocked before a payload was held */
 };
 
 /* A record of the ring: this header, then `length` bytes of the frame from its Ethernet header. */

@@ -3,7 +3,8 @@
 //! Nothing here takes a lock that two flows could wait for.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -11,10 +12,12 @@ use tokio::sync::Notify;
 use weir_policy::snapshot::Side;
 
 use crate::assembly::Judged;
-use crate::frame::Frame;
+use crate::frame::{ACK, Frame, RST};
+use crate::held::{empty_segment, other};
 use crate::histogram::Histogram;
-use crate::layout::{FlowKey, ring_of};
+use crate::layout::{End, Flow, FlowKey, ring_of};
 use crate::link::Link;
+use crate::segment_of_ours::Segment;
 use crate::socket::SocketPool;
 use crate::state::StateCommand;
 
@@ -22,6 +25,8 @@ use crate::state::StateCommand;
 pub struct Core {
     pub state: StateCommand,
     pub segments: BTreeMap<u32, SegmentLinks>,
+    /// What policy does about evasion, EVASION_... of bpf/weir.h.
+    pub evasion: AtomicU32,
     /// One for each runtime: sockets of each segment's engine namespace.
     pub sockets: Vec<BTreeMap<u32, SocketPool>>,
     /// Flows held at this moment.
@@ -42,6 +47,13 @@ impl Core {
         if let Some(thread) = self.finished.get(ring_of(finished.id, self.finished.len())) {
             let _ = thread.send(finished);
         }
+    }
+}
+
+impl Core {
+    /// Whether policy blocks a way of evasion (SPEC D15).
+    pub fn blocks(&self, way: u32) -> bool {
+        self.evasion.load(Ordering::Relaxed) & way != 0
     }
 }
 
@@ -79,6 +91,29 @@ impl SegmentLinks {
         }
     }
 
+    /// A RST to the server as its client would send it, before any byte of either was forwarded: the
+    /// sequences are still those of the handshake. To a server that went on, it says nothing.
+    pub fn reset_server(&self, key: &FlowKey, flow: &Flow) {
+        let [client, server] = &flow.end;
+        let client_address = key.end(flow.client_low == 0);
+        let frame = reset(key, client, server, client_address, key.end(flow.client_low != 0));
+        self.send_some(other(client_side(flow)), frame);
+    }
+
+    /// As above, to the client.
+    pub fn reset_client(&self, key: &FlowKey, flow: &Flow) {
+        let [client, server] = &flow.end;
+        let client_address = key.end(flow.client_low == 0);
+        let frame = reset(key, server, client, key.end(flow.client_low != 0), client_address);
+        self.send_some(client_side(flow), frame);
+    }
+
+    fn send_some(&self, side: Side, frame: Option<Frame>) {
+        if let Some(frame) = frame {
+            self.send(side, &frame);
+        }
+    }
+
     /// Sends a frame to the engine's sockets.
     pub fn inject(&self, frame: Frame) {
         if let Err(error) = self.engine.send(&frame.plain(self.inner_mac)) {
@@ -86,6 +121,27 @@ impl SegmentLinks {
             tracing::debug!(%error, "frame not injected");
         }
     }
+}
+
+fn reset(
+    key: &FlowKey,
+    from: &End,
+    to: &End,
+    source: SocketAddr,
+    destination: SocketAddr,
+) -> Option<Frame> {
+    let segment = Segment {
+        sequence: from.isn.wrapping_add(1),
+        acknowledged: to.isn.wrapping_add(1),
+        flags: RST | ACK,
+        ..empty_segment(key, from, source, destination)
+    };
+    segment.frame()
+}
+
+/// The side that a flow's client is at.
+pub fn client_side(flow: &Flow) -> Side {
+    if flow.client_side == 0 { Side::A } else { Side::B }
 }
 
 /// A flow's end in user space, told to the ring's thread.
@@ -184,6 +240,8 @@ counts! {
     TakenOver => "flow_taken_over", "held flow taken over by the engine's sockets";
     Blocked => "flow_blocked", "held flow blocked by policy";
     ReleasedUnjudged => "flow_released_unjudged", "held flow given back unjudged: too many flows were held, or a runtime's queue was full";
+    BlockedUnjudged => "flow_blocked_unjudged", "held flow blocked unjudged by policy: too many flows were held, or a runtime's queue was full";
+    Refused => "flow_refused", "flow blocked by policy before a payload of its client was held: its server spoke first";
     Lost => "take_over_lost", "flow taken, but its sockets could not speak: both ends were reset";
     TakeOverFailed => "take_over_failed", "takeover that failed, the flow was given back";
     TupleOwned => "take_over_tuple_owned", "takeover refused because another flow's sockets have the same tuple";
@@ -195,6 +253,8 @@ counts! {
     WatchedConflicting => "watched_conflicting_dropped", "packet with other bytes than were judged, after the flow's release and before its server acknowledged them";
     WatchedRepeated => "watched_repeated_forwarded", "judged bytes again, after the flow's release, sent on";
     WatchGivenUp => "watch_given_up", "released flow left to the bridge though its server did not acknowledge in time what was judged, or for want of room";
+    WatchBlocked => "watch_blocked", "released flow blocked by policy: its client sent other bytes than were judged, or its server did not acknowledge those in time";
+    OldTimestamp => "held_old_timestamp_dropped", "held packet with a timestamp older than its SYN's, which the server would not accept (RFC 7323 5.3)";
     NotUnderstood => "held_not_understood_dropped", "held packet that user space does not understand";
     UnreadBlocked => "held_unread_blocked", "flow blocked because the server would have accepted none of its packets";
     QueueFull => "held_queue_full_dropped", "held packet that found its flow's queue full";

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -135,6 +135,7 @@ impl Dataplane {
             sockets.push(pools);
         }
         let core = Arc::new(Core {
+            evasion: AtomicU32::new(0),
             state,
             segments: links,
             sockets,
@@ -257,7 +258,9 @@ impl Dataplane {
     /// Puts a snapshot's rules, candidates and fallback settings in force, in one step: a packet
     /// meets all of the old ones or all of the new ones. Reputation is changed entry by entry.
     pub fn apply(&self, snapshot: &Snapshot) -> Result<(), ApplyError> {
-        self.tables().apply(snapshot)
+        self.tables().apply(snapshot)?;
+        self.core.evasion.store(tables::evasion(&snapshot.device.evasion), Ordering::Relaxed);
+        Ok(())
     }
 
     /// Layer-2 fallback (SPEC D2, D10), for as long as one cause is on: new flows stay on the

@@ -18,7 +18,7 @@ use crate::assembly::{Assembly, Judged, Pushed};
 use crate::core::{Core, Count, Disposition, Finished, SegmentLinks, Shared, SharedState};
 use crate::encapsulation::Encapsulation;
 use crate::frame::{ACK, Frame, RST};
-use crate::layout::{End, Flow, FlowKey, Held as HeldRecord, State};
+use crate::layout::{END_TIMESTAMPS, End, Flow, FlowKey, Held as HeldRecord, State};
 use crate::ring::monotonic_nanoseconds;
 use crate::segment_of_ours::Segment;
 use crate::state::Swap;
@@ -213,7 +213,16 @@ impl HeldFlow {
 
     pub(crate) fn absorb_locked(&mut self, state: &mut SharedState) {
         state.weight = 0;
+        let [client, server] = self.flow.end;
+        let timestamps = client.flags & server.flags & END_TIMESTAMPS != 0;
         for frame in state.inbox.drain(..) {
+            let old = |value: u32| (value.wrapping_sub(client.tsval) as i32) < 0;
+            if timestamps && frame.flags & RST == 0 && frame.timestamp().is_some_and(old) {
+                if let Some(links) = self.core.segments.get(&self.key.segment) {
+                    links.counts.add(Count::OldTimestamp);
+                }
+                continue;
+            }
             let count = match self.assembly.push(frame) {
                 Pushed::Kept | Pushed::Repeated => continue,
                 Pushed::Refused => Count::NotTakeable,

@@ -10,14 +10,10 @@ use std::io;
 use std::sync::Arc;
 
 use aya::maps::{HashMap as EbpfHashMap, MapData};
-use weir_policy::snapshot::Side;
 
 use crate::core::{Core, Disposition, Finished};
-use crate::frame::{ACK, RST};
-use crate::held::{empty_segment, other};
 use crate::instance::Instance;
 use crate::layout::{Flow, FlowKey, State, id_of};
-use crate::segment_of_ours::Segment;
 use crate::state::Swap;
 
 pub struct Inheritance {
@@ -70,8 +66,13 @@ impl Inheritance {
             Some(State::Taken) => {
                 let swap = self.core.state.swap(&key, id, State::Taken, State::Tombstone)?;
                 bury(Disposition::Tombstone);
-                if swap == Swap::Done {
-                    self.reset(&key, flow);
+                // The kernel reset both ends when the sockets went, unless the engine died before
+                // they spoke: a socket in repair goes silently.
+                if swap == Swap::Done
+                    && let Some(links) = self.core.segments.get(&key.segment)
+                {
+                    links.reset_server(&key, flow);
+                    links.reset_client(&key, flow);
                 }
             }
             Some(State::Tombstone) => bury(Disposition::Tombstone),
@@ -79,34 +80,5 @@ impl Inheritance {
             Some(State::Released) | None => {}
         }
         Ok(())
-    }
-
-    /// The kernel reset both ends when the sockets went, unless the engine died before they spoke:
-    /// a socket in repair goes silently. Nothing was said to either end then, so their sequences are
-    /// still those of the handshake; to an end that was reset, or went on, these say nothing.
-    fn reset(&self, key: &FlowKey, flow: &Flow) {
-        let Some(links) = self.core.segments.get(&key.segment) else { return };
-        let [client, server] = &flow.end;
-        let (client_address, server_address) =
-            (key.end(flow.client_low == 0), key.end(flow.client_low != 0));
-        let client_side = if flow.client_side == 0 { Side::A } else { Side::B };
-        let (of_client, of_server) = (client.isn.wrapping_add(1), server.isn.wrapping_add(1));
-        let to_client = Segment {
-            sequence: of_server,
-            acknowledged: of_client,
-            flags: RST | ACK,
-            ..empty_segment(key, server, server_address, client_address)
-        };
-        let to_server = Segment {
-            sequence: of_client,
-            acknowledged: of_server,
-            flags: RST | ACK,
-            ..empty_segment(key, client, client_address, server_address)
-        };
-        for (segment, side) in [(to_client, client_side), (to_server, other(client_side))] {
-            if let Some(frame) = segment.frame() {
-                links.send(side, &frame);
-            }
-        }
     }
 }

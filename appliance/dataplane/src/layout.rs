@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Grows with every change of a pinned map's type: pins of another layout are removed on open.
-pub const LAYOUT: u32 = 8;
+pub const LAYOUT: u32 = 9;
 
 /// Names of the programs' counters and what one count of each means, in the order of their index
 /// (made from `bpf/counters.h`).
@@ -62,8 +62,19 @@ pub struct Configuration {
     pub fallback: u32,
     pub attached: u32,
     pub generation: u64,
+    pub evasion: u32,
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<Configuration>() == 24);
+const _: () = assert!(size_of::<Configuration>() == 32);
+
+/// Ways of provoking a bypass, where policy blocks them (SPEC D15).
+pub const EVASION_SERVER_SPEAKS_FIRST: u32 = 1;
+pub const EVASION_SYN_DATA: u32 = 2;
+pub const EVASION_UNTAKEABLE_OPTIONS: u32 = 4;
+pub const EVASION_UNSEEN_HANDSHAKE: u32 = 8;
+pub const EVASION_FRAGMENTS: u32 = 16;
+pub const EVASION_DECOY: u32 = 32;
+pub const EVASION_TABLE_FULL: u32 = 64;
 
 /// Engines that can live at one time.
 pub const ENGINES: u32 = 16;
@@ -159,7 +170,8 @@ pub struct Flow {
     pub successor_side: u8,
     /// A server policy covers it.
     pub served: u8,
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 2],
+    pub syn_payload: u32,
 }
 const _: () = assert!(size_of::<Flow>() == 128);
 
@@ -181,6 +193,7 @@ pub const HELD_FIRST: u32 = 1;
 pub const HELD_SERVER_SPOKE: u32 = 3;
 pub const HELD_SERVER_ENDED: u32 = 4;
 pub const HELD_FINAL: u32 = 6;
+pub const HELD_REFUSED: u32 = 7;
 
 /// Header of a record of the ring.
 #[repr(C)]

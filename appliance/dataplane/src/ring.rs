@@ -15,17 +15,16 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap as EbpfHashMap, MapData, RingBuf};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
-use crate::core::{Core, Count, Disposition, Finished, Shared};
+use crate::core::{Core, Count, Disposition, Finished, Shared, client_side};
 use crate::frame::{Frame, FrameError};
 use crate::held::{HeldFlow, other};
 use crate::layout::{
-    Flow, FlowKey, HELD_FINAL, HELD_FIRST, HELD_SERVER_ENDED, HELD_SERVER_SPOKE, Held, State,
-    id_of, read_held,
+    EVASION_DECOY, EVASION_TABLE_FULL, Flow, FlowKey, HELD_FINAL, HELD_FIRST, HELD_REFUSED,
+    HELD_SERVER_ENDED, HELD_SERVER_SPOKE, Held, State, id_of, read_held,
 };
 use crate::state::Swap;
-use weir_policy::snapshot::Side;
 
 /// How long the entry of a finished flow (tombstone, blocked) stays after its last packet.
 const TOMBSTONE: Duration = Duration::from_secs(60);
@@ -173,6 +172,13 @@ impl RingThread {
         }
         let core = Arc::clone(&self.core);
         let Some(links) = core.segments.get(&held.key.segment) else { return };
+        if held.kind == HELD_REFUSED {
+            links.counts.add(Count::Refused);
+            links.reset_client(&held.key, &held.flow);
+            links.reset_server(&held.key, &held.flow);
+            self.bury_blocked(held.key, held.id);
+            return;
+        }
         let frame = match frame {
             Ok(frame) => frame,
             Err(error) => {
@@ -218,6 +224,10 @@ impl RingThread {
                         let conflicts = state.judged.as_ref().is_some_and(|j| j.conflicts(&frame));
                         if conflicts {
                             links.counts.add(Count::WatchedConflicting);
+                            drop(state);
+                            if core.blocks(EVASION_DECOY) {
+                                self.block_watched(held.key, held.id);
+                            }
                         } else {
                             links.counts.add(Count::WatchedRepeated);
                             links.send(other(client_side(&held.flow)), &frame);
@@ -239,10 +249,18 @@ impl RingThread {
         self.known.insert((held.key, held.id), Arc::clone(&flow.shared));
         let room = self.core.held_now.load(Ordering::Relaxed) <= self.limits.held;
         let sent = match self.runtimes.get(runtime) {
-            Some(runtime) if room => runtime.try_send(flow).is_ok(),
-            _ => false, // dropped: released
+            Some(runtime) if room => runtime.try_send(flow).map_err(TrySendError::into_inner),
+            _ => Err(flow),
         };
-        if !sent && let Some(links) = self.core.segments.get(&held.key.segment) {
+        let (Err(flow), Some(links)) = (sent, self.core.segments.get(&held.key.segment)) else {
+            return;
+        };
+        if self.core.blocks(EVASION_TABLE_FULL) {
+            links.counts.add(Count::BlockedUnjudged);
+            if let Err(error) = flow.block(true) {
+                tracing::warn!(%error, "flow over the limit not blocked");
+            }
+        } else {
             links.counts.add(Count::ReleasedUnjudged);
         }
     }
@@ -276,9 +294,7 @@ impl RingThread {
                 if let Some(links) = self.core.segments.get(&key.segment) {
                     links.counts.add(Count::UnreadBlocked);
                 }
-                // What the ring still has of it is not sent on.
-                self.known.insert((key, id), Arc::new(Shared::blocked()));
-                self.graves.push_back((Instant::now() + TOMBSTONE, key, id, State::Blocked));
+                self.bury_blocked(key, id);
             }
             Ok(Swap::Found(State::Releasing)) => {
                 if let Err(error) = self.core.state.remove(&key, id, State::Releasing) {
@@ -287,6 +303,25 @@ impl RingThread {
             }
             Ok(_) => {} // given back because the engine seemed dead
             Err(error) => tracing::warn!(%error, "held flow stays held"),
+        }
+    }
+
+    /// What the ring still has of it is not sent on.
+    fn bury_blocked(&mut self, key: FlowKey, id: u64) {
+        self.known.insert((key, id), Arc::new(Shared::blocked()));
+        self.graves.push_back((Instant::now() + TOMBSTONE, key, id, State::Blocked));
+    }
+
+    fn block_watched(&mut self, key: FlowKey, id: u64) {
+        match self.core.state.swap(&key, id, State::Watched, State::Blocked) {
+            Ok(Swap::Done) => {
+                if let Some(links) = self.core.segments.get(&key.segment) {
+                    links.counts.add(Count::WatchBlocked);
+                }
+                self.bury_blocked(key, id);
+            }
+            Ok(_) => {} // final, or a new connection took its place
+            Err(error) => tracing::warn!(%error, "released flow stays watched"),
         }
     }
 
@@ -331,8 +366,13 @@ impl RingThread {
 
     /// No room or no patience any more; nothing to do where the release is final, as it mostly is.
     fn end_watch(&mut self, key: FlowKey, id: u64) {
-        if self.known.remove(&(key, id)).is_none() {
+        let watched = |shared: &Arc<Shared>| shared.lock().disposition == Disposition::Watched;
+        if !self.known.get(&(key, id)).is_some_and(watched) {
             return;
+        }
+        self.known.remove(&(key, id));
+        if self.core.blocks(EVASION_DECOY) {
+            return self.block_watched(key, id);
         }
         match self.core.state.remove(&key, id, State::Watched) {
             Ok(Swap::Done) => {
@@ -356,6 +396,14 @@ impl RingThread {
                 continue;
             }
             self.known.remove(&(key, id));
+            // From here on the bridge carries what the client sends: its server must have ended.
+            if state == State::Blocked
+                && let Ok(flow) = self.flows.get(&key, 0)
+                && id_of(flow.word) == id
+                && let Some(links) = self.core.segments.get(&key.segment)
+            {
+                links.reset_server(&key, &flow);
+            }
             match self.core.state.remove(&key, id, state) {
                 Ok(Swap::Done) => {
                     if let Some(links) = self.core.segments.get(&key.segment) {
@@ -384,8 +432,4 @@ impl RingThread {
 pub fn monotonic_nanoseconds() -> io::Result<u64> {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
     Ok(Duration::from(now).as_nanos() as u64)
-}
-
-fn client_side(flow: &Flow) -> Side {
-    if flow.client_side == 0 { Side::A } else { Side::B }
 }

@@ -19,12 +19,15 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie, MapData, MapError};
 use weir_policy::Snapshot;
-use weir_policy::snapshot::{Layer2Fallback, SegmentId};
+use weir_policy::snapshot::{Evasion, EvasionAction, Layer2Fallback, SegmentId};
 
 use crate::layout::rules::{
     Classes, FilterEntry, NetworkKey, PolicySet, ROWS, Row, TRAFFIC_FILTERS, VIRTUAL_SEGMENTS,
 };
-use crate::layout::{Configuration, SegmentSettings};
+use crate::layout::{
+    Configuration, EVASION_DECOY, EVASION_FRAGMENTS, EVASION_SERVER_SPEAKS_FIRST, EVASION_SYN_DATA,
+    EVASION_TABLE_FULL, EVASION_UNSEEN_HANDSHAKE, EVASION_UNTAKEABLE_OPTIONS, SegmentSettings,
+};
 use crate::programs::{ProgramError, chain};
 use crate::ring::monotonic_nanoseconds;
 use counts::RuleCounts;
@@ -169,6 +172,7 @@ impl Tables {
         }
         self.reputation.apply(&snapshot.precedence.reputation)?;
         self.current.generation += 1;
+        self.current.evasion = evasion(&snapshot.device.evasion);
         self.put_in_force()?;
         wait_for_packets();
         self.counts.changed(snapshot, half);
@@ -293,6 +297,22 @@ impl Tables {
 
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2)
+}
+
+/// EVASION_... bits of the ways that are blocked.
+pub fn evasion(evasion: &Evasion) -> u32 {
+    [
+        (evasion.server_speaks_first, EVASION_SERVER_SPEAKS_FIRST),
+        (evasion.syn_data, EVASION_SYN_DATA),
+        (evasion.untakeable_options, EVASION_UNTAKEABLE_OPTIONS),
+        (evasion.unseen_handshake, EVASION_UNSEEN_HANDSHAKE),
+        (evasion.fragments, EVASION_FRAGMENTS),
+        (evasion.decoy, EVASION_DECOY),
+        (evasion.table_full, EVASION_TABLE_FULL),
+    ]
+    .into_iter()
+    .filter_map(|(action, bit)| (action == EvasionAction::Block).then_some(bit))
+    .sum()
 }
 
 /// Until no packet is looked up in the half that was in force: the next snapshot is written there.

@@ -165,8 +165,7 @@ impl HeldFlow {
         // Held until the state is changed: what comes by the ring meanwhile waits.
         let mut state = shared.lock();
         self.absorb_locked(&mut state);
-        let Some(links) = self.links().filter(|_| !state.server_spoke && !state.server_ended)
-        else {
+        let Some(links) = self.links().filter(|_| !state.server_ended) else {
             return Err(TakeOverError::NotHeld);
         };
         let mtu = |side| links.port(side).mtu().map_err(TakeOverError::Socket);

@@ -49,13 +49,7 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
                 judge(&policy.snapshot, &candidate, &peek.first_bytes()),
             )
         }
-        // To judge it is no TLS: on a server proxy nothing else may be spoken (SPEC T9).
-        First::ServerSpoke => match judge(&policy.snapshot, &candidate, &FirstBytes::NotTls) {
-            Decision::Release(Outcome::Bypassed(Bypassed::NotTls)) => {
-                Decision::Release(Outcome::Bypassed(Bypassed::ServerSpokeFirst))
-            }
-            decision => decision,
-        },
+        First::ServerSpoke => judge(&policy.snapshot, &candidate, &FirstBytes::ServerSpokeFirst),
         First::Ended => Decision::Release(Outcome::Bypassed(Bypassed::EndedWhileHeld)),
         // Whether anything can come of it at all: exceptions by address are known already.
         First::StillIncomplete => judge(&policy.snapshot, &candidate, &PROMISING),

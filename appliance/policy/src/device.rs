@@ -35,6 +35,7 @@ pub struct Device {
     pub web_mode: bool,
     pub vlan_translation: bool,
     pub health: Health,
+    pub evasion: Evasion,
 }
 
 impl Default for Device {
@@ -49,6 +50,7 @@ impl Default for Device {
             web_mode: false,
             vlan_translation: false,
             health: Health::default(),
+            evasion: Evasion::default(),
         }
     }
 }
@@ -67,6 +69,53 @@ pub enum OverThreshold {
 }
 
 impl OverThreshold {
+    /// As the document has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::Block => "block",
+        }
+    }
+}
+
+/// What becomes of a flow whose end provokes a bypass, by each way there is (SPEC D15). Each is
+/// counted whatever is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evasion {
+    /// The server sends data before the client's first bytes were judged.
+    pub server_speaks_first: EvasionAction,
+    /// Data in a SYN. Bypass: only a flow whose server takes it passes.
+    pub syn_data: EvasionAction,
+    /// TCP-AO, TCP-MD5 or malformed options in a handshake.
+    pub untakeable_options: EvasionAction,
+    /// Data of a flow whose SYN-ACK, or server's data, took another path.
+    pub unseen_handshake: EvasionAction,
+    /// IP fragments of TCP packets.
+    pub fragments: EvasionAction,
+    /// Other bytes in the place of those that were judged, before the server acknowledged these; or
+    /// a server that does not acknowledge them. Bypass: what differs is dropped for as long as the
+    /// flow is watched.
+    pub decoy: EvasionAction,
+    /// No room for another held flow.
+    pub table_full: EvasionAction,
+    /// A ClientHello that breaks the grammar, on a client proxy (a server proxy blocks it, SPEC T9).
+    pub malformed_hello: EvasionAction,
+    /// A ClientHello over 64 KiB on a client proxy (a server proxy blocks it, SPEC T9).
+    pub oversize_hello: EvasionAction,
+    /// A ClientHello that its client ends in the middle.
+    pub incomplete_hello: EvasionAction,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EvasionAction {
+    /// Left to the bridge.
+    #[default]
+    Bypass,
+    Block,
+}
+
+impl EvasionAction {
     /// As the document has it.
     pub fn word(self) -> &'static str {
         match self {

@@ -21,8 +21,8 @@ pub(crate) use rules::{
 };
 
 use crate::snapshot::{
-    DecidedBy, Layer2Fallback, LinkDownSynchronisation, OnEncryptedClientHello, OnRefusal,
-    OverThreshold, QuicAction, Service, Side,
+    DecidedBy, EvasionAction, Layer2Fallback, LinkDownSynchronisation, OnEncryptedClientHello,
+    OnRefusal, OverThreshold, QuicAction, Service, Side,
 };
 
 /// Longest name of a proxy, policy, profile, virtual segment or filter set (SPEC P2).
@@ -47,6 +47,18 @@ heartbeat-timeout = 500
 overload-lag = 200
 recovery-time = 2
 drain-time = 300
+
+[device.evasion]
+server-speaks-first = \"bypass\"
+syn-data = \"bypass\"
+untakeable-options = \"bypass\"
+unseen-handshake = \"bypass\"
+fragments = \"bypass\"
+decoy = \"bypass\"
+table-full = \"bypass\"
+malformed-hello = \"bypass\"
+oversize-hello = \"bypass\"
+incomplete-hello = \"bypass\"
 ";
 
 #[derive(Debug, Deserialize)]
@@ -92,6 +104,22 @@ pub(crate) struct DeviceSection {
     pub web_mode: bool,
     pub vlan_translation: bool,
     pub health: HealthSection,
+    pub evasion: EvasionSection,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct EvasionSection {
+    pub server_speaks_first: EvasionAction,
+    pub syn_data: EvasionAction,
+    pub untakeable_options: EvasionAction,
+    pub unseen_handshake: EvasionAction,
+    pub fragments: EvasionAction,
+    pub decoy: EvasionAction,
+    pub table_full: EvasionAction,
+    pub malformed_hello: EvasionAction,
+    pub oversize_hello: EvasionAction,
+    pub incomplete_hello: EvasionAction,
 }
 
 #[derive(Debug, Deserialize)]

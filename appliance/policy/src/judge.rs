@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use crate::outcome::{Blocked, Bypassed, NotDecrypted, Outcome};
 use crate::precedence::{BlockedBy, PacketFacts, Passage, TCP, evaluate};
 use crate::snapshot::{
-    ClientPolicy, DecidedBy, OnEncryptedClientHello, PortRange, Profile, SegmentId, ServerPolicy,
-    Side, Snapshot, VirtualSegment,
+    ClientPolicy, DecidedBy, EvasionAction, OnEncryptedClientHello, PortRange, Profile, SegmentId,
+    ServerPolicy, Side, Snapshot, VirtualSegment,
 };
 
 /// A held flow, as far as policy looks at it.
@@ -42,6 +42,8 @@ pub enum FirstBytes<'a> {
     Oversize,
     /// Still incomplete when the hold's time was up, or the client closed.
     Incomplete,
+    /// None that count: the server sent data before.
+    ServerSpokeFirst,
 }
 
 /// What to do with a held flow.
@@ -99,7 +101,9 @@ pub enum PolicyKind {
 ///    detection port; none: bypassed;
 /// 4. source exceptions;
 /// 5. what is not a TLS handshake, or a malformed or oversize one: blocked on a server proxy (SPEC
-///    T9: what its servers might still accept must not pass it by), bypassed on a client proxy;
+///    T9: what its servers might still accept must not pass it by), as is a server that speaks
+///    first; on a client proxy bypassed, or blocked where that might be evasion and policy says so
+///    (SPEC D15); so is an incomplete hello;
 /// 6. domains not to decrypt (client policy), by the client's word where that is trusted (SPEC T5);
 ///    else the engine asks the server's certificate;
 /// 7. an encrypted hello (client policy), as the proxy says;
@@ -124,11 +128,18 @@ pub fn judge(snapshot: &Snapshot, candidate: &Candidate, first: &FirstBytes<'_>)
     if policy.source_exceptions().iter().any(|network| network.contains(&candidate.client.ip())) {
         return Decision::Release(Outcome::NotDecrypted(NotDecrypted::SourceException));
     }
+    let ways = &snapshot.device.evasion;
     let (server_name, supported, encrypted) = match (*first, policy) {
         (FirstBytes::ClientHello { server_name, supported, encrypted }, _) => {
             (server_name, supported, encrypted)
         }
-        (FirstBytes::NotTls | FirstBytes::Malformed | FirstBytes::Oversize, Owner::Server(..)) => {
+        (
+            FirstBytes::NotTls
+            | FirstBytes::Malformed
+            | FirstBytes::Oversize
+            | FirstBytes::ServerSpokeFirst,
+            Owner::Server(..),
+        ) => {
             return Decision::Block {
                 outcome: Outcome::Blocked(Blocked::NotTlsOnServerProxy),
                 reset: true,
@@ -136,9 +147,21 @@ pub fn judge(snapshot: &Snapshot, candidate: &Candidate, first: &FirstBytes<'_>)
         }
         (FirstBytes::NotTls, Owner::Client(..)) => return bypass(Bypassed::NotTls),
         (FirstBytes::Sslv2Hello, _) => return bypass(Bypassed::UnsupportedTls),
-        (FirstBytes::Malformed, _) => return bypass(Bypassed::MalformedHello),
-        (FirstBytes::Oversize, _) => return bypass(Bypassed::OversizeHello),
-        (FirstBytes::Incomplete, _) => return bypass(Bypassed::IncompleteHello),
+        (FirstBytes::Malformed, _) => {
+            let blocked = Blocked::MalformedHello;
+            return evasion(ways.malformed_hello, Bypassed::MalformedHello, blocked);
+        }
+        (FirstBytes::Oversize, _) => {
+            return evasion(ways.oversize_hello, Bypassed::OversizeHello, Blocked::OversizeHello);
+        }
+        (FirstBytes::Incomplete, _) => {
+            let blocked = Blocked::IncompleteHello;
+            return evasion(ways.incomplete_hello, Bypassed::IncompleteHello, blocked);
+        }
+        (FirstBytes::ServerSpokeFirst, _) => {
+            let blocked = Blocked::ServerSpokeFirst;
+            return evasion(ways.server_speaks_first, Bypassed::ServerSpokeFirst, blocked);
+        }
     };
     if let (Owner::Client(_, client), Some(name)) = (policy, server_name)
         && let Some(index) = client.decryption_policy
@@ -208,6 +231,14 @@ pub fn policy_of(snapshot: &Snapshot, candidate: &Candidate) -> Option<Inspectio
 
 fn bypass(reason: Bypassed) -> Decision {
     Decision::Release(Outcome::Bypassed(reason))
+}
+
+/// What could be meant to provoke a bypass (SPEC D15).
+fn evasion(action: EvasionAction, bypassed: Bypassed, blocked: Blocked) -> Decision {
+    match action {
+        EvasionAction::Bypass => bypass(bypassed),
+        EvasionAction::Block => Decision::Block { outcome: Outcome::Blocked(blocked), reset: true },
+    }
 }
 
 /// The policy that owns a flow, with its place in the profile.

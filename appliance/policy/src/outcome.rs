@@ -97,6 +97,11 @@ pub enum Blocked {
     HeadTooLarge,
     /// Traffic that breaks the grammar of the service it is said to be.
     ProtocolViolation,
+    /// As [`Bypassed`] has them, where policy blocks that way of evasion (SPEC D15).
+    MalformedHello,
+    OversizeHello,
+    IncompleteHello,
+    ServerSpokeFirst,
     /// The kernel failed amid the takeover: neither end's connection could be kept, both are reset.
     LostInTakeover,
     /// The maximum of concurrent sessions was reached and the device blocks past it (SPEC D9).
@@ -189,6 +194,10 @@ impl fmt::Display for Blocked {
             Self::ClientHandshakeFailed => f.write_str("TLS handshake with the client failed"),
             Self::HeadTooLarge => f.write_str("message head over 64 KiB"),
             Self::ProtocolViolation => f.write_str("protocol violation"),
+            Self::MalformedHello => f.write_str("malformed ClientHello"),
+            Self::OversizeHello => f.write_str("ClientHello over 64 KiB"),
+            Self::IncompleteHello => f.write_str("incomplete ClientHello"),
+            Self::ServerSpokeFirst => f.write_str("server spoke first"),
             Self::LostInTakeover => f.write_str("lost in takeover"),
             Self::SessionThreshold => f.write_str("maximum of concurrent sessions"),
             Self::ClearedByCommand => f.write_str("cleared by command"),

@@ -7,8 +7,8 @@ use std::time::Duration;
 use support::{errors, load, load_layers, messages};
 
 use weir_policy::snapshot::{
-    Device, Layer2Fallback, LinkDownSynchronisation, OnEncryptedClientHello, OnRefusal,
-    OverThreshold, SegmentId, Side,
+    Device, Evasion, EvasionAction, Layer2Fallback, LinkDownSynchronisation,
+    OnEncryptedClientHello, OnRefusal, OverThreshold, SegmentId, Side,
 };
 use weir_policy::suites::{Allowed, Protocol};
 use weir_policy::{Layer, Syntax};
@@ -127,6 +127,7 @@ fn settings_of_device_and_segments_have_their_defaults_and_can_be_given() {
   device:
     over-threshold: block
     health: { heartbeat-timeout: 700, recovery-time: 5 }
+    evasion: { fragments: block, decoy: block }
   segments:
     - { id: 1, link-down-synchronisation: wire, wait-time: 3 }
     - { id: 2, link-down-synchronisation: breaker }
@@ -137,6 +138,9 @@ fn settings_of_device_and_segments_have_their_defaults_and_can_be_given() {
     assert_eq!(snapshot.device.health.heartbeat_timeout, Duration::from_millis(700));
     assert_eq!(snapshot.device.health.recovery_time, Duration::from_secs(5));
     assert_eq!(snapshot.device.health.drain_time, Duration::from_secs(300));
+    let evasion = snapshot.device.evasion;
+    let block = EvasionAction::Block;
+    assert_eq!(evasion, Evasion { fragments: block, decoy: block, ..Evasion::default() });
     let links = snapshot.segments.iter().map(|s| (s.link_down_synchronisation, s.wait_time));
     let wait = Duration::from_secs;
     assert_eq!(

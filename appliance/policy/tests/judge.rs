@@ -136,6 +136,31 @@ fn what_is_no_whole_hello_is_blocked_on_a_server_proxy_and_bypassed_on_a_client_
 }
 
 #[test]
+fn what_could_be_evasion_is_bypassed_or_blocked_as_policy_says() {
+    let mut snapshot = whole();
+    let evasion = &mut snapshot.device.evasion;
+    for action in [
+        &mut evasion.malformed_hello,
+        &mut evasion.oversize_hello,
+        &mut evasion.incomplete_hello,
+        &mut evasion.server_speaks_first,
+    ] {
+        *action = EvasionAction::Block;
+    }
+    for (first, passes, reason) in [
+        (FirstBytes::Malformed, Bypassed::MalformedHello, Blocked::MalformedHello),
+        (FirstBytes::Oversize, Bypassed::OversizeHello, Blocked::OversizeHello),
+        (FirstBytes::Incomplete, Bypassed::IncompleteHello, Blocked::IncompleteHello),
+        (FirstBytes::ServerSpokeFirst, Bypassed::ServerSpokeFirst, Blocked::ServerSpokeFirst),
+    ] {
+        let outcome = Outcome::Blocked(reason);
+        let blocked = Decision::Block { outcome, reset: true };
+        assert_eq!(judge(&snapshot, &flow(ELSEWHERE), &first), blocked);
+        assert_eq!(judge(&whole(), &flow(ELSEWHERE), &first), bypassed(passes));
+    }
+}
+
+#[test]
 fn hello_that_cannot_be_decrypted_is_bypassed_with_its_reason() {
     let snapshot = whole();
     let unsupported =
@@ -263,7 +288,7 @@ fn snapshot_with_a_dangling_reference_is_refused_when_it_is_read() {
     }
 }
 
-fn every_first_bytes() -> [FirstBytes<'static>; 7] {
+fn every_first_bytes() -> [FirstBytes<'static>; 8] {
     [
         FirstBytes::ClientHello {
             server_name: Some("www.bank.example"),
@@ -276,6 +301,7 @@ fn every_first_bytes() -> [FirstBytes<'static>; 7] {
         FirstBytes::Malformed,
         FirstBytes::Oversize,
         FirstBytes::Incomplete,
+        FirstBytes::ServerSpokeFirst,
     ]
 }
 

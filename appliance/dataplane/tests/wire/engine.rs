@@ -35,8 +35,18 @@ pub struct Engine {
 
 impl Engine {
     pub fn open(names: &Names, pins: &Path, attach: Attach) -> (Self, HeldFlows) {
+        Self::open_changed(names, pins, attach, |_| {})
+    }
+
+    pub fn open_changed(
+        names: &Names,
+        pins: &Path,
+        attach: Attach,
+        change: impl FnOnce(&mut Options),
+    ) -> (Self, HeldFlows) {
         let mut options = Options::new(names.clone(), vec![SEGMENT], pins.to_owned());
         options.attach = attach;
+        change(&mut options);
         let (engine, mut held) = Self::open_with(options);
         (engine, held.remove(0))
     }

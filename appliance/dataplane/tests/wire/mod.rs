@@ -122,6 +122,15 @@ impl Wire {
         Engine::open(&self.names, &self.pins, attach)
     }
 
+    /// As above, opened with other options.
+    pub fn engine_with(
+        &self,
+        attach: Attach,
+        change: impl FnOnce(&mut weir_dataplane::Options),
+    ) -> (Engine, HeldFlows) {
+        Engine::open_changed(&self.names, &self.pins, attach, change)
+    }
+
     /// An engine as a process of its own, once it is ready: this test binary again, running
     /// `engine_of_its_own` alone.
     pub fn engine_process(&self, does: &str) -> Child {

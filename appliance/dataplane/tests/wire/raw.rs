@@ -44,6 +44,7 @@ pub struct Segment<'a> {
     pub ttl: u8,
     pub window: u16,
     pub bad_checksum: bool,
+    pub more_fragments: bool,
 }
 
 /// A segment that arrived.
@@ -116,6 +117,7 @@ impl Raw {
             ttl: 64,
             window: 60_000,
             bad_checksum: false,
+            more_fragments: false,
         }
     }
 
@@ -151,7 +153,8 @@ impl Raw {
         let mut frame = self.mac.to_vec();
         frame.extend([8, 0, 0x45, 0]);
         frame.extend((length + 20).to_be_bytes());
-        frame.extend([0, 0, 0x40, 0, segment.ttl, 6, 0, 0]);
+        let fragment = if segment.more_fragments { 0x20 } else { 0x40 };
+        frame.extend([0, 0, fragment, 0, segment.ttl, 6, 0, 0]);
         frame.extend(self.local.0);
         frame.extend(self.remote.0);
         let header = checksum(&frame[14..34]);

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::MAX_SEGMENTS;
 use super::check::{Check, path, path2};
-use crate::document::{DeviceSection, Document, HealthSection};
+use crate::document::{DeviceSection, Document, EvasionSection, HealthSection};
 use crate::layers::{Path, child};
-use crate::snapshot::{Device, FLOW_TABLE, Health, MOST_SESSIONS, Segment, SegmentId};
+use crate::snapshot::{Device, Evasion, FLOW_TABLE, Health, MOST_SESSIONS, Segment, SegmentId};
 
 /// Longest wait before a port follows its partner down, seconds.
 const LONGEST_WAIT: u32 = 240;
@@ -46,6 +46,7 @@ impl Check<'_> {
             web_mode: section.web_mode,
             vlan_translation: section.vlan_translation,
             health: self.health(&section.health),
+            evasion: evasion(&section.evasion),
         }
     }
 
@@ -162,5 +163,21 @@ impl Check<'_> {
             });
         }
         segments
+    }
+}
+
+/// SPEC D15: every combination is a policy.
+fn evasion(section: &EvasionSection) -> Evasion {
+    Evasion {
+        server_speaks_first: section.server_speaks_first,
+        syn_data: section.syn_data,
+        untakeable_options: section.untakeable_options,
+        unseen_handshake: section.unseen_handshake,
+        fragments: section.fragments,
+        decoy: section.decoy,
+        table_full: section.table_full,
+        malformed_hello: section.malformed_hello,
+        oversize_hello: section.oversize_hello,
+        incomplete_hello: section.incomplete_hello,
     }
 }

@@ -56,6 +56,22 @@ impl Page {
         self.pair(3, "overload-lag", device.health.overload_lag.as_millis());
         self.pair(3, "recovery-time", device.health.recovery_time.as_secs());
         self.pair(3, "drain-time", device.health.drain_time.as_secs());
+        self.line(2, "evasion:");
+        let evasion = &device.evasion;
+        for (way, action) in [
+            ("server-speaks-first", evasion.server_speaks_first),
+            ("syn-data", evasion.syn_data),
+            ("untakeable-options", evasion.untakeable_options),
+            ("unseen-handshake", evasion.unseen_handshake),
+            ("fragments", evasion.fragments),
+            ("decoy", evasion.decoy),
+            ("table-full", evasion.table_full),
+            ("malformed-hello", evasion.malformed_hello),
+            ("oversize-hello", evasion.oversize_hello),
+            ("incomplete-hello", evasion.incomplete_hello),
+        ] {
+            self.pair(3, way, action.word());
+        }
     }
 
     fn segments(&mut self, snapshot: &Snapshot) {
