@@ -1,7 +1,8 @@
 /* Counters kept by the programs, one per segment and CPU: COUNTER(name, what one count means).
  * build.rs makes the names known to user space from this list; order is the index in the map. */
 COUNTER(fragment_passed, "IP fragment, left to the bridge")
-COUNTER(fragment_dropped, "first IP fragment of a watched, held or taken flow")
+COUNTER(fragmented_flow_passed, "IP fragment of a TCP flow before anything of it was held, flow left to the bridge")
+COUNTER(fragment_dropped, "first IP fragment of a held or taken flow, or of one whose release is not final")
 COUNTER(qinq_passed, "packet with a second VLAN tag, or an 802.1ad one, left to the bridge")
 COUNTER(outer_fragment_passed, "fragment of a tunnel's packet, left to the bridge")
 COUNTER(outer_options_passed, "tunnel's packet with IPv4 options, left to the bridge")

@@ -79,32 +79,45 @@ static __noinline int on_icmp_error(struct __sk_buff *skb, struct packet *p, str
 	return to_engine(skb, p, port);
 }
 
-/* TCP in IP fragments. A first fragment of a flow that is watched, held or taken is dropped: what is
- * reassembled at the end would never have been looked at (SPEC D15). Later fragments name no ports
- * and pass, but nothing comes of them without the first. A flow whose SYN was a fragment is unknown
- * here and passes, counted. */
+/* TCP in IP fragments. A first fragment of a flow that is held, watched or taken is dropped: what is
+ * reassembled at the end would never have been looked at (SPEC D15). Before anything was held, policy
+ * lets the flow pass by it: else it would not have come here. Later fragments name no ports and pass,
+ * but nothing comes of them without the first. A flow whose SYN was a fragment is unknown here and
+ * passes, counted. */
 static __noinline int on_fragment(struct packet *p)
 {
 	if (!p)
 		return TC_ACT_OK;
-	if (p->protocol == IPPROTO_TCP && !p->later_fragment) {
-		struct flow *f = bpf_map_lookup_elem(&flows, &p->key);
+	__u32 segment = p->key.segment;
+	if (p->protocol != IPPROTO_TCP || p->later_fragment)
+		goto passed;
+	struct flow *f = bpf_map_lookup_elem(&flows, &p->key), *watched = 0;
+	if (!f)
+		watched = bpf_map_lookup_elem(&half_open, &p->key);
+	if (!f && !watched && is_gre(p->key.tunnel) && pair_gre_key(p)) {
+		f = bpf_map_lookup_elem(&flows, &p->key);
 		if (!f)
-			f = bpf_map_lookup_elem(&half_open, &p->key);
-		if (!f && is_gre(p->key.tunnel) && pair_gre_key(p)) {
-			f = bpf_map_lookup_elem(&flows, &p->key);
-			if (!f)
-				f = bpf_map_lookup_elem(&half_open, &p->key);
-		}
-		if (f) {
-			__u32 state = *(volatile __u64 *)&f->word & 0xff;
-			if (state != STATE_IGNORED && state != STATE_RELEASED) {
-				count(p->key.segment, fragment_dropped);
-				return TC_ACT_SHOT;
-			}
-		}
+			watched = bpf_map_lookup_elem(&half_open, &p->key);
 	}
-	count(p->key.segment, fragment_passed);
+	if (f && (*(volatile __u64 *)&f->word & 0xff) != STATE_RELEASED) {
+		count(segment, fragment_dropped);
+		return TC_ACT_SHOT;
+	}
+	if (watched) {
+		__u64 word = *(volatile __u64 *)&watched->word;
+		if (p->from_low == watched->client_low && expires_early(p, watched)) {
+			count(segment, client_ttl_dropped);
+			return TC_ACT_SHOT;
+		}
+		if ((word & 0xff) == STATE_HELD) {
+			count(segment, state_race_dropped); /* another CPU is holding it at this moment */
+			return TC_ACT_SHOT;
+		}
+		if ((word & 0xff) == STATE_HALF_OPEN && swap(watched, word, STATE_IGNORED))
+			count(segment, fragmented_flow_passed);
+	}
+passed:
+	count(segment, fragment_passed);
 	return TC_ACT_OK;
 }
 

@@ -216,6 +216,9 @@ fn fragments_of_tcp_packets_pass_or_are_dropped() {
             server.expect_none("a fragment passed", |a| !a.payload.is_empty());
         } else {
             server.expect("the fragment", |a| a.payload == b"fragment");
+            assert_eq!(engine.counter("fragmented_flow_passed"), 1);
+            client.send(8, b"and what follows");
+            server.expect("the rest", |a| a.payload == b"and what follows");
         }
         assert_eq!(engine.counter("flow_held"), 0);
     }
