@@ -192,7 +192,7 @@ static __noinline int refuse_flow(struct packet *p, struct flow *f, __u64 word, 
 			count(segment, state_race_dropped);
 		return TC_ACT_SHOT;
 	}
-	bpf_ringbuf_submit(h, 0);
+	bpf_ringbuf_submit(h, wake(word));
 	count(segment, server_spoke_first_dropped);
 	return TC_ACT_SHOT;
 }
@@ -209,7 +209,7 @@ static __always_inline int server_ends_hold(struct packet *p, struct flow *f, __
 	describe(0, p, f, word, h, p->payload ? HELD_SERVER_SPOKE : HELD_SERVER_ENDED, 0);
 	if (p->payload && (c->evasion & EVASION_SERVER_SPEAKS_FIRST)) {
 		/* Still held: its judge blocks it. */
-		bpf_ringbuf_submit(h, 0);
+		bpf_ringbuf_submit(h, wake(word));
 		count(segment, server_spoke_first_dropped);
 		return TC_ACT_SHOT;
 	}
