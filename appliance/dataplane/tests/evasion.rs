@@ -121,8 +121,7 @@ fn multipath_and_fast_open_are_neutralised_and_the_flow_is_taken_over() {
     ];
     // The server is a kernel: a wrong checksum would be a SYN without an answer.
     let listener = wire.listen();
-    let mut port = 4000;
-    for (name, options) in cases {
+    for (port, (name, options)) in (4000..).zip(cases) {
         assert!(options.len().is_multiple_of(4), "{name}");
         let mut client = Raw::client(&wire, port, KERNEL);
         client.options = options;
@@ -134,7 +133,6 @@ fn multipath_and_fast_open_are_neutralised_and_the_flow_is_taken_over() {
         server.read_exact(&mut bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
         server.write_all(b"answer").unwrap();
         client.expect(name, |a| a.payload == b"answer");
-        port += 1;
     }
     assert_eq!(engine.counter("flow_taken_over"), 5);
     // A handshake's SYN may have been sent more than once.
