@@ -15,8 +15,10 @@ enum refusal { TAKEABLE = 0, REFUSE_MALFORMED, REFUSE_MPTCP, REFUSE_FAST_OPEN, R
 
 #define NEUTRALISED 4 /* options overwritten in one SYN; it is malformed past them */
 
-/* Options of a SYN or SYN-ACK (RFC 9293 3.2; kinds from IANA's list). */
-static __noinline int read_options(struct __sk_buff *skb, __u32 at, __u32 length, struct tcp_options *options)
+/* Options of a SYN or SYN-ACK (RFC 9293 3.2; kinds from IANA's list). Not static, as neutralise():
+ * the verifier looks at it once and by itself, not again for every caller and turn of a loop, which
+ * is more than that of 6.1 does. */
+__noinline int read_options(struct __sk_buff *skb, __u32 at, __u32 length, struct tcp_options *options)
 {
 	__u32 end = at + length;
 	__u8 head[2];
@@ -76,7 +78,7 @@ static __noinline int read_options(struct __sk_buff *skb, __u32 at, __u32 length
 
 /* Overwrites an option with no-operations (kind 1) and mends the checksum, two bytes at a time as
  * that is made of them. `at` and `length` are the option's, `l4` is the TCP header's offset. */
-static __noinline int neutralise(struct __sk_buff *skb, __u32 l4, __u32 at, __u32 length)
+__noinline int neutralise(struct __sk_buff *skb, __u32 l4, __u32 at, __u32 length)
 {
 	__u32 word = at - ((at - l4) & 1);
 	for (int i = 0; i < 21; i++) {

@@ -7,10 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use weir_dataplane::{
-    Attach, Dataplane, Held, HeldFlow, HeldFlows, Options, TakenFlow, set_reset_on_close,
+    Attach, Dataplane, Held, HeldFlow, HeldFlows, Options, Relayed, TakenFlow, set_reset_on_close,
 };
 use weir_policy::Snapshot;
 use weir_policy::secret::SecretBytes;
@@ -189,43 +187,10 @@ async fn judge(mut flow: HeldFlow, enough: usize, does: Does) {
     }
 }
 
-/// Moves bytes both ways; ends in order where both ends do, else resets.
-pub async fn pass_through(taken: TakenFlow) {
-    let TakenFlow { client, server, received, guard } = taken;
-    let (client, server) = (client, server);
-    let result = relay(client, server, &received).await;
-    if let Ok((client, server)) = result {
-        set_reset_on_close(&client, false).unwrap();
-        set_reset_on_close(&server, false).unwrap();
-    }
-    drop(guard);
-}
-
-async fn relay(
-    mut client: TcpStream,
-    mut server: TcpStream,
-    received: &[u8],
-) -> std::io::Result<(TcpStream, TcpStream)> {
-    server.write_all(received).await?;
-    let (mut client_read, mut client_write) = client.split();
-    let (mut server_read, mut server_write) = server.split();
-    tokio::try_join!(
-        copy(&mut client_read, &mut server_write),
-        copy(&mut server_read, &mut client_write)
-    )?;
-    Ok((client, server))
-}
-
-async fn copy(
-    from: &mut tokio::net::tcp::ReadHalf<'_>,
-    to: &mut tokio::net::tcp::WriteHalf<'_>,
-) -> std::io::Result<()> {
-    let mut bytes = vec![0; 64 * 1024];
-    loop {
-        let length = from.read(&mut bytes).await?;
-        if length == 0 {
-            return to.shutdown().await;
-        }
-        to.write_all(&bytes[..length]).await?;
+/// Moves bytes both ways as the engine does; ends in order where both ends do, else resets.
+pub async fn pass_through(mut taken: TakenFlow) {
+    if taken.relay(&mut Relayed::default()).await.is_ok() {
+        set_reset_on_close(&taken.client, false).unwrap();
+        set_reset_on_close(&taken.server, false).unwrap();
     }
 }
