@@ -43,7 +43,7 @@ struct Arguments {
     /// The network namespace of the ports; where it is missing there are none.
     #[arg(long, value_name = "PATH", default_value = "/run/netns/wire")]
     namespace: PathBuf,
-    /// Largest file, MiB.
+    /// Largest file, MiB; less where the disk is small.
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     largest_file: u64,
 }

@@ -45,6 +45,7 @@ pub struct Plan {
 pub struct Running {
     pub name: String,
     pub ports: Vec<String>,
+    largest_file: u64,
     stop: AtomicBool,
     state: Mutex<State>,
 }
@@ -66,6 +67,7 @@ impl Running {
         let running = Arc::new(Self {
             name: name.to_owned(),
             ports: plan.ports.iter().map(|port| port.name.clone()).collect(),
+            largest_file: plan.largest_file,
             stop: AtomicBool::new(false),
             state: Mutex::default(),
         });
@@ -88,6 +90,13 @@ impl Running {
 
     pub fn has_ended(&self) -> bool {
         self.lock().ended.is_some()
+    }
+
+    /// Bytes that it may still write to its file: what its writer keeps back counts as written, so
+    /// that this is short by at most the writer's buffer.
+    pub fn promised(&self) -> u64 {
+        let state = self.lock();
+        if state.ended.is_some() { 0 } else { self.largest_file.saturating_sub(state.bytes) }
     }
 
     /// With the lines from the one numbered `from` on.

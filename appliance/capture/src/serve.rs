@@ -115,6 +115,8 @@ impl Captures {
             .map(|name| Port::open(name).map_err(|error| format!("port {name}: {error}")))
             .collect::<Result<Vec<_>, _>>()?;
         let name = options.file.clone().unwrap_or_else(|| name_of(&options.port));
+        let promised = self.known.iter().fold(0u64, |sum, one| sum.saturating_add(one.promised()));
+        let largest_file = self.store.room(self.largest_file, promised)?;
         let file = self.store.create(&name)?;
         let plan = Plan {
             ports: opened,
@@ -122,7 +124,7 @@ impl Captures {
             count,
             duration: Duration::from_secs(duration),
             snaplen: u32::try_from(snaplen).unwrap_or(MOST_SNAPLEN),
-            largest_file: self.largest_file,
+            largest_file,
             print: options.print,
         };
         let running = Running::start(&name, plan, file)
