@@ -34,7 +34,7 @@ pub struct Monitor {
     /// Why flows are not judged, and since when nothing speaks for it any more.
     fallback: Option<(FallbackReason, Option<Duration>)>,
     late_since: Option<Duration>,
-    packets_lost: u64,
+    packets_lost: Option<u64>,
 }
 
 impl Monitor {
@@ -62,8 +62,9 @@ impl Monitor {
     }
 
     fn trouble(&mut self, sample: &Sample, settings: &Settings) -> Option<FallbackReason> {
-        let lost = sample.packets_lost > self.packets_lost;
-        self.packets_lost = sample.packets_lost;
+        // The first look finds what was lost before this engine began: the counters outlive engines.
+        let before = self.packets_lost.replace(sample.packets_lost);
+        let lost = before.is_some_and(|before| sample.packets_lost > before);
         if sample.lateness.max(sample.silence) > settings.overload_lag {
             self.late_since.get_or_insert(sample.now);
         } else {
@@ -113,15 +114,17 @@ mod tests {
     #[test]
     fn trouble_in_between_starts_the_time_of_health_anew() {
         let (mut monitor, settings) = (Monitor::default(), Settings::default());
-        monitor.look(&Sample { packets_lost: 1, ..at(0) }, &settings);
+        monitor.look(&Sample { packets_lost: 5, ..at(0) }, &settings);
+        assert_eq!(monitor.fallback(), None, "lost before this engine began");
+        monitor.look(&Sample { packets_lost: 6, ..at(0) }, &settings);
         assert_eq!(monitor.fallback(), Some(FallbackReason::PacketsLost));
         let lost = |milliseconds, packets_lost| Sample { packets_lost, ..at(milliseconds) };
-        monitor.look(&lost(1000, 1), &settings);
-        monitor.look(&lost(2000, 2), &settings);
-        monitor.look(&lost(2100, 2), &settings);
-        monitor.look(&lost(4000, 2), &settings);
+        monitor.look(&lost(1000, 6), &settings);
+        monitor.look(&lost(2000, 7), &settings);
+        monitor.look(&lost(2100, 7), &settings);
+        monitor.look(&lost(4000, 7), &settings);
         assert_eq!(monitor.fallback(), Some(FallbackReason::PacketsLost));
-        monitor.look(&lost(4100, 2), &settings);
+        monitor.look(&lost(4100, 7), &settings);
         assert_eq!(monitor.fallback(), None);
     }
 

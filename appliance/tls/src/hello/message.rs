@@ -213,7 +213,8 @@ fn server_name(mut data: Reader<'_>) -> Result<Option<String>, HelloError> {
         if found.is_some() {
             return Err(HelloError::SeveralServerNames);
         }
-        if name.is_empty() {
+        // A DNS name has 255 bytes at most (RFC 1035 2.3.4); a longer one would fill records and tables.
+        if name.is_empty() || name.len() > 255 {
             return Err(HelloError::Length(Field::ServerName));
         }
         if !name.iter().all(u8::is_ascii_graphic) {
