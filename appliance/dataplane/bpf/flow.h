@@ -139,15 +139,10 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 			count(segment, server_outside_window_dropped);
 			return TC_ACT_SHOT;
 		}
-		if (f->served && p->payload) {
-			/* STARTTLS, or no TLS at all (SPEC T9): it stays unsaid, and what the client says is held
-			 * and judged like any first bytes. */
-			count(segment, server_first_dropped);
-			return TC_ACT_SHOT;
-		}
+		/* STARTTLS, or no TLS at all. */
+		if (p->payload && !c->fallback && !engine_dead(c, INSTANCE) && (f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST)))
+			return hold_server_first(p, f, word, segment);
 		/* The server speaks or ends first: not TLS as we know it, not ours. */
-		if (p->payload && (c->evasion & EVASION_SERVER_SPEAKS_FIRST))
-			return refuse_flow(p, f, word, segment);
 		if (swap(f, word, STATE_IGNORED)) {
 			count(segment, server_spoke_first);
 			return TC_ACT_OK;
@@ -307,7 +302,8 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 			count(segment, server_outside_window_dropped);
 			return TC_ACT_SHOT;
 		}
-		return server_ends_hold(p, f, word, c, segment);
+		if (!engine_dead(c, f->owner))
+			return server_ends_hold(p, f, word, c, segment);
 	}
 	if (engine_dead(c, f->owner)) {
 		/* Nothing was acknowledged: the client sends it all again, and the bridge carries it. */

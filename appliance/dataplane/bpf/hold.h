@@ -170,9 +170,9 @@ static __always_inline int hold(struct __sk_buff *skb, struct packet *p, struct 
 	}
 }
 
-/* The server speaks before the client, which policy blocks: user space is told, to reset the ends
- * and to bury the entry. */
-static __noinline int refuse_flow(struct packet *p, struct flow *f, __u64 word, __u32 segment)
+/* The server speaks before the client, which a server proxy's server may not (SPEC T9), nor another
+ * where policy blocks it: the flow is held without a packet, and its judge blocks it. */
+static __noinline int hold_server_first(struct packet *p, struct flow *f, __u64 word, __u32 segment)
 {
 	if (!p || !f)
 		return TC_ACT_SHOT;
@@ -182,8 +182,8 @@ static __noinline int refuse_flow(struct packet *p, struct flow *f, __u64 word, 
 		return TC_ACT_SHOT;
 	}
 	f->touched = bpf_ktime_get_ns();
-	describe(0, p, f, word, h, HELD_REFUSED, 0);
-	int result = promote(p, f, word, STATE_BLOCKED);
+	describe(0, p, f, word, h, HELD_SERVER_FIRST, 0);
+	int result = promote(p, f, word, STATE_HELD);
 	if (result) {
 		bpf_ringbuf_discard(h, 0);
 		if (result == HOLD_TABLE_FULL)
@@ -193,6 +193,7 @@ static __noinline int refuse_flow(struct packet *p, struct flow *f, __u64 word, 
 		return TC_ACT_SHOT;
 	}
 	bpf_ringbuf_submit(h, wake(word));
+	count(segment, flow_held);
 	count(segment, server_spoke_first_dropped);
 	return TC_ACT_SHOT;
 }
@@ -207,7 +208,7 @@ static __always_inline int server_ends_hold(struct packet *p, struct flow *f, __
 		return TC_ACT_SHOT;
 	}
 	describe(0, p, f, word, h, p->payload ? HELD_SERVER_SPOKE : HELD_SERVER_ENDED, 0);
-	if (p->payload && (c->evasion & EVASION_SERVER_SPEAKS_FIRST)) {
+	if (p->payload && (f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST))) {
 		/* Still held: its judge blocks it. */
 		bpf_ringbuf_submit(h, wake(word));
 		count(segment, server_spoke_first_dropped);

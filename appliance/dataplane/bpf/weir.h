@@ -166,7 +166,7 @@ enum held_kind {
 	HELD_SERVER_ENDED = 4,
 	HELD_REPEATED = 5, /* STATE_WATCHED: a packet over bytes that were judged */
 	HELD_FINAL = 6,	   /* STATE_WATCHED ended: the server acknowledged them */
-	HELD_REFUSED = 7,  /* blocked before a payload was held */
+	HELD_SERVER_FIRST = 7, /* without a packet: the server spoke before its client */
 };
 
 /* A record of the ring: this header, then `length` bytes of the frame from its Ethernet header. */

@@ -191,13 +191,13 @@ impl Shared {
     /// Most bytes waiting for the judge; past it a frame is dropped, the client sends it again.
     pub const MAX_INBOX: usize = 256 * 1024;
 
-    pub fn new(first: Frame) -> Self {
-        let weight = first.bytes().len();
+    /// `first`: the client's; `None` where the server spoke before it.
+    pub fn new(first: Option<Frame>) -> Self {
         let state = SharedState {
             disposition: Disposition::Held,
-            inbox: vec![first],
-            weight,
-            server_spoke: false,
+            weight: first.as_ref().map_or(0, |first| first.bytes().len()),
+            server_spoke: first.is_none(),
+            inbox: first.into_iter().collect(),
             server_ended: false,
             judged: None,
         };
@@ -241,7 +241,6 @@ counts! {
     Blocked => "flow_blocked", "held flow blocked by policy";
     ReleasedUnjudged => "flow_released_unjudged", "held flow given back unjudged: too many flows were held, or a runtime's queue was full";
     BlockedUnjudged => "flow_blocked_unjudged", "held flow blocked unjudged by policy: too many flows were held, or a runtime's queue was full";
-    Refused => "flow_refused", "flow blocked by policy before a payload of its client was held: its server spoke first";
     Lost => "take_over_lost", "flow taken, but its sockets could not speak: both ends were reset";
     TakeOverFailed => "take_over_failed", "takeover that failed, the flow was given back";
     TupleOwned => "take_over_tuple_owned", "takeover refused because another flow's sockets have the same tuple";

@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use weir_policy::Candidate;
 use weir_policy::snapshot::{SegmentId, Side};
+use weir_policy::{Candidate, Resets};
 
 use crate::assembly::{Assembly, Judged, Pushed};
 use crate::core::{Core, Count, Disposition, Finished, SegmentLinks, Shared, SharedState};
@@ -101,8 +101,13 @@ pub struct HeldFlow {
 }
 
 impl HeldFlow {
-    /// From the ring's first record of a flow.
-    pub(crate) fn new(core: &Arc<Core>, record: &HeldRecord, frame: Frame, runtime: usize) -> Self {
+    /// From the ring's first record of a flow; without a frame where its server spoke first.
+    pub(crate) fn new(
+        core: &Arc<Core>,
+        record: &HeldRecord,
+        frame: Option<Frame>,
+        runtime: usize,
+    ) -> Self {
         core.held_now.fetch_add(1, Ordering::Relaxed);
         if let Some(links) = core.segments.get(&record.key.segment) {
             links.held_now.fetch_add(1, Ordering::Relaxed);
@@ -140,6 +145,11 @@ impl HeldFlow {
         self.assembly.payload()
     }
 
+    /// Whether the server sent data before the judgement: what came of the client is no first word.
+    pub fn server_spoke(&self) -> bool {
+        self.shared.lock().server_spoke
+    }
+
     /// Waits for something new. Waits for ever where nothing comes: put a limit around it. Safe to
     /// cancel.
     pub async fn more(&mut self) -> Held {
@@ -171,8 +181,8 @@ impl HeldFlow {
         self.give_back()
     }
 
-    /// Drops the flow's packets from now on. `reset`: both ends get a RST.
-    pub fn block(mut self, reset: bool) -> Result<(), BlockError> {
+    /// Drops the flow's packets from now on.
+    pub fn block(mut self, resets: Resets) -> Result<(), BlockError> {
         self.judged();
         self.absorb();
         let mut swap = self.core.state.swap(&self.key, self.id, State::Held, State::Blocked)?;
@@ -186,9 +196,7 @@ impl HeldFlow {
         self.finish(Disposition::Blocked);
         if let Some(links) = self.links() {
             links.counts.add(Count::Blocked);
-            if reset {
-                self.reset(links);
-            }
+            self.reset(links, resets);
         }
         Ok(())
     }
@@ -277,9 +285,18 @@ impl HeldFlow {
     }
 
     /// A RST as each end would send it, to the other.
-    pub(crate) fn reset(&self, links: &SegmentLinks) {
+    pub(crate) fn reset(&self, links: &SegmentLinks, resets: Resets) {
         let [client, server] = &self.flow.end;
-        let Some(newest) = self.assembly.newest() else { return };
+        let Some(newest) = self.assembly.newest() else {
+            // Nothing of the client's came: all is as the handshake left it.
+            if resets.client {
+                links.reset_client(&self.key, &self.flow);
+            }
+            if resets.server {
+                links.reset_server(&self.key, &self.flow);
+            }
+            return;
+        };
         // What the client expects next; nothing of the client's reached the server.
         let expected = newest.acknowledged;
         let to_client = self.segment(server, self.server(), self.client());
@@ -295,7 +312,9 @@ impl HeldFlow {
             flags: RST | ACK,
             ..self.segment(client, self.client(), self.server())
         };
-        for (segment, side) in [(to_client, self.from()), (to_server, other(self.from()))] {
+        let client = (resets.client, to_client, self.from());
+        let server = (resets.server, to_server, other(self.from()));
+        for (_, segment, side) in [client, server].into_iter().filter(|(wanted, ..)| *wanted) {
             if let Some(frame) = segment.frame() {
                 links.send(side, &frame);
             }

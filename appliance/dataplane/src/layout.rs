@@ -193,7 +193,7 @@ pub const HELD_FIRST: u32 = 1;
 pub const HELD_SERVER_SPOKE: u32 = 3;
 pub const HELD_SERVER_ENDED: u32 = 4;
 pub const HELD_FINAL: u32 = 6;
-pub const HELD_REFUSED: u32 = 7;
+pub const HELD_SERVER_FIRST: u32 = 7;
 
 /// Header of a record of the ring.
 #[repr(C)]

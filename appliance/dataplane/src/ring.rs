@@ -16,13 +16,14 @@ use std::time::{Duration, Instant};
 use aya::maps::{HashMap as EbpfHashMap, MapData, RingBuf};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::mpsc::{self, error::TrySendError};
+use weir_policy::Resets;
 
 use crate::core::{Core, Count, Disposition, Finished, Shared, client_side};
 use crate::frame::{Frame, FrameError};
 use crate::held::{HeldFlow, other};
 use crate::layout::{
-    EVASION_DECOY, EVASION_TABLE_FULL, Flow, FlowKey, HELD_FINAL, HELD_FIRST, HELD_REFUSED,
-    HELD_SERVER_ENDED, HELD_SERVER_SPOKE, Held, State, id_of, read_held,
+    EVASION_DECOY, EVASION_TABLE_FULL, Flow, FlowKey, HELD_FINAL, HELD_FIRST, HELD_SERVER_ENDED,
+    HELD_SERVER_FIRST, HELD_SERVER_SPOKE, Held, State, id_of, read_held,
 };
 use crate::state::Swap;
 
@@ -172,11 +173,8 @@ impl RingThread {
         }
         let core = Arc::clone(&self.core);
         let Some(links) = core.segments.get(&held.key.segment) else { return };
-        if held.kind == HELD_REFUSED {
-            links.counts.add(Count::Refused);
-            links.reset_client(&held.key, &held.flow);
-            links.reset_server(&held.key, &held.flow);
-            self.bury_blocked(held.key, held.id);
+        if held.kind == HELD_SERVER_FIRST {
+            self.first(held, None);
             return;
         }
         let frame = match frame {
@@ -197,7 +195,7 @@ impl RingThread {
         };
         match known {
             None if held.kind == HELD_FIRST || self.unread.remove(&(held.key, held.id)) => {
-                self.first(held, frame);
+                self.first(held, Some(frame));
             }
             // Its flow was released: behind the frames that were sent then.
             None => {
@@ -243,7 +241,7 @@ impl RingThread {
         }
     }
 
-    fn first(&mut self, held: &Held, frame: Frame) {
+    fn first(&mut self, held: &Held, frame: Option<Frame>) {
         let runtime = self.hasher.hash_one(held.key) as usize % self.runtimes.len().max(1);
         let flow = HeldFlow::new(&self.core, held, frame, runtime);
         self.known.insert((held.key, held.id), Arc::clone(&flow.shared));
@@ -257,7 +255,7 @@ impl RingThread {
         };
         if self.core.blocks(EVASION_TABLE_FULL) {
             links.counts.add(Count::BlockedUnjudged);
-            if let Err(error) = flow.block(true) {
+            if let Err(error) = flow.block(Resets::BOTH) {
                 tracing::warn!(%error, "flow over the limit not blocked");
             }
         } else {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockAddr, SockRef, Socket};
 use tokio::net::TcpStream;
+use weir_policy::Resets;
 
 use crate::assembly::Assembly;
 use crate::core::{Core, Count, Disposition, Finished, SegmentLinks};
@@ -138,7 +139,7 @@ impl HeldFlow {
             self.finish(Disposition::Taken);
             if let Some(links) = self.links() {
                 links.counts.add(Count::Lost);
-                self.reset(links);
+                self.reset(links, Resets::BOTH);
             }
             return Err(TakeOverError::Lost(error));
         }

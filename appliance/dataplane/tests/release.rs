@@ -5,6 +5,7 @@
 mod wire;
 
 use weir_dataplane::Attach;
+use weir_policy::Resets;
 use wire::Wire;
 use wire::engine::{Does, Engine, judge_all};
 use wire::raw::{ACK, FIN, PUSH, RAW_CLIENT, RAW_SERVER, RST, Raw, SYN};
@@ -137,7 +138,7 @@ fn a_syn_does_not_end_the_watch_unless_the_server_answers_it() {
 fn a_blocked_flow_is_not_opened_by_a_syn_that_the_server_ignores() {
     let wire = Wire::new();
     let (engine, held) = wire.engine(Attach::Auto);
-    judge_all(held, 1, Does::Block { reset: false });
+    judge_all(held, 1, Does::Block(Resets::NONE));
     let mut client = Raw::client(&wire, 4000, RAW_SERVER);
     let mut server = Raw::server(&wire, (RAW_CLIENT, 4000));
     Raw::shake(&mut client, &mut server);

@@ -8,6 +8,7 @@ use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use weir_dataplane::Attach;
+use weir_policy::Resets;
 use wire::capture::{Capture, Packet, stream};
 use wire::engine::{Does, PORT, judge_all};
 use wire::{Wire, noise};
@@ -204,7 +205,7 @@ fn large_hello(does: Does) {
 fn blocked_flow_is_reset_at_both_ends() {
     let wire = Wire::new();
     let (engine, held) = wire.engine(Attach::Auto);
-    let _judge = judge_all(held, 1, Does::Block { reset: true });
+    let _judge = judge_all(held, 1, Does::Block(Resets::BOTH));
     let listener = wire.listen();
     let (mut client, mut server) = wire.pair(&listener);
     client.write_all(b"not wanted").unwrap();
@@ -219,7 +220,7 @@ fn blocked_flow_is_reset_at_both_ends() {
 fn blocked_flow_without_reset_is_silent() {
     let wire = Wire::new();
     let (engine, held) = wire.engine(Attach::Auto);
-    let _judge = judge_all(held, 1, Does::Block { reset: false });
+    let _judge = judge_all(held, 1, Does::Block(Resets::NONE));
     let listener = wire.listen();
     let (mut client, mut server) = wire.pair(&listener);
     server.set_read_timeout(Some(Duration::from_millis(600))).unwrap();

@@ -18,11 +18,12 @@ use weir_dataplane::{Held, HeldFlow, TakeOverError, TakenFlow};
 use weir_policy::judge::virtual_segment;
 use weir_policy::outcome::{Blocked, Bypassed, NotDecrypted, Outcome};
 use weir_policy::snapshot::OverThreshold;
-use weir_policy::{Candidate, Decision, FirstBytes, Inspection, judge, policy_of};
+use weir_policy::{Candidate, Decision, FirstBytes, Inspection, Resets, judge, policy_of};
 use weir_tls::hello::{self, ClientHello, Peek};
 
 use crate::compiled::{CompiledPolicy, Excepted, Proxy};
 use crate::counters::increment;
+use crate::leg::reset_on_close;
 use crate::runtime::Surroundings;
 use crate::threshold::{Admission, Threshold};
 use crate::{relay, session};
@@ -63,8 +64,8 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
             }
             finish(record, outcome, &surroundings);
         }
-        Decision::Block { outcome, reset } => {
-            if let Err(error) = held.block(reset) {
+        Decision::Block { outcome, resets } => {
+            if let Err(error) = held.block(resets) {
                 warn!(%error, "block failed; the flow stays held and is dropped");
             }
             finish(record, outcome, &surroundings);
@@ -170,6 +171,10 @@ impl Known {
 async fn wait_for_hello(held: &mut HeldFlow) -> First {
     let deadline = Instant::now() + HOLD;
     loop {
+        // What the client said behind that is no answer to nobody.
+        if held.server_spoke() {
+            return First::ServerSpoke;
+        }
         if let Some(known) = Known::from_peek(hello::peek(held.payload())) {
             return First::Known(known);
         }
@@ -212,8 +217,9 @@ async fn decide_after_takeover(
         (Decision::TakeOver(inspection), Known::Hello(hello)) => {
             session::run(taken, *hello, inspection, policy, record, surroundings).await
         }
-        (Decision::Block { outcome, .. }, _) => {
-            drop(taken); // resets both ends
+        (Decision::Block { outcome, resets }, _) => {
+            reset_on_close(&taken.client, resets.client);
+            reset_on_close(&taken.server, resets.server);
             outcome
         }
         (Decision::Release(outcome), _) => {
@@ -305,7 +311,10 @@ fn admit<'a>(
         ),
         OverThreshold::Block => (
             "block",
-            Decision::Block { outcome: Outcome::Blocked(Blocked::SessionThreshold), reset: true },
+            Decision::Block {
+                outcome: Outcome::Blocked(Blocked::SessionThreshold),
+                resets: Resets::BOTH,
+            },
         ),
     };
     if tell {

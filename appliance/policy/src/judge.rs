@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use crate::outcome::{Blocked, Bypassed, NotDecrypted, Outcome};
 use crate::precedence::{BlockedBy, PacketFacts, Passage, TCP, evaluate};
 use crate::snapshot::{
-    ClientPolicy, DecidedBy, EvasionAction, OnEncryptedClientHello, PortRange, Profile, SegmentId,
-    ServerPolicy, Side, Snapshot, VirtualSegment,
+    ClientPolicy, ClientProxy, DecidedBy, EvasionAction, OnEncryptedClientHello, PortRange,
+    Profile, SegmentId, ServerPolicy, ServerProxy, Side, Snapshot, VirtualSegment,
 };
 
 /// A held flow, as far as policy looks at it.
@@ -52,11 +52,36 @@ pub enum Decision {
     /// Back to the bridge, unharmed.
     Release(Outcome),
     TakeOver(Inspection),
-    /// `reset`: the client's connection is reset (SPEC T8, T9).
     Block {
         outcome: Outcome,
-        reset: bool,
+        resets: Resets,
     },
+}
+
+/// Which ends of a blocked session get a TCP reset (SPEC T8, T9); the other hears nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resets {
+    pub client: bool,
+    pub server: bool,
+}
+
+impl Resets {
+    pub const BOTH: Self = Self { client: true, server: true };
+    pub const NONE: Self = Self { client: false, server: false };
+}
+
+impl ClientProxy {
+    /// As its option says; servers are others', and are not left waiting.
+    pub fn resets_on_block(&self) -> Resets {
+        Resets { client: self.reset_client_on_block, server: true }
+    }
+}
+
+impl ServerProxy {
+    /// As its option says; clients are others', and are not left waiting.
+    pub fn resets_on_block(&self) -> Resets {
+        Resets { client: true, server: self.reset_server_on_block }
+    }
 }
 
 /// Which policy decrypts a flow.
@@ -118,7 +143,7 @@ pub fn judge(snapshot: &Snapshot, candidate: &Candidate, first: &FirstBytes<'_>)
     let answers = evaluate(snapshot, &candidate.answer_facts(), |_| false);
     if let Some(blocked) = stopped(rules.passage).or_else(|| stopped(answers.passage)) {
         // In silence, as the data plane drops a packet of such a flow.
-        return Decision::Block { outcome: Outcome::Blocked(blocked), reset: false };
+        return Decision::Block { outcome: Outcome::Blocked(blocked), resets: Resets::NONE };
     }
     let Some((virtual_segment, profile, policy)) =
         rules.virtual_segment.and_then(|index| owner(snapshot, index, candidate))
@@ -128,21 +153,24 @@ pub fn judge(snapshot: &Snapshot, candidate: &Candidate, first: &FirstBytes<'_>)
     if policy.source_exceptions().iter().any(|network| network.contains(&candidate.client.ip())) {
         return Decision::Release(Outcome::NotDecrypted(NotDecrypted::SourceException));
     }
+    let resets = policy.resets_on_block(snapshot);
     let ways = &snapshot.device.evasion;
+    let evasion = |action, bypassed, blocked| match action {
+        EvasionAction::Bypass => bypass(bypassed),
+        EvasionAction::Block => Decision::Block { outcome: Outcome::Blocked(blocked), resets },
+    };
     let (server_name, supported, encrypted) = match (*first, policy) {
         (FirstBytes::ClientHello { server_name, supported, encrypted }, _) => {
             (server_name, supported, encrypted)
         }
-        (
-            FirstBytes::NotTls
-            | FirstBytes::Malformed
-            | FirstBytes::Oversize
-            | FirstBytes::ServerSpokeFirst,
-            Owner::Server(..),
-        ) => {
+        (FirstBytes::NotTls | FirstBytes::Malformed | FirstBytes::Oversize, Owner::Server(..)) => {
+            let outcome = Outcome::Blocked(Blocked::NotTlsOnServerProxy);
+            return Decision::Block { outcome, resets };
+        }
+        (FirstBytes::ServerSpokeFirst, Owner::Server(..)) => {
             return Decision::Block {
-                outcome: Outcome::Blocked(Blocked::NotTlsOnServerProxy),
-                reset: true,
+                outcome: Outcome::Blocked(Blocked::ServerSpokeFirst),
+                resets,
             };
         }
         (FirstBytes::NotTls, Owner::Client(..)) => return bypass(Bypassed::NotTls),
@@ -180,7 +208,7 @@ pub fn judge(snapshot: &Snapshot, candidate: &Candidate, first: &FirstBytes<'_>)
             OnEncryptedClientHello::Block => {
                 return Decision::Block {
                     outcome: Outcome::Blocked(Blocked::EncryptedClientHello),
-                    reset: proxy.reset_client_on_block,
+                    resets,
                 };
             }
         }
@@ -233,14 +261,6 @@ fn bypass(reason: Bypassed) -> Decision {
     Decision::Release(Outcome::Bypassed(reason))
 }
 
-/// What could be meant to provoke a bypass (SPEC D15).
-fn evasion(action: EvasionAction, bypassed: Bypassed, blocked: Blocked) -> Decision {
-    match action {
-        EvasionAction::Bypass => bypass(bypassed),
-        EvasionAction::Block => Decision::Block { outcome: Outcome::Blocked(blocked), reset: true },
-    }
-}
-
 /// The policy that owns a flow, with its place in the profile.
 #[derive(Clone, Copy)]
 pub(crate) enum Owner<'a> {
@@ -254,6 +274,18 @@ impl<'a> Owner<'a> {
             Self::Server(_, policy) => &policy.source_exceptions,
             Self::Client(_, policy) => &policy.source_exceptions,
         }
+    }
+
+    fn resets_on_block(self, snapshot: &Snapshot) -> Resets {
+        let resets = match self {
+            Self::Server(_, policy) => {
+                snapshot.server_proxies.get(policy.server_proxy).map(ServerProxy::resets_on_block)
+            }
+            Self::Client(_, policy) => {
+                snapshot.client_proxies.get(policy.client_proxy).map(ClientProxy::resets_on_block)
+            }
+        };
+        resets.unwrap_or(Resets::BOTH)
     }
 
     fn kind(self) -> PolicyKind {

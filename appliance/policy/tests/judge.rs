@@ -10,7 +10,7 @@ use support::load;
 use weir_policy::judge::{Answers, PolicyKind};
 use weir_policy::outcome::{Blocked, Bypassed, NotDecrypted};
 use weir_policy::snapshot::*;
-use weir_policy::{Candidate, Decision, FirstBytes, Inspection, Outcome, Snapshot, judge};
+use weir_policy::{Candidate, Decision, FirstBytes, Inspection, Outcome, Resets, Snapshot, judge};
 
 /// Server proxy on 192.0.2.0/24 and 2001:db8::/32 ports 443, 8440-8449; client proxy on port 443
 /// anywhere; one virtual segment on segment 1 from side A, sources 10.0.0.0/8.
@@ -118,19 +118,21 @@ fn source_exception_comes_before_everything_the_client_sends() {
 
 #[test]
 fn what_is_no_whole_hello_is_blocked_on_a_server_proxy_and_bypassed_on_a_client_proxy() {
-    let snapshot = whole();
-    for (first, reason) in [
-        (FirstBytes::NotTls, Bypassed::NotTls),
-        (FirstBytes::Malformed, Bypassed::MalformedHello),
-        (FirstBytes::Oversize, Bypassed::OversizeHello),
+    let mut snapshot = whole();
+    let not_tls = Blocked::NotTlsOnServerProxy;
+    for (first, blocked, reason) in [
+        (FirstBytes::NotTls, not_tls, Bypassed::NotTls),
+        (FirstBytes::Malformed, not_tls, Bypassed::MalformedHello),
+        (FirstBytes::Oversize, not_tls, Bypassed::OversizeHello),
+        (FirstBytes::ServerSpokeFirst, Blocked::ServerSpokeFirst, Bypassed::ServerSpokeFirst),
     ] {
-        assert_eq!(
-            judge(&snapshot, &flow(SERVED), &first),
-            Decision::Block {
-                outcome: Outcome::Blocked(Blocked::NotTlsOnServerProxy),
-                reset: true
-            }
-        );
+        for server in [true, false] {
+            snapshot.server_proxies[0].reset_server_on_block = server;
+            let resets = Resets { client: true, server };
+            let outcome = Outcome::Blocked(blocked);
+            let decided = judge(&snapshot, &flow(SERVED), &first);
+            assert_eq!(decided, Decision::Block { outcome, resets });
+        }
         assert_eq!(judge(&snapshot, &flow(ELSEWHERE), &first), bypassed(reason));
     }
 }
@@ -154,8 +156,12 @@ fn what_could_be_evasion_is_bypassed_or_blocked_as_policy_says() {
         (FirstBytes::ServerSpokeFirst, Bypassed::ServerSpokeFirst, Blocked::ServerSpokeFirst),
     ] {
         let outcome = Outcome::Blocked(reason);
-        let blocked = Decision::Block { outcome, reset: true };
-        assert_eq!(judge(&snapshot, &flow(ELSEWHERE), &first), blocked);
+        for client in [true, false] {
+            snapshot.client_proxies[0].reset_client_on_block = client;
+            let resets = Resets { client, server: true };
+            let decided = judge(&snapshot, &flow(ELSEWHERE), &first);
+            assert_eq!(decided, Decision::Block { outcome, resets });
+        }
         assert_eq!(judge(&whole(), &flow(ELSEWHERE), &first), bypassed(passes));
     }
 }
@@ -237,8 +243,10 @@ fn encrypted_hello_is_decrypted_bypassed_or_blocked_as_the_client_proxy_says() {
         }
         judge(&snapshot, &flow(server), &hello(name))
     };
-    let blocked =
-        Decision::Block { outcome: Outcome::Blocked(Blocked::EncryptedClientHello), reset: true };
+    let blocked = Decision::Block {
+        outcome: Outcome::Blocked(Blocked::EncryptedClientHello),
+        resets: Resets::BOTH,
+    };
     let taken = take_over(PolicyKind::Client(0));
     use OnEncryptedClientHello as On;
     assert_eq!(of(On::Decrypt, ELSEWHERE, "x.example"), taken);

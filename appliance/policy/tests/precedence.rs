@@ -14,7 +14,7 @@ use weir_policy::precedence::{
     TrafficAction, UDP, evaluate,
 };
 use weir_policy::snapshot::{PortRange, SegmentId, Side};
-use weir_policy::{Candidate, Decision, FirstBytes, Outcome, Snapshot, judge};
+use weir_policy::{Candidate, Decision, FirstBytes, Outcome, Resets, Snapshot, judge};
 
 const DOCUMENT: &str = "weir:
   inspection-bypass:
@@ -159,7 +159,7 @@ fn judgement_begins_with_the_rules() {
     };
     assert!(taken(true)(decide(&filter("trust"))));
     assert!(taken(false)(decide(&filter("allow"))));
-    let blocked = |by| Decision::Block { outcome: Outcome::Blocked(by), reset: false };
+    let blocked = |by| Decision::Block { outcome: Outcome::Blocked(by), resets: Resets::NONE };
     assert_eq!(decide(&filter("block")), blocked(Blocked::TrafficFilter));
     let reputation = "  reputation: [ { action: block, entries: [192.0.2.9] } ]\n";
     assert_eq!(decide(reputation), blocked(Blocked::Reputation));
@@ -203,7 +203,7 @@ fn the_servers_packets_are_judged_by_rules_and_virtual_segment_of_their_own() {
     assert_eq!(answers(decide(&with(bypass))), (false, trusted));
     let blocked = Outcome::Blocked(Blocked::TrafficFilter);
     let decision = decide(&with(&filter("block")));
-    assert_eq!(decision, Decision::Block { outcome: blocked, reset: false });
+    assert_eq!(decision, Decision::Block { outcome: blocked, resets: Resets::NONE });
 
     let mut other = with("");
     let mut profile = other.profiles[0].clone();

@@ -10,12 +10,12 @@ use std::time::Duration;
 use weir_dataplane::{
     Attach, Dataplane, Held, HeldFlow, HeldFlows, Options, Relayed, TakenFlow, set_reset_on_close,
 };
-use weir_policy::Snapshot;
 use weir_policy::secret::SecretBytes;
 use weir_policy::snapshot::{
     CertifiedKey, ClientPolicy, ClientProxy, Layer2Fallback, PortRange, Profile, Segment, Service,
     VirtualSegment,
 };
+use weir_policy::{Resets, Snapshot};
 
 use weir_dataplane::segment::Names;
 use weir_policy::snapshot::SegmentId;
@@ -149,9 +149,7 @@ pub fn snapshot(fallback: Layer2Fallback) -> Snapshot {
 pub enum Does {
     TakeOver,
     Release,
-    Block {
-        reset: bool,
-    },
+    Block(Resets),
     /// Never decides.
     Hold,
 }
@@ -179,7 +177,7 @@ async fn judge(mut flow: HeldFlow, enough: usize, does: Does) {
     match does {
         Does::Hold => std::future::pending().await,
         Does::Release => flow.release().unwrap(),
-        Does::Block { reset } => flow.block(reset).unwrap(),
+        Does::Block(resets) => flow.block(resets).unwrap(),
         Does::TakeOver => match flow.take_over().await {
             Ok(taken) => pass_through(taken).await,
             Err(error) => eprintln!("not taken over: {error}"),
