@@ -10,7 +10,7 @@ use weir_policy::snapshot::{SegmentId, Snapshot};
 
 use crate::rules::{Answer, Question};
 pub use crate::session::{
-    CertificateRecord, End, FailureCause, FailureRecord, LegRecord, SessionRecord,
+    BreakRecord, CertificateRecord, End, FailureCause, FailureRecord, LegRecord, SessionRecord,
 };
 use crate::sight::{Histogram, OutcomeCount, PortTraffic, VirtualSegmentCounters};
 

@@ -56,6 +56,8 @@ pub enum ToWorker {
     /// Plaintext for the peer.
     Plain(Vec<u8>),
     CloseNotify,
+    /// This alert, fatal, after the plaintext: the end of the session.
+    Alert(u8),
 }
 
 /// What a leg may negotiate, and its part.
@@ -100,7 +102,7 @@ pub enum FromWorker {
     /// The peer's close_notify.
     PeerClosed,
     /// So many bytes of [`ToWorker::Wire`] and [`ToWorker::Plain`] (one for a
-    /// [`ToWorker::CloseNotify`]) were taken, and all that came of them was said.
+    /// [`ToWorker::CloseNotify`] or [`ToWorker::Alert`]) were taken, and all that came of them was said.
     Done {
         wire: u32,
         plain: u32,
@@ -140,6 +142,7 @@ impl fmt::Debug for ToWorker {
             Self::Wire(bytes) => write!(f, "Wire({} bytes)", bytes.len()),
             Self::Plain(bytes) => write!(f, "Plain({} bytes)", bytes.len()),
             Self::CloseNotify => f.write_str("CloseNotify"),
+            Self::Alert(alert) => write!(f, "Alert({alert})"),
         }
     }
 }
@@ -188,6 +191,7 @@ impl ToWorker {
             Self::Wire(bytes) => Self::wire(bytes, out),
             Self::Plain(bytes) => Self::plain(bytes, out),
             Self::CloseNotify => frame(out, 4, |_| {}),
+            Self::Alert(alert) => frame(out, 5, |writer| writer.raw(&[*alert])),
         }
     }
 
@@ -214,6 +218,7 @@ impl ToWorker {
             2 => Self::Wire(reader.rest().to_vec()),
             3 => Self::Plain(reader.rest().to_vec()),
             4 => Self::CloseNotify,
+            5 => Self::Alert(reader.u8()?),
             other => return Err(Invalid::Type(other)),
         };
         reader.end()?;

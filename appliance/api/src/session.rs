@@ -29,6 +29,9 @@ pub struct SessionRecord {
     /// The hello has an `encrypted_client_hello` extension (that may be GREASE).
     #[serde(default)]
     pub encrypted_client_hello: bool,
+    /// The client offered HTTP/2, which its proxy keeps from being agreed on (SPEC T8).
+    #[serde(default)]
+    pub http2_downgraded: bool,
     /// Names in the snapshot of `generation`, of what covers the flow.
     pub virtual_segment: Option<String>,
     pub profile: Option<String>,
@@ -53,6 +56,9 @@ pub struct SessionRecord {
     /// The handshake that failed, if one did.
     #[serde(default)]
     pub failure: Option<FailureRecord>,
+    /// Who ended it in the middle, if it was not closed in order.
+    #[serde(default)]
+    pub broken: Option<BreakRecord>,
     /// Plaintext bytes from client to server, and back; of a session that was relayed as it is,
     /// the bytes of TCP.
     pub bytes_to_server: u64,
@@ -97,6 +103,14 @@ pub struct FailureRecord {
     /// With whom.
     pub with: End,
     pub cause: FailureCause,
+    /// In the TLS stack's words.
+    pub words: String,
+}
+
+/// The end of a relayed session that was no close: an alert, or TCP broke.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakRecord {
+    pub by: End,
     /// In the TLS stack's words.
     pub words: String,
 }
@@ -180,6 +194,7 @@ impl SessionRecord {
             server,
             server_name: None,
             encrypted_client_hello: false,
+            http2_downgraded: false,
             virtual_segment: None,
             profile: None,
             policy: None,
@@ -193,6 +208,7 @@ impl SessionRecord {
             certificate: None,
             verdict: None,
             failure: None,
+            broken: None,
             bytes_to_server: 0,
             bytes_to_client: 0,
         }

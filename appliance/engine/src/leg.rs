@@ -6,7 +6,7 @@
 use std::io;
 
 use tokio::net::TcpStream;
-use weir_tls::{LegError, TlsLeg};
+use weir_tls::{Alert, LegError, TlsLeg};
 
 /// Wire bytes waiting for a slow peer; past it nothing more is read from the other side. One read
 /// of the other side may come on top.
@@ -31,6 +31,18 @@ pub enum LegFault {
     Closed,
     #[error("the handshake took too long")]
     Slow,
+}
+
+impl LegFault {
+    /// What the other side's peer is told of it inside its session; `None`: nothing, it is reset, as
+    /// it would be without us, or because the fault is ours.
+    pub fn alert_for_other_side(&self) -> Option<Alert> {
+        match self {
+            Self::Tls(LegError::Internal(_) | LegError::Overfed) => None,
+            Self::Tls(error) => Some(error.alert_for_other_side()),
+            Self::Tcp(_) | Self::Closed | Self::Slow => None,
+        }
+    }
 }
 
 impl Leg {

@@ -6,6 +6,7 @@
 //! the supervisor starts it again.
 
 mod agent_link;
+mod closing;
 mod compiled;
 mod counters;
 mod exceptions;

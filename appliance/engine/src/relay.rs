@@ -3,30 +3,33 @@
 //!
 //! Back-pressure: a side is read only while the other side's out buffer is under its high water.
 //! Ends: a closed direction is closed on the other side the same way (with a close_notify where
-//! there was one), the other direction lives on; a broken side resets the other; a dropped session
-//! resets as the proxy's options say.
+//! there was one), the other direction lives on; a side that ends by an alert ends the other by the
+//! nearest one; a side whose TCP breaks resets the other; a dropped session resets as the proxy's
+//! options say.
 
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::libc::{TIOCOUTQ, c_int};
-use tokio::net::TcpStream;
 use tracing::debug;
-use weir_api::engine::{FilterAction, FilterEvent, FromEngine, SessionRecord};
+use weir_api::engine::{BreakRecord, End, FilterAction, FilterEvent, FromEngine, SessionRecord};
 use weir_dataplane::{Relayed, TakenFlow};
 use weir_inspect::{Alert, Direction, Dropped, Session as InspectedSession};
+use weir_policy::Resets;
 use weir_policy::outcome::Blocked;
 use weir_policy::snapshot::Service;
+use weir_tls::LegError;
 
+use crate::closing::{DRAIN, close_in_order, part, shut_down, wait_for_acknowledgement};
 use crate::compiled::{FlowPolicy, Proxy};
 use crate::flow::milliseconds_now;
 use crate::leg::{HIGH_WATER, Leg, LegFault, progress, reset_on_close};
 use crate::runtime::Surroundings;
 
-/// After both directions ended: how long the last bytes and FINs may take.
-const DRAIN: Duration = Duration::from_secs(30);
+/// A client that closes so soon after the handshake, having said nothing, did not like the
+/// certificate: so do programs that compare it with one that they know only once TLS is done.
+const REJECTS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Reads of 64 KiB after which a session lets the runtime's others have a turn. Tokio's own measure
 /// is 128 steps, which on a slow processor is longer than [`crate::health`] suffers.
@@ -51,10 +54,19 @@ pub struct Relay<'a> {
     client: Side,
     server: Side,
     inspected: InspectedSession,
-    /// Reset on a block: (client, server) (SPEC T8).
-    reset_on_block: (bool, bool),
+    resets_on_block: Resets,
     surroundings: &'a Rc<Surroundings>,
     record: &'a mut SessionRecord,
+    started: Instant,
+    client_spoke: bool,
+    rejected: bool,
+}
+
+/// How a relayed session ended.
+pub struct Ended {
+    pub blocked: Option<Blocked>,
+    /// The client left, or said so, because of the certificate it was shown.
+    pub certificate_rejected: bool,
 }
 
 struct Side {
@@ -86,9 +98,9 @@ impl<'a> Relay<'a> {
     ) -> Self {
         let side =
             |leg| Side { leg, fin_received: false, ended: false, closing: false, fin_sent: false };
-        let reset_on_block = match &flow.proxy {
-            Proxy::Server { proxy, .. } => (true, proxy.reset_server_on_block),
-            Proxy::Client { proxy, .. } => (proxy.reset_client_on_block, true),
+        let resets_on_block = match &flow.proxy {
+            Proxy::Server { proxy, .. } => proxy.resets_on_block(),
+            Proxy::Client { proxy, .. } => proxy.resets_on_block(),
         };
         Self {
             client: side(client),
@@ -97,37 +109,57 @@ impl<'a> Relay<'a> {
                 flow.rules.map(Arc::clone),
                 service,
             ),
-            reset_on_block,
+            resets_on_block,
             surroundings,
             record,
+            started: Instant::now(),
+            client_spoke: false,
+            rejected: false,
         }
     }
 
-    /// To the end; `Some` where the session was blocked.
-    pub async fn run(mut self) -> Option<Blocked> {
-        match self.turn().await {
+    /// To the end.
+    pub async fn run(mut self) -> Ended {
+        let blocked = match self.turn().await {
             Ok(()) => {
                 let (client, server) = (&self.client.leg.stream, &self.server.leg.stream);
                 close_in_order(client, server).await;
                 None
             }
-            Err(Fault::Client(fault)) => {
-                debug!(session = self.record.id, %fault, "client side broke");
-                self.wind_down(Direction::ToServer).await
-            }
-            Err(Fault::Server(fault)) => {
-                debug!(session = self.record.id, %fault, "server side broke");
-                self.wind_down(Direction::ToClient).await
-            }
+            Err(Fault::Client(fault)) => self.broken(End::Client, &fault).await,
+            Err(Fault::Server(fault)) => self.broken(End::Server, &fault).await,
             Err(Fault::Dropped(dropped)) => Some(self.block(&dropped)),
+        };
+        Ended { blocked, certificate_rejected: self.rejected }
+    }
+
+    /// `by` broke the session, or ended it by an alert.
+    async fn broken(&mut self, by: End, fault: &LegFault) -> Option<Blocked> {
+        debug!(session = self.record.id, %by, %fault, "session broken");
+        self.record.broken = Some(BreakRecord { by, words: fault.to_string() });
+        let direction = match by {
+            End::Client => Direction::ToServer,
+            End::Server => Direction::ToClient,
+        };
+        if by == End::Client {
+            self.rejected |= match fault {
+                LegFault::Tls(LegError::AlertReceived(alert)) => alert.rejects_certificate(),
+                LegFault::Tcp(_) => self.left_at_once(),
+                _ => false,
+            };
         }
+        self.wind_down(direction, fault.alert_for_other_side()).await
+    }
+
+    /// Of a client that leaves now.
+    fn left_at_once(&self) -> bool {
+        !self.client_spoke && self.started.elapsed() < REJECTS_WITHIN
     }
 
     /// The session is dropped: both sides are closed as the proxy's options say.
     fn block(&self, dropped: &Dropped) -> Blocked {
-        let (reset_client, reset_server) = self.reset_on_block;
-        reset_on_close(&self.client.leg.stream, reset_client);
-        reset_on_close(&self.server.leg.stream, reset_server);
+        reset_on_close(&self.client.leg.stream, self.resets_on_block.client);
+        reset_on_close(&self.server.leg.stream, self.resets_on_block.server);
         if let Dropped::Filter(alert) = dropped {
             self.tell(alert, FilterAction::Block);
         }
@@ -136,8 +168,12 @@ impl<'a> Relay<'a> {
 
     /// The side that sends in `direction` broke. What it sent before still goes to the other side,
     /// as it would without us (a server that answers and then resets is common); then the other
-    /// side is reset by the drop of its stream.
-    async fn wind_down(&mut self, direction: Direction) -> Option<Blocked> {
+    /// side gets `alert` and an orderly end, or is reset by the drop of its stream.
+    async fn wind_down(
+        &mut self,
+        direction: Direction,
+        alert: Option<weir_tls::Alert>,
+    ) -> Option<Blocked> {
         loop {
             let (from, to) = self.sides(direction);
             if !from.reads() || to.leg.pending() >= HIGH_WATER {
@@ -165,6 +201,10 @@ impl<'a> Relay<'a> {
             return Some(blocked);
         }
         let (from, to) = self.sides(direction);
+        if let Some(alert) = alert {
+            tokio::join!(part(&mut from.leg, None), part(&mut to.leg, Some(alert)));
+            return None;
+        }
         // An alert to the broken side, if TLS has one and TCP takes it.
         from.leg.collect();
         let _ = from.leg.flush_some();
@@ -268,7 +308,11 @@ impl<'a> Relay<'a> {
         let closed = closed && !from.ended;
         if eof || closed {
             from.ended = true;
+            if direction == Direction::ToServer && plain.is_empty() && !self.server.ended {
+                self.rejected = self.left_at_once();
+            }
         }
+        self.client_spoke |= direction == Direction::ToServer && !plain.is_empty();
 
         let verdict = if plain.is_empty() {
             Ok(())
@@ -384,53 +428,6 @@ impl Side {
 
     fn done(&self) -> bool {
         self.ended && self.fin_sent
-    }
-}
-
-/// Waits until both ends acknowledged everything, FIN included, then lets the streams close without
-/// a reset. A peer that never acknowledges is reset after [`DRAIN`].
-async fn close_in_order(client: &TcpStream, server: &TcpStream) {
-    let acknowledged = async {
-        wait_for_acknowledgement(client).await;
-        wait_for_acknowledgement(server).await;
-    };
-    if tokio::time::timeout(DRAIN, acknowledged).await.is_ok() {
-        reset_on_close(client, false);
-        reset_on_close(server, false);
-    }
-}
-
-/// The kernel has no event for it: asked in growing pauses.
-async fn wait_for_acknowledgement(stream: &TcpStream) {
-    let mut pause = Duration::from_millis(1);
-    while unacknowledged(stream) {
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(200));
-    }
-}
-
-nix::ioctl_read_bad!(
-    /// SIOCOUTQ (tcp(7)): bytes sent and not yet acknowledged, FIN counted as one.
-    output_queue, TIOCOUTQ, c_int
-);
-
-fn unacknowledged(stream: &TcpStream) -> bool {
-    if stream.peer_addr().is_err() {
-        return false; // reset by its peer: closed, whatever the queue says
-    }
-    let mut bytes = 0;
-    // SAFETY: the descriptor is open while `stream` is borrowed, and TIOCOUTQ writes one int. No
-    // safe wrapper of this ioctl exists for sockets.
-    let result = unsafe { output_queue(std::os::fd::AsRawFd::as_raw_fd(stream), &raw mut bytes) };
-    result.is_ok() && bytes > 0
-}
-
-/// FIN; the stream stays readable.
-fn shut_down(stream: &TcpStream) -> io::Result<()> {
-    match socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write) {
-        // The peer reset in the meantime: the read side will tell.
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
-        other => other,
     }
 }
 

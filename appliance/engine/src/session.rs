@@ -20,6 +20,7 @@ use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
 use weir_tls::{Action, Alert, LeafKind, LegError, LegKey, Names, TlsLeg, TrustAnchors, Verdict};
 
+use crate::closing::part;
 use crate::compiled::{CompiledPolicy, Excepted, FlowPolicy, Proxy};
 use crate::counters::{Totals, increment};
 use crate::leg::{Leg, LegFault, reset_on_close};
@@ -47,7 +48,7 @@ pub async fn run(
     };
 
     let TakenFlow { client, server, received, guard } = taken;
-    let (client, server) =
+    let (client, server, verdict) =
         match handshakes((client, server), &guard, &received, &hello, &flow, record, surroundings)
             .await
         {
@@ -66,8 +67,11 @@ pub async fn run(
     let service = if http2 { Service::Other } else { flow.proxy.service() };
     let ended = Relay::new(client, server, &flow, service, surroundings, record).run().await;
     drop(guard);
+    if ended.certificate_rejected {
+        certificate_rejected(&flow, record, verdict, &surroundings.totals);
+    }
     let not_inspected = |reason| Outcome::DecryptedNotInspected(reason);
-    match ended {
+    match ended.blocked {
         Some(blocked) => Outcome::Blocked(blocked),
         None if inspection.trusted => not_inspected(NotInspected::TrustFilter),
         None if flow.has_no_filters() => not_inspected(NotInspected::NoFilters),
@@ -119,7 +123,7 @@ impl From<Blocked> for Ended {
     }
 }
 
-/// Both handshakes, the server's first.
+/// Both handshakes, the server's first; and the verdict on the server's certificate.
 async fn handshakes(
     (client, server): (TcpStream, TcpStream),
     guard: &FlowGuard,
@@ -128,15 +132,16 @@ async fn handshakes(
     flow: &FlowPolicy<'_>,
     record: &mut SessionRecord,
     surroundings: &Rc<Surroundings>,
-) -> Result<(Leg, Leg), Ended> {
+) -> Result<(Leg, Leg, Verdict), Ended> {
     let totals = &surroundings.totals;
     let allowed = flow.proxy.allowed();
     let stacks = Stacks { modern: flow.stack, legacy: &surroundings.legacy, allowed };
     let offered = application_protocols(hello, flow.proxy.downgrades_http2());
+    record.http2_downgraded = offered.len() < hello.alpn.len();
     let name = hello.server_name.as_deref();
     let shaken =
         stacks.server_handshake(server, guard, name, offered, record, HANDSHAKE_DEADLINE).await;
-    let server = match shaken {
+    let mut server = match shaken {
         Ok(server) => server,
         Err(failed) => return Err(server_failed(&failed, &client, flow, record, totals).into()),
     };
@@ -184,16 +189,15 @@ async fn handshakes(
         debug!(session = record.id, %fault, "handshake with the client failed");
         record.failure = Some(failure(End::Client, false, &fault));
         if rejects_certificate(&fault) {
-            increment(&totals.forged_certificates_rejected);
-            // Of any other verdict clients are meant to be warned.
-            if verdict.is_verified() && matches!(flow.proxy, Proxy::Client { .. }) {
-                let (client, name) = (record.client.ip(), hello.server_name.as_deref());
-                flow.learnt.rejected(client, record.server, name, Instant::now());
-            }
+            certificate_rejected(flow, record, verdict, totals);
         }
-        if matches!(fault, LegFault::Tls(_)) {
-            // The alert was sent; a reset would overtake it.
-            reset_on_close(&client.stream, false);
+        // The server has finished its own handshake: it is told what the client said.
+        match (fault.alert_for_other_side(), &fault) {
+            (Some(alert), _) => {
+                tokio::join!(part(&mut client, None), part(&mut server, Some(alert)));
+            }
+            (None, LegFault::Closed) => part(&mut server, None).await,
+            _ => {}
         }
         return Err(Blocked::ClientHandshakeFailed.into());
     }
@@ -202,7 +206,7 @@ async fn handshakes(
     if negotiated.is_some_and(|negotiated| negotiated.resumed) {
         increment(&totals.resumed_with_client);
     }
-    Ok((client, server))
+    Ok((client, server, verdict))
 }
 
 /// Tells the client, the record and the counters of a failed handshake with the server.
@@ -247,6 +251,25 @@ fn is_excepted(
             .first()
             .and_then(|leaf| Names::of(leaf))
             .is_some_and(|names| names.dns.iter().any(|name| policy.excepts(name))),
+    }
+}
+
+/// The client does not believe the certificate it was shown. Twice so, its next session may be left
+/// alone.
+fn certificate_rejected(
+    flow: &FlowPolicy<'_>,
+    record: &SessionRecord,
+    verdict: Verdict,
+    totals: &Totals,
+) {
+    if !matches!(flow.proxy, Proxy::Client { .. }) {
+        return;
+    }
+    increment(&totals.forged_certificates_rejected);
+    // Of any other verdict clients are meant to be warned.
+    if verdict.is_verified() {
+        let (client, name) = (record.client.ip(), record.server_name.as_deref());
+        flow.learnt.rejected(client, record.server, name, Instant::now());
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Statistics {
     bytes_to_server: AtomicU64,
     bytes_to_client: AtomicU64,
     takeover_failed: AtomicU64,
+    http2_downgraded: AtomicU64,
+    broken: AtomicU64,
     client: Side,
     server: Side,
 }
@@ -70,6 +72,12 @@ impl Statistics {
         self.bytes_to_client.fetch_add(record.bytes_to_client, Relaxed);
         self.client.leg(record.client_leg.as_ref());
         self.server.leg(record.server_leg.as_ref());
+        if record.http2_downgraded {
+            increment(&self.http2_downgraded);
+        }
+        if record.broken.is_some() {
+            increment(&self.broken);
+        }
         let unsupported = record.outcome == Outcome::Bypassed(Bypassed::UnsupportedTls);
         if unsupported {
             increment(&self.client.suite_other);
@@ -112,6 +120,8 @@ impl Statistics {
         lines.extend([
             ("clientConnectionFailures".to_owned(), read(&self.client.failed)),
             ("serverConnectionFailures".to_owned(), read(&self.server.failed)),
+            ("connectionsBrokenOff".to_owned(), read(&self.broken)),
+            ("connectionsHttp2Downgraded".to_owned(), read(&self.http2_downgraded)),
             ("clientSessionsResumed".to_owned(), read(&self.client.resumed)),
             ("serverSessionsResumed".to_owned(), read(&self.server.resumed)),
             ("bytesToServer".to_owned(), read(&self.bytes_to_server)),

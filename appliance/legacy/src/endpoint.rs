@@ -18,6 +18,7 @@ use openssl::x509::X509;
 use weir_api::legacy::{Established, Failure, FromWorker, MAX_BYTES, Open, Role};
 use weir_policy::suites::{Protocol, Suite};
 
+use crate::alert::send_fatal_alert;
 use crate::observed::{Observed, observe};
 
 /// The groups of both roles; P-224 is not in OpenSSL's own list, and a certificate's curve must be.
@@ -49,10 +50,11 @@ pub struct Endpoint {
     plain: Vec<u8>,
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Closing {
     No,
-    Asked,
+    CloseNotify,
+    FatalAlert(u8),
     Done,
 }
 
@@ -167,7 +169,14 @@ impl Endpoint {
 
     pub fn close_notify(&mut self) {
         if self.closing == Closing::No {
-            self.closing = Closing::Asked;
+            self.closing = Closing::CloseNotify;
+        }
+    }
+
+    /// After what was written; nothing goes out after it.
+    pub fn fatal_alert(&mut self, alert: u8) {
+        if self.closing == Closing::No {
+            self.closing = Closing::FatalAlert(alert);
         }
     }
 
@@ -207,9 +216,12 @@ impl Endpoint {
         }
         if self.plain.is_empty() {
             self.plain.shrink_to(1024);
-            if self.closing == Closing::Asked {
-                self.closing = Closing::Done;
-                self.stream.shutdown().map_err(|error| self.failure(&error))?;
+            match std::mem::replace(&mut self.closing, Closing::Done) {
+                Closing::CloseNotify => {
+                    self.stream.shutdown().map_err(|error| self.failure(&error))?;
+                }
+                Closing::FatalAlert(alert) => send_fatal_alert(self.stream.ssl(), alert),
+                before @ (Closing::No | Closing::Done) => self.closing = before,
             }
         }
         let mut buffer = [0; 16 << 10];

@@ -103,6 +103,10 @@ impl Leg {
                     plain = plain.saturating_add(1);
                     endpoint.close_notify();
                 }
+                (Some(ToWorker::Alert(alert)), Some(endpoint)) => {
+                    plain = plain.saturating_add(1);
+                    endpoint.fatal_alert(alert);
+                }
                 (Some(_), _) => return Err(protocol("a message out of its order")),
             }
         }

@@ -8,6 +8,7 @@
 //! Fails by ending, before it says that it is ready, where the library is not the one it must be or
 //! the sandbox cannot be had; later, by what ends one leg.
 
+mod alert;
 mod endpoint;
 mod leg;
 mod library;

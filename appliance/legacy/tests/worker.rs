@@ -46,6 +46,23 @@ fn every_version_and_suite_of_the_table_carries_data_both_ways() {
                 let wire = client.settle();
                 server.feed(&wire);
                 assert!(server.said.contains(&FromWorker::PeerClosed), "{cell}");
+                // The other direction is open, and ends by an alert. SSL 3.0 has fewer of them.
+                for last in [
+                    ToWorker::Plain(b"last words".to_vec()),
+                    ToWorker::Alert(49),
+                    ToWorker::CloseNotify,
+                ] {
+                    server.say(&last);
+                    let wire = server.settle();
+                    if last == ToWorker::CloseNotify {
+                        assert!(wire.is_empty(), "{cell}: an alert is the last word");
+                    } else {
+                        client.feed(&wire);
+                    }
+                }
+                assert!(client.plain().ends_with(b"last words"), "{cell}");
+                let alert = if version == Protocol::Ssl30 { 40 } else { 49 };
+                assert_eq!(client.failure(), Some(&Failure::AlertReceived(alert)), "{cell}");
                 cells += 1;
             }
         }

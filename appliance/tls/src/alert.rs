@@ -1,8 +1,8 @@
 //! TLS alerts (RFC 8446 section 6) as a value that both stacks and both legs share.
 //!
 //! For: naming an alert, choosing the nearest one for the other leg, and the bytes of a fatal alert
-//! for a client whose handshake has not been answered yet. Not for: alerts inside a session; the
-//! stacks write those themselves.
+//! for a client whose handshake has not been answered yet. Not for: alerts inside a session, which
+//! only its stack can write ([`crate::TlsLeg::fatal_alert`]).
 
 use std::fmt;
 
@@ -27,6 +27,7 @@ impl Alert {
     pub const PROTOCOL_VERSION: Self = Self(70);
     pub const INSUFFICIENT_SECURITY: Self = Self(71);
     pub const INTERNAL_ERROR: Self = Self(80);
+    pub const USER_CANCELED: Self = Self(90);
     pub const UNRECOGNIZED_NAME: Self = Self(112);
     pub const CERTIFICATE_REQUIRED: Self = Self(116);
     pub const NO_APPLICATION_PROTOCOL: Self = Self(120);
@@ -42,6 +43,7 @@ impl Alert {
             | Self::ACCESS_DENIED
             | Self::PROTOCOL_VERSION
             | Self::INSUFFICIENT_SECURITY
+            | Self::USER_CANCELED
             | Self::UNRECOGNIZED_NAME
             | Self::NO_APPLICATION_PROTOCOL => self,
             // The server wants a client certificate, which Weir cannot forward (SPEC T10).

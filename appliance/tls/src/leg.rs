@@ -60,6 +60,11 @@ pub trait TlsLeg: Send {
     /// stays open.
     fn close_notify(&mut self);
 
+    /// Ends the session after the handshake: after what was written, this alert goes out, fatal and
+    /// encrypted, and nothing after it. Nothing happens while handshaking, after
+    /// [`Self::close_notify`] or an error of this leg.
+    fn fatal_alert(&mut self, alert: Alert);
+
     /// The peer ended its direction by close_notify. A TCP FIN without it is a truncation, which
     /// only the owner of the socket can see.
     fn peer_closed(&self) -> bool;

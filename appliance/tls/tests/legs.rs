@@ -13,7 +13,7 @@ use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use weir_policy::suites::{Allowed, Protocol, Stack, TABLE};
+use weir_policy::suites::{Allowed, Authentication, Protocol, Stack, TABLE};
 use weir_tls::hello::{Field, HelloError};
 use weir_tls::leg::{Fault, PLAIN_BOUND, WIRE_BOUND};
 use weir_tls::names::{Group, SignatureScheme, Version};
@@ -102,6 +102,41 @@ fn plaintext_crosses_both_ways_and_closes_by_halves() {
     // What comes behind close_notify is nobody's.
     client_leg.read_wire(b"\x17\x03\x03\x00\x01x").unwrap();
     assert!(plain(client_leg.as_mut()).is_empty());
+}
+
+#[test]
+fn alert_of_the_owners_choice_ends_the_session_after_what_was_written() {
+    let of_tls12 = Allowed { strongest: Protocol::Tls12, ..Allowed::default() };
+    let suites = TABLE.iter().filter(|suite| suite.stack == Stack::Modern);
+    let mut alerts = 0;
+    for (allowed, suite) in
+        suites.flat_map(|suite| [(Allowed::default(), suite), (of_tls12.clone(), suite)])
+    {
+        let only = Allowed { suites: vec![suite.id], ..allowed };
+        let Some(stack) = ModernStack::under(&only).unwrap() else { continue };
+        let algorithm = match suite.authentication {
+            Authentication::Rsa => &PKCS_RSA_SHA256,
+            _ => &PKCS_ECDSA_P256_SHA256,
+        };
+        let pair = leaf_with(&authority("CA", &PKCS_ECDSA_P256_SHA256), &["x"], algorithm, |_| {});
+        let key = LegKey::new(&pair).unwrap();
+        let mut server_leg = stack.server_leg(None, ADDRESS, Vec::new()).unwrap();
+        let mut client_leg = stack.client_leg(&key, Verdict::default(), None).unwrap();
+        // Not yet, and not instead of a handshake message.
+        client_leg.fatal_alert(Alert::ACCESS_DENIED);
+        pump(server_leg.as_mut(), client_leg.as_mut(), 1400).unwrap();
+        assert_eq!(client_leg.write_plain(b"last words"), 10);
+        client_leg.fatal_alert(Alert::ACCESS_DENIED);
+        client_leg.fatal_alert(Alert::INTERNAL_ERROR);
+        client_leg.close_notify();
+        assert_eq!(client_leg.write_plain(b"more"), 0);
+        let (error, _) = pump(server_leg.as_mut(), client_leg.as_mut(), 1400).unwrap_err();
+        assert_eq!(error, LegError::AlertReceived(Alert::ACCESS_DENIED), "{}", suite.name);
+        assert_eq!(plain(server_leg.as_mut()), b"last words");
+        assert!(!server_leg.peer_closed());
+        alerts += 1;
+    }
+    assert!(alerts >= 9, "{alerts}");
 }
 
 #[test]

@@ -41,6 +41,7 @@ fn messages_come_through_a_stream_in_any_pieces() {
         ToWorker::Wire(b"hello".to_vec()),
         ToWorker::Plain(vec![5; 10]),
         ToWorker::CloseNotify,
+        ToWorker::Alert(80),
     ];
     let mut wire = Vec::new();
     sent.iter().for_each(|message| message.encode(&mut wire).unwrap());

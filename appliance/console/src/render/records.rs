@@ -85,6 +85,9 @@ fn detail(session: &SessionRecord) -> String {
     if session.encrypted_client_hello {
         text += &field("Encrypted hello", "yes; the server name is the outer one");
     }
+    if session.http2_downgraded {
+        text += &field("HTTP/2", "offered by the client, downgraded to HTTP/1 by the proxy");
+    }
     text += &field("Virtual segment", &optional(&session.virtual_segment));
     text += &field("Profile", &optional(&session.profile));
     text += &field("Policy", &optional(&session.policy));
@@ -97,6 +100,9 @@ fn detail(session: &SessionRecord) -> String {
     if let Some(failure) = &session.failure {
         let what = format!("handshake with the {}: {}", failure.with, failure.words);
         text += &field("Failure", &what);
+    }
+    if let Some(broken) = &session.broken {
+        text += &field("Broken off", &format!("by the {}: {}", broken.by, broken.words));
     }
     if let Some(record) = &session.certificate {
         text += &field("Server certificate", &optional(&record.subject));
@@ -146,7 +152,7 @@ mod tests {
     use weir_policy::snapshot::SegmentId;
     use weir_policy::suites::Protocol;
 
-    use weir_api::engine::{End, FailureCause, FailureRecord};
+    use weir_api::engine::{BreakRecord, End, FailureCause, FailureRecord};
 
     use super::*;
     use crate::text::WIDTH;
@@ -167,6 +173,7 @@ mod tests {
             ended: 1_767_225_601_000,
             server_name: text.clone(),
             encrypted_client_hello: true,
+            http2_downgraded: true,
             virtual_segment: text.clone(),
             profile: text.clone(),
             policy: text.clone(),
@@ -183,6 +190,7 @@ mod tests {
                 more_names: 992,
             }),
             verdict: text,
+            broken: Some(BreakRecord { by: End::Server, words: words.clone() }),
             failure: Some(FailureRecord { with: End::Client, cause: FailureCause::Alert, words }),
             bytes_to_server: 1200,
             bytes_to_client: 20_000_000,
@@ -229,6 +237,7 @@ mod tests {
             shown.contains("Failure                 handshake with the client: x\n"),
             "{shown}"
         );
+        assert!(shown.contains("Broken off              by the server: x\n"), "{shown}");
         assert!(shown.contains("Outcome                 blocked (filter 1000)\n"), "{shown}");
     }
 

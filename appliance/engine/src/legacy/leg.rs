@@ -76,6 +76,16 @@ impl LegacyLeg {
         self.sent = 0;
     }
 
+    fn close(&mut self, by: &ToWorker) {
+        if !self.closing && self.failed.is_none() {
+            self.closing = true;
+            if by.encode(&mut self.to_worker).is_ok() {
+                self.in_progress.plain = self.in_progress.plain.saturating_add(1);
+            }
+            self.send();
+        }
+    }
+
     fn lost(&mut self, why: &str) {
         self.failed.get_or_insert(LegError::Internal(format!("the legacy worker is gone: {why}")));
     }
@@ -175,12 +185,12 @@ impl TlsLeg for LegacyLeg {
     }
 
     fn close_notify(&mut self) {
-        if !self.closing && self.failed.is_none() {
-            self.closing = true;
-            if ToWorker::CloseNotify.encode(&mut self.to_worker).is_ok() {
-                self.in_progress.plain = self.in_progress.plain.saturating_add(1);
-            }
-            self.send();
+        self.close(&ToWorker::CloseNotify);
+    }
+
+    fn fatal_alert(&mut self, alert: Alert) {
+        if !self.handshaking() {
+            self.close(&ToWorker::Alert(alert.0));
         }
     }
 

@@ -326,3 +326,32 @@ fn worker_that_is_stuck_is_killed() {
         assert_eq!(world.legacy.counts().crashes.load(Ordering::Relaxed), 1);
     });
 }
+
+#[test]
+fn a_server_that_is_silent_or_dribbles_is_given_up_at_the_deadline() {
+    run(async |world| {
+        for dribbles in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            spawn_local(async move {
+                let (stream, _) = listener.accept().await.unwrap();
+                // A record of 16 KiB, byte by byte.
+                for byte in [0x16, 3, 3, 0x40].into_iter().chain(std::iter::repeat(0)) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    if dribbles && stream.try_write(&[byte]).is_err() {
+                        return;
+                    }
+                }
+            });
+            let server = TcpStream::connect(address).await.unwrap();
+            let record = SessionRecord::new(1, 0, SegmentId(1), address, address);
+            let (stacks, again) = (world.stacks(), Reconnect(address));
+            let deadline = Duration::from_millis(100);
+            let shaken =
+                stacks.server_handshake(server, &again, Some(NAME), vec![], &record, deadline);
+            let fault = shaken.await.err().unwrap().fault;
+            assert!(matches!(fault, LegFault::Slow), "{dribbles}: {fault}");
+        }
+        assert_eq!(world.legacy.counts().opened_again.load(Ordering::Relaxed), 0);
+    });
+}

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustls::{AlertDescription, CertificateError, Connection, Error, HandshakeKind};
 use rustls_pki_types::CertificateDer;
 
+use super::closing_alert::closing_with;
 use super::witness::{Observed, observing};
 use crate::alert::Alert;
 use crate::leg::{Fault, LegError, Negotiated, PLAIN_BOUND, PlainState, TlsLeg, WIRE_BOUND};
@@ -172,6 +173,13 @@ impl TlsLeg for ModernLeg {
         if !self.closing {
             self.closing = true;
             self.connection.send_close_notify();
+        }
+    }
+
+    fn fatal_alert(&mut self, alert: Alert) {
+        if !self.closing && !self.handshaking() {
+            self.closing = true;
+            closing_with(alert, || self.connection.send_close_notify());
         }
     }
 

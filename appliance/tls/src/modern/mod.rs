@@ -8,6 +8,7 @@
 //!
 //! [`ClientHello::supported`]: crate::ClientHello::supported
 
+mod closing_alert;
 mod leg;
 mod resumption;
 mod support;
@@ -60,6 +61,7 @@ impl ModernStack {
     pub fn under(allowed: &Allowed) -> Result<Option<Self>, LegError> {
         let internal = |error: rustls::Error| LegError::Internal(error.to_string());
         let mut provider = default_provider();
+        provider.cipher_suites = closing_alert::suites(&provider);
         provider.cipher_suites.retain(|suite| {
             let id = suite.suite().into();
             allowed.usable().any(|line| line.id == id)
