@@ -6,13 +6,14 @@ pub mod dataplane;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use crate::certificates::SIGNING_CA;
 use crate::ends::Ends;
 use crate::fetch::Fetch;
 use crate::run::Run;
 use crate::wire::Wire;
+use crate::wire::lab::Lab;
 
 /// How long inspection may take to be there, from the start of the engine (SPEC: within a minute).
 pub const INSPECTION: Duration = Duration::from_secs(60);
@@ -22,6 +23,21 @@ pub struct Bench<W> {
     pub wire: W,
     pub ends: Ends,
     pub run: Arc<Run>,
+}
+
+impl Bench<Lab> {
+    /// Provisions a document, and waits until it is in force.
+    pub fn provision(&self, document: &str) -> Result<()> {
+        let in_force = |text: &str| text.matches("policy in force").count();
+        let before = in_force(&self.wire.log()?);
+        self.wire.configure(document)?;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while in_force(&self.wire.log()?) <= before {
+            ensure!(Instant::now() < deadline, "not in force: {}", self.wire.log()?);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
 }
 
 impl<W: Wire> Bench<W> {

@@ -11,6 +11,7 @@ pub mod bench;
 pub mod capture;
 pub mod certificates;
 pub mod checks;
+pub mod crowd;
 pub mod document;
 pub mod ends;
 pub mod exchange;

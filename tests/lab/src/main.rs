@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use weir_lab::bench::{Bench, dataplane};
+use weir_lab::crowd::{churn, idle};
 use weir_lab::report::Report;
 use weir_lab::wire::Wire;
 use weir_lab::wire::lab::Lab;
@@ -43,6 +44,11 @@ enum Command {
     /// As the first process of the machine of ends (tests of tunnels); nothing else.
     #[command(hide = true)]
     Ends,
+    /// Sessions by the thousand through the lab: what they take of the engine, and leave in it.
+    Crowd {
+        #[command(subcommand)]
+        of: Crowd,
+    },
     /// Measurements, each against its bar; whatever they say, the exit code is 0.
     Bench {
         #[command(subcommand)]
@@ -57,6 +63,14 @@ enum Subject {
     /// One end's process of many open connections.
     #[command(hide = true)]
     Open(dataplane::open::Settings),
+}
+
+#[derive(Subcommand)]
+enum Crowd {
+    /// That idle, then are used, then closed.
+    Idle(idle::Settings),
+    /// One after another, a share of them aborted by either end at any stage.
+    Churn(churn::Settings),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -84,6 +98,15 @@ fn main() -> ExitCode {
             let ended = weir_lab::tunnels::inside::run();
             return if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
+        Command::Crowd { of } => {
+            return match crowd(&of) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("crowd: {error:#}");
+                    ExitCode::FAILURE
+                }
+            };
+        }
         Command::Bench { subject } => {
             let done = match subject {
                 Subject::Dataplane(settings) => dataplane::run(&settings),
@@ -110,6 +133,19 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn crowd(of: &Crowd) -> Result<()> {
+    let mut bench = Bench::start(Lab::start)?;
+    match of {
+        Crowd::Idle(settings) => {
+            let report = idle::run(&mut bench, settings)?;
+            println!("{:.1} KiB a session (bar: {})\n{report:#?}", report.kib(), idle::BAR_KIB);
+        }
+        Crowd::Churn(settings) => println!("{:#?}", churn::run(&mut bench, settings)?),
+    }
+    bench.run.succeeded();
+    Ok(())
 }
 
 fn demo(wire: WireKind, firmware: Firmware, keep: bool) -> Result<bool> {

@@ -53,9 +53,25 @@ impl Namespace {
         succeed(self.command("sysctl").args(["-qw", setting])).map(drop)
     }
 
+    /// To enter it from a thread that does not have the namespace itself.
+    pub fn handle(&self) -> Handle {
+        Handle(self.name.clone())
+    }
+
+    /// As [`Handle::enter`].
+    pub fn enter<T: Send>(&self, inside: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        self.handle().enter(inside)
+    }
+}
+
+/// A namespace's name.
+#[derive(Clone, Debug)]
+pub struct Handle(String);
+
+impl Handle {
     /// Runs `inside` on a thread of its own in the namespace: sockets made there stay in it.
     pub fn enter<T: Send>(&self, inside: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let path = PathBuf::from("/run/netns").join(&self.name);
+        let path = PathBuf::from("/run/netns").join(&self.0);
         std::thread::scope(|scope| {
             scope
                 .spawn(move || {
@@ -66,7 +82,7 @@ impl Namespace {
                     inside()
                 })
                 .join()
-                .map_err(|_| anyhow!("a thread in namespace {} panicked", self.name))?
+                .map_err(|_| anyhow!("a thread in namespace {} panicked", self.0))?
         })
     }
 }

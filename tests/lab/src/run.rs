@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::{HashMap, Map, MapData};
 
 /// What every namespace of the lab is called first; then come process id and run.
 const PREFIX: &str = "weirlab";
@@ -53,6 +54,14 @@ impl Run {
     /// Where this run's eBPF programs and maps are pinned.
     pub fn pin_directory(&self) -> PathBuf {
         Path::new(BPFFS).join(format!("{PREFIX}{}", self.id))
+    }
+
+    /// Entries of the engine's table of held, taken, blocked and watched flows.
+    pub fn flows(&self) -> Result<usize> {
+        let map = Map::HashMap(MapData::from_pin(self.pin_directory().join("flows"))?);
+        // As long as key and value of `bpf/weir.h` are; aya refuses any other length.
+        let flows = HashMap::<_, [u8; 60], [u8; 128]>::try_from(map)?;
+        Ok(flows.keys().count())
     }
 
     /// A file of this run.

@@ -8,6 +8,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use common::{Tls, connect, lab, read_until, write_record};
@@ -103,15 +104,7 @@ fn http2_server(ends: &Ends, identity: &Identity) -> anyhow::Result<Process> {
 fn configure(bench: &mut Bench<Lab>, from: &str, to: &str) -> anyhow::Result<()> {
     let document = document::weir_section(&bench.ends.certificates)?;
     anyhow::ensure!(document.contains(from), "the document has no {from:?}");
-    let in_force = |text: &str| text.matches("policy in force").count();
-    let before = in_force(&bench.wire.log()?);
-    bench.wire.configure(&document.replace(from, to))?;
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while in_force(&bench.wire.log()?) <= before {
-        anyhow::ensure!(Instant::now() < deadline, "not in force: {}", bench.wire.log()?);
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
+    bench.provision(&document.replace(from, to))
 }
 
 /// What became of the session of this client port, and its record.
@@ -221,49 +214,111 @@ fn http2_is_agreed_on_where_both_ends_want_it_and_downgraded_where_set() {
         let (outcome, record) = record_of(bench, &fetched)?;
         assert_eq!(outcome, INSPECTED);
         assert_eq!(record.matches("ALPN http/1.1").count(), 2, "{record}");
+        let told_so =
+            "HTTP/2                  offered by the client, downgraded to HTTP/1 by the proxy\n";
+        assert!(record.contains(told_so), "{record}");
+        assert_eq!(counters(bench, "npSslInspStats")?["connectionsHttp2Downgraded"], 1);
         Ok(())
     });
 }
 
-/// A server that greets its clients, at this port of both addresses, and echoes what they say.
-fn greeter(ends: &Ends, port: u16) -> anyhow::Result<()> {
+/// A server that greets its clients, at this port of both addresses, and echoes what they say; what
+/// each connection of [`OWN_SERVER`] ended by.
+fn greeter(ends: &Ends, port: u16) -> anyhow::Result<mpsc::Receiver<std::io::Result<u64>>> {
     let listener = ends.server.enter(move || Ok(TcpListener::bind(("0.0.0.0", port))?))?;
+    let (tell, told) = mpsc::channel();
     // Ends with the test's process.
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
+            let tell = tell.clone();
             std::thread::spawn(move || {
+                stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+                let own = stream.local_addr()?.ip() == OWN_SERVER;
                 stream.write_all(b"220 ready\r\n")?;
-                std::io::copy(&mut stream.try_clone()?, &mut stream)
+                let ended = std::io::copy(&mut stream.try_clone()?, &mut stream);
+                if own {
+                    let _ = tell.send(ended);
+                }
+                Ok::<(), std::io::Error>(())
             });
         }
     });
-    Ok(())
+    Ok(told)
 }
 
 /// SPEC T9: STARTTLS, and any other server that speaks before TLS does.
 #[test]
-fn a_server_that_speaks_first_is_not_heard_on_a_server_proxy() {
+fn a_server_that_speaks_first_is_blocked_on_a_server_proxy() {
     passes(|bench, _| {
         const PORT: u16 = 2525;
         let ports = "detection-ports: [\"443\"";
-        configure(bench, ports, &format!("{ports}, \"{PORT}\""))?;
-        greeter(&bench.ends, PORT)?;
+        let reset = "reset-server-on-block: true";
         let mut greeting = [0; 11];
+        configure(bench, ports, &format!("{ports}, \"{PORT}\""))?;
+        let ended = greeter(&bench.ends, PORT)?;
+        for resets in [true, false] {
+            if !resets {
+                let document = document::weir_section(&bench.ends.certificates)?
+                    .replace(ports, &format!("{ports}, \"{PORT}\""))
+                    .replace(reset, "reset-server-on-block: false");
+                bench.provision(&document)?;
+            }
+            let mut other = bench.ends.connect_from_client(SocketAddr::from((SERVER, PORT)))?;
+            other.read_exact(&mut greeting)?;
+            assert_eq!(&greeting, b"220 ready\r\n");
 
-        let mut other = bench.ends.connect_from_client(SocketAddr::from((SERVER, PORT)))?;
-        other.read_exact(&mut greeting)?;
-        assert_eq!(&greeting, b"220 ready\r\n");
+            let mut own = bench.ends.connect_from_client(SocketAddr::from((OWN_SERVER, PORT)))?;
+            let flow = format!("{} > {OWN_SERVER}:{PORT}", own.local_addr()?);
+            let error = own.read(&mut greeting).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            let error = ended.recv()?.unwrap_err().kind();
+            // Without a reset it is left to its own patience, which here is a time-out.
+            let expected = if resets { ErrorKind::ConnectionReset } else { ErrorKind::WouldBlock };
+            assert_eq!(error, expected, "resets: {resets}");
+            let shown = told(bench, "show sessions 5", &flow)?;
+            assert!(
+                shown.contains(&format!("{flow}\n  blocked (server spoke first)\n")),
+                "{shown}"
+            );
+        }
+        told(bench, "show segments detail", "server spoke first dropped").map(drop)
+    });
+}
 
-        let mut own = bench.ends.connect_from_client(SocketAddr::from((OWN_SERVER, PORT)))?;
-        own.set_read_timeout(Some(Duration::from_secs(2)))?;
-        let error = own.read(&mut greeting).unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
-        own.write_all(b"EHLO client.example\r\n")?;
-        let error = own.read(&mut greeting).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-        told(bench, "show sessions 3", "not TLS on a server proxy")?;
-        told(bench, "show segments detail", "server first dropped").map(drop)
+/// SPEC T9, T8: what is no TLS, with each setting of the reset.
+#[test]
+fn cleartext_to_a_server_proxy_is_blocked_and_its_server_reset_as_set() {
+    passes(|bench, _| {
+        let reset = "reset-server-on-block: true";
+        for resets in [true, false] {
+            if !resets {
+                configure(bench, reset, "reset-server-on-block: false")?;
+            }
+            for first in
+                [&b"GET /cleartext HTTP/1.1\r\n\r\n"[..], &[0x16, 3, 1, 0, 4, 0, 0, 0, 0], &[0; 64]]
+            {
+                let mut own =
+                    bench.ends.connect_from_client(SocketAddr::from((OWN_SERVER, 443)))?;
+                let client = own.local_addr()?;
+                let of_server = |ends: &Ends| {
+                    let filter = format!("dport = :{}", client.port());
+                    succeed(ends.server.command("ss").args(["-Htn", &filter]))
+                };
+                assert!(of_server(&bench.ends)?.contains("ESTAB"));
+                own.write_all(first)?;
+                let error = own.read(&mut [0; 16]).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{first:?}");
+                let shown = told(bench, "show sessions 3", &format!("{client} > "))?;
+                let wanted =
+                    format!("{client} > {OWN_SERVER}:443\n  blocked (not TLS on a server proxy)\n");
+                assert!(shown.contains(&wanted), "{shown}");
+                // Told after its resets were sent.
+                assert_eq!(of_server(&bench.ends)?.contains("ESTAB"), !resets, "{first:?}");
+            }
+        }
+        assert!(!bench.ends.access_log()?.contains("cleartext"));
+        Ok(())
     });
 }
 
@@ -397,22 +452,117 @@ fn read_all(tls: &mut Tls) -> (usize, std::io::Result<()>) {
     }
 }
 
+/// SPEC T10, and clients that have pinned a certificate: curl compares keys once TLS is done, and then
+/// closes without a word.
 #[test]
-fn idle_sessions_are_kept_in_little_memory_and_go_on_when_they_are_used() {
+fn clients_that_pin_and_servers_that_ask_are_blocked_or_learnt_as_set_shown_and_forgotten() {
     passes(|bench, _| {
-        const SESSIONS: usize = 800;
+        let public = bench.ends.certificates.public.clone();
+        let mut command = bench.ends.server.command("openssl");
+        command.args(["s_server", "-www", "-Verify", "1", "-accept", &format!("{OTHER}:443")]);
+        command.arg("-cert").arg(&public.certificate).arg("-key").arg(&public.key);
+        let _server = serve(&bench.ends, "asking", &mut command)?;
+        let asking = Fetch::new("public.example", "/").at(OTHER);
+        let pin = public_key_pin(&public)?;
+        let pinned = Fetch::new("public.example", "/").arguments(&["--pinnedpubkey", &pin]);
+
+        // As it is by default.
+        for _ in 0..2 {
+            let fetched = asking.run(&bench.ends)?;
+            assert_ne!(fetched.exit, 0);
+            let (outcome, _) = record_of(bench, &fetched)?;
+            assert_eq!(outcome, "blocked (server asked for a client certificate)");
+        }
+        for _ in 0..3 {
+            let fetched = pinned.run(&bench.ends)?;
+            assert_eq!(
+                fetched.exit, 90,
+                "not CURLE_SSL_PINNEDPUBKEYNOTMATCH: {}",
+                fetched.messages
+            );
+        }
+        told(
+            bench,
+            "debug np stats show npSslInspProtocolStats",
+            "serverFailureCertificateRequested",
+        )?;
+
+        bench.wire.console("clear learnt-bypasses")?;
+        let both = "logging: true\n      on-client-certificate-request: bypass\n      \
+                    on-pinned-client: bypass\n";
+        configure(bench, "logging: true\n", both)?;
+        for _ in 0..2 {
+            assert_eq!(pinned.run(&bench.ends)?.exit, 90);
+            assert_ne!(asking.run(&bench.ends)?.exit, 0);
+        }
+        let wanted = "public.example for 10.66.0.1, which rejects forged certificates";
+        let shown = told(bench, "show tls-inspection", wanted)?;
+        let wanted = format!("public.example at {OTHER}:443, which asks for client certificates");
+        assert!(shown.contains(&wanted), "{shown}");
+        let fetched = pinned.run(&bench.ends)?;
+        fetched.succeeded()?;
+        let (outcome, _) = record_of(bench, &fetched)?;
+        assert_eq!(outcome, "bypassed (learnt that the client rejects forged certificates)");
+        // It has none to show: it is the server that refuses now.
+        let fetched = asking.run(&bench.ends)?;
+        assert_ne!(fetched.exit, 0);
+        let (outcome, _) = record_of(bench, &fetched)?;
+        assert!(outcome.starts_with("bypassed (learnt that "), "{outcome}");
+
+        bench.wire.console("clear learnt-bypasses")?;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while bench.wire.console("show tls-inspection")?.contains("Learnt") {
+            anyhow::ensure!(Instant::now() < deadline, "nothing is forgotten");
+        }
+        let fetched = Fetch::new("public.example", "/").run(&bench.ends)?;
+        checks::ensure_signed_by_weir(&fetched)
+    });
+}
+
+/// As curl wants it.
+fn public_key_pin(of: &Identity) -> anyhow::Result<String> {
+    let script = "openssl x509 -pubkey -noout -in \"$0\" | openssl pkey -pubin -outform der \
+                  | openssl dgst -sha256 -binary | openssl base64";
+    let pin = succeed(Command::new("sh").args(["-c", script]).arg(&of.certificate))?;
+    Ok(format!("sha256//{}", pin.trim()))
+}
+
+#[test]
+fn a_server_that_does_not_read_makes_the_client_wait_and_not_the_engine_hoard() {
+    passes(|bench, _| {
+        let public = bench.ends.certificates.public.clone();
+        let mut command = bench.ends.server.command("openssl");
+        command.args(["s_server", "-quiet", "-accept", &format!("{OTHER}:443")]);
+        command.arg("-cert").arg(&public.certificate).arg("-key").arg(&public.key);
+        let server = serve(&bench.ends, "deaf", &mut command)?;
+        let mut tls =
+            common::connect_to(&bench.ends, SocketAddr::from((OTHER, 443)), "public.example");
+        for _ in 0..4 {
+            Fetch::new("public.example", "/random.bin").run(&bench.ends)?.succeeded()?;
+        }
+        server.signal(nix::sys::signal::Signal::SIGSTOP)?;
         let before = resident(bench)?;
-        let mut idle: Vec<Tls> =
-            (0..SESSIONS).map(|_| connect(&bench.ends, "public.example")).collect();
+        tls.sock.set_write_timeout(Some(Duration::from_secs(2)))?;
+        let head =
+            "PUT /upload HTTP/1.1\r\nHost: public.example\r\nContent-Length: 100000000\r\n\r\n";
+        write_record(&mut tls, head.as_bytes())?;
+        let mut sent = 0;
+        let stopped = loop {
+            match write_record(&mut tls, &[b'x'; 16 << 10]) {
+                Ok(()) => sent += 16 << 10,
+                Err(error) => break error,
+            }
+            anyhow::ensure!(sent < 64 << 20, "nothing makes the client wait");
+        };
+        let wait = [ErrorKind::WouldBlock, ErrorKind::TimedOut];
+        assert!(wait.contains(&stopped.kind()), "{stopped}");
         let grown = resident(bench)?.saturating_sub(before);
-        println!("{SESSIONS} idle sessions: {grown} KiB over {before} KiB");
-        // The bar of user-space memory for a session of the modern stack.
-        assert!(grown < 32 * SESSIONS as u64, "{grown} KiB for {SESSIONS} sessions");
-        for tls in idle.iter_mut().step_by(50) {
-            write_record(tls, b"GET / HTTP/1.1\r\nHost: public.example\r\n\r\n")?;
-            let (answer, end) = read_until(tls, "benign page", 1);
-            end?;
-            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        server.signal(nix::sys::signal::Signal::SIGCONT)?;
+        assert!(grown < 8 << 10, "the engine grew by {grown} KiB for {sent} bytes");
+        // It goes on where it was.
+        tls.sock.set_write_timeout(Some(Duration::from_secs(20)))?;
+        for _ in 0..64 {
+            write_record(&mut tls, &[b'x'; 16 << 10])?;
         }
         Ok(())
     });

@@ -27,6 +27,15 @@ pub fn connect(ends: &Ends, host: &str) -> Tls {
 
 /// The same with the ClientHello cut at these places, and a pause before each piece but the first.
 pub fn connect_in_pieces(ends: &Ends, host: &str, cuts: &[usize]) -> Tls {
+    shake_hands(ends, SocketAddr::from((SERVER, 443)), host, cuts)
+}
+
+/// The same with another server.
+pub fn connect_to(ends: &Ends, server: SocketAddr, host: &str) -> Tls {
+    shake_hands(ends, server, host, &[])
+}
+
+fn shake_hands(ends: &Ends, server: SocketAddr, host: &str, cuts: &[usize]) -> Tls {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(&ends.certificates.client_trust).unwrap() {
         roots.add(certificate.unwrap()).unwrap();
@@ -35,7 +44,7 @@ pub fn connect_in_pieces(ends: &Ends, host: &str, cuts: &[usize]) -> Tls {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name = ServerName::try_from(host.to_owned()).unwrap();
     let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
-    let mut stream = ends.connect_from_client(SocketAddr::from((SERVER, 443))).unwrap();
+    let mut stream = ends.connect_from_client(server).unwrap();
     let mut hello = Vec::new();
     connection.write_tls(&mut hello).unwrap();
     let mut from = 0;
