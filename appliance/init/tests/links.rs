@@ -50,6 +50,20 @@ fn a_breaker_stays_open_until_the_ports_are_restarted() {
 }
 
 #[test]
+fn a_breaker_does_not_open_while_one_cable_was_never_in() {
+    let lab = Lab::start_with(LinkDownSynchronisation::Breaker, 0, |prefix| {
+        ip(&format!("-n {prefix}client link set e0 down"));
+    });
+    lab.wait_for("the other link", || lab.status().links == [false, true]);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(lab.status().taken_down, None);
+    lab.set("client", "up");
+    lab.wait_for("both links", || lab.status().links == [true, true]);
+    lab.set("client", "down");
+    lab.wait_for_link("server", false);
+}
+
+#[test]
 fn a_hub_changes_nothing_and_gives_ports_back_that_a_wire_took_down() {
     let lab = Lab::start(LinkDownSynchronisation::Hub, 0);
     lab.set("client", "down");
@@ -94,6 +108,13 @@ struct Lab {
 
 impl Lab {
     fn start(mode: LinkDownSynchronisation, wait: u64) -> Self {
+        let lab = Self::start_with(mode, wait, |_| {});
+        lab.wait_for("both links", || lab.status().links == [true, true]);
+        lab
+    }
+
+    /// `before`: done to the ends' namespaces, by their prefix, before the segment is made.
+    fn start_with(mode: LinkDownSynchronisation, wait: u64, before: impl Fn(&str)) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         assert!(nix::unistd::geteuid().is_root(), "these tests need root");
         let prefix = format!("wln{}-{}-", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -106,6 +127,7 @@ impl Lab {
             ));
             ip(&format!("-n {prefix}{end} link set e0 up"));
         }
+        before(&prefix);
         let names = Names { prefix: prefix.clone(), ..Names::default() };
         let yard = PathBuf::from(format!("/run/netns/{prefix}yard"));
         inside(&yard, || segment::create(&names, SEGMENT, ["portA", "portB"])).unwrap().unwrap();
@@ -114,7 +136,6 @@ impl Lab {
         let lab = Self { prefix, directory, service };
         lab.wait_for("the service", || UnixStream::connect(lab.socket()).is_ok());
         lab.configure(mode, wait);
-        lab.wait_for("both links", || lab.status().links == [true, true]);
         lab
     }
 

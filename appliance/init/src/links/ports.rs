@@ -74,10 +74,12 @@ impl Ports {
                 _ => None,
             });
             let flags = link.header.flags;
-            let port = Port {
-                up: flags.contains(LinkFlags::Up),
-                link: flags.contains(LinkFlags::LowerUp),
-            };
+            let link_now = flags.contains(LinkFlags::LowerUp);
+            let came = link.attributes.iter().any(
+                |attribute| matches!(attribute, LinkAttribute::CarrierUpCount(times) if *times > 0),
+            );
+            let port =
+                Port { up: flags.contains(LinkFlags::Up), link: link_now, seen: link_now || came };
             found.extend(name.map(|name| (name, Found { index: link.header.index, port })));
         }
         Ok(found)

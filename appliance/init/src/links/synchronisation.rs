@@ -17,6 +17,8 @@ pub struct Port {
     /// Not taken down by us (or by somebody).
     pub up: bool,
     pub link: bool,
+    /// It has a link, or had one since the interface was made.
+    pub seen: bool,
 }
 
 /// A port to take down or to bring up.
@@ -45,15 +47,26 @@ enum State {
     },
 }
 
+/// A link that was never there cannot be lost: at boot one port finds its link before the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Arming {
+    /// Nothing was seen of the ports yet.
+    Fresh,
+    /// Not both ports had a link; since when.
+    Unarmed(Duration),
+    Armed,
+}
+
 #[derive(Debug)]
 pub struct Synchronisation {
     pub settings: LinkSettings,
     state: State,
+    arming: Arming,
 }
 
 impl Synchronisation {
     pub fn new(settings: LinkSettings) -> Self {
-        Self { settings, state: State::Together }
+        Self { settings, state: State::Together, arming: Arming::Fresh }
     }
 
     pub fn hub(segment: SegmentId) -> Self {
@@ -73,6 +86,7 @@ impl Synchronisation {
     pub fn look(&mut self, now: Duration, ports: [Port; 2]) -> Option<Change> {
         let [a, b] = ports;
         let port = |side| if side == Side::A { a } else { b };
+        self.arm(now, ports);
         if self.settings.mode == LinkDownSynchronisation::Hub {
             self.state = State::Together;
             let down = [Side::A, Side::B].into_iter().find(|side| !port(*side).up);
@@ -115,6 +129,10 @@ impl Synchronisation {
         if matches!(self.state, State::Down { .. }) {
             return None;
         }
+        if !self.acts(now) {
+            self.state = State::Together;
+            return None;
+        }
         let waiting = match self.state {
             State::Waiting { lost, since } if !port(lost).link => Some((lost, since)),
             _ => None,
@@ -132,9 +150,33 @@ impl Synchronisation {
         Some(Change { side: other(lost), up: false })
     }
 
-    /// By an operator: both ports up again. `None`: none was taken down.
+    /// Before both links were there: a breaker never, as somebody would have to close it; a wire
+    /// passes a link that does not come on, once it had its time.
+    fn acts(&self, now: Duration) -> bool {
+        match (self.arming, self.settings.mode) {
+            (Arming::Armed, _) => true,
+            (Arming::Unarmed(since), LinkDownSynchronisation::Wire) => {
+                now.saturating_sub(since) >= SETTLE.max(self.settings.wait)
+            }
+            (Arming::Fresh | Arming::Unarmed(_), _) => false,
+        }
+    }
+
+    fn arm(&mut self, now: Duration, [a, b]: [Port; 2]) {
+        // A service that is started again knows by what the ports had before.
+        let before = self.arming == Arming::Fresh && a.seen && b.seen;
+        if before || (a.link && b.link) {
+            self.arming = Arming::Armed;
+        } else if self.arming == Arming::Fresh {
+            self.arming = Arming::Unarmed(now);
+        }
+    }
+
+    /// By an operator: both ports up again, and nothing taken down until both have had their links,
+    /// as after boot. `None`: none was taken down.
     pub fn restart(&mut self, now: Duration) -> Option<Change> {
         let taken = self.taken_down()?;
+        self.arming = Arming::Unarmed(now);
         Some(self.bring_up(taken, now))
     }
 
@@ -155,9 +197,10 @@ fn other(side: Side) -> Side {
 mod tests {
     use super::*;
 
-    const LINKED: Port = Port { up: true, link: true };
-    const LOST: Port = Port { up: true, link: false };
-    const DOWN: Port = Port { up: false, link: false };
+    const LINKED: Port = Port { up: true, link: true, seen: true };
+    const LOST: Port = Port { up: true, link: false, seen: true };
+    const NEVER: Port = Port { up: true, link: false, seen: false };
+    const DOWN: Port = Port { up: false, link: false, seen: true };
     const TAKE_B_DOWN: Option<Change> = Some(Change { side: Side::B, up: false });
     const BRING_B_UP: Option<Change> = Some(Change { side: Side::B, up: true });
 
@@ -213,6 +256,45 @@ mod tests {
         assert_eq!(breaker.restart(at(100)), BRING_B_UP);
         assert_eq!(breaker.look(at(101), [LINKED, LINKED]), None);
         assert_eq!(breaker.taken_down(), None);
+    }
+
+    #[test]
+    fn a_breaker_does_not_open_before_both_links_were_there() {
+        let mut breaker = segment(LinkDownSynchronisation::Breaker, 0);
+        for second in 0..600 {
+            assert_eq!(breaker.look(at(second), [LINKED, NEVER]), None);
+        }
+        assert_eq!(breaker.look(at(600), [LOST, NEVER]), None);
+        assert_eq!(breaker.look(at(601), [LOST, LINKED]), None, "not both at one time");
+        assert_eq!(breaker.look(at(602), [LINKED, LINKED]), None);
+        assert_eq!(breaker.look(at(603), [LOST, LINKED]), TAKE_B_DOWN);
+    }
+
+    #[test]
+    fn a_breaker_that_is_closed_while_the_link_is_out_stays_closed() {
+        let mut breaker = segment(LinkDownSynchronisation::Breaker, 0);
+        assert_eq!(breaker.look(at(0), [LINKED, LINKED]), None);
+        assert_eq!(breaker.look(at(1), [LOST, LINKED]), TAKE_B_DOWN);
+        assert_eq!(breaker.restart(at(2)), BRING_B_UP);
+        for second in 3..60 {
+            assert_eq!(breaker.look(at(second), [LOST, LINKED]), None);
+        }
+        assert_eq!(breaker.look(at(60), [LINKED, LINKED]), None);
+        assert_eq!(breaker.look(at(61), [LOST, LINKED]), TAKE_B_DOWN);
+    }
+
+    #[test]
+    fn a_wire_gives_a_link_that_was_never_there_its_time() {
+        let mut wire = segment(LinkDownSynchronisation::Wire, 0);
+        for second in 0..5 {
+            assert_eq!(wire.look(at(second), [NEVER, LINKED]), None);
+        }
+        assert_eq!(wire.look(at(5), [NEVER, LINKED]), TAKE_B_DOWN);
+        let mut slow = segment(LinkDownSynchronisation::Wire, 30);
+        for second in 0..60 {
+            assert_eq!(slow.look(at(second), [NEVER, LINKED]), None, "{second}");
+        }
+        assert_eq!(slow.look(at(60), [NEVER, LINKED]), TAKE_B_DOWN, "its time, then the wait");
     }
 
     #[test]
