@@ -9,7 +9,8 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use weir_api::paths;
+use weir_api::engine::ToEngine;
+use weir_api::{frame, paths};
 use weir_inspect::rules::{RuleSet, RuleText};
 use weir_policy::layers::{Layer, Syntax};
 use weir_policy::located::MAX_TEXT;
@@ -100,7 +101,9 @@ impl Sources {
         let configuration = Configuration::load(&layers, material).map_err(|errors| {
             errors.into_iter().map(|error| in_section(error, &layers)).collect::<Vec<_>>()
         })?;
-        check_profiles(&configuration.compile(0, None))?;
+        let snapshot = configuration.compile(0, None);
+        check_profiles(&snapshot)?;
+        check_size(snapshot)?;
         Ok(configuration)
     }
 }
@@ -182,6 +185,27 @@ impl Rules for Honoured {
                 })
                 .collect(),
         }
+    }
+}
+
+/// What the untrusted CA and a larger generation may add to a snapshot.
+const SPARE: usize = 64 << 10;
+
+/// A snapshot goes to the engine in one frame; a larger one would never get there.
+fn check_size(snapshot: Snapshot) -> Result<(), Vec<LocatedError>> {
+    let error = |message| {
+        let file = "the configuration as a whole".to_owned();
+        vec![LocatedError { file, line: None, key: String::new(), message }]
+    };
+    let most = frame::MAX_FRAME - SPARE;
+    match frame::length(&ToEngine::Snapshot(Box::new(snapshot))) {
+        Ok(length) if length <= most => Ok(()),
+        Ok(length) => Err(error(format!(
+            "makes a policy of {length} bytes for the engine, which takes at most {most} ({} MiB): \
+             shorten the lists of rules, reputation entries and certificates",
+            most >> 20
+        ))),
+        Err(cause) => Err(error(format!("makes no policy for the engine: {cause}"))),
     }
 }
 

@@ -153,8 +153,12 @@ async fn tell(
     loop {
         let now = orders.borrow_and_update().clone();
         if let Err(error) = tell_changes(told.as_ref(), &now, &mut to).await {
-            // The reading half sees the same end and reports it.
-            tracing::debug!(%error, "engine: write");
+            match error {
+                // The reading half sees the same end and reports it.
+                FrameError::Io(error) => tracing::debug!(%error, "engine: write"),
+                // Both halves end: the engine connects again and is told anew.
+                error => tracing::error!(%error, "an order to the engine cannot be sent"),
+            }
             return;
         }
         told = Some(now);

@@ -67,6 +67,26 @@ where
     Ok(())
 }
 
+/// How long the frame of a message is, whether or not it is within the bound.
+///
+/// # Errors
+/// The message is none that JSON has.
+pub fn length(message: &impl Serialize) -> Result<usize, FrameError> {
+    struct Length(usize);
+    impl std::io::Write for Length {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 = self.0.saturating_add(bytes.len());
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut length = Length(0);
+    serde_json::to_writer(&mut length, message)?;
+    Ok(length.0)
+}
+
 /// The same frames for programs without a runtime.
 pub mod blocking {
     use std::io::{ErrorKind, Read, Write};
