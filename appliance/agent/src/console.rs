@@ -236,6 +236,7 @@ impl Console {
             generation: state.snapshot().generation,
             fallback_forced: state.fallback_forced(),
             availability: state.availability(),
+            inspection_off: state.inspection_off_everywhere(),
             warnings: state.all_warnings(),
         }))
     }

@@ -109,7 +109,7 @@ async fn serve(options: &Options, log: LogLines) -> anyhow::Result<()> {
     let end = loop {
         tokio::select! {
             _ = alive.tick() => supervisor.alive(),
-            _ = availability_round.tick() => tell_availability(&state.borrow(), &mut availability),
+            _ = availability_round.tick() => tell_availability(&mut state.borrow_mut(), &mut availability),
             _ = machine_round.tick() => {
                 look_at_machine(&state, &options.init_socket).await;
                 policy.follow_mode();
@@ -160,12 +160,14 @@ async fn configure_links(state: &RefCell<State>, socket: &Path) {
 }
 
 /// A line in the system log with each change.
-fn tell_availability(state: &State, last: &mut String) {
+fn tell_availability(state: &mut State, last: &mut String) {
     let now = state.availability();
+    let lasted = state.note_fallback();
     if now != *last {
-        match state.fallback_reason() {
-            Some(_) => warn!("{now}"),
-            None => info!("{now}"),
+        match (state.inspection_off_everywhere(), lasted) {
+            (Some(off), _) => warn!("{now}; inspection is off: {}", off.crosses),
+            (None, Some(lasted)) => info!("{now}; inspection was off for {} s", lasted.as_secs()),
+            (None, None) => info!("{now}"),
         }
         *last = now;
     }

@@ -9,11 +9,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 use weir_api::console::{
-    HighAvailability, SegmentAvailability, SegmentView, TlsInspectionView, VirtualSegmentView,
+    HighAvailability, InspectionOff, SegmentAvailability, SegmentView, TlsInspectionView,
+    VirtualSegmentView,
 };
 use weir_api::engine::{Counters, FallbackReason, FilterEvent, SegmentCounters, SessionRecord};
 use weir_api::init::{MachineStatus, Mode};
@@ -57,6 +58,8 @@ pub struct State {
     /// Things an operator should know that hold until the agent ends.
     pub warnings: Vec<String>,
     pub machine: Option<MachineStatus>,
+    /// Since when Layer-2 fallback is in force.
+    fallback_since: Option<SystemTime>,
     pub engine: Engine,
     pub sessions: Ring<SessionRecord>,
     /// Of proxies whose logging is on.
@@ -127,6 +130,7 @@ impl Default for State {
             configuration_errors: Vec::new(),
             warnings: Vec::new(),
             machine: None,
+            fallback_since: None,
             engine: Engine::default(),
             sessions: Ring::default(),
             tls_inspection_log: Ring::default(),
@@ -233,6 +237,7 @@ impl State {
             ports: [format!("{}A", id.0), format!("{}B", id.0)],
             layer2_fallback: fallback.word().into(),
             state: self.segment_state(snapshot),
+            inspection_off: self.inspection_off(crosses(fallback).into()),
             meanings: counters.map(|one| self.meanings(&one.counters)).unwrap_or_default(),
             ..counters.map(counted).unwrap_or_default()
         }
@@ -298,6 +303,42 @@ impl State {
         }
     }
 
+    /// To be called often: keeps since when Layer-2 fallback is in force. How long it was, where it
+    /// is no more.
+    pub fn note_fallback(&mut self) -> Option<Duration> {
+        if self.fallback_reason().is_some() {
+            self.fallback_since.get_or_insert_with(SystemTime::now);
+            return None;
+        }
+        self.fallback_since.take().map(|since| since.elapsed().unwrap_or_default())
+    }
+
+    fn inspection_off(&self, crosses: String) -> Option<InspectionOff> {
+        self.fallback_reason()?;
+        // Not noted yet: since this moment.
+        let since = self.fallback_since.unwrap_or_else(SystemTime::now);
+        let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Some(InspectionOff { since: u64::try_from(since.as_millis()).unwrap_or(0), crosses })
+    }
+
+    /// Of the whole device: `None` outside of Layer-2 fallback.
+    pub fn inspection_off_everywhere(&self) -> Option<InspectionOff> {
+        let snapshot = self.snapshot();
+        let blocks = |segment: &Segment| segment.layer2_fallback == Layer2Fallback::BlockAll;
+        let crosses = if !snapshot.segments.iter().any(blocks) {
+            crosses(Layer2Fallback::PermitAll).into()
+        } else if snapshot.segments.iter().all(blocks) {
+            crosses(Layer2Fallback::BlockAll).into()
+        } else {
+            format!(
+                "{} (permit-all), or {} (block-all)",
+                crosses(Layer2Fallback::PermitAll),
+                crosses(Layer2Fallback::BlockAll)
+            )
+        };
+        self.inspection_off(crosses)
+    }
+
     /// `links`: what link-down synchronisation told, or why it did not.
     pub fn high_availability(&self, links: &Result<Vec<LinkStatus>, String>) -> HighAvailability {
         let snapshot = self.snapshot();
@@ -343,6 +384,16 @@ impl State {
             counters: self.counters().cloned(),
             ..TlsInspectionView::configured(&self.snapshot())
         }
+    }
+}
+
+/// What a segment in Layer-2 fallback lets through (SPEC D2).
+fn crosses(fallback: Layer2Fallback) -> &'static str {
+    match fallback {
+        Layer2Fallback::PermitAll => {
+            "everything crosses, whatever filters, reputation and quarantine say"
+        }
+        Layer2Fallback::BlockAll => "nothing crosses",
     }
 }
 
@@ -398,6 +449,36 @@ mod tests {
         second.force_fallback(false).unwrap();
         second.force_fallback(false).unwrap();
         assert!(!agent().fallback_forced());
+    }
+
+    #[test]
+    fn while_inspection_is_off_it_is_said_since_when_and_what_crosses() {
+        let mut state = State::default();
+        state.orders.send_modify(|orders| {
+            let mut blocks = Segment::with_defaults(SegmentId(2), "dmz".into());
+            blocks.layer2_fallback = Layer2Fallback::BlockAll;
+            let segments = vec![Segment::with_defaults(SegmentId(1), "lan".into()), blocks];
+            orders.snapshot = Arc::new(Snapshot { segments, ..Snapshot::default() });
+        });
+        assert_eq!(state.note_fallback(), None);
+        let off = state.inspection_off_everywhere().unwrap();
+        let everything = "everything crosses, whatever filters, reputation and quarantine say";
+        assert_eq!(
+            off.crosses,
+            format!("{everything} (permit-all), or nothing crosses (block-all)")
+        );
+        assert_eq!(state.note_fallback(), None);
+        assert_eq!(state.inspection_off_everywhere().unwrap().since, off.since);
+        let views = state.segment_views();
+        assert_eq!(views[0].inspection_off.as_ref().unwrap().crosses, everything);
+        assert_eq!(views[1].inspection_off.as_ref().unwrap().crosses, "nothing crosses");
+
+        state.engine.connections = 1;
+        state.engine.heard = Some(Instant::now());
+        assert_eq!(state.inspection_off_everywhere(), None);
+        assert_eq!(state.segment_views()[0].inspection_off, None);
+        assert!(state.note_fallback().is_some());
+        assert_eq!(state.note_fallback(), None);
     }
 
     #[test]

@@ -70,6 +70,30 @@ fn bad_configuration_is_refused_with_its_line_and_the_running_policy_stays() {
 }
 
 #[test]
+fn a_policy_that_is_too_large_for_the_engine_is_refused_and_the_running_one_stays() {
+    let agent = Agent::start(CONFIGURATION, |_| {});
+    let mut engine = agent.engine();
+    let running = snapshot(&mut engine);
+    // One comment of nearly 4 MiB, which is twice as long as JSON has it; nine times.
+    fs::write(agent.path("long.rules"), format!("#{}\n", "\"".repeat((4 << 20) - 2))).unwrap();
+    let file = agent.path("long.rules");
+    let sets: String =
+        (0..9).map(|n| format!("    - {{ name: long{n}, file: {} }}\n", file.display())).collect();
+    agent.configure(&CONFIGURATION.replace("  profiles:", &format!("{sets}  profiles:")));
+    let refused = agent.wait_for("configuration refused");
+    assert!(refused.contains("makes a policy of 755"), "{refused}");
+    assert!(refused.contains("takes at most 67043328 (63 MiB)"), "{refused}");
+    let Response::Health(health) = agent.console().ask(&Request::Health) else { panic!() };
+    assert_eq!(health.generation, running.generation);
+    assert!(health.warnings.iter().any(|warning| warning.contains("takes at most")));
+    // The engine is told of other things as before.
+    agent.console().ask(&Request::ForceFallback(true));
+    assert!(matches!(engine.hear(), ToEngine::ForceFallback(true)));
+    agent.configure(CONFIGURATION);
+    assert_eq!(snapshot(&mut engine).generation, running.generation + 1);
+}
+
+#[test]
 fn agent_that_starts_with_a_bad_configuration_bridges_and_says_why() {
     let agent = Agent::start("weir: { segmnts: [] }", |_| {});
     let policy = snapshot(&mut agent.engine());
@@ -135,12 +159,22 @@ fn what_an_engine_says_of_its_health_is_shown_and_logged() {
     engine.tell(&FromEngine::Health { fallback: None, draining: false });
     agent.wait_for("normal operation");
     engine.tell(&FromEngine::Health { fallback: Some(FallbackReason::HeldFlows), draining: false });
-    agent.wait_for("Layer-2 fallback: overloaded: held flows at their bound");
+    let line = agent.wait_for("Layer-2 fallback: overloaded: held flows at their bound");
+    assert!(line.contains("inspection is off: everything crosses"), "{line}");
+    let Response::Health(health) = console.ask(&Request::Health) else { panic!() };
+    let off = health.inspection_off.unwrap();
+    assert!(off.since > 0 && off.crosses.starts_with("everything crosses"), "{off:?}");
+    let Response::Segments(segments) = console.ask(&Request::Segments) else { panic!() };
+    assert_eq!(segments[0].inspection_off.as_ref(), Some(&off));
     let Response::HighAvailability(state) = console.ask(&Request::HighAvailability) else {
         panic!()
     };
     assert_eq!(state.state, "Layer-2 fallback: overloaded: held flows at their bound");
     assert_eq!(state.segments[0].layer2_fallback, "permit-all");
+    engine.tell(&FromEngine::Health { fallback: None, draining: false });
+    agent.wait_for("normal operation; inspection was off for");
+    let Response::Health(health) = console.ask(&Request::Health) else { panic!() };
+    assert_eq!(health.inspection_off, None);
 }
 
 #[test]

@@ -151,7 +151,19 @@ pub struct Health {
     pub fallback_forced: bool,
     /// As in [`HighAvailability::state`].
     pub availability: String,
+    /// While Layer-2 fallback is in force.
+    #[serde(default)]
+    pub inspection_off: Option<InspectionOff>,
     pub warnings: Vec<String>,
+}
+
+/// That no new flow is judged, and no rule drops a packet (SPEC D2).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InspectionOff {
+    /// Milliseconds since the Unix epoch.
+    pub since: u64,
+    /// What crosses meanwhile, in words.
+    pub crosses: String,
 }
 
 /// `show high-availability`.
@@ -185,6 +197,9 @@ pub struct SegmentView {
     pub layer2_fallback: String,
     /// `inspecting`, `Layer-2 fallback (forced)`, `Layer-2 fallback (engine down)`, ...
     pub state: String,
+    /// While Layer-2 fallback is in force.
+    #[serde(default)]
+    pub inspection_off: Option<InspectionOff>,
     pub counters: Vec<(String, u64)>,
     /// What one count means, of those counters that counted.
     #[serde(default)]

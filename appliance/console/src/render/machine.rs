@@ -1,9 +1,9 @@
 //! `show health`.
 
-use weir_api::console::{Health, HighAvailability};
+use weir_api::console::{Health, HighAvailability, InspectionOff};
 use weir_api::init::{MachineStatus, Mode, PortStatus, ServiceState, ServiceStatus};
 
-use crate::text::{duration, field, fold};
+use crate::text::{duration, field, fold, moment};
 
 pub fn health(health: &Health) -> String {
     let mut text = String::new();
@@ -15,6 +15,9 @@ pub fn health(health: &Health) -> String {
     text += &field("Engine", &format!("{engine}; connected {} times", health.engine_starts));
     text += &field("Policy generation", &health.generation.to_string());
     text += &field("State", &health.availability);
+    if let Some(off) = &health.inspection_off {
+        text += &field("Inspection off", &inspection_off(off));
+    }
     text += &field("Forced fallback", if health.fallback_forced { "yes" } else { "no" });
     if health.warnings.is_empty() {
         text += &field("Warnings", "none");
@@ -23,6 +26,11 @@ pub fn health(health: &Health) -> String {
         text += &field("Warning", warning);
     }
     text
+}
+
+/// Since when, and what crosses.
+pub fn inspection_off(off: &InspectionOff) -> String {
+    format!("since {}: {}", moment(off.since), off.crosses)
 }
 
 /// `show high-availability`.
@@ -118,6 +126,7 @@ mod tests {
             generation: 3,
             fallback_forced: false,
             availability: text.into(),
+            inspection_off: Some(InspectionOff { since: 1_700_000_000_000, crosses: text.into() }),
             warnings: vec![text.into()],
         }
     }
@@ -137,6 +146,7 @@ Port                    x: link up, x, x
 Engine                  connected; connected 2 times
 Policy generation       3
 State                   x
+Inspection off          since 2023-11-14 22:13:20: x
 Forced fallback         no
 Warning                 x
 ";

@@ -7,6 +7,7 @@ use serde::Serialize;
 use weir_api::console::{SegmentView, VirtualSegmentView};
 use weir_api::sight::{Histogram, OutcomeCount, PortTraffic};
 
+use super::machine::inspection_off;
 use crate::text::{bytes, field, fold, printable};
 
 /// The segments that `wanted` names by name, number or port; all of them without it.
@@ -71,6 +72,9 @@ fn segment(segment: &SegmentView, detail: bool) -> String {
     let [a, b] = &segment.ports;
     let mut text = fold("", &format!("Segment {} (ports {a} and {b})", segment.name));
     text += &field("  State", &segment.state);
+    if let Some(off) = &segment.inspection_off {
+        text += &field("  Inspection off", &inspection_off(off));
+    }
     text += &field("  Layer-2 fallback", &segment.layer2_fallback);
     text += &traffic(segment);
     text += &field("  Flows held now", &segment.held_now.to_string());

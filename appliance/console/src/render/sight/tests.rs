@@ -1,3 +1,4 @@
+use weir_api::console::InspectionOff;
 use weir_api::sight::{Direction, VirtualSegmentCounters};
 
 use super::*;
@@ -63,6 +64,21 @@ Segment dmz (ports 1A and 1B)
 ";
     assert_eq!(segments(&[example()], false), expected);
     assert_eq!(segments(&[], false), "No segments.\n");
+}
+
+#[test]
+fn a_segment_in_fallback_shows_since_when_and_what_crosses() {
+    let off = InspectionOff { since: 1_700_000_000_000, crosses: "nothing crosses".into() };
+    let segment = SegmentView {
+        state: "Layer-2 fallback (engine down)".into(),
+        inspection_off: Some(off),
+        ..example()
+    };
+    let expected = "\
+  State                 Layer-2 fallback (engine down)
+  Inspection off        since 2023-11-14 22:13:20: nothing crosses
+";
+    assert!(segments(&[segment], false).contains(expected));
 }
 
 #[test]
