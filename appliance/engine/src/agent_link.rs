@@ -22,6 +22,7 @@ use weir_dataplane::{Dataplane, FallbackCause, HistogramReport, SegmentReport};
 use weir_policy::Snapshot;
 use weir_policy::snapshot::SegmentId;
 
+use crate::budget::Budget;
 use crate::compiled::CompiledPolicy;
 use crate::counters::Totals;
 use crate::heartbeat::Told;
@@ -187,6 +188,7 @@ fn apply(link: &Link, message: ToEngine) -> Option<FromEngine> {
 fn take_policy(link: &Link, snapshot: Snapshot) -> anyhow::Result<()> {
     let running = Arc::clone(&link.publish.borrow());
     let compiled = Arc::new(CompiledPolicy::compile(snapshot, &running)?);
+    tell_shortages(&running, &compiled);
     link.publish.send_replace(Arc::clone(&compiled));
     if let Err(error) = link.dataplane.apply(&compiled.snapshot) {
         link.publish.send_replace(Arc::clone(&running));
@@ -197,16 +199,28 @@ fn take_policy(link: &Link, snapshot: Snapshot) -> anyhow::Result<()> {
         return Err(anyhow::Error::new(error).context("eBPF tables"));
     }
     if !link.in_force.load(Ordering::Relaxed) {
-        // An earlier engine judges until its programs are replaced; no flow is to pass in between.
+        // An earlier engine judges until its programs are replaced; no flow is to pass in between,
+        // however long that takes: the heartbeat goes on from here.
+        link.in_force.store(true, Ordering::Relaxed);
         link.dataplane.heartbeat();
         if let Err(error) = link.dataplane.attach() {
             // Of no use; the supervisor starts another.
             error!(%error, "programs not attached");
             std::process::exit(1);
         }
-        link.in_force.store(true, Ordering::Relaxed);
     }
     Ok(())
+}
+
+/// With the first policy, and with one that lets more sessions live or fewer.
+fn tell_shortages(running: &CompiledPolicy, new: &CompiledPolicy) {
+    let sessions = |policy: &CompiledPolicy| policy.snapshot.device.max_concurrent_sessions;
+    if running.snapshot.generation != 0 && sessions(running) == sessions(new) {
+        return;
+    }
+    for shortage in Budget::read().shortages(sessions(new)) {
+        warn!("max-concurrent-sessions is {}: the machine has {shortage}", sessions(new));
+    }
 }
 
 fn counters(link: &Link, started: Instant) -> Counters {

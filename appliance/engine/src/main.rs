@@ -6,6 +6,7 @@
 //! the supervisor starts it again.
 
 mod agent_link;
+mod budget;
 mod closing;
 mod compiled;
 mod counters;
@@ -166,10 +167,14 @@ fn start_logging() {
 /// hold keys.
 fn set_limits() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    let files = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = files {
+        warn!(%error, "limit of open files stays as it was");
     }
-    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
+        warn!(%error, "core files are not off");
+    }
 }
 
 /// How often runtimes show that they turn, and eBPF is told so.

@@ -40,11 +40,11 @@ pub fn apply() {
     for (name, value) in SETTINGS {
         // printk_devkmsg takes nothing without the end of line.
         if let Err(error) = std::fs::write(format!("/proc/sys/{name}"), format!("{value}\n")) {
-            tracing::info!(name, value, %error, "setting not made");
+            tracing::warn!(name, value, %error, "setting not made");
         }
     }
     if let Err(error) = budget_tcp_memory() {
-        tracing::info!(%error, "memory of TCP stays as the kernel has it");
+        tracing::warn!(%error, "memory of TCP stays as the kernel has it");
     }
     // Ctrl-Alt-Del comes to init as SIGINT, for an orderly reboot.
     if let Err(error) = nix::sys::reboot::set_cad_enabled(false) {
