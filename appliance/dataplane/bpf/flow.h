@@ -11,10 +11,22 @@ static __always_inline int server_in_window(struct packet *p, struct flow *f)
 	return !offset || offset < f->end[0].syn_window;
 }
 
-/* A decoy that the server is not meant to get: the client's packets come the way of its SYN. */
-static __always_inline int expires_early(struct packet *p, struct flow *f)
+/* A decoy that the other end is not meant to get: an end's packets come the way of its SYN. */
+static __always_inline int expires_early(struct packet *p, struct end *end)
 {
-	return f->end[0].ttl > p->ttl + TTL_VARIES;
+	return end->ttl > p->ttl + TTL_VARIES;
+}
+
+/* A packet that came in by the port of its other end: a second pass of the same tuple (SPEC D16), or a
+ * forged source, which must not change the flow. */
+static __always_inline int on_other_pass(struct configuration *c, __u32 segment)
+{
+	if (c->evasion & EVASION_TWO_PASSES) {
+		count(segment, two_passes_dropped);
+		return TC_ACT_SHOT;
+	}
+	count(segment, two_passes_passed);
+	return TC_ACT_OK;
 }
 
 static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, int candidate)
@@ -44,8 +56,9 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struc
 		if (old->client_side != port->side) {
 			/* The same SYN came in by the other port: the tuple crosses twice (SPEC D16). */
 			__u64 word = *(volatile __u64 *)&old->word;
-			if ((word & 0xff) == STATE_HALF_OPEN && swap(old, word, STATE_IGNORED))
-				count(segment, two_passes_passed);
+			if (!(c->evasion & EVASION_TWO_PASSES) && (word & 0xff) == STATE_HALF_OPEN)
+				swap(old, word, STATE_IGNORED);
+			return on_other_pass(c, segment);
 		} else {
 			/* A retransmission. */
 			if (options.flags & END_TIMESTAMPS)
@@ -55,12 +68,25 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struc
 		}
 		return TC_ACT_OK;
 	}
+	if (over_syn_share(p, c)) {
+		if (c->evasion & EVASION_CLIENT_FLOOD) {
+			count(segment, syn_flood_dropped);
+			return TC_ACT_SHOT;
+		}
+		count(segment, syn_flood_passed);
+		return TC_ACT_OK;
+	}
 	__u64 now = bpf_ktime_get_ns();
 	__u8 contested = 0;
 	/* A SYN with another sequence number, which a server that has the first one ignores. Where no
 	 * SYN-ACK ever came, an old entry is of a connection that is long over. */
-	if (old && (*(volatile __u64 *)&old->word & 0xff) == STATE_HALF_OPEN)
+	if (old && (*(volatile __u64 *)&old->word & 0xff) == STATE_HALF_OPEN) {
+		/* The server's side says in its client's name that there is another connection. */
+		if (old->client_low == p->from_low && old->client_side != port->side &&
+		    now - old->touched < SYN_ANSWERED)
+			return on_other_pass(c, segment);
 		contested = old->contested || (old->end[1].flags & END_SEEN) || now - old->touched < SYN_ANSWERED;
+	}
 	struct flow *fresh = bpf_map_lookup_elem(&scratch, &zero);
 	if (!fresh)
 		return TC_ACT_OK;
@@ -80,34 +106,51 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struc
 }
 
 /* A SYN-ACK whose SYN was not seen, or forgotten under a flood of them. */
-static __noinline int on_unknown_answer(struct packet *p, struct port *port, __u64 generation)
+static __noinline int on_unknown_answer(struct packet *p, struct port *port, struct configuration *c)
 {
-	if (!p || !port)
+	if (!p || !port || !c)
 		return TC_ACT_OK;
 	p->from_low = !p->from_low; /* what the rules say of its client's SYN */
-	struct verdict *v = verdict_of(p, port->segment * 2 + !port->side, generation);
-	if (v && v->candidate)
-		count(port->segment, handshake_unknown_passed);
+	struct verdict *v = verdict_of(p, port->segment * 2 + !port->side, c->generation);
+	if (!v || !v->candidate)
+		return TC_ACT_OK;
+	if ((c->evasion & EVASION_UNSEEN_HANDSHAKE) && !c->fallback && !engine_dead(c, INSTANCE)) {
+		/* Where it only was forgotten its client sends the SYN again. */
+		count(port->segment, handshake_unknown_dropped);
+		return TC_ACT_SHOT;
+	}
+	count(port->segment, handshake_unknown_passed);
 	return TC_ACT_OK;
 }
 
-static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f)
+enum { SEEN_PASS, SEEN_DROP, SEEN_FIRST, SEEN_SERVER_FIRST };
+
+/* Data of a handshake that was seen by half: the flow is watched on, for a SYN-ACK may still come. */
+static __always_inline int on_unseen(struct configuration *c, struct flow *f, __u32 segment)
+{
+	if (f && f->contested) {
+		count(segment, contested_dropped);
+		return SEEN_DROP;
+	}
+	if (c->evasion & EVASION_UNSEEN_HANDSHAKE) {
+		count(segment, unseen_dropped);
+		return SEEN_DROP;
+	}
+	count(segment, unseen_passed);
+	return SEEN_PASS;
+}
+
+/* A packet of a handshake that is watched, or the first after it: what is to be done with it. */
+static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f, __u64 word)
 {
 	__u32 segment = port->segment;
-	__u64 word = *(volatile __u64 *)&f->word;
-	if ((word & 0xff) == STATE_IGNORED)
-		return TC_ACT_OK;
 	__u32 from_client = p->from_low == f->client_low;
-	if ((f->client_side == port->side) != from_client) {
-		/* Not the port this end's packets come in by: a second pass, or a forged source, which
-		 * must not end the watch. */
-		count(segment, two_passes_passed);
-		return TC_ACT_OK;
-	}
+	if ((f->client_side == port->side) != from_client)
+		return on_other_pass(c, segment) == TC_ACT_OK ? SEEN_PASS : SEEN_DROP;
 	/* One packet that its receiver may ignore (a wrong sequence number, acknowledgement or checksum)
 	 * never makes us forget the flow: what ends it is left to the ends, and the entry to the LRU. */
 	if (p->flags & TCP_RST)
-		return TC_ACT_OK;
+		return SEEN_PASS;
 	struct end *server = &f->end[1];
 	if (!from_client) {
 		struct tcp_options options = {};
@@ -116,90 +159,101 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 			if (taken && taken <= f->syn_payload && swap(f, word, STATE_IGNORED))
 				count(segment, syn_payload_passed);
 			if (taken)
-				return TC_ACT_OK;
+				return SEEN_PASS;
 			if (!takeable_options(skb, p, segment, c, &options)) {
 				if (c->evasion & EVASION_UNTAKEABLE_OPTIONS)
-					return TC_ACT_SHOT;
+					return SEEN_DROP;
 				swap(f, word, STATE_IGNORED);
-				return TC_ACT_OK;
+				return SEEN_PASS;
 			}
 			learn_syn(skb, p, &options, server);
 			f->contested = 0;
-			return TC_ACT_OK;
+			return SEEN_PASS;
 		}
 		if (!p->payload && !(p->flags & TCP_FIN))
-			return TC_ACT_OK;
+			return SEEN_PASS;
 		if (p->flags & TCP_SYN) {
 			/* A SYN-ACK with payload; of another connection, the client ignores it. */
 			if (p->ack != f->end[0].isn + 1)
-				return TC_ACT_OK;
+				return SEEN_PASS;
 		} else if (!(server->flags & END_SEEN)) {
-			return TC_ACT_OK; /* nothing says where its sequence is; nor is the flow takeable yet */
+			/* Nothing says where its sequence is: its SYN-ACK took another path, or it is the other
+			 * end of a connection that was opened from both. */
+			return on_unseen(c, f, segment);
 		} else if (!server_in_window(p, f)) {
 			count(segment, server_outside_window_dropped);
-			return TC_ACT_SHOT;
+			return SEEN_DROP;
 		}
 		/* STARTTLS, or no TLS at all. */
-		if (p->payload && !c->fallback && !engine_dead(c, INSTANCE) && (f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST)))
-			return hold_server_first(p, f, word, segment);
+		if (p->payload && (f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST)))
+			return SEEN_SERVER_FIRST;
 		/* The server speaks or ends first: not TLS as we know it, not ours. */
 		if (swap(f, word, STATE_IGNORED)) {
 			count(segment, server_spoke_first);
-			return TC_ACT_OK;
+			return SEEN_PASS;
 		}
 		/* Another CPU is holding the flow at this moment; the server will send this again. */
 		count(segment, state_race_dropped);
-		return TC_ACT_SHOT;
+		return SEEN_DROP;
 	}
 	if (!p->payload)
-		return TC_ACT_OK;
+		return SEEN_PASS;
 	if ((p->flags & (TCP_SYN | TCP_ACK)) != TCP_ACK) {
 		count(segment, client_invalid_dropped); /* RFC 9293 3.10.7: no segment that carries data */
-		return TC_ACT_SHOT;
+		return SEEN_DROP;
 	}
 	if (!(server->flags & END_SEEN)) {
-		if (f->contested) {
-			count(segment, contested_dropped);
-			return TC_ACT_SHOT;
-		}
-		/* A handshake we saw only half of, or a payload ahead of it that the server ignores: the
-		 * flow is watched on, for a SYN-ACK may still come. */
-		if (c->evasion & EVASION_UNSEEN_HANDSHAKE) {
-			count(segment, unseen_dropped);
-			return TC_ACT_SHOT;
-		}
-		count(segment, unseen_passed);
-		return TC_ACT_OK;
+		return on_unseen(c, f, segment);
 	}
 	__s32 acknowledged = p->ack - (server->isn + 1);
 	if (acknowledged < 0) {
 		count(segment, client_invalid_dropped);
-		return TC_ACT_SHOT;
+		return SEEN_DROP;
 	}
 	if (acknowledged > 0) {
 		/* Bytes of the server that took another path: all that follows acknowledges them too. Where
 		 * there are none the server ignores this packet, and the next one is held. */
-		if (c->evasion & EVASION_UNSEEN_HANDSHAKE) {
-			count(segment, unseen_dropped);
-			return TC_ACT_SHOT;
-		}
-		count(segment, unseen_passed);
-		return TC_ACT_OK;
+		return on_unseen(c, 0, segment);
 	}
 	__u32 offset = p->seq - (f->end[0].isn + 1);
 	if ((__s32)offset < 0) {
 		if ((__s32)(offset + p->payload) <= 0)
-			return TC_ACT_OK; /* a keep-alive: no byte that the server would take */
+			return SEEN_PASS; /* a keep-alive: no byte that the server would take */
 		/* The server would trim it and take the rest; no client sends such. */
 		count(segment, client_invalid_dropped);
-		return TC_ACT_SHOT;
+		return SEEN_DROP;
 	}
 	if (offset >= server->syn_window) {
-		/* The server would not take it either (SPEC D15). */
+		/* The server would not take it either (SPEC D15), if the window is what the server said. */
+		if (c->evasion & EVASION_DECOY) {
+			count(segment, outside_window_dropped);
+			return SEEN_DROP;
+		}
 		count(segment, outside_window_passed);
-		return TC_ACT_OK;
+		return SEEN_PASS;
 	}
+	if (expires_early(p, &f->end[0])) {
+		count(segment, client_ttl_dropped);
+		return SEEN_DROP;
+	}
+	return SEEN_FIRST;
+}
+
+static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f)
+{
+	__u32 segment = port->segment;
+	__u64 word = *(volatile __u64 *)&f->word;
+	if ((word & 0xff) == STATE_IGNORED)
+		return TC_ACT_OK;
+	if ((p->flags & TCP_URG) && clear_urgent(skb, p->l4)) {
+		p->flags &= ~TCP_URG;
+		count(segment, urgent_cleared);
+	}
+	int seen = see_handshake(skb, p, port, c, f, word);
+	if (seen == SEEN_PASS)
+		return TC_ACT_OK;
 	if (c->fallback || engine_dead(c, INSTANCE)) {
+		/* Nobody judges: what would be dropped crosses as well (SPEC D2). */
 		if (swap(f, word, STATE_IGNORED)) {
 			if (c->fallback)
 				count(segment, fallback_passed);
@@ -208,11 +262,14 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 		}
 		return TC_ACT_OK;
 	}
-	if (expires_early(p, f)) {
-		count(segment, client_ttl_dropped);
-		return TC_ACT_SHOT;
+	if (seen == SEEN_FIRST)
+		return hold(skb, p, f, word, c, segment, HELD_FIRST);
+	if (seen == SEEN_SERVER_FIRST) {
+		if (!client_adds(&p->key, f->client_low, c))
+			return on_client_flood(f, word, c, segment);
+		return hold_server_first(p, f, word, segment);
 	}
-	return hold(skb, p, f, word, c, segment, HELD_FIRST);
+	return TC_ACT_SHOT;
 }
 
 /* Whether a packet of the server acknowledges all bytes that were judged. A RST says nothing: a server
@@ -251,10 +308,10 @@ static __always_inline int on_watched(struct __sk_buff *skb, struct packet *p, s
 {
 	__u32 segment = port->segment;
 	__u32 from_client = p->from_low == f->client_low;
-	if ((f->client_side == port->side) != from_client) {
-		count(segment, two_passes_passed);
-		return TC_ACT_OK;
-	}
+	if ((f->client_side == port->side) != from_client)
+		return on_other_pass(c, segment);
+	if (from_client && (p->flags & TCP_URG) && clear_urgent(skb, p->l4))
+		count(segment, urgent_cleared);
 	if (!from_client) {
 		if (acknowledges_judged(p, f))
 			end_watch(p, f, word, segment);
@@ -282,10 +339,10 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 {
 	__u32 segment = port->segment;
 	__u32 from_client = p->from_low == f->client_low;
-	if ((f->client_side == port->side) != from_client) {
-		count(segment, two_passes_passed);
-		return TC_ACT_OK;
-	}
+	if ((f->client_side == port->side) != from_client)
+		return on_other_pass(c, segment);
+	if (from_client && (p->flags & TCP_URG) && clear_urgent(skb, p->l4))
+		count(segment, urgent_cleared);
 	if (!from_client) {
 		if ((word & 0xff) == STATE_RELEASING && acknowledges_judged(p, f)) {
 			/* state_command looks at this after its change of state, as we do at the state. */
@@ -302,13 +359,19 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 			count(segment, server_outside_window_dropped);
 			return TC_ACT_SHOT;
 		}
-		if (!engine_dead(c, f->owner))
+		if (!engine_dead(c, f->owner)) {
+			if (expires_early(p, &f->end[1])) {
+				count(segment, server_ttl_dropped);
+				return TC_ACT_SHOT;
+			}
 			return server_ends_hold(p, f, word, c, segment);
+		}
 	}
 	if (engine_dead(c, f->owner)) {
 		/* Nothing was acknowledged: the client sends it all again, and the bridge carries it. */
 		if (!swap(f, word, STATE_RELEASED))
 			goto race;
+		client_leaves(&p->key, f);
 		forget_flow(&p->key, f);
 		count(segment, held_given_back);
 		return TC_ACT_OK;
@@ -328,7 +391,7 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 		count(segment, draining_held_dropped);
 		return TC_ACT_SHOT;
 	}
-	if (p->payload && (word & 0xff) == STATE_HELD && expires_early(p, f)) {
+	if ((word & 0xff) == STATE_HELD && expires_early(p, &f->end[0])) {
 		count(segment, client_ttl_dropped);
 		return TC_ACT_SHOT;
 	}

@@ -12,6 +12,7 @@ static __always_inline int promote(struct packet *p, struct flow *f, __u64 word,
 	if (!swap(f, word, state))
 		return HOLD_RACE;
 	f->owner = INSTANCE;
+	f->counted = state == STATE_HELD;
 	long error = bpf_map_update_elem(&flows, &p->key, f, BPF_NOEXIST);
 	if (!error && keep_alias(&p->key, f)) {
 		bpf_map_delete_elem(&flows, &p->key);
@@ -21,6 +22,7 @@ static __always_inline int promote(struct packet *p, struct flow *f, __u64 word,
 		swap(f, (word & ~0xffULL) | state, STATE_HALF_OPEN);
 		return error == -17 /* EEXIST */ ? HOLD_RACE : HOLD_TABLE_FULL;
 	}
+	count_entry(&p->key, f->client_low, 1);
 	bpf_map_delete_elem(&half_open, &p->key);
 	return HOLD_OK;
 }
@@ -131,16 +133,37 @@ HOLD_CLASS(2048)
 HOLD_CLASS(16384)
 HOLD_CLASS(65600) /* the largest IPv4 packet with its link-layer header */
 
+/* The client of a flow that would be held has too many. */
+static __always_inline int on_client_flood(struct flow *f, __u64 word, struct configuration *c, __u32 segment)
+{
+	if (c->evasion & EVASION_CLIENT_FLOOD) {
+		count(segment, client_flood_dropped); /* it comes again */
+		return TC_ACT_SHOT;
+	}
+	if (swap(f, word, STATE_IGNORED))
+		count(segment, client_flood_passed);
+	return TC_ACT_OK;
+}
+
 /* Takes a client's packet off the wire and hands it to the engine. */
 static __always_inline int hold(struct __sk_buff *skb, struct packet *p, struct flow *f, __u64 word, struct configuration *c, __u32 segment, __u32 kind)
 {
 	int result;
+	__u32 room = skb->len <= 2048 ? 2048 : skb->len <= 16384 ? 16384 : 65600;
+	if (over_ring_share(p, f, word, room)) {
+		count(segment, ring_share_dropped);
+		return TC_ACT_SHOT;
+	}
+	if (kind == HELD_FIRST && !client_adds(&p->key, f->client_low, c))
+		return on_client_flood(f, word, c, segment);
 	if (skb->len <= 2048)
 		result = hold_2048(skb, p, f, word, kind);
 	else if (skb->len <= 16384)
 		result = hold_16384(skb, p, f, word, kind);
 	else
 		result = hold_65600(skb, p, f, word, kind);
+	if (kind == HELD_FIRST && result != HOLD_OK)
+		client_subtracts(&p->key, f->client_low);
 	switch (result) {
 	case HOLD_OK:
 		if (kind == HELD_REPEATED)
@@ -171,13 +194,15 @@ static __always_inline int hold(struct __sk_buff *skb, struct packet *p, struct 
 }
 
 /* The server speaks before the client, which a server proxy's server may not (SPEC T9), nor another
- * where policy blocks it: the flow is held without a packet, and its judge blocks it. */
+ * where policy blocks it: the flow is held without a packet, and its judge blocks it. It was counted
+ * for its client. */
 static __noinline int hold_server_first(struct packet *p, struct flow *f, __u64 word, __u32 segment)
 {
 	if (!p || !f)
 		return TC_ACT_SHOT;
 	struct held *h = reserve(word, sizeof(*h));
 	if (!h) {
+		client_subtracts(&p->key, f->client_low);
 		count(segment, ring_full_dropped);
 		return TC_ACT_SHOT;
 	}
@@ -186,6 +211,7 @@ static __noinline int hold_server_first(struct packet *p, struct flow *f, __u64 
 	int result = promote(p, f, word, STATE_HELD);
 	if (result) {
 		bpf_ringbuf_discard(h, 0);
+		client_subtracts(&p->key, f->client_low);
 		if (result == HOLD_TABLE_FULL)
 			count(segment, flow_table_full_dropped);
 		else

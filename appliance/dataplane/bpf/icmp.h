@@ -105,7 +105,7 @@ static __noinline int on_fragment(struct packet *p)
 	}
 	if (watched) {
 		__u64 word = *(volatile __u64 *)&watched->word;
-		if (p->from_low == watched->client_low && expires_early(p, watched)) {
+		if (p->from_low == watched->client_low && expires_early(p, &watched->end[0])) {
 			count(segment, client_ttl_dropped);
 			return TC_ACT_SHOT;
 		}

@@ -84,6 +84,35 @@ struct {
 	PINNED;
 } gre_aliases SEC(".maps");
 
+/* Flows by client (clients.h): two rows of cells, so that two clients share their count only where
+ * they meet in both. */
+#define CLIENT_CELLS 8192
+#define CLIENT_ENTRIES (2 * CLIENT_CELLS) /* from here on: of all entries in `flows` */
+#define CLIENT_ENTRIES_ALL (4 * CLIENT_CELLS) /* and of all clients */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 4 * CLIENT_CELLS + 1);
+	__type(key, __u32);
+	__type(value, __u32);
+	PINNED;
+} client_flows SEC(".maps");
+
+/* Handshakes that each client began lately (clients.h). */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CLIENT_CELLS);
+	__type(key, __u32);
+	__type(value, struct share);
+} syn_shares SEC(".maps");
+
+/* What each client put into a crowded ring lately (clients.h); shared by all rings. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CLIENT_CELLS);
+	__type(key, __u32);
+	__type(value, struct share);
+} ring_shares SEC(".maps");
+
 enum counter {
 #define COUNTER(name, meaning) COUNTER_##name,
 #include "counters.h"
@@ -132,6 +161,11 @@ struct {
 	__type(value, struct engine_instance);
 	PINNED;
 } engines SEC(".maps");
+
+/* Entries of half_open; set at load time. */
+const volatile __u32 half_open_entries = 65536;
+/* Entries of flows, likewise. */
+const volatile __u32 flow_entries = 262144;
 
 /* The engine that these programs were loaded by; its ring is theirs. */
 const volatile __u32 INSTANCE = 0;

@@ -100,6 +100,23 @@ __noinline int neutralise(struct __sk_buff *skb, __u32 l4, __u32 at, __u32 lengt
 	return -1;
 }
 
+/* Takes the urgent mark off a packet of a flow that is not judged yet, or whose judgement is not final:
+ * a server's socket leaves an urgent byte out of the stream, which then is another than was judged.
+ * No TLS has any. Whether it could be done. */
+__noinline int clear_urgent(struct __sk_buff *skb, __u32 l4)
+{
+	__be16 old, new;
+	if (bpf_skb_load_bytes(skb, l4 + 12, &old, 2))
+		return 0;
+	new = old & ~bpf_htons(TCP_URG);
+	if (bpf_l4_csum_replace(skb, l4 + 16, old, new, 2) || bpf_skb_store_bytes(skb, l4 + 12, &new, 2, 0))
+		return 0;
+	if (bpf_skb_load_bytes(skb, l4 + 18, &old, 2))
+		return 0;
+	new = 0;
+	return !bpf_l4_csum_replace(skb, l4 + 16, old, new, 2) && !bpf_skb_store_bytes(skb, l4 + 18, &new, 2, 0);
+}
+
 /* Whether a flow whose SYN or SYN-ACK has these options can be carried by two sockets of ours, once
  * those options are overwritten that both ends can do without (SPEC D12). */
 static __always_inline int takeable_options(struct __sk_buff *skb, struct packet *p, __u32 segment, struct configuration *c, struct tcp_options *options)

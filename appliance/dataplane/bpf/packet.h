@@ -9,6 +9,7 @@
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
+#define TCP_URG 0x20
 
 /* IPv6 extension headers read before a packet is left alone (hop-by-hop, routing, destination). */
 #define MAX_EXTENSIONS 6
@@ -49,6 +50,8 @@ struct packet {
 	__u8 icmp_code;
 	__u8 from_low; /* the sender is end 0 of the key */
 	__u8 stacked;  /* a second tag, or an 802.1ad one */
+	__u8 tags;
+	__u8 odd_headers; /* more than are read, that an end may look through to a TCP packet */
 	__u8 wire_tunnel;
 };
 
@@ -76,6 +79,23 @@ static __always_inline int load(struct __sk_buff *skb, __u32 offset, void *to, _
 	return bpf_skb_load_bytes(skb, offset, to, size);
 }
 
+/* A tag of VLAN 0 only has a priority: ends take the frame as one without it (802.1Q 6.9.1), and so
+ * does the key, or its flow would not be known. */
+static __always_inline void note_tag(struct packet *p, __u16 tci, __be16 protocol)
+{
+	if (p->tags || protocol != bpf_htons(ETH_P_8021Q))
+		p->stacked = 1;
+	if (!p->tags)
+		p->vlan_tci = tci;
+	p->tags++;
+	if (!(tci & 0xfff))
+		p->odd_headers |= 2;
+	else if (!p->key.outer_vlan)
+		p->key.outer_vlan = 0x1000 | (tci & 0xfff);
+	else if (!p->key.inner_vlan)
+		p->key.inner_vlan = 0x1000 | (tci & 0xfff);
+}
+
 /* 802.1Q: the kernel keeps the outer tag beside the frame; a tag inside it is read as well. */
 static __always_inline int read_link_layer(struct __sk_buff *skb, struct packet *p)
 {
@@ -85,28 +105,23 @@ static __always_inline int read_link_layer(struct __sk_buff *skb, struct packet 
 	} tag;
 	__u16 type = bpf_ntohs(skb->protocol);
 	p->l3 = ETH_HLEN;
-	if (skb->vlan_present) {
-		p->vlan_tci = skb->vlan_tci;
-		p->key.outer_vlan = 0x1000 | (p->vlan_tci & 0xfff);
-		p->stacked = skb->vlan_proto != bpf_htons(ETH_P_8021Q);
-	}
+	if (skb->vlan_present)
+		note_tag(p, skb->vlan_tci, skb->vlan_proto);
 	for (int i = 0; i < 2; i++) {
 		if (type != ETH_P_8021Q && type != ETH_P_8021AD)
 			break;
 		if (bpf_skb_load_bytes(skb, p->l3, &tag, sizeof(tag)))
 			return 0;
-		if (p->key.outer_vlan || type == ETH_P_8021AD)
-			p->stacked = 1;
-		if (!p->key.outer_vlan) {
-			p->vlan_tci = bpf_ntohs(tag.tci);
-			p->key.outer_vlan = 0x1000 | (p->vlan_tci & 0xfff);
-		} else if (!p->key.inner_vlan) {
-			p->key.inner_vlan = 0x1000 | (bpf_ntohs(tag.tci) & 0xfff);
-		}
+		note_tag(p, bpf_ntohs(tag.tci), bpf_htons(type));
 		p->l3 += sizeof(tag);
 		type = bpf_ntohs(tag.type);
 	}
+	if (type == ETH_P_8021Q || type == ETH_P_8021AD || p->tags > 2)
+		p->stacked = p->odd_headers = 1;
 	p->ether_type = type;
+	/* One tag of VLAN 0 is looked through. */
+	if (!p->stacked)
+		p->odd_headers = 0;
 	return 1;
 }
 
@@ -223,6 +238,7 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p, st
 			break;
 		if (i == MAX_EXTENSIONS || bpf_skb_load_bytes(skb, at, extension, 4)) {
 			p->protocol = next;
+			p->odd_headers = 1;
 			count(p->key.segment, ipv6_extensions_passed);
 			return 0;
 		}

@@ -59,7 +59,7 @@ static __noinline int to_engine(struct __sk_buff *skb, struct packet *p, struct 
 	__u8 mac[6];
 	__builtin_memcpy(mac, port->inner_mac, 6);
 	/* The segments inside a GSO frame stay as large as they were. */
-	if ((p->key.outer_vlan && bpf_skb_vlan_pop(skb)) ||
+	if ((p->tags && bpf_skb_vlan_pop(skb)) ||
 	    (tunnel && bpf_skb_adjust_room(skb, -(__s32)tunnel, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO)) ||
 	    bpf_skb_store_bytes(skb, 0, mac, 6, 0)) {
 		count(segment, decapsulation_dropped);
@@ -157,7 +157,8 @@ static __always_inline int wear(struct __sk_buff *skb, struct packet *p, struct 
 		return -1;
 	if (bpf_skb_store_bytes(skb, 0, mac, 12, 0))
 		return -1;
-	return key->outer_vlan ? bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), tci) : 0;
+	/* Of VLAN 0 where the end's packets have a priority and no VLAN. */
+	return key->outer_vlan || tci ? bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), tci) : 0;
 }
 
 #endif

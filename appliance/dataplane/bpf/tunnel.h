@@ -123,7 +123,8 @@ static __noinline void forget_flow(struct flow_key *key, struct flow *f)
 		return;
 	if (alias_of(key, f, &alias))
 		bpf_map_delete_elem(&gre_aliases, &alias);
-	bpf_map_delete_elem(&flows, key);
+	if (!bpf_map_delete_elem(&flows, key))
+		count_entry(key, f->client_low, -1);
 }
 
 #endif

@@ -20,6 +20,7 @@
 #include "maps.h"
 #include "rule_maps.h"
 #include "packet.h"
+#include "clients.h"
 #include "tunnel.h"
 #include "options.h"
 #include "path.h"
@@ -49,6 +50,11 @@ int port_ingress(struct __sk_buff *skb)
 	if (classify(skb, &p, port, c, settings, &said))
 		return TC_ACT_SHOT;
 	if (parsed != PARSE_TCP) {
+		if (p.odd_headers && said.passage != PASS_BYPASSED && (c->evasion & EVASION_UNREAD_HEADERS) &&
+		    settings && settings->rules && !c->fallback && !engine_dead(c, INSTANCE)) {
+			count(segment, unread_headers_dropped);
+			return TC_ACT_SHOT;
+		}
 		if (p.fragment && p.protocol == IPPROTO_TCP && said.passage != PASS_BYPASSED &&
 		    (c->evasion & EVASION_FRAGMENTS) && !c->fallback && !engine_dead(c, INSTANCE)) {
 			count(segment, tcp_fragment_dropped);
@@ -72,7 +78,7 @@ int port_ingress(struct __sk_buff *skb)
 		if (f)
 			return on_handshake(skb, &p, port, c, f);
 		if ((p.flags & TCP_SYN) && settings && settings->rules)
-			return on_unknown_answer(&p, port, c->generation);
+			return on_unknown_answer(&p, port, c);
 		return TC_ACT_OK;
 	}
 	__u64 word = *(volatile __u64 *)&f->word;
@@ -197,7 +203,8 @@ int state_command(struct __sk_buff *skb)
 	if (!f)
 		return 0;
 	__u64 from = (command.id << 8) | (command.from & 0xff);
-	if (command.to == STATE_TAKEN) {
+	int enters = command.to == STATE_TAKEN && command.from != STATE_TAKEN;
+	if (enters) {
 		/* Before the state: what the sockets send must be known as the flow's. */
 		tuple_of(&command.key, &tuple);
 		if (bpf_map_update_elem(&engine_tuples, &tuple, &command.key, BPF_NOEXIST))
@@ -207,10 +214,12 @@ int state_command(struct __sk_buff *skb)
 		f->judged = command.judged;
 	__u64 found = __sync_val_compare_and_swap(&f->word, from, (command.id << 8) | (command.to & 0xff));
 	if (found != from) {
-		if (command.to == STATE_TAKEN)
+		if (enters)
 			bpf_map_delete_elem(&engine_tuples, &tuple);
 		return (found >> 8) == (command.id & ID_MASK) ? found & 0xff : 0;
 	}
+	if (!enters && command.to != STATE_RELEASING)
+		client_leaves(&command.key, f);
 	if (command.to == STATE_WATCHED && *(volatile __u8 *)&f->acknowledged) {
 		/* The server was faster than we. */
 		if (__sync_val_compare_and_swap(&f->word, (command.id << 8) | STATE_WATCHED,

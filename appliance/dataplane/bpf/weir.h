@@ -51,9 +51,10 @@ struct configuration {
 	__u32 attached;		 /* the engine whose programs were attached last */
 	__u64 generation;	 /* of the rule tables; its last bit is the half in force */
 	__u32 evasion;		 /* ways of provoking a bypass that are blocked, EVASION_... */
-	__u32 reserved;
+	__u32 client_flows;	 /* most flows of one client that are held or in their handshake; 0: no bound */
+	__u64 seed;		 /* of the clients' cells (clients.h), as long as the pins */
 };
-_Static_assert(sizeof(struct configuration) == 32, "src/layout.rs has the same type");
+_Static_assert(sizeof(struct configuration) == 40, "src/layout.rs has the same type");
 
 /* Why Layer-2 fallback is in force while the engine lives (SPEC D2, D10). */
 #define FALLBACK_TOLD 1
@@ -68,6 +69,9 @@ _Static_assert(sizeof(struct configuration) == 32, "src/layout.rs has the same t
 #define EVASION_FRAGMENTS 16
 #define EVASION_DECOY 32
 #define EVASION_TABLE_FULL 64
+#define EVASION_CLIENT_FLOOD 128
+#define EVASION_TWO_PASSES 256
+#define EVASION_UNREAD_HEADERS 512
 
 #define ENGINES 16 /* that can live at one time: one, and those that drain */
 
@@ -142,7 +146,8 @@ struct flow {
 	__u32 successor; /* sequence number of a newer SYN, which a SYN-ACK has to answer */
 	__u8 successor_side; /* 0: no newer SYN; else 1 + the side it came in by */
 	__u8 served; /* a server policy covers it: nothing but TLS is let through (SPEC T9) */
-	__u8 reserved[2];
+	__u8 counted; /* among its client's flows (clients.h); only in flows, changed by who changes the state */
+	__u8 reserved;
 	__u32 syn_payload; /* bytes */
 };
 _Static_assert(sizeof(struct flow) == 128, "src/layout.rs has the same type");
@@ -169,6 +174,12 @@ enum held_kind {
 	HELD_SERVER_FIRST = 7, /* without a packet: the server spoke before its client */
 };
 
+/* What one client had of something in a window of time. */
+struct share {
+	__u64 window;
+	__u64 amount;
+};
+
 /* A record of the ring: this header, then `length` bytes of the frame from its Ethernet header. */
 struct held {
 	__u64 id;
@@ -184,7 +195,8 @@ struct held {
 _Static_assert(sizeof(struct held) == 216, "src/layout.rs has the same type");
 
 /* Test packet of state_command: 14 bytes of nothing, then this. Returns state found | COMMAND_SWAPPED;
- * COMMAND_TUPLE_OWNED: another flow's sockets have the tuple; 0: no entry of that id. */
+ * COMMAND_TUPLE_OWNED: another flow's sockets have the tuple; 0: no entry of that id. From
+ * STATE_TAKEN to itself: the flow's handshake is over, it counts for its client no more. */
 struct command {
 	__u64 id;
 	struct flow_key key;

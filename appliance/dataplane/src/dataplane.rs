@@ -22,7 +22,7 @@ use weir_policy::snapshot::Side;
 use crate::core::Core;
 use crate::explain::Explain;
 use crate::held::HeldFlows;
-use crate::inheritance::Inheritance;
+use crate::inheritance::{Heir, Inheritance};
 use crate::instance::{self, Instance};
 use crate::layout::Port;
 use crate::namespace::inside;
@@ -35,7 +35,7 @@ use crate::segment::MAX_SEGMENT;
 use crate::socket::SocketPool;
 use crate::state::StateCommand;
 use crate::stray::StrayRefusal;
-use crate::tables::{self, ApplyError, FallbackCause, Tables};
+use crate::tables::{self, ApplyError, FallbackCause, InForce, Tables};
 pub use options::{OpenError, Options, TableSizes};
 use ports::connect;
 
@@ -44,8 +44,9 @@ use ports::connect;
 pub struct Dataplane {
     core: Arc<Core>,
     tables: Mutex<Tables>,
+    in_force: InForce,
     instance: Mutex<Instance>,
-    inheritance: Mutex<Inheritance>,
+    inheritance: Inheritance,
     reports: Reports,
     explain: Explain,
     options: Options,
@@ -75,7 +76,12 @@ impl Dataplane {
             return Err(OpenError::Segment(wrong.0));
         }
         let names = &options.names;
-        let number = instance::next_number(&options.pin_directory)?;
+        // First of all: what follows takes time, and the number is to be nobody else's meanwhile.
+        let listener = inside(&names.engine(first), || TcpListener::bind("127.0.0.1:0"))
+            .and_then(|listener| listener)
+            .map_err(|error| OpenError::Namespace { path: names.engine(first), error })?;
+        let claimed = instance::claim(&options.pin_directory, &listener)?;
+        let number = claimed.number;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let rings = Rings::new(options.tables.rings, processors);
         let sizes: Vec<(&str, u32)> = [
@@ -90,16 +96,16 @@ impl Dataplane {
         let rings_in_use = rings.count.try_into().unwrap_or(1);
         let mut ebpf = programs::load(&options.pin_directory, number, &sizes, rings_in_use)?;
 
-        let listener = inside(&names.engine(first), || TcpListener::bind("127.0.0.1:0"))
-            .and_then(|listener| listener)
-            .map_err(|error| OpenError::Namespace { path: names.engine(first), error })?;
-        let instance = Instance::claim(&mut ebpf, number, listener)?;
+        let query = programs::descriptor(&mut ebpf, "engine_query")?;
+        let instance = Instance::begin(&mut ebpf, claimed, listener)?;
+        let engines = instance::engines(&options.pin_directory)?;
 
         let state = StateCommand::new(programs::descriptor(&mut ebpf, "state_command")?);
         let explain = Explain::new(programs::descriptor(&mut ebpf, "classify_probe")?);
         let mut ports: Array<MapData, Port> = tables::map(&mut ebpf, "ports")?;
         let timeout = options.heartbeat_timeout;
-        let tables = Tables::new(&mut ebpf, options.segments.clone(), number, timeout)?;
+        let in_force = InForce::new(&mut ebpf, number, timeout)?;
+        let tables = Tables::new(&mut ebpf, options.segments.clone(), in_force.clone())?;
         let counters = tables::map(&mut ebpf, "counters")?;
         let reports = Reports::new(names, &options.segments, counters)
             .map_err(|error| OpenError::Namespace { path: names.wire(), error })?;
@@ -183,7 +189,15 @@ impl Dataplane {
             .spawn(move || answers.run())
             .map_err(|error| system("thread", error))?;
 
-        let inheritance = Inheritance::new(Arc::clone(&core), flows);
+        let heir = Heir {
+            core: Arc::clone(&core),
+            flows,
+            engines,
+            query,
+            own: number,
+            most_flows: options.tables.flows as usize,
+        };
+        let inheritance = Inheritance::start(heir).map_err(|error| system("thread", error))?;
         let mut threads = Vec::with_capacity(readers.len());
         for reader in readers {
             let thread = std::thread::Builder::new()
@@ -195,8 +209,9 @@ impl Dataplane {
         let dataplane = Self {
             core,
             tables: Mutex::new(tables),
+            in_force,
             instance: Mutex::new(instance),
-            inheritance: Mutex::new(inheritance),
+            inheritance,
             reports,
             explain,
             options,
@@ -210,13 +225,10 @@ impl Dataplane {
     }
 
     /// Puts the programs on the ports, in place of an earlier engine's, which gets no new flow from
-    /// here on. Flows of engines that died are taken on: held ones go back to the bridge, taken ones
-    /// become tombstones.
+    /// here on. Flows of engines that died, or die later, are then taken on, by a thread of its own:
+    /// held ones go back to the bridge, taken ones become tombstones.
     pub fn attach(&self) -> Result<(), OpenError> {
         let Options { names, segments, pin_directory, attach, .. } = &self.options;
-        let inherited = lock(&self.inheritance).take_on(&lock(&self.instance));
-        inherited.map_err(|error| system("flow table", error))?;
-        self.tables().attaching()?;
         let mut ebpf = lock(&self.ebpf);
         let ebpf = &mut *ebpf;
         inside(&names.wire(), || -> Result<(), ProgramError> {
@@ -232,12 +244,16 @@ impl Dataplane {
             Ok(())
         })
         .map_err(|error| OpenError::Namespace { path: names.wire(), error })??;
+        // Not before: until now the earlier engine may have held new flows, and one without any
+        // would have ended with its programs still on the ports.
+        self.in_force.attached()?;
+        self.inheritance.take_on();
         Ok(())
     }
 
     /// Whether a later engine's programs are on the ports: no new flow comes to this one any more.
     pub fn superseded(&self) -> bool {
-        self.tables().superseded()
+        self.in_force.superseded()
     }
 
     /// Flows that are this engine's to bring to an end: held, and taken.
@@ -247,12 +263,6 @@ impl Dataplane {
             held_limit: self.options.tables.held,
             taken: self.core.taken_now.load(Ordering::Relaxed),
         }
-    }
-
-    /// Looks whether an engine that drained beside this one has ended, and takes on what it left.
-    /// Call it about once a second.
-    pub fn look_after_others(&self) -> io::Result<()> {
-        lock(&self.inheritance).look(&lock(&self.instance))
     }
 
     /// Puts a snapshot's rules, candidates and fallback settings in force, in one step: a packet
@@ -267,7 +277,7 @@ impl Dataplane {
     /// bridge, taken ones stay with the engine; segments with `layer-2-fallback: block-all` drop
     /// everything, taken flows included.
     pub fn fall_back(&self, cause: FallbackCause, on: bool) -> Result<(), ApplyError> {
-        self.tables().set_fallback(cause, on)
+        self.in_force.set_fallback(cause, on)
     }
 
     /// Says that everything that judges flows lives. Call it every 50 ms.
@@ -301,7 +311,7 @@ impl Dataplane {
 
     /// Whether Layer-2 fallback is in force for this cause.
     pub fn falls_back(&self, cause: FallbackCause) -> bool {
-        self.tables().fallback(cause)
+        self.in_force.fallback(cause)
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {

@@ -56,7 +56,8 @@ impl Encapsulation {
             _ => None,
         };
         Self {
-            vlan_tci: (key.outer_vlan != 0).then_some(end.vlan_tci),
+            // Without a VLAN a tag has a priority alone.
+            vlan_tci: (key.outer_vlan != 0 || end.vlan_tci != 0).then_some(end.vlan_tci),
             tunnel: kind.map(|kind| Tunnel {
                 kind,
                 from,

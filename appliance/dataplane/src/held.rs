@@ -65,7 +65,8 @@ pub enum BlockError {
     NotHeld,
 }
 
-/// Why a flow was not taken over; it has been released, except for [`TakeOverError::Lost`].
+/// Why a flow was not taken over; it has been released, except for [`TakeOverError::Lost`] and
+/// [`TakeOverError::Blocked`].
 #[derive(Debug, thiserror::Error)]
 pub enum TakeOverError {
     /// It ended, the server spoke first, or it was given back because the engine seemed dead.
@@ -81,6 +82,9 @@ pub enum TakeOverError {
     Server(io::Error),
     #[error("flow table: {0}")]
     Table(io::Error),
+    /// Policy blocks what cannot be taken over for such a reason (SPEC D15).
+    #[error("blocked: {0}")]
+    Blocked(Box<TakeOverError>),
     /// The flow was taken and is lost: both ends are sent a RST and get nothing more.
     #[error("taken, and lost: {0}")]
     Lost(io::Error),
@@ -184,6 +188,10 @@ impl HeldFlow {
     /// Drops the flow's packets from now on.
     pub fn block(mut self, resets: Resets) -> Result<(), BlockError> {
         self.judged();
+        self.block_now(resets)
+    }
+
+    pub(crate) fn block_now(&mut self, resets: Resets) -> Result<(), BlockError> {
         self.absorb();
         let mut swap = self.core.state.swap(&self.key, self.id, State::Held, State::Blocked)?;
         if swap == Swap::Found(State::Releasing) {
@@ -191,7 +199,7 @@ impl HeldFlow {
             swap = self.core.state.swap(&self.key, self.id, State::Releasing, State::Blocked)?;
         }
         if swap != Swap::Done {
-            return Err(BlockError::NotHeld); // dropped here: released
+            return Err(BlockError::NotHeld); // released where it is dropped
         }
         self.finish(Disposition::Blocked);
         if let Some(links) = self.links() {

@@ -3,9 +3,8 @@
 //! For: numbers of engines, their heartbeats, and whether another one lives. A planned restart has
 //! two: the new one gets all new flows, the old one keeps those it has taken until they end. Not
 //! for: what becomes of a dead engine's flows ([`crate::inheritance`]). Fails with the table that
-//! could not be read or written.
+//! could not be read or written, or where as many engines live as there is room for.
 
-use std::io;
 use std::net::TcpListener;
 use std::path::Path;
 
@@ -14,46 +13,78 @@ use aya::maps::{Array, Map, MapData, MapError, SockMap};
 
 use crate::layout::{ENGINES, EngineInstance};
 use crate::programs::{self, ProgramError};
-use crate::state::EngineQuery;
 use crate::tables::{self, ApplyError};
 
-/// The number that an engine started now has: one more than any before it. At most [`ENGINES`] live
-/// at one time (the supervisor lets far fewer drain), so its place in the tables is nobody else's.
-pub fn next_number(pins: &Path) -> Result<u32, ProgramError> {
-    let path = programs::layout_directory_at(pins)?.join("engines");
-    if !path.exists() {
-        return Ok(1);
+/// A number that is nobody else's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    pub number: u32,
+    /// There are no tables yet in which its place could be taken.
+    first: bool,
+}
+
+/// Takes the number of an engine started now: larger than any before it, and one whose place in the
+/// tables no engine has that lives. A place is taken by its socket, which `listener` is (any that
+/// listens), and is free again when the process ends: starts that fail, however many, take nothing
+/// from an engine that lives.
+pub fn claim(pins: &Path, listener: &TcpListener) -> Result<Claimed, ProgramError> {
+    /// linux/bpf.h
+    const BPF_NOEXIST: u64 = 1;
+    let layout = programs::layout_directory_at(pins)?;
+    if !layout.join("engines").exists() {
+        return Ok(Claimed { number: 1, first: true });
     }
-    let engines: Array<MapData, EngineInstance> = MapData::from_pin(&path)
-        .and_then(|data| Array::try_from(Map::Array(data)))
-        .map_err(|error| ProgramError::Pinned { path, error })?;
+    let mut engines = engines(pins)?;
+    let path = layout.join("listeners");
+    let mut listeners: SockMap<MapData> = MapData::from_pin(&path)
+        .and_then(|data| SockMap::try_from(Map::SockMap(data)))
+        .map_err(|error| ProgramError::Pinned { path: path.clone(), error })?;
     let newest = engines.iter().filter_map(Result::ok).map(|engine| engine.number).max();
-    Ok(newest.unwrap_or(0).wrapping_add(1).max(1))
+    for ahead in 1..=ENGINES {
+        let number = newest.unwrap_or(0).wrapping_add(ahead).max(1);
+        match listeners.set(number % ENGINES, listener, BPF_NOEXIST) {
+            Ok(()) => {
+                let own = EngineInstance { heartbeat: 0, number, reserved: 0 };
+                let told = engines.set(number % ENGINES, own, 0);
+                let path = layout.join("engines");
+                told.map_err(|error| ProgramError::Pinned { path, error })?;
+                return Ok(Claimed { number, first: false });
+            }
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::EEXIST) => {}
+            Err(error) => return Err(ProgramError::Pinned { path, error }),
+        }
+    }
+    Err(ProgramError::TooManyEngines)
 }
 
 /// This engine's place among them.
 pub struct Instance {
     pub number: u32,
     engines: Array<MapData, EngineInstance>,
-    query: EngineQuery,
     /// The slot empties when the process ends.
     listeners: SockMap<MapData>,
     _listener: TcpListener,
 }
 
 impl Instance {
-    /// `listener`: any socket that listens; it says that the process lives.
-    pub fn claim(ebpf: &mut Ebpf, number: u32, listener: TcpListener) -> Result<Self, ApplyError> {
+    /// `listener`: as it was claimed with.
+    pub fn begin(
+        ebpf: &mut Ebpf,
+        claimed: Claimed,
+        listener: TcpListener,
+    ) -> Result<Self, ApplyError> {
         let failed = |table| move |error| ApplyError::Table { table, error };
-        let query = programs::descriptor(ebpf, "engine_query").map_err(ApplyError::Program)?;
         let mut engines: Array<MapData, EngineInstance> = tables::map(ebpf, "engines")?;
         let mut listeners: SockMap<MapData> = tables::map(ebpf, "listeners")?;
+        let Claimed { number, first } = claimed;
         let index = number % ENGINES;
-        let own = EngineInstance { heartbeat: 0, number, reserved: 0 };
-        engines.set(index, own, 0).map_err(failed("engines"))?;
-        listeners.set(index, &listener, 0).map_err(failed("listeners"))?;
-        let query = EngineQuery::new(query);
-        Ok(Self { number, engines, query, listeners, _listener: listener })
+        if first {
+            let own = EngineInstance { heartbeat: 0, number, reserved: 0 };
+            engines.set(index, own, 0).map_err(failed("engines"))?;
+            listeners.set(index, &listener, 0).map_err(failed("listeners"))?;
+        }
+        Ok(Self { number, engines, listeners, _listener: listener })
     }
 
     /// `time`: CLOCK_MONOTONIC, nanoseconds.
@@ -61,11 +92,14 @@ impl Instance {
         let own = EngineInstance { heartbeat: time, number: self.number, reserved: 0 };
         self.engines.set(self.number % ENGINES, own, 0)
     }
+}
 
-    /// Whether the engine of that number lives, be it stuck.
-    pub fn lives(&self, number: u32) -> io::Result<bool> {
-        self.query.lives(number)
-    }
+/// Another handle on the table of engines.
+pub fn engines(pins: &Path) -> Result<Array<MapData, EngineInstance>, ProgramError> {
+    let path = programs::layout_directory_at(pins)?.join("engines");
+    MapData::from_pin(&path)
+        .and_then(|data| Array::try_from(Map::Array(data)))
+        .map_err(|error| ProgramError::Pinned { path, error })
 }
 
 impl Drop for Instance {

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Grows with every change of a pinned map's type: pins of another layout are removed on open.
-pub const LAYOUT: u32 = 9;
+pub const LAYOUT: u32 = 10;
 
 /// Names of the programs' counters and what one count of each means, in the order of their index
 /// (made from `bpf/counters.h`).
@@ -63,9 +63,10 @@ pub struct Configuration {
     pub attached: u32,
     pub generation: u64,
     pub evasion: u32,
-    pub reserved: u32,
+    pub client_flows: u32,
+    pub seed: u64,
 }
-const _: () = assert!(size_of::<Configuration>() == 32);
+const _: () = assert!(size_of::<Configuration>() == 40);
 
 /// Ways of provoking a bypass, where policy blocks them (SPEC D15).
 pub const EVASION_SERVER_SPEAKS_FIRST: u32 = 1;
@@ -75,6 +76,9 @@ pub const EVASION_UNSEEN_HANDSHAKE: u32 = 8;
 pub const EVASION_FRAGMENTS: u32 = 16;
 pub const EVASION_DECOY: u32 = 32;
 pub const EVASION_TABLE_FULL: u32 = 64;
+pub const EVASION_CLIENT_FLOOD: u32 = 128;
+pub const EVASION_TWO_PASSES: u32 = 256;
+pub const EVASION_UNREAD_HEADERS: u32 = 512;
 
 /// Engines that can live at one time.
 pub const ENGINES: u32 = 16;
@@ -170,7 +174,9 @@ pub struct Flow {
     pub successor_side: u8,
     /// A server policy covers it.
     pub served: u8,
-    pub reserved: [u8; 2],
+    /// Among its client's flows.
+    pub counted: u8,
+    pub reserved: u8,
     pub syn_payload: u32,
 }
 const _: () = assert!(size_of::<Flow>() == 128);

@@ -47,6 +47,8 @@ pub enum ProgramError {
     Missing(&'static str),
     #[error("{path}: {}", chain(.error))]
     Pinned { path: PathBuf, error: aya::maps::MapError },
+    #[error("as many engines live as there is room for: {}", crate::layout::ENGINES)]
+    TooManyEngines,
     #[error("interface {interface}: {what}")]
     Attach { interface: String, what: String },
 }
@@ -64,11 +66,18 @@ pub fn load(
 ) -> Result<Ebpf, ProgramError> {
     let layout = layout_directory_at(pins)?;
     let mut loader = EbpfLoader::new();
-    loader.btf(None).map_pin_path(&layout).set_global("INSTANCE", &instance, true).set_global(
-        "rings_in_use",
-        &rings,
-        true,
-    );
+    loader.btf(None).map_pin_path(&layout);
+    let size_of =
+        |table| sizes.iter().find(|(name, _)| *name == table).map_or(0, |(_, size)| *size);
+    let (half_open, flows) = (size_of("half_open"), size_of("flows"));
+    for (name, value) in [
+        ("INSTANCE", &instance),
+        ("rings_in_use", &rings),
+        ("half_open_entries", &half_open),
+        ("flow_entries", &flows),
+    ] {
+        loader.set_global(name, value, true);
+    }
     for (name, size) in sizes {
         loader.set_max_entries(name, *size);
     }

@@ -42,6 +42,7 @@ impl TakenFlow {
     /// them after an error, too. The streams stay open: close them in order (see
     /// [`crate::set_reset_on_close`]).
     pub async fn relay(&mut self, relayed: &mut Relayed) -> io::Result<()> {
+        self.guard.settle();
         let received = std::mem::take(&mut self.received);
         write(&self.server, &received).await?;
         relayed.to_server = received.len() as u64;
@@ -58,15 +59,23 @@ async fn one_way(from: &TcpStream, to: &TcpStream, moved: &mut u64) -> io::Resul
     let mut chunks: u32 = 0;
     loop {
         from.readable().await?;
-        let pipe = Pipe::take()?;
+        let pipe = match Pipe::take() {
+            Ok(pipe) => pipe,
+            // No descriptors, or no memory, for a pipe: slower is better than broken.
+            Err(_) => {
+                let Some(bytes) = copy(from, to).await? else { return end(to) };
+                *moved = moved.saturating_add(bytes);
+                chunks = chunks.wrapping_add(1);
+                if chunks.is_multiple_of(TURN) {
+                    tokio::task::yield_now().await;
+                }
+                continue;
+            }
+        };
         match pipe.fill(from) {
             Ok(0) => {
                 pipe.put_back();
-                return match SockRef::from(to).shutdown(Shutdown::Write) {
-                    // It was reset meanwhile: its own direction says so.
-                    Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error),
-                    _ => Ok(()),
-                };
+                return end(to);
             }
             Ok(bytes) => {
                 pipe.empty(to, bytes).await?;
@@ -80,6 +89,30 @@ async fn one_way(from: &TcpStream, to: &TcpStream, moved: &mut u64) -> io::Resul
         if chunks.is_multiple_of(TURN) {
             tokio::task::yield_now().await;
         }
+    }
+}
+
+/// Ends the other side in order, as this one ended.
+fn end(to: &TcpStream) -> io::Result<()> {
+    match SockRef::from(to).shutdown(Shutdown::Write) {
+        // It was reset meanwhile: its own direction says so.
+        Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Moves what `from` has by way of this process, a little at a time; `None` at its end.
+async fn copy(from: &TcpStream, to: &TcpStream) -> io::Result<Option<u64>> {
+    const COPIED: usize = 16 * 1024;
+    let mut bytes = Vec::with_capacity(COPIED);
+    match from.try_read_buf(&mut bytes) {
+        Ok(0) => Ok(None),
+        Ok(read) => {
+            write(to, &bytes).await?;
+            Ok(Some(read as u64))
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Some(0)),
+        Err(error) => Err(error),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::frame::{Frame, FrameError};
 use crate::held::{HeldFlow, other};
 use crate::layout::{
     EVASION_DECOY, EVASION_TABLE_FULL, Flow, FlowKey, HELD_FINAL, HELD_FIRST, HELD_SERVER_ENDED,
-    HELD_SERVER_FIRST, HELD_SERVER_SPOKE, Held, State, id_of, read_held,
+    HELD_SERVER_FIRST, HELD_SERVER_SPOKE, Held, MAX_RINGS, State, id_of, read_held,
 };
 use crate::state::Swap;
 
@@ -37,6 +37,11 @@ const WATCHED: Duration = Duration::from_secs(30);
 const TICK_MILLISECONDS: u16 = 100;
 /// Most records of a ring read before finished flows, tombstones and the end are looked after again.
 const RECORDS_A_TURN: usize = 1024;
+/// Most of each kind that are looked after before rings are read again: the engine is late while
+/// its threads are at anything else, and what falls due may do so all at once.
+const DUE_A_TURN: usize = 512;
+/// As above, of flows that their judges ended: more than held ones come in the same time.
+const FINISHED_A_TURN: usize = 4 * RECORDS_A_TURN * MAX_RINGS;
 
 /// Bounds of what one thread keeps.
 #[derive(Clone, Copy, Debug)]
@@ -97,12 +102,13 @@ impl RingThread {
     }
 
     pub fn run(mut self) {
+        let mut more = false;
         loop {
             let now = monotonic_nanoseconds().unwrap_or_default();
             for turned in self.rings.iter().filter_map(|(ring, _)| self.core.turned.get(*ring)) {
                 turned.store(now, Ordering::Relaxed);
             }
-            match self.wait() {
+            match self.wait(!more) {
                 Ok(true) => return,
                 Ok(false) => {}
                 Err(error) => {
@@ -115,15 +121,15 @@ impl RingThread {
             for index in 0..self.rings.len() {
                 self.read_ring(index);
             }
-            self.read_finished();
-            self.remove_tombstones();
-            self.block_unread();
-            self.end_watches();
+            more = self.read_finished();
+            more |= self.remove_tombstones();
+            more |= self.block_unread();
+            more |= self.end_watches();
         }
     }
 
-    /// Whether the data plane closes.
-    fn wait(&self) -> io::Result<bool> {
+    /// Waits for records, a little; or only looks. Whether the data plane closes.
+    fn wait(&self, wait: bool) -> io::Result<bool> {
         let stop = PollFd::new(self.stop.as_fd(), PollFlags::POLLIN);
         let mut descriptors: Vec<PollFd<'_>> = std::iter::once(stop)
             .chain(self.rings.iter().map(|(_, ring)| {
@@ -133,7 +139,8 @@ impl RingThread {
                 PollFd::new(ring, PollFlags::POLLIN)
             }))
             .collect();
-        match poll(&mut descriptors, PollTimeout::from(TICK_MILLISECONDS)) {
+        let timeout = if wait { TICK_MILLISECONDS } else { 0 };
+        match poll(&mut descriptors, PollTimeout::from(timeout)) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {
                 Ok(descriptors.first().is_some_and(|stop| stop.any().unwrap_or(false)))
             }
@@ -272,16 +279,19 @@ impl RingThread {
         self.unread_until.push_back((Instant::now() + UNREAD, held.key, held.id));
     }
 
-    fn block_unread(&mut self) {
+    /// As the others of its kind: whether more may be due.
+    fn block_unread(&mut self) -> bool {
         let now = Instant::now();
-        while let Some((until, key, id)) = self.unread_until.front().copied()
-            && until <= now
-        {
-            self.unread_until.pop_front();
+        for _ in 0..DUE_A_TURN {
+            let Some((_, key, id)) = pop_due(&mut self.unread_until, |(until, ..)| *until <= now)
+            else {
+                return false;
+            };
             if self.unread.remove(&(key, id)) {
                 self.block(key, id);
             }
         }
+        true
     }
 
     /// A flow that sent nothing the server would take, and did not send again what was lost: on the
@@ -323,8 +333,9 @@ impl RingThread {
         }
     }
 
-    fn read_finished(&mut self) {
-        while let Ok(finished) = self.finished.try_recv() {
+    fn read_finished(&mut self) -> bool {
+        for _ in 0..FINISHED_A_TURN {
+            let Ok(finished) = self.finished.try_recv() else { return false };
             let Finished { key, id, disposition } = finished;
             let state = match disposition {
                 Disposition::Watched => {
@@ -341,6 +352,7 @@ impl RingThread {
             };
             self.graves.push_back((Instant::now() + TOMBSTONE, key, id, state));
         }
+        true
     }
 
     fn watch(&mut self, key: FlowKey, id: u64) {
@@ -352,14 +364,15 @@ impl RingThread {
         self.watched.push_back((Instant::now() + WATCHED, key, id));
     }
 
-    fn end_watches(&mut self) {
+    fn end_watches(&mut self) -> bool {
         let now = Instant::now();
-        while let Some((until, key, id)) = self.watched.front().copied()
-            && until <= now
-        {
-            self.watched.pop_front();
+        for _ in 0..DUE_A_TURN {
+            let Some((_, key, id)) = pop_due(&mut self.watched, |(until, ..)| *until <= now) else {
+                return false;
+            };
             self.end_watch(key, id);
         }
+        true
     }
 
     /// No room or no patience any more; nothing to do where the release is final, as it mostly is.
@@ -383,12 +396,13 @@ impl RingThread {
         }
     }
 
-    fn remove_tombstones(&mut self) {
+    fn remove_tombstones(&mut self) -> bool {
         let now = Instant::now();
-        while let Some((due, key, id, state)) = self.graves.front().copied()
-            && due <= now
-        {
-            self.graves.pop_front();
+        for _ in 0..DUE_A_TURN {
+            let Some((_, key, id, state)) = pop_due(&mut self.graves, |(due, ..)| *due <= now)
+            else {
+                return false;
+            };
             if let Some(rest) = self.rest_of(&key, id) {
                 self.graves.push_back((now + rest, key, id, state));
                 continue;
@@ -412,6 +426,7 @@ impl RingThread {
                 Err(error) => tracing::warn!(%error, "tombstone not removed"),
             }
         }
+        true
     }
 
     /// How long a finished flow's entry must still stay, because packets of its flow still come.
@@ -424,6 +439,11 @@ impl RingThread {
         let age = Duration::from_nanos(now.saturating_sub(flow.touched));
         TOMBSTONE.checked_sub(age).filter(|rest| !rest.is_zero())
     }
+}
+
+/// The first, where it is due.
+fn pop_due<T>(queue: &mut VecDeque<T>, due: impl Fn(&T) -> bool) -> Option<T> {
+    if queue.front().is_some_and(due) { queue.pop_front() } else { None }
 }
 
 /// The clock of bpf_ktime_get_ns.

@@ -59,6 +59,11 @@ impl StateCommand {
         self.run(Command { id, key: *key, from, to, judged, ..Command::default() })
     }
 
+    /// A taken flow's handshake is over: it counts for its client no more.
+    pub fn settle(&self, key: &FlowKey, id: u64) -> io::Result<Swap> {
+        self.swap(key, id, State::Taken, State::Taken)
+    }
+
     /// Swaps, then deletes the entry.
     pub fn remove(&self, key: &FlowKey, id: u64, from: State) -> io::Result<Swap> {
         let (from, to) = (from as u32, State::Released as u32);

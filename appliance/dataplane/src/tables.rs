@@ -7,6 +7,7 @@
 //! changed entry by entry, may then be in part the new one until the next snapshot is applied.
 
 mod counts;
+mod in_force;
 mod policies;
 mod quarantine;
 mod reputation;
@@ -25,13 +26,15 @@ use crate::layout::rules::{
     Classes, FilterEntry, NetworkKey, PolicySet, ROWS, Row, TRAFFIC_FILTERS, VIRTUAL_SEGMENTS,
 };
 use crate::layout::{
-    Configuration, EVASION_DECOY, EVASION_FRAGMENTS, EVASION_SERVER_SPEAKS_FIRST, EVASION_SYN_DATA,
-    EVASION_TABLE_FULL, EVASION_UNSEEN_HANDSHAKE, EVASION_UNTAKEABLE_OPTIONS, SegmentSettings,
+    EVASION_CLIENT_FLOOD, EVASION_DECOY, EVASION_FRAGMENTS, EVASION_SERVER_SPEAKS_FIRST,
+    EVASION_SYN_DATA, EVASION_TABLE_FULL, EVASION_TWO_PASSES, EVASION_UNREAD_HEADERS,
+    EVASION_UNSEEN_HANDSHAKE, EVASION_UNTAKEABLE_OPTIONS, SegmentSettings,
 };
 use crate::programs::{ProgramError, chain};
 use crate::ring::monotonic_nanoseconds;
 use counts::RuleCounts;
 pub use counts::{RuleKind, RuleReport};
+pub use in_force::InForce;
 pub use quarantine::QuarantineError;
 use quarantine::QuarantineTable;
 use reputation::ReputationTable;
@@ -52,7 +55,7 @@ pub enum ApplyError {
 }
 
 pub struct Tables {
-    configuration: Array<MapData, Configuration>,
+    in_force: InForce,
     segments: Array<MapData, SegmentSettings>,
     rows: Array<MapData, Row>,
     classes: Array<MapData, Classes>,
@@ -62,13 +65,7 @@ pub struct Tables {
     reputation: ReputationTable,
     quarantine: QuarantineTable,
     counts: RuleCounts,
-    /// As this engine wrote it last.
-    current: Configuration,
     own: Vec<SegmentId>,
-    /// This engine's number.
-    instance: u32,
-    /// Its programs are, or were, those on the ports.
-    attached: bool,
 }
 
 /// Why Layer-2 fallback is in force while the engine lives (SPEC D2, D10).
@@ -93,16 +90,14 @@ impl FallbackCause {
 }
 
 impl Tables {
-    /// Takes the maps out of the object. What is in force stays in force, a fallback that was told
-    /// included.
+    /// Takes the maps out of the object. What is in force stays in force.
     pub fn new(
         ebpf: &mut Ebpf,
         own: Vec<SegmentId>,
-        instance: u32,
-        heartbeat_timeout: Duration,
+        in_force: InForce,
     ) -> Result<Self, ApplyError> {
-        let mut tables = Self {
-            configuration: map(ebpf, "configuration")?,
+        Ok(Self {
+            in_force,
             segments: map(ebpf, "segments")?,
             rows: map(ebpf, "rows")?,
             classes: map(ebpf, "classes")?,
@@ -112,54 +107,17 @@ impl Tables {
             reputation: ReputationTable::new(ebpf)?,
             quarantine: QuarantineTable::new(ebpf)?,
             counts: RuleCounts::new(ebpf)?,
-            current: Configuration::default(),
             own,
-            instance,
-            attached: false,
-        };
-        tables.current = tables.in_force()?;
-        // The other causes are of the engine that found them.
-        tables.current.fallback &= FallbackCause::Told.bit();
-        tables.current.heartbeat_timeout = nanoseconds(heartbeat_timeout);
-        Ok(tables)
-    }
-
-    /// Whether Layer-2 fallback is in force for this cause.
-    pub fn fallback(&self, cause: FallbackCause) -> bool {
-        self.current.fallback & cause.bit() != 0
-    }
-
-    pub fn set_fallback(&mut self, cause: FallbackCause, on: bool) -> Result<(), ApplyError> {
-        if on {
-            self.current.fallback |= cause.bit();
-        } else {
-            self.current.fallback &= !cause.bit();
-        }
-        self.put_in_force()
-    }
-
-    /// This engine's programs go on the ports now: from here on the tables are its own.
-    pub fn attaching(&mut self) -> Result<(), ApplyError> {
-        self.attached = true;
-        self.current.attached = self.instance;
-        self.write()
-    }
-
-    /// Whether another engine's programs took the place of this one's.
-    pub fn superseded(&self) -> bool {
-        self.attached && self.in_force().is_ok_and(|now| now.attached != self.instance)
+        })
     }
 
     /// Does nothing once another engine has its programs on the ports: the tables are that one's.
     pub fn apply(&mut self, snapshot: &Snapshot) -> Result<(), ApplyError> {
-        if self.superseded() {
+        if self.in_force.superseded() {
             return Ok(());
         }
         let compiled = Half::compile(snapshot)?;
-        // An engine that is about to be superseded may have changed it.
-        self.current.generation = self.in_force()?.generation;
-        self.current.heartbeat_timeout = nanoseconds(snapshot.device.health.heartbeat_timeout);
-        let half = u32::from(self.current.generation & 1 == 0);
+        let half = u32::from(self.in_force.generation()? & 1 == 0);
         self.fill(&compiled, half)?;
         self.counts.prepare(snapshot, half)?;
         self.quarantine.apply(&snapshot.precedence.quarantine)?;
@@ -171,9 +129,7 @@ impl Tables {
             self.set_segment(id, SegmentSettings { rules: 1, ..*settings })?;
         }
         self.reputation.apply(&snapshot.precedence.reputation)?;
-        self.current.generation += 1;
-        self.current.evasion = evasion(&snapshot.device.evasion);
-        self.put_in_force()?;
+        self.in_force.switch(&snapshot.device)?;
         wait_for_packets();
         self.counts.changed(snapshot, half);
         for (id, settings) in self.own.clone().into_iter().zip(wanted) {
@@ -195,14 +151,14 @@ impl Tables {
             let settings = self.segments.get(&u32::from(id.0), 0).map_err(in_table("segments"))?;
             self.set_segment(id, SegmentSettings { rules: 1, ..settings })?;
         }
-        self.forget_verdicts()?;
+        self.in_force.forget_verdicts()?;
         Ok(left)
     }
 
     /// Whether it was quarantined.
     pub fn release_host(&mut self, host: IpAddr) -> Result<bool, ApplyError> {
         let there = self.quarantine.release(host)?;
-        self.forget_verdicts()?;
+        self.in_force.forget_verdicts()?;
         Ok(there)
     }
 
@@ -216,17 +172,7 @@ impl Tables {
     }
 
     fn half(&self) -> u32 {
-        u32::from(self.current.generation & 1 == 1)
-    }
-
-    /// Packets like earlier ones are classified anew; the half in force stays. An engine that drains
-    /// may quarantine a host, too.
-    fn forget_verdicts(&mut self) -> Result<(), ApplyError> {
-        let now = self.in_force()?;
-        let generation = now.generation + 2;
-        self.current.generation = generation;
-        let next = Configuration { generation, ..now };
-        self.configuration.set(0, next, 0).map_err(in_table("configuration"))
+        u32::from(self.in_force.known_generation() & 1 == 1)
     }
 
     fn settings(&self, snapshot: &Snapshot, compiled: &Half, id: SegmentId) -> SegmentSettings {
@@ -274,25 +220,6 @@ impl Tables {
         }
         Ok(())
     }
-
-    fn put_in_force(&mut self) -> Result<(), ApplyError> {
-        if self.superseded() { Ok(()) } else { self.write() }
-    }
-
-    fn write(&mut self) -> Result<(), ApplyError> {
-        let now = self.in_force()?;
-        if !self.attached {
-            // Whose programs are on the ports is not for this engine to say yet.
-            self.current.attached = now.attached;
-        }
-        // It only grows, also where two engines live at one time.
-        self.current.generation = self.current.generation.max(now.generation);
-        self.configuration.set(0, self.current, 0).map_err(in_table("configuration"))
-    }
-
-    fn in_force(&self) -> Result<Configuration, ApplyError> {
-        self.configuration.get(&0, 0).map_err(in_table("configuration"))
-    }
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
@@ -309,6 +236,9 @@ pub fn evasion(evasion: &Evasion) -> u32 {
         (evasion.fragments, EVASION_FRAGMENTS),
         (evasion.decoy, EVASION_DECOY),
         (evasion.table_full, EVASION_TABLE_FULL),
+        (evasion.client_flood, EVASION_CLIENT_FLOOD),
+        (evasion.two_passes, EVASION_TWO_PASSES),
+        (evasion.unread_headers, EVASION_UNREAD_HEADERS),
     ]
     .into_iter()
     .filter_map(|(action, bit)| (action == EvasionAction::Block).then_some(bit))

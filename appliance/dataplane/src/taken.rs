@@ -17,7 +17,9 @@ use crate::assembly::Assembly;
 use crate::core::{Core, Count, Disposition, Finished, SegmentLinks};
 use crate::frame::ACK;
 use crate::held::{HeldFlow, TakeOverError, other};
-use crate::layout::{END_TIMESTAMPS, END_WINDOW_SCALE, FlowKey, State};
+use crate::layout::{
+    END_TIMESTAMPS, END_WINDOW_SCALE, EVASION_DECOY, EVASION_TABLE_FULL, FlowKey, State,
+};
 use crate::segment_of_ours::Segment;
 use crate::socket::{Position, place, speak, timestamp_after};
 use crate::state::Swap;
@@ -51,12 +53,25 @@ pub struct FlowGuard {
     id: u64,
     /// Whose socket pool is its.
     runtime: usize,
+    /// Its handshake is over.
+    settled: bool,
 }
 
 impl FlowGuard {
     fn new(core: &Arc<Core>, key: FlowKey, id: u64, runtime: usize) -> Self {
         core.taken_now.fetch_add(1, Ordering::Relaxed);
-        Self { core: Arc::clone(core), key, id, runtime }
+        Self { core: Arc::clone(core), key, id, runtime, settled: false }
+    }
+
+    /// Says that the flow's handshake is over, whatever its outcome: until then it is among those of
+    /// which one client may have only so many (`device.max-handshakes-per-client`).
+    pub fn settle(&mut self) {
+        if std::mem::replace(&mut self.settled, true) {
+            return;
+        }
+        if let Err(error) = self.core.state.settle(&self.key, self.id) {
+            tracing::warn!(%error, "flow counts as in its handshake until it ends");
+        }
     }
 
     /// Resets the connection to the server and opens another between the same ends: addresses,
@@ -111,7 +126,7 @@ impl Drop for FlowGuard {
 
 impl HeldFlow {
     /// Takes the flow over. Call it inside the runtime that will own the streams. On an error the
-    /// flow has been released, except for [`TakeOverError::Lost`].
+    /// flow has been released, except for [`TakeOverError::Lost`] and [`TakeOverError::Blocked`].
     pub async fn take_over(mut self) -> Result<TakenFlow, TakeOverError> {
         self.judged();
         let decided = Instant::now();
@@ -128,6 +143,13 @@ impl HeldFlow {
                         TakeOverError::TupleOwned => Count::TupleOwned,
                         _ => Count::TakeOverFailed,
                     });
+                }
+                let way = match error {
+                    TakeOverError::NotHeld => EVASION_DECOY,
+                    _ => EVASION_TABLE_FULL,
+                };
+                if self.core.blocks(way) && self.block_now(Resets::BOTH).is_ok() {
+                    return Err(TakeOverError::Blocked(Box::new(error)));
                 }
                 return Err(error); // dropped here: released
             }

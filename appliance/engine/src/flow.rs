@@ -51,7 +51,7 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
             )
         }
         First::ServerSpoke => judge(&policy.snapshot, &candidate, &FirstBytes::ServerSpokeFirst),
-        First::Ended => Decision::Release(Outcome::Bypassed(Bypassed::EndedWhileHeld)),
+        First::Ended => judge(&policy.snapshot, &candidate, &FirstBytes::Ended),
         // Whether anything can come of it at all: exceptions by address are known already.
         First::StillIncomplete => judge(&policy.snapshot, &candidate, &PROMISING),
     };
@@ -78,6 +78,7 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
                     debug!(%error, "takeover failed");
                     let outcome = match error {
                         TakeOverError::Lost(_) => Outcome::Blocked(Blocked::LostInTakeover),
+                        TakeOverError::Blocked(_) => Outcome::Blocked(Blocked::TakeoverFailed),
                         // All others: the flow has been released.
                         _ => Outcome::Bypassed(Bypassed::TakeoverFailed),
                     };

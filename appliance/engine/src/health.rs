@@ -10,8 +10,12 @@ use std::time::Duration;
 use weir_api::engine::FallbackReason;
 use weir_policy::snapshot::Health as Settings;
 
-/// A runtime must be late for this long before it counts as overloaded: one long step is none.
-const LATE_FOR: Duration = Duration::from_secs(1);
+/// Trouble must last so long before it counts as overload: one long step, or one burst that fills a
+/// bound for a moment, is none. A bound that is full does its own work meanwhile.
+const LASTS: Duration = Duration::from_secs(1);
+/// So long after the last packet was lost nothing is being lost any more: more than lies between two
+/// readings of the count.
+const LOSS_ENDS: Duration = Duration::from_millis(900);
 
 /// What was seen at one look.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,7 +38,10 @@ pub struct Monitor {
     /// Why flows are not judged, and since when nothing speaks for it any more.
     fallback: Option<(FallbackReason, Option<Duration>)>,
     late_since: Option<Duration>,
+    full_since: Option<Duration>,
     packets_lost: Option<u64>,
+    /// When packets began to be lost without a pause, and when the last one was.
+    losing: Option<(Duration, Duration)>,
 }
 
 impl Monitor {
@@ -65,22 +72,25 @@ impl Monitor {
         // The first look finds what was lost before this engine began: the counters outlive engines.
         let before = self.packets_lost.replace(sample.packets_lost);
         let lost = before.is_some_and(|before| sample.packets_lost > before);
-        if sample.lateness.max(sample.silence) > settings.overload_lag {
-            self.late_since.get_or_insert(sample.now);
-        } else {
-            self.late_since = None;
-        }
-        let late = self.late_since.is_some_and(|since| sample.now - since >= LATE_FOR);
+        self.losing = match self.losing {
+            Some((since, _)) if lost => Some((since, sample.now)),
+            None if lost => Some((sample.now, sample.now)),
+            losing => losing.filter(|(_, last)| sample.now.saturating_sub(*last) <= LOSS_ENDS),
+        };
+        let losing = self.losing.is_some_and(|(since, last)| last.saturating_sub(since) >= LASTS);
+        let late = sample.lateness.max(sample.silence) > settings.overload_lag;
+        let late = lasts(&mut self.late_since, late, sample.now);
         // Once full, it must be well below its bound to count as healthy.
-        let full = match self.fallback() {
+        let bound = match self.fallback() {
             Some(FallbackReason::HeldFlows) => sample.held_limit - sample.held_limit / 5,
             _ => sample.held_limit,
         };
+        let full = lasts(&mut self.full_since, sample.held >= bound, sample.now);
         if sample.silence > settings.heartbeat_timeout {
             Some(FallbackReason::Stuck)
-        } else if sample.held >= full {
+        } else if full {
             Some(FallbackReason::HeldFlows)
-        } else if lost {
+        } else if losing {
             Some(FallbackReason::PacketsLost)
         } else if late {
             Some(FallbackReason::Late)
@@ -88,6 +98,15 @@ impl Monitor {
             None
         }
     }
+}
+
+/// Whether what is `seen` now has been seen for long enough without a pause.
+fn lasts(since: &mut Option<Duration>, seen: bool, now: Duration) -> bool {
+    if !seen {
+        *since = None;
+        return false;
+    }
+    now.saturating_sub(*since.get_or_insert(now)) >= LASTS
 }
 
 #[cfg(test)]
@@ -114,24 +133,57 @@ mod tests {
     #[test]
     fn trouble_in_between_starts_the_time_of_health_anew() {
         let (mut monitor, settings) = (Monitor::default(), Settings::default());
-        monitor.look(&Sample { packets_lost: 5, ..at(0) }, &settings);
-        assert_eq!(monitor.fallback(), None, "lost before this engine began");
-        monitor.look(&Sample { packets_lost: 6, ..at(0) }, &settings);
-        assert_eq!(monitor.fallback(), Some(FallbackReason::PacketsLost));
         let lost = |milliseconds, packets_lost| Sample { packets_lost, ..at(milliseconds) };
-        monitor.look(&lost(1000, 6), &settings);
-        monitor.look(&lost(2000, 7), &settings);
-        monitor.look(&lost(2100, 7), &settings);
-        monitor.look(&lost(4000, 7), &settings);
+        monitor.look(&lost(0, 5), &settings);
+        monitor.look(&lost(500, 6), &settings);
+        monitor.look(&lost(1000, 7), &settings);
+        assert_eq!(monitor.fallback(), None, "not for long enough");
+        monitor.look(&lost(1500, 8), &settings);
         assert_eq!(monitor.fallback(), Some(FallbackReason::PacketsLost));
-        monitor.look(&lost(4100, 7), &settings);
+        monitor.look(&lost(2500, 8), &settings);
+        monitor.look(&lost(3000, 9), &settings);
+        monitor.look(&lost(3500, 10), &settings);
+        monitor.look(&lost(4000, 11), &settings);
+        monitor.look(&lost(4950, 11), &settings);
+        monitor.look(&lost(6900, 11), &settings);
+        assert_eq!(monitor.fallback(), Some(FallbackReason::PacketsLost));
+        monitor.look(&lost(6950, 11), &settings);
         assert_eq!(monitor.fallback(), None);
+    }
+
+    #[test]
+    fn packets_lost_in_bursts_are_no_overload() {
+        let (mut monitor, settings) = (Monitor::default(), Settings::default());
+        for second in 0..60u64 {
+            for part in 0..20 {
+                // A thousand at a time, every other second.
+                let packets_lost = second.div_ceil(2) * 1000;
+                let now = Duration::from_millis(second * 1000 + part * 50);
+                let sample = Sample { now, packets_lost, held_limit: 100, ..Sample::default() };
+                assert!(!monitor.look(&sample, &settings), "{second}");
+            }
+        }
+    }
+
+    #[test]
+    fn as_many_held_flows_as_there_may_be_are_no_overload_before_they_last() {
+        let (mut monitor, settings) = (Monitor::default(), Settings::default());
+        let held = |milliseconds, held| Sample { held, ..at(milliseconds) };
+        monitor.look(&held(0, 100), &settings);
+        monitor.look(&held(950, 100), &settings);
+        monitor.look(&held(960, 99), &settings);
+        monitor.look(&held(970, 100), &settings);
+        monitor.look(&held(1950, 100), &settings);
+        assert_eq!(monitor.fallback(), None);
+        monitor.look(&held(1970, 100), &settings);
+        assert_eq!(monitor.fallback(), Some(FallbackReason::HeldFlows));
     }
 
     #[test]
     fn held_flows_at_their_bound_must_go_well_below_it() {
         let (mut monitor, settings) = (Monitor::default(), Settings::default());
         monitor.look(&Sample { held: 100, ..at(0) }, &settings);
+        monitor.look(&Sample { held: 100, ..at(1000) }, &settings);
         assert_eq!(monitor.fallback(), Some(FallbackReason::HeldFlows));
         monitor.look(&Sample { held: 90, ..at(5000) }, &settings);
         assert_eq!(monitor.fallback(), Some(FallbackReason::HeldFlows));

@@ -103,7 +103,6 @@ impl Heart {
             last_round = now;
             if round.is_multiple_of(OTHERS_EVERY) {
                 packets_lost = self.dataplane.held_packets_lost();
-                self.look_after_others();
             }
             let flows = self.dataplane.flows_now();
             let sample = Sample {
@@ -155,12 +154,6 @@ impl Heart {
             }
         }
         self.told.send_modify(|told| told.fallback = reason);
-    }
-
-    fn look_after_others(&self) {
-        if let Err(error) = self.dataplane.look_after_others() {
-            warn!(%error, "flows of an engine that ended");
-        }
     }
 }
 

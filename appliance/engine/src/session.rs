@@ -47,7 +47,7 @@ pub async fn run(
         return Outcome::Bypassed(weir_policy::outcome::Bypassed::NoPolicy);
     };
 
-    let TakenFlow { client, server, received, guard } = taken;
+    let TakenFlow { client, server, received, mut guard } = taken;
     let (client, server, verdict) =
         match handshakes((client, server), &guard, &received, &hello, &flow, record, surroundings)
             .await
@@ -60,6 +60,7 @@ pub async fn run(
             }
         };
     drop(received);
+    guard.settle();
     // HTTP/2 has no decoder yet: only what looks at any stream looks at it (SPEC I1).
     let http2 = client.tls.negotiated().and_then(|negotiated| negotiated.alpn).as_deref()
         == Some(HTTP2)

@@ -100,6 +100,7 @@ impl Statistics {
         }
         let failed = [
             Outcome::Bypassed(Bypassed::TakeoverFailed),
+            Outcome::Blocked(Blocked::TakeoverFailed),
             Outcome::Blocked(Blocked::LostInTakeover),
         ];
         if failed.contains(&record.outcome) {

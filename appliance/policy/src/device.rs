@@ -14,6 +14,9 @@ use crate::snapshot::SegmentId;
 /// of TCP, for twice as many.
 pub const MOST_SESSIONS: u32 = 100_000;
 
+/// What [`Device::max_handshakes_per_client`] may be: at most as many as are held at one time.
+pub const HANDSHAKES_PER_CLIENT: RangeInclusive<u32> = 16..=4096;
+
 /// What [`Device::flow_table`] may be.
 pub const FLOW_TABLE: RangeInclusive<u32> = 1024..=4_194_304;
 
@@ -26,6 +29,9 @@ pub struct Device {
     pub max_concurrent_sessions: u32,
     /// What becomes of new sessions past them.
     pub over_threshold: OverThreshold,
+    /// Most flows of one client (an IPv4 address, the /64 of an IPv6 address) that are held or in
+    /// their TLS handshake at one time; past them [`Evasion::client_flood`].
+    pub max_handshakes_per_client: u32,
     /// Entries of the table of held, taken and finished flows; a finished one stays for 60 s. Past
     /// them a flow is left to the bridge. A change is in force from the next boot on.
     #[serde(default = "flow_table")]
@@ -45,6 +51,7 @@ impl Default for Device {
             server_inspection: true,
             max_concurrent_sessions: 10_000,
             over_threshold: OverThreshold::Bypass,
+            max_handshakes_per_client: 512,
             flow_table: flow_table(),
             asymmetric_mode: false,
             web_mode: false,
@@ -80,7 +87,7 @@ impl OverThreshold {
 
 /// What becomes of a flow whose end provokes a bypass, by each way there is (SPEC D15). Each is
 /// counted whatever is chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evasion {
     /// The server sends data before the client's first bytes were judged.
     pub server_speaks_first: EvasionAction,
@@ -88,7 +95,7 @@ pub struct Evasion {
     pub syn_data: EvasionAction,
     /// TCP-AO, TCP-MD5 or malformed options in a handshake.
     pub untakeable_options: EvasionAction,
-    /// Data of a flow whose SYN-ACK, or server's data, took another path.
+    /// Data of a flow whose SYN, SYN-ACK, or server's data, took another path, or was forgotten.
     pub unseen_handshake: EvasionAction,
     /// IP fragments of TCP packets.
     pub fragments: EvasionAction,
@@ -96,14 +103,43 @@ pub struct Evasion {
     /// a server that does not acknowledge them. Bypass: what differs is dropped for as long as the
     /// flow is watched.
     pub decoy: EvasionAction,
-    /// No room for another held flow.
+    /// No room for another held flow, or no sockets for it.
     pub table_full: EvasionAction,
+    /// One client with more flows held or in their handshake than it may have. Block: its next first
+    /// payloads are dropped, and come again.
+    pub client_flood: EvasionAction,
+    /// The same tuple comes in by both ports: it crosses the segment twice, or an end forges the
+    /// other's packets. Block: what comes in by the other port is dropped.
+    pub two_passes: EvasionAction,
+    /// More tags or IPv6 extension headers than are read, that an end might look through.
+    pub unread_headers: EvasionAction,
     /// A ClientHello that breaks the grammar, on a client proxy (a server proxy blocks it, SPEC T9).
     pub malformed_hello: EvasionAction,
     /// A ClientHello over 64 KiB on a client proxy (a server proxy blocks it, SPEC T9).
     pub oversize_hello: EvasionAction,
-    /// A ClientHello that its client ends in the middle.
+    /// A ClientHello that one of its ends ends in the middle.
     pub incomplete_hello: EvasionAction,
+}
+
+impl Default for Evasion {
+    fn default() -> Self {
+        Self {
+            server_speaks_first: EvasionAction::Bypass,
+            syn_data: EvasionAction::Bypass,
+            untakeable_options: EvasionAction::Bypass,
+            unseen_handshake: EvasionAction::Bypass,
+            fragments: EvasionAction::Bypass,
+            decoy: EvasionAction::Bypass,
+            table_full: EvasionAction::Bypass,
+            // The one way that costs nobody but who goes it.
+            client_flood: EvasionAction::Block,
+            two_passes: EvasionAction::Bypass,
+            unread_headers: EvasionAction::Bypass,
+            malformed_hello: EvasionAction::Bypass,
+            oversize_hello: EvasionAction::Bypass,
+            incomplete_hello: EvasionAction::Bypass,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -37,6 +37,7 @@ client-inspection = true
 server-inspection = true
 max-concurrent-sessions = 10000
 over-threshold = \"bypass\"
+max-handshakes-per-client = 512
 flow-table = 262144
 asymmetric-mode = false
 web-mode = false
@@ -56,6 +57,9 @@ unseen-handshake = \"bypass\"
 fragments = \"bypass\"
 decoy = \"bypass\"
 table-full = \"bypass\"
+client-flood = \"block\"
+two-passes = \"bypass\"
+unread-headers = \"bypass\"
 malformed-hello = \"bypass\"
 oversize-hello = \"bypass\"
 incomplete-hello = \"bypass\"
@@ -98,6 +102,7 @@ pub(crate) struct DeviceSection {
     pub server_inspection: bool,
     pub max_concurrent_sessions: u32,
     pub over_threshold: OverThreshold,
+    pub max_handshakes_per_client: u32,
     /// Entries.
     pub flow_table: u32,
     pub asymmetric_mode: bool,
@@ -117,6 +122,9 @@ pub(crate) struct EvasionSection {
     pub fragments: EvasionAction,
     pub decoy: EvasionAction,
     pub table_full: EvasionAction,
+    pub client_flood: EvasionAction,
+    pub two_passes: EvasionAction,
+    pub unread_headers: EvasionAction,
     pub malformed_hello: EvasionAction,
     pub oversize_hello: EvasionAction,
     pub incomplete_hello: EvasionAction,

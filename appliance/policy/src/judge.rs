@@ -44,6 +44,8 @@ pub enum FirstBytes<'a> {
     Incomplete,
     /// None that count: the server sent data before.
     ServerSpokeFirst,
+    /// Incomplete, and one of the ends said that it ends.
+    Ended,
 }
 
 /// What to do with a held flow.
@@ -185,6 +187,11 @@ pub fn judge(snapshot: &Snapshot, candidate: &Candidate, first: &FirstBytes<'_>)
         (FirstBytes::Incomplete, _) => {
             let blocked = Blocked::IncompleteHello;
             return evasion(ways.incomplete_hello, Bypassed::IncompleteHello, blocked);
+        }
+        // An end that is none (a decoy to provoke a bypass) leaves the rest unjudged.
+        (FirstBytes::Ended, _) => {
+            let blocked = Blocked::IncompleteHello;
+            return evasion(ways.incomplete_hello, Bypassed::EndedWhileHeld, blocked);
         }
         (FirstBytes::ServerSpokeFirst, _) => {
             let blocked = Blocked::ServerSpokeFirst;

@@ -102,6 +102,8 @@ pub enum Blocked {
     OversizeHello,
     IncompleteHello,
     ServerSpokeFirst,
+    /// It could not be taken over, as [`Bypassed::TakeoverFailed`], where policy blocks that.
+    TakeoverFailed,
     /// The kernel failed amid the takeover: neither end's connection could be kept, both are reset.
     LostInTakeover,
     /// The maximum of concurrent sessions was reached and the device blocks past it (SPEC D9).
@@ -198,6 +200,7 @@ impl fmt::Display for Blocked {
             Self::OversizeHello => f.write_str("ClientHello over 64 KiB"),
             Self::IncompleteHello => f.write_str("incomplete ClientHello"),
             Self::ServerSpokeFirst => f.write_str("server spoke first"),
+            Self::TakeoverFailed => f.write_str("takeover failed"),
             Self::LostInTakeover => f.write_str("lost in takeover"),
             Self::SessionThreshold => f.write_str("maximum of concurrent sessions"),
             Self::ClearedByCommand => f.write_str("cleared by command"),

@@ -11,8 +11,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use crate::device::{
-    Device, Evasion, EvasionAction, FLOW_TABLE, Health, Layer2Fallback, LinkDownSynchronisation,
-    MOST_SESSIONS, OverThreshold, Segment,
+    Device, Evasion, EvasionAction, FLOW_TABLE, HANDSHAKES_PER_CLIENT, Health, Layer2Fallback,
+    LinkDownSynchronisation, MOST_SESSIONS, OverThreshold, Segment,
 };
 use crate::precedence::Precedence;
 use crate::secret::SecretBytes;

@@ -126,6 +126,7 @@ fn settings_of_device_and_segments_have_their_defaults_and_can_be_given() {
     let text = "weir:
   device:
     over-threshold: block
+    max-handshakes-per-client: 100
     health: { heartbeat-timeout: 700, recovery-time: 5 }
     evasion: { fragments: block, decoy: block }
   segments:
@@ -135,6 +136,7 @@ fn settings_of_device_and_segments_have_their_defaults_and_can_be_given() {
 ";
     let snapshot = load(text).unwrap().compile(1, None);
     assert_eq!(snapshot.device.over_threshold, OverThreshold::Block);
+    assert_eq!(snapshot.device.max_handshakes_per_client, 100);
     assert_eq!(snapshot.device.health.heartbeat_timeout, Duration::from_millis(700));
     assert_eq!(snapshot.device.health.recovery_time, Duration::from_secs(5));
     assert_eq!(snapshot.device.health.drain_time, Duration::from_secs(300));

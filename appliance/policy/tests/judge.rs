@@ -153,6 +153,7 @@ fn what_could_be_evasion_is_bypassed_or_blocked_as_policy_says() {
         (FirstBytes::Malformed, Bypassed::MalformedHello, Blocked::MalformedHello),
         (FirstBytes::Oversize, Bypassed::OversizeHello, Blocked::OversizeHello),
         (FirstBytes::Incomplete, Bypassed::IncompleteHello, Blocked::IncompleteHello),
+        (FirstBytes::Ended, Bypassed::EndedWhileHeld, Blocked::IncompleteHello),
         (FirstBytes::ServerSpokeFirst, Bypassed::ServerSpokeFirst, Blocked::ServerSpokeFirst),
     ] {
         let outcome = Outcome::Blocked(reason);
@@ -310,6 +311,7 @@ fn every_first_bytes() -> [FirstBytes<'static>; 8] {
         FirstBytes::Oversize,
         FirstBytes::Incomplete,
         FirstBytes::ServerSpokeFirst,
+        FirstBytes::Ended,
     ]
 }
 

@@ -12,8 +12,8 @@ use weir_dataplane::{
 };
 use weir_policy::secret::SecretBytes;
 use weir_policy::snapshot::{
-    CertifiedKey, ClientPolicy, ClientProxy, Layer2Fallback, PortRange, Profile, Segment, Service,
-    VirtualSegment,
+    CertifiedKey, ClientPolicy, ClientProxy, Device, Health, Layer2Fallback, PortRange, Profile,
+    Segment, Service, VirtualSegment,
 };
 use weir_policy::{Resets, Snapshot};
 
@@ -93,7 +93,7 @@ impl Drop for Engine {
     }
 }
 
-/// A policy that wants every flow to `PORT`.
+/// A policy that wants every flow to `PORT`. A busy machine makes no engine of it a stuck one.
 pub fn snapshot(fallback: Layer2Fallback) -> Snapshot {
     let key = CertifiedKey { chain: vec![vec![1]], key: SecretBytes::new(vec![1]) };
     Snapshot {
@@ -140,6 +140,10 @@ pub fn snapshot(fallback: Layer2Fallback) -> Snapshot {
             on_pinned_client: weir_policy::snapshot::OnRefusal::Block,
             learnt_bypass_time: weir_policy::snapshot::LEARNT_BYPASS_TIME,
         }],
+        device: Device {
+            health: Health { heartbeat_timeout: Duration::from_secs(20), ..Health::default() },
+            ..Device::default()
+        },
         ..Snapshot::default()
     }
 }

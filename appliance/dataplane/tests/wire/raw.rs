@@ -18,6 +18,7 @@ pub const SYN: u8 = 2;
 pub const RST: u8 = 4;
 pub const PUSH: u8 = 8;
 pub const ACK: u8 = 16;
+pub const URGENT: u8 = 32;
 
 /// Which end of the wire a raw end stands at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,10 @@ pub struct Segment<'a> {
     pub window: u16,
     pub bad_checksum: bool,
     pub more_fragments: bool,
+    /// Distance from the first byte to past the urgent one, where the flags say so.
+    pub urgent: u16,
+    /// Tags before the packet: VLAN ids.
+    pub tags: &'a [u8],
 }
 
 /// A segment that arrived.
@@ -118,6 +123,8 @@ impl Raw {
             window: 60_000,
             bad_checksum: false,
             more_fragments: false,
+            urgent: 0,
+            tags: &[],
         }
     }
 
@@ -140,7 +147,8 @@ impl Raw {
         tcp.extend(segment.acknowledged.to_be_bytes());
         tcp.extend([((20 + options.len()) as u8 / 4) << 4, segment.flags]);
         tcp.extend(segment.window.to_be_bytes());
-        tcp.extend([0; 4]);
+        tcp.extend([0; 2]);
+        tcp.extend(segment.urgent.to_be_bytes());
         tcp.extend(options);
         tcp.extend(segment.payload);
         let length = tcp.len() as u16;
@@ -151,14 +159,18 @@ impl Raw {
         }
         tcp[16..18].copy_from_slice(&sum.to_be_bytes());
         let mut frame = self.mac.to_vec();
+        for tag in segment.tags {
+            frame.extend([0x81, 0, 0, *tag]);
+        }
+        let ip = frame.len() + 2;
         frame.extend([8, 0, 0x45, 0]);
         frame.extend((length + 20).to_be_bytes());
         let fragment = if segment.more_fragments { 0x20 } else { 0x40 };
         frame.extend([0, 0, fragment, 0, segment.ttl, 6, 0, 0]);
         frame.extend(self.local.0);
         frame.extend(self.remote.0);
-        let header = checksum(&frame[14..34]);
-        frame[24..26].copy_from_slice(&header.to_be_bytes());
+        let header = checksum(&frame[ip..ip + 20]);
+        frame[ip + 10..ip + 12].copy_from_slice(&header.to_be_bytes());
         frame.extend(tcp);
         (&self.socket).write_all(&frame).unwrap();
     }

@@ -6,7 +6,9 @@ use super::MAX_SEGMENTS;
 use super::check::{Check, path, path2};
 use crate::document::{DeviceSection, Document, EvasionSection, HealthSection};
 use crate::layers::{Path, child};
-use crate::snapshot::{Device, Evasion, FLOW_TABLE, Health, MOST_SESSIONS, Segment, SegmentId};
+use crate::snapshot::{
+    Device, Evasion, FLOW_TABLE, HANDSHAKES_PER_CLIENT, Health, MOST_SESSIONS, Segment, SegmentId,
+};
 
 /// Longest wait before a port follows its partner down, seconds.
 const LONGEST_WAIT: u32 = 240;
@@ -26,6 +28,12 @@ impl Check<'_> {
             );
             self.error(&path2("device", "max-concurrent-sessions"), message);
         }
+        let per_client = section.max_handshakes_per_client;
+        if !HANDSHAKES_PER_CLIENT.contains(&per_client) {
+            let (least, most) = (HANDSHAKES_PER_CLIENT.start(), HANDSHAKES_PER_CLIENT.end());
+            let message = format!("is {per_client}; {least} to {most} are expected");
+            self.error(&path2("device", "max-handshakes-per-client"), message);
+        }
         if !FLOW_TABLE.contains(&section.flow_table) {
             let message = format!(
                 "is {}; {} to {} entries are expected",
@@ -41,6 +49,7 @@ impl Check<'_> {
             server_inspection: section.server_inspection,
             max_concurrent_sessions: section.max_concurrent_sessions,
             over_threshold: section.over_threshold,
+            max_handshakes_per_client: per_client,
             flow_table: section.flow_table,
             asymmetric_mode: section.asymmetric_mode,
             web_mode: section.web_mode,
@@ -176,6 +185,9 @@ fn evasion(section: &EvasionSection) -> Evasion {
         fragments: section.fragments,
         decoy: section.decoy,
         table_full: section.table_full,
+        client_flood: section.client_flood,
+        two_passes: section.two_passes,
+        unread_headers: section.unread_headers,
         malformed_hello: section.malformed_hello,
         oversize_hello: section.oversize_hello,
         incomplete_hello: section.incomplete_hello,

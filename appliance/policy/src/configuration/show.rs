@@ -47,6 +47,7 @@ impl Page {
         self.pair(2, "server-inspection", device.server_inspection);
         self.pair(2, "max-concurrent-sessions", device.max_concurrent_sessions);
         self.pair(2, "over-threshold", device.over_threshold.word());
+        self.pair(2, "max-handshakes-per-client", device.max_handshakes_per_client);
         self.pair(2, "flow-table", device.flow_table);
         self.pair(2, "asymmetric-mode", device.asymmetric_mode);
         self.pair(2, "web-mode", device.web_mode);
@@ -66,6 +67,9 @@ impl Page {
             ("fragments", evasion.fragments),
             ("decoy", evasion.decoy),
             ("table-full", evasion.table_full),
+            ("client-flood", evasion.client_flood),
+            ("two-passes", evasion.two_passes),
+            ("unread-headers", evasion.unread_headers),
             ("malformed-hello", evasion.malformed_hello),
             ("oversize-hello", evasion.oversize_hello),
             ("incomplete-hello", evasion.incomplete_hello),

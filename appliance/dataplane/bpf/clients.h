@@ -1,0 +1,161 @@
+/* Bounds of what one client can have of the device, so that its flood is nobody else's overload: flows
+ * that are held or in their TLS handshake, and room in the tables and the rings. A client is an IPv4 address, or the
+ * /64 of an IPv6 address, whatever segment, VLAN or tunnel it comes by. Counts are in hashed cells: a
+ * stranger in the same cells makes a client's bound smaller, never larger. Not for: who is a
+ * candidate. Past a bound policy says what becomes of a flow; in a crowded ring the packet is
+ * dropped, and comes again. */
+#ifndef WEIR_CLIENTS_H
+#define WEIR_CLIENTS_H
+
+#define RING_WINDOW 24 /* log2 of ns: some 17 ms */
+#define RING_SHARE 16	/* of a ring, for one client in that time */
+#define SYN_WINDOW 30	/* log2 of ns: some 1.1 s */
+#define ENTRY_SHARE 8	/* of the table of flows, for one client once it is half full */
+#define SYN_SHARE 8	/* of the table of handshakes, for one client in that time */
+
+/* The seed keeps an end from choosing addresses that meet another client's. */
+static __always_inline __u64 client_hash(const struct flow_key *key, __u32 client_low, __u64 seed)
+{
+	const __u32 *address = (const __u32 *)key->address[client_low ? 0 : 1];
+	__u32 four = !address[0] && !address[1] && address[2] == bpf_htonl(0xffff);
+	__u64 client = four ? address[3] : (__u64)address[0] << 32 | address[1];
+	__u64 mixed = (client ^ seed) * 0x9e3779b97f4a7c15ULL;
+	mixed = (mixed ^ mixed >> 32 ^ seed >> 17) * 0xbf58476d1ce4e5b9ULL;
+	return mixed ^ mixed >> 29;
+}
+
+/* One of a client's two cells, of the counts that begin at `base`. */
+static __always_inline __u32 *client_cell(__u64 hash, __u32 base, int second)
+{
+	__u32 at = base + (second ? CLIENT_CELLS + ((hash >> 32) & (CLIENT_CELLS - 1)) : hash & (CLIENT_CELLS - 1));
+	return bpf_map_lookup_elem(&client_flows, &at);
+}
+
+/* Counts a flow of a client that is held now, if it may be. Whether it was; CPUs that ask at one time
+ * may go over a bound by one each. */
+static __noinline int client_adds(struct flow_key *key, __u32 client_low, struct configuration *c)
+{
+	__u32 all = CLIENT_ENTRIES_ALL;
+	if (!key || !c)
+		return 0;
+	__u32 most = c->client_flows;
+	__u64 hash = client_hash(key, client_low, c->seed);
+	__u32 *one = client_cell(hash, 0, 0), *two = client_cell(hash, 0, 1);
+	__u32 *entries = client_cell(hash, CLIENT_ENTRIES, 0), *other = client_cell(hash, CLIENT_ENTRIES, 1);
+	__u32 *total = bpf_map_lookup_elem(&client_flows, &all);
+	if (!one || !two || !entries || !other || !total)
+		return 0;
+	if (most && *(volatile __u32 *)one >= most && *(volatile __u32 *)two >= most)
+		return 0;
+	/* Its finished flows take the room of others', where that is short. */
+	if (*(volatile __u32 *)total >= flow_entries / 2 && *(volatile __u32 *)entries >= flow_entries / ENTRY_SHARE &&
+	    *(volatile __u32 *)other >= flow_entries / ENTRY_SHARE)
+		return 0;
+	__sync_fetch_and_add(one, 1);
+	__sync_fetch_and_add(two, 1);
+	return 1;
+}
+
+static __noinline int client_subtracts(struct flow_key *key, __u32 client_low)
+{
+	__u32 zero = 0;
+	struct configuration *c = bpf_map_lookup_elem(&configuration, &zero);
+	if (!key || !c)
+		return 0;
+	__u64 hash = client_hash(key, client_low, c->seed);
+	__u32 *one = client_cell(hash, 0, 0), *two = client_cell(hash, 0, 1);
+	if (!one || !two)
+		return 0;
+	__sync_fetch_and_add(one, -1);
+	__sync_fetch_and_add(two, -1);
+	return 0;
+}
+
+/* An entry of a client came into `flows`, or went. */
+static __noinline int count_entry(struct flow_key *key, __u32 client_low, int change)
+{
+	__u32 zero = 0, all = CLIENT_ENTRIES_ALL;
+	struct configuration *c = bpf_map_lookup_elem(&configuration, &zero);
+	if (!key || !c)
+		return 0;
+	__u64 hash = client_hash(key, client_low, c->seed);
+	__u32 *one = client_cell(hash, CLIENT_ENTRIES, 0), *two = client_cell(hash, CLIENT_ENTRIES, 1);
+	__u32 *total = bpf_map_lookup_elem(&client_flows, &all);
+	if (!one || !two || !total)
+		return 0;
+	__sync_fetch_and_add(one, change);
+	__sync_fetch_and_add(two, change);
+	__sync_fetch_and_add(total, change);
+	return 0;
+}
+
+/* By who changed the state of a flow in `flows` to one that does not count. */
+static __always_inline void client_leaves(struct flow_key *key, struct flow *f)
+{
+	if (!f->counted)
+		return;
+	f->counted = 0;
+	client_subtracts(key, f->client_low);
+}
+
+/* Whether a client had its share in this window of time; else it has `amount` more. CPUs may lose one
+ * another's additions: then it is a little more. */
+static __always_inline int over_share(struct share *share, __u32 window_bits, __u64 amount, __u64 most)
+{
+	if (!share)
+		return 0;
+	__u64 window = bpf_ktime_get_ns() >> window_bits;
+	if (share->window != window) {
+		share->window = window;
+		share->amount = 0;
+	}
+	if (share->amount > most)
+		return 1;
+	share->amount += amount;
+	return 0;
+}
+
+/* Whether the client that sends this SYN began so many handshakes in the last second that it would
+ * soon push out all others' from the table of those that are watched. */
+static __noinline int over_syn_share(struct packet *p, struct configuration *c)
+{
+	if (!p || !c)
+		return 0;
+	__u32 cell = client_hash(&p->key, p->from_low, c->seed) & (CLIENT_CELLS - 1);
+	return over_share(bpf_map_lookup_elem(&syn_shares, &cell), SYN_WINDOW, 1, half_open_entries / SYN_SHARE);
+}
+
+#define CROWDED(number)                                                                                              \
+	case number:                                                                                                 \
+		used = bpf_ringbuf_query(&held_ring_##number, BPF_RB_AVAIL_DATA);                                    \
+		size = bpf_ringbuf_query(&held_ring_##number, BPF_RB_RING_SIZE);                                     \
+		break;
+
+/* Whether a packet must wait because its flow's ring is more than half full and its client had its
+ * share of it: the other half is for all others. */
+static __noinline int over_ring_share(struct packet *p, struct flow *f, __u64 word, __u32 room)
+{
+	__u64 used = 0, size = 0;
+	__u32 zero = 0, cpu = (word >> 8) & 0xff;
+	if (!p || !f)
+		return 0;
+	switch (cpu % (rings_in_use ? rings_in_use : 1)) {
+		CROWDED(1)
+		CROWDED(2)
+		CROWDED(3)
+		CROWDED(4)
+		CROWDED(5)
+		CROWDED(6)
+		CROWDED(7)
+		CROWDED(0)
+	default:
+		return 0;
+	}
+	struct configuration *c = bpf_map_lookup_elem(&configuration, &zero);
+	if (used < size / 2 || !c)
+		return 0;
+	__u32 cell = client_hash(&p->key, f->client_low, c->seed) & (CLIENT_CELLS - 1);
+	return over_share(bpf_map_lookup_elem(&ring_shares, &cell), RING_WINDOW, room, size / RING_SHARE);
+}
+
+#endif
