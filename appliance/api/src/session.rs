@@ -111,7 +111,7 @@ pub struct FailureRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BreakRecord {
     pub by: End,
-    /// In the TLS stack's words.
+    /// The alert, or TCP's error.
     pub words: String,
 }
 

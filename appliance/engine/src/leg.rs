@@ -43,6 +43,16 @@ impl LegFault {
             Self::Tcp(_) | Self::Closed | Self::Slow => None,
         }
     }
+
+    /// As the record of a broken session has it, after its peer's name.
+    pub fn in_short(&self) -> String {
+        match self {
+            Self::Tls(LegError::AlertReceived(alert)) => format!("alert {alert}"),
+            Self::Tls(error) => error.to_string(),
+            Self::Tcp(error) => error.to_string(),
+            Self::Closed | Self::Slow => self.to_string(),
+        }
+    }
 }
 
 impl Leg {
@@ -56,10 +66,11 @@ impl Leg {
         loop {
             self.collect();
             self.flush_all().await?;
-            fed?;
+            // What came behind the last message is the session's, an alert too: it is told again.
             if !self.tls.handshaking() {
                 return Ok(());
             }
+            fed?;
             fed = tokio::select! {
                 ready = self.stream.readable(), if self.tls.wants_read() || self.tls.peer_closed() => {
                     ready?;

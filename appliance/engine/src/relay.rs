@@ -136,7 +136,7 @@ impl<'a> Relay<'a> {
     /// `by` broke the session, or ended it by an alert.
     async fn broken(&mut self, by: End, fault: &LegFault) -> Option<Blocked> {
         debug!(session = self.record.id, %by, %fault, "session broken");
-        self.record.broken = Some(BreakRecord { by, words: fault.to_string() });
+        self.record.broken = Some(BreakRecord { by, words: fault.in_short() });
         let direction = match by {
             End::Client => Direction::ToServer,
             End::Server => Direction::ToClient,

@@ -102,8 +102,8 @@ fn what_ends_a_session_at_one_end_ends_it_so_at_the_other() {
     }
     let shown = bench.wire.console("show sessions detail 100").unwrap();
     for line in [
-        "Broken off              by the server: TLS: the peer sent the alert access_denied\n",
-        "Broken off              by the client: TLS: the peer sent the alert decrypt_error\n",
+        "Broken off              by the server: alert access_denied\n",
+        "Broken off              by the client: alert decrypt_error\n",
     ] {
         assert!(shown.contains(line), "{line:?} is not in {shown}");
     }

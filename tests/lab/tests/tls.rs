@@ -484,7 +484,7 @@ fn clients_that_pin_and_servers_that_ask_are_blocked_or_learnt_as_set_shown_and_
         told(
             bench,
             "debug np stats show npSslInspProtocolStats",
-            "serverFailureCertificateRequested",
+            "2  serverFailureCertificateRequested\n",
         )?;
 
         bench.wire.console("clear learnt-bypasses")?;
