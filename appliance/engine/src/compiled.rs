@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, anyhow};
 use weir_inspect::{RuleSet, RuleText};
 use weir_policy::judge::PolicyKind;
+use weir_policy::precedence::IndexedSnapshot;
 use weir_policy::snapshot::{
     ClientProxy, DecidedBy, DecryptionPolicy, Profile, ServerProxy, Service, TrustStore,
 };
@@ -25,7 +26,7 @@ use weir_tls::{Intermediates, LeafKeys, LeafKind, ModernStack, ServerCertificate
 /// Policy as flows use it. Immutable; a session keeps the one it started with (SPEC P10).
 #[derive(Default)]
 pub struct CompiledPolicy {
-    pub snapshot: Snapshot,
+    pub snapshot: IndexedSnapshot,
     /// As the snapshot's `server_proxies`.
     server_proxies: Vec<(ServerCertificates, Stack)>,
     /// As the snapshot's `client_proxies`.
@@ -228,7 +229,7 @@ impl CompiledPolicy {
         let intermediates = Arc::clone(&running.intermediates);
         let learnt = Arc::clone(&running.learnt);
         Ok(Self {
-            snapshot,
+            snapshot: snapshot.into(),
             server_proxies,
             client_proxies,
             trust_stores,

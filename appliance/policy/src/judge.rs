@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 
 use crate::outcome::{Blocked, Bypassed, NotDecrypted, Outcome};
-use crate::precedence::{BlockedBy, PacketFacts, Passage, TCP, evaluate};
+use crate::precedence::{BlockedBy, PacketFacts, Passage, Rules, TCP, evaluate};
 use crate::snapshot::{
     ClientPolicy, ClientProxy, DecidedBy, EvasionAction, OnEncryptedClientHello, PortRange,
     Profile, SegmentId, ServerPolicy, ServerProxy, Side, Snapshot, VirtualSegment,
@@ -136,19 +136,20 @@ pub enum PolicyKind {
 /// 7. an encrypted hello (client policy), as the proxy says;
 /// 8. no version and suite that we decrypt: bypassed;
 /// 9. take over.
-pub fn judge(snapshot: &Snapshot, candidate: &Candidate, first: &FirstBytes<'_>) -> Decision {
+pub fn judge(rules: &impl Rules, candidate: &Candidate, first: &FirstBytes<'_>) -> Decision {
+    let snapshot = rules.snapshot();
     // Quarantine comes and goes: the data plane asks it of every packet, of taken flows as well.
-    let rules = evaluate(snapshot, &candidate.facts(), |_| false);
-    if let Passage::Bypassed(_) = rules.passage {
+    let packets = evaluate(rules, &candidate.facts(), |_| false);
+    if let Passage::Bypassed(_) = packets.passage {
         return bypass(Bypassed::InspectionBypassRule);
     }
-    let answers = evaluate(snapshot, &candidate.answer_facts(), |_| false);
-    if let Some(blocked) = stopped(rules.passage).or_else(|| stopped(answers.passage)) {
+    let answers = evaluate(rules, &candidate.answer_facts(), |_| false);
+    if let Some(blocked) = stopped(packets.passage).or_else(|| stopped(answers.passage)) {
         // In silence, as the data plane drops a packet of such a flow.
         return Decision::Block { outcome: Outcome::Blocked(blocked), resets: Resets::NONE };
     }
     let Some((virtual_segment, profile, policy)) =
-        rules.virtual_segment.and_then(|index| owner(snapshot, index, candidate))
+        packets.virtual_segment.and_then(|index| owner(snapshot, index, candidate))
     else {
         return bypass(Bypassed::NoPolicy);
     };
@@ -223,7 +224,7 @@ pub fn judge(snapshot: &Snapshot, candidate: &Candidate, first: &FirstBytes<'_>)
     if !supported {
         return bypass(Bypassed::UnsupportedTls);
     }
-    let trusted = rules.passage == Passage::Trusted;
+    let trusted = packets.passage == Passage::Trusted;
     let of_answers = answers.virtual_segment.and_then(|index| snapshot.virtual_segments.get(index));
     let answers = Answers {
         profile: of_answers.map_or(profile, |segment| segment.profile),
@@ -247,18 +248,17 @@ fn stopped(passage: Passage) -> Option<Blocked> {
 
 /// The virtual segment a flow belongs to: the first that its client's SYN matches (SPEC D3).
 pub fn virtual_segment<'a>(
-    snapshot: &'a Snapshot,
+    rules: &'a impl Rules,
     candidate: &Candidate,
 ) -> Option<&'a VirtualSegment> {
-    let facts = candidate.facts();
-    snapshot.virtual_segments.iter().find(|one| one.matches(&facts))
+    let place = rules.first_matches(&candidate.facts()).virtual_segment?;
+    rules.snapshot().virtual_segments.get(place)
 }
 
 /// The policy that covers a flow's addresses and port, if one does, whatever precedes it.
-pub fn policy_of(snapshot: &Snapshot, candidate: &Candidate) -> Option<Inspection> {
-    let facts = candidate.facts();
-    let index = snapshot.virtual_segments.iter().position(|one| one.matches(&facts))?;
-    let (virtual_segment, profile, policy) = owner(snapshot, index, candidate)?;
+pub fn policy_of(rules: &impl Rules, candidate: &Candidate) -> Option<Inspection> {
+    let index = rules.first_matches(&candidate.facts()).virtual_segment?;
+    let (virtual_segment, profile, policy) = owner(rules.snapshot(), index, candidate)?;
     let answers = Answers { profile, trusted: false };
     let policy = policy.kind();
     Some(Inspection { virtual_segment, profile, policy, trusted: false, answers })

@@ -5,6 +5,7 @@
 //! asks [`evaluate`] again for the sessions it decrypts. Not for: rates and expiry, which need a
 //! clock, and TLS policy ([`crate::judge`]). Does not fail: every packet has an answer.
 
+mod index;
 mod matching;
 pub mod reputation;
 pub mod words;
@@ -14,6 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use index::{FirstMatches, IndexedSnapshot, Rules};
 pub use matching::{ICMP, ICMPV6, Match, PacketFacts, TCP, UDP};
 pub use reputation::{Reputation, Standing};
 
@@ -127,24 +129,24 @@ pub enum BlockedBy {
 /// 5. QUIC of the virtual segment's client policy;
 /// 6. inspection: candidates are held for [`crate::judge()`].
 pub fn evaluate(
-    snapshot: &Snapshot,
+    rules: &impl Rules,
     facts: &PacketFacts,
     quarantined: impl Fn(IpAddr) -> bool,
 ) -> Classified {
     let facts = &facts.canonical();
+    let FirstMatches { virtual_segment, bypass_rule, traffic_filter: filter } =
+        rules.first_matches(facts);
+    let snapshot = rules.snapshot();
     let rules = &snapshot.precedence;
-    let virtual_segment = snapshot.virtual_segments.iter().position(|one| one.matches(facts));
     let classified = |traffic_filter, passage, candidate| Classified {
         virtual_segment,
         traffic_filter,
         passage,
         candidate,
     };
-    if let Some(rule) = rules.inspection_bypass.iter().position(|rule| rule.matching.matches(facts))
-    {
+    if let Some(rule) = bypass_rule {
         return classified(None, Passage::Bypassed(rule), false);
     }
-    let filter = rules.traffic_filters.iter().position(|filter| filter.matching.matches(facts));
     let action = filter.and_then(|index| rules.traffic_filters.get(index)).map(|one| one.action);
     let candidate = facts.protocol == TCP && covered(snapshot, virtual_segment, facts);
     let blocked = |by| classified(filter, Passage::Blocked(by), false);

@@ -10,10 +10,10 @@ use support::load;
 use weir_policy::judge::Answers;
 use weir_policy::outcome::{Blocked, Bypassed};
 use weir_policy::precedence::{
-    BlockedBy, Classified, ICMP, Match, PacketFacts, Passage, Reputation, Standing, TCP,
-    TrafficAction, UDP, evaluate,
+    BlockedBy, BypassRule, Classified, ICMP, IndexedSnapshot, Match, PacketFacts, Passage,
+    Reputation, Rules, Standing, TCP, TrafficAction, TrafficFilter, UDP, evaluate,
 };
-use weir_policy::snapshot::{PortRange, SegmentId, Side};
+use weir_policy::snapshot::{PortRange, SegmentId, Side, VirtualSegment};
 use weir_policy::{Candidate, Decision, FirstBytes, Outcome, Resets, Snapshot, judge};
 
 const DOCUMENT: &str = "weir:
@@ -264,7 +264,57 @@ fn network() -> impl Strategy<Value = ipnet::IpNet> {
     ]
 }
 
+fn networks() -> impl Strategy<Value = Vec<ipnet::IpNet>> {
+    prop_oneof![Just(vec![]), prop::collection::vec(network(), 1..5)]
+}
+
+fn matching() -> impl Strategy<Value = Match> {
+    let ports = prop_oneof![
+        Just(vec![]),
+        (0u16..4).prop_map(|port| vec![PortRange { first: port, last: 2 }])
+    ];
+    (networks(), networks(), ports).prop_map(|(sources, destinations, destination_ports)| Match {
+        sources,
+        destinations,
+        destination_ports,
+        ..Match::default()
+    })
+}
+
 proptest! {
+    /// More than a word of each, so that later words are asked, too.
+    #[test]
+    fn an_index_finds_what_asking_every_rule_finds(
+        matches in prop::collection::vec(matching(), 0..300),
+        (segments, bypass) in (0usize..150, 0usize..150),
+        packets in prop::collection::vec((network(), network(), 0u16..4, any::<bool>()), 1..40),
+    ) {
+        let mut rest = matches.into_iter();
+        let segment = |one: Match| VirtualSegment {
+            name: String::new(),
+            segments: vec![],
+            from: None,
+            vlans: vec![],
+            sources: one.sources,
+            destinations: one.destinations,
+            profile: 0,
+        };
+        let mut snapshot = Snapshot {
+            virtual_segments: rest.by_ref().take(segments).map(segment).collect(),
+            ..Snapshot::default()
+        };
+        let bypass_rule = |matching| BypassRule { name: String::new(), matching };
+        snapshot.precedence.inspection_bypass = rest.by_ref().take(bypass).map(bypass_rule).collect();
+        let filter = |matching| TrafficFilter { name: String::new(), matching, action: TrafficAction::Allow };
+        snapshot.precedence.traffic_filters = rest.map(filter).collect();
+        let indexed = IndexedSnapshot::from(snapshot.clone());
+        for (from, to, port, addressed) in packets {
+            let addresses = addressed.then_some((from.addr(), to.addr()));
+            let facts = PacketFacts { addresses, ..packet(TCP, "10.0.0.1", "10.0.0.2", port) };
+            prop_assert_eq!(indexed.first_matches(&facts), snapshot.first_matches(&facts), "{:?}", facts);
+        }
+    }
+
     /// Against the plainest lookup there is.
     #[test]
     fn reputation_is_that_of_the_longest_prefix(

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use weir_dataplane::{Dataplane, Held, HeldFlow, HeldFlows, Options, Relayed, set_reset_on_close};
+use weir_policy::precedence::IndexedSnapshot;
 use weir_policy::{Decision, FirstBytes, Snapshot, judge};
 use weir_tls::hello::{self, Peek};
 
@@ -46,7 +47,8 @@ impl Engine {
         let (dataplane, shares) = Dataplane::open(options).context("opening the data plane")?;
         dataplane.apply(&snapshot).context("applying the snapshot")?;
         dataplane.heartbeat();
-        let (dataplane, snapshot) = (Arc::new(dataplane), Arc::new(snapshot));
+        let (dataplane, snapshot) =
+            (Arc::new(dataplane), Arc::new(IndexedSnapshot::from(snapshot)));
         let shared = Arc::new(Shared::default());
         for (number, held) in shares.into_iter().enumerate() {
             let (snapshot, shared) = (Arc::clone(&snapshot), Arc::clone(&shared));
@@ -87,7 +89,11 @@ impl Drop for Engine {
     }
 }
 
-async fn turn(mut held: HeldFlows, snapshot: Arc<Snapshot>, shared: Arc<Shared>) -> Result<()> {
+async fn turn(
+    mut held: HeldFlows,
+    snapshot: Arc<IndexedSnapshot>,
+    shared: Arc<Shared>,
+) -> Result<()> {
     let surroundings = Rc::new((snapshot, shared));
     while let Some(flow) = held.next().await {
         tokio::task::spawn_local(serve(flow, Rc::clone(&surroundings)));
@@ -95,7 +101,7 @@ async fn turn(mut held: HeldFlows, snapshot: Arc<Snapshot>, shared: Arc<Shared>)
     Ok(())
 }
 
-async fn serve(mut flow: HeldFlow, surroundings: Rc<(Arc<Snapshot>, Arc<Shared>)>) {
+async fn serve(mut flow: HeldFlow, surroundings: Rc<(Arc<IndexedSnapshot>, Arc<Shared>)>) {
     let (snapshot, shared) = &*surroundings;
     let hello = loop {
         match hello::peek(flow.payload()) {
@@ -114,7 +120,7 @@ async fn serve(mut flow: HeldFlow, surroundings: Rc<(Arc<Snapshot>, Arc<Shared>)
         supported: hello.supported(),
         encrypted: hello.encrypted_client_hello,
     };
-    match judge(snapshot, &flow.candidate(), &first) {
+    match judge(&**snapshot, &flow.candidate(), &first) {
         Decision::Release(_) | Decision::Block { .. } => {
             if flow.release().is_ok() {
                 shared.released.fetch_add(1, Ordering::Relaxed);
