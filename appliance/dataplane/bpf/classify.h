@@ -32,14 +32,29 @@ __noinline int first_rule(struct row *row, __u32 at, __u32 count)
 	return 0;
 }
 
-/* Keeps the rules that this class satisfies. */
-__noinline int narrow(struct row *left, __u32 index)
+/* Begins with the rules that a class satisfies. */
+__noinline int begin(struct intersection *i, __u32 index)
 {
 	struct row *row = bpf_map_lookup_elem(&rows, &index);
-	if (!left || !row)
+	if (!i)
 		return 0;
-	for (int i = 0; i < ROW_WORDS; i++)
-		left->words[i] &= row->words[i];
+	if (row)
+		i->left = *row;
+	else
+		__builtin_memset(&i->left, 0, sizeof(i->left));
+	i->kept = index;
+	return 0;
+}
+
+/* Keeps of them those that this class satisfies, too. The dimensions that no rule asks for share one
+ * class, whose rules are those to begin with. */
+__noinline int narrow(struct intersection *i, __u32 index)
+{
+	struct row *row = bpf_map_lookup_elem(&rows, &index);
+	if (!i || !row || i->kept == index)
+		return 0;
+	for (int word = 0; word < ROW_WORDS; word++)
+		i->left.words[word] &= row->words[word];
 	return 0;
 }
 
@@ -78,11 +93,10 @@ __noinline int walk(struct packet *p, struct verdict *v, __u32 port, __u32 half)
 	struct network_key key = { .prefix = 32 + 128 };
 	half &= 1;
 	struct classes *t = bpf_map_lookup_elem(&classes, &half);
-	struct row *left = bpf_map_lookup_elem(&intersection, &zero);
-	if (!p || !v || !t || !left)
+	struct intersection *i = bpf_map_lookup_elem(&intersection, &zero);
+	if (!p || !v || !t || !i)
 		return 0;
 	__builtin_memset(v, 0, sizeof(*v));
-	__builtin_memset(left, 0xff, sizeof(*left));
 	__u32 base = half * ROWS, from_high = !p->from_low;
 	/* In network order, as the tables are: 6.1 loses the bounds of a number that it turns round. */
 	__u16 low_port = p->fragment ? 0 : p->key.port[0];
@@ -92,34 +106,34 @@ __noinline int walk(struct packet *p, struct verdict *v, __u32 port, __u32 half)
 		icmp = p->icmp_type;
 	if (p->key.outer_vlan)
 		vlan = p->key.outer_vlan & 0xfff;
-	narrow(left, base + t->port[port & (MAX_SEGMENTS * 2 - 1)]);
-	narrow(left, base + t->ether_type[p->ether_type]);
-	narrow(left, base + t->vlan[vlan]);
-	narrow(left, base + t->protocol[p->protocol]);
-	narrow(left, base + t->icmp_type[icmp]);
-	narrow(left, base + t->source_port[from_high ? high_port : low_port]);
-	narrow(left, base + t->destination_port[from_high ? low_port : high_port]);
+	begin(i, base + t->vlan[vlan]);
+	narrow(i, base + t->port[port & (MAX_SEGMENTS * 2 - 1)]);
+	narrow(i, base + t->ether_type[p->ether_type]);
+	narrow(i, base + t->protocol[p->protocol]);
+	narrow(i, base + t->icmp_type[icmp]);
+	narrow(i, base + t->source_port[from_high ? high_port : low_port]);
+	narrow(i, base + t->destination_port[from_high ? low_port : high_port]);
 	const __u64 *words = (const __u64 *)p->key.address;
 	int internet = words[0] || words[1] || words[2] || words[3];
 	if (internet) {
 		key.scope = half * 2 + from_high;
 		__builtin_memcpy(key.address, p->key.address[0], 16);
-		narrow(left, base + class_of(&key));
+		narrow(i, base + class_of(&key));
 		key.scope = half * 2 + !from_high;
 		__builtin_memcpy(key.address, p->key.address[1], 16);
-		narrow(left, base + class_of(&key));
+		narrow(i, base + class_of(&key));
 	} else {
-		narrow(left, base + t->no_address[0]);
-		narrow(left, base + t->no_address[1]);
+		narrow(i, base + t->no_address[0]);
+		narrow(i, base + t->no_address[1]);
 	}
 
-	v->virtual_segment = first_rule(left, 0, SEGMENT_WORDS);
-	v->rule = first_rule(left, BYPASS_AT, BYPASS_WORDS);
+	v->virtual_segment = first_rule(&i->left, 0, SEGMENT_WORDS);
+	v->rule = first_rule(&i->left, BYPASS_AT, BYPASS_WORDS);
 	if (v->rule) {
 		v->passage = PASS_BYPASSED;
 		return 0;
 	}
-	v->rule = first_rule(left, FILTER_AT, FILTER_WORDS);
+	v->rule = first_rule(&i->left, FILTER_AT, FILTER_WORDS);
 	if (v->rule) {
 		__u32 index = half * TRAFFIC_FILTERS + v->rule - 1;
 		struct traffic_filter *filter = bpf_map_lookup_elem(&traffic_filters, &index);
@@ -137,9 +151,9 @@ __noinline int walk(struct packet *p, struct verdict *v, __u32 port, __u32 half)
 		__u32 index = half * VIRTUAL_SEGMENTS + v->virtual_segment - 1;
 		struct policies *own = bpf_map_lookup_elem(&segment_policies, &index);
 		if (own) {
-			for (int i = 0; i < POLICY_WORDS; i++)
-				left->words[POLICY_AT + i] &= own->words[i];
-			__u32 policy = first_rule(left, POLICY_AT, POLICY_WORDS);
+			for (int word = 0; word < POLICY_WORDS; word++)
+				i->left.words[POLICY_AT + word] &= own->words[word];
+			__u32 policy = first_rule(&i->left, POLICY_AT, POLICY_WORDS);
 			if (policy)
 				kind = t->policy_kind[(policy - 1) & (POLICIES - 1)];
 		}
@@ -162,11 +176,19 @@ __noinline int walk(struct packet *p, struct verdict *v, __u32 port, __u32 half)
 	return 0;
 }
 
-/* The verdict on a packet, remembered or found; 0 only where a map is missing. */
+/* The verdict on a packet, remembered or found; 0 only where a map is missing. What is remembered is
+ * remembered for all ports that the rules do not tell apart: a connection of the same ends is no new
+ * packet for having another port of its client. */
 static __always_inline struct verdict *verdict_of(struct packet *p, __u32 port, __u64 generation)
 {
 	const __u32 *address = (const __u32 *)p->key.address;
-	__u32 ports = p->fragment ? 0 : *(__u32 *)p->key.port;
+	__u32 half = generation & 1;
+	struct classes *t = bpf_map_lookup_elem(&classes, &half);
+	if (!t)
+		return 0;
+	__u16 source = p->fragment ? 0 : p->from_low ? p->key.port[0] : p->key.port[1];
+	__u16 destination = p->fragment ? 0 : p->from_low ? p->key.port[1] : p->key.port[0];
+	__u32 ports = (__u32)t->source_port[source] << 16 | t->destination_port[destination];
 	/* ICMP's type only counts where the protocol is ICMP, and is 0 elsewhere. */
 	__u64 facts = (__u64)p->key.outer_vlan | (__u64)p->ether_type << 16 | (__u64)p->protocol << 32 |
 		      (__u64)p->icmp_type << 40 | (__u64)(port & 0xff) << 48 | (__u64)(p->from_low & 1) << 56 |

@@ -100,7 +100,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct row);
+	__type(value, struct intersection);
 } intersection SEC(".maps");
 
 #endif

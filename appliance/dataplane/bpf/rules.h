@@ -26,6 +26,13 @@ struct row {
 };
 _Static_assert(sizeof(struct row) == 192, "src/layout/rules.rs has the same type");
 
+/* Rows being intersected. */
+struct intersection {
+	struct row left;
+	__u32 kept; /* a row that is in already */
+	__u32 reserved;
+};
+
 #define NO_ICMP_TYPE 256
 #define UNTAGGED 4096
 
@@ -105,7 +112,7 @@ _Static_assert(sizeof(struct verdict) == 16, "");
 /* What was said of a packet like this one, under the rules of a generation. */
 struct remembered {
 	__u32 address[8]; /* of the flow's key, its ends in order */
-	__u32 ports;
+	__u32 ports; /* their classes, source's above */
 	__u32 generation;
 	__u64 facts; /* everything else that rules look at */
 	struct verdict verdict;
