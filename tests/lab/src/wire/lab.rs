@@ -214,7 +214,8 @@ fn make_segment(run: &Run, ports: &[String; 2]) -> Result<()> {
     Ok(())
 }
 
-fn mount_bpf() -> Result<()> {
+/// Where programs and tables are pinned.
+pub fn mount_bpf() -> Result<()> {
     let mounted = std::fs::read_to_string("/proc/mounts")?;
     if mounted.lines().any(|line| line.split(' ').nth(1) == Some("/sys/fs/bpf")) {
         return Ok(());

@@ -13,11 +13,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use weir_dataplane::{Dataplane, Held, HeldFlow, HeldFlows, Options, Relayed, set_reset_on_close};
 use weir_policy::precedence::IndexedSnapshot;
+use weir_policy::snapshot::SegmentId;
 use weir_policy::{Decision, FirstBytes, Snapshot, judge};
 use weir_tls::hello::{self, Peek};
 
 use super::load::on_a_runtime;
-use super::site::{SEGMENT, Site, pin};
+use super::site::{Site, pin};
 
 /// Names of the threads whose CPU time is the engine's, as the kernel has them.
 pub const THREADS: &[&str] = &["weir-ring", "weir-sockets", "bench-engine"];
@@ -40,9 +41,9 @@ struct Shared {
 }
 
 impl Engine {
-    pub fn start(site: &Site, snapshot: Snapshot) -> Result<Self> {
+    pub fn start(site: &Site, id: SegmentId, snapshot: Snapshot) -> Result<Self> {
         let runtimes = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut options = Options::new(site.names.clone(), vec![SEGMENT], site.pins.clone());
+        let mut options = Options::new(site.names.clone(), vec![id], site.pins(id));
         options.runtimes = runtimes;
         let (dataplane, shares) = Dataplane::open(options).context("opening the data plane")?;
         dataplane.apply(&snapshot).context("applying the snapshot")?;

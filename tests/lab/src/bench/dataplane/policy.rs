@@ -14,12 +14,14 @@ use weir_policy::snapshot::{
     MINIMUM_RSA_KEY_LENGTH, PortRange, Profile, Segment, Service, TrustStore, VirtualSegment,
 };
 
-use super::site::{CANDIDATE_PORT, LAST_PORT, SEGMENT};
+use super::site::{CANDIDATE_PORT, LAST_PORT, LEAN, SEGMENT};
 
 /// Flows to this name are released, all others are taken.
 pub const RELEASED: &str = "released.example";
 pub const TAKEN: &str = "taken.example";
 
+/// The virtual segment of the bench's flows.
+const ALL: &str = "all";
 const VIRTUAL_SEGMENTS: usize = 512;
 const NETWORKS: usize = 4096;
 const REPUTATION: usize = 1_000_000;
@@ -49,7 +51,7 @@ pub fn snapshot() -> (Snapshot, Fill) {
         })
         .collect();
     virtual_segments.push(VirtualSegment {
-        name: "all".into(),
+        name: ALL.into(),
         segments: vec![SEGMENT],
         from: None,
         vlans: vec![],
@@ -118,6 +120,18 @@ pub fn snapshot() -> (Snapshot, Fill) {
         ..Snapshot::default()
     };
     (snapshot, fill)
+}
+
+/// The same candidates without what fills the tables.
+pub fn without_tables(full: &Snapshot) -> Snapshot {
+    let mut lean = full.clone();
+    lean.segments = vec![Segment::with_defaults(LEAN, "lean".into())];
+    lean.virtual_segments.retain(|segment| segment.name == ALL);
+    for segment in &mut lean.virtual_segments {
+        segment.segments = vec![LEAN];
+    }
+    lean.precedence = Precedence::default();
+    lean
 }
 
 /// A network that no address of the bench is in: 100.64.0.0/10 in pieces of 16 addresses.

@@ -1,8 +1,8 @@
-//! Where it is measured: a client's and a server's namespace, joined by a segment with the
+//! Where it is measured: a client's and a server's namespace, joined by two segments with the
 //! data plane's programs and by a plain bridge, and by a namespace in the middle where an ordinary
 //! proxy runs; and threads inside all of them.
 //!
-//! Both bridges are made by [`segment::create`] and differ in the programs only. The namespaces go
+//! All bridges are made by [`segment::create`] and differ in the programs and tables only. The namespaces go
 //! with the run.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -17,11 +17,14 @@ use weir_policy::snapshot::SegmentId;
 
 use crate::namespace::Namespace;
 use crate::run::Run;
+use crate::wire::lab::mount_bpf;
 
 /// With the data plane's programs on it.
 pub const SEGMENT: SegmentId = SegmentId(1);
 /// A bridge and nothing more.
 pub const PLAIN: SegmentId = SegmentId(2);
+/// As the first, with a data plane of its own whose tables are all but empty.
+pub const LEAN: SegmentId = SegmentId(5);
 
 /// Flows to it, and to all up to the last, might be decrypted.
 pub const CANDIDATE_PORT: u16 = 4433;
@@ -31,7 +34,6 @@ pub const OTHER_PORT: u16 = 4000;
 
 pub struct Site {
     pub names: Names,
-    pub pins: PathBuf,
     client: Namespace,
     server: Namespace,
     middle: Namespace,
@@ -41,13 +43,14 @@ pub struct Site {
 
 impl Site {
     pub fn new() -> Result<Self> {
+        mount_bpf()?;
         let run = Run::new()?;
         let prefix = run.prefix();
         let make = |name: &str| Namespace::create(format!("{prefix}{name}"));
         let (yard, client, server) = (make("yard")?, make("client")?, make("server")?);
         let middle = make("middle")?;
         let names = Names { prefix: prefix.clone(), ..Names::default() };
-        for id in [SEGMENT, PLAIN] {
+        for id in [SEGMENT, PLAIN, LEAN] {
             for (port, end, host, mac) in
                 [("a", &client, 1, "02:aa:00:00:00"), ("b", &server, 2, "02:bb:00:00:00")]
             {
@@ -104,8 +107,12 @@ impl Site {
             end.sysctl("net.ipv4.tcp_max_tw_buckets=0")?;
             end.sysctl("net.core.somaxconn=4096")?;
         }
-        let pins = run.pin_directory();
-        Ok(Self { names, pins, client, server, middle, _yard: yard, run })
+        Ok(Self { names, client, server, middle, _yard: yard, run })
+    }
+
+    /// Where a segment's data plane keeps its tables.
+    pub fn pins(&self, id: SegmentId) -> PathBuf {
+        self.run.pin_directory().join(format!("segment-{}", id.0))
     }
 
     /// The run leaves no files.
