@@ -187,4 +187,13 @@ static __always_inline void count_index(__u32 segment, __u32 counter)
 }
 #define count(segment, name) count_index(segment, COUNTER_##name)
 
+/* For a program that a packet's may interrupt. */
+static __always_inline void count_atomically(__u32 segment, __u32 counter)
+{
+	__u32 index = segment * COUNTERS + counter;
+	__u64 *value = bpf_map_lookup_elem(&counters, &index);
+	if (value)
+		__sync_fetch_and_add(value, 1);
+}
+
 #endif

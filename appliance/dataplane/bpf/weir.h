@@ -194,9 +194,9 @@ struct held {
 };
 _Static_assert(sizeof(struct held) == 216, "src/layout.rs has the same type");
 
-/* Test packet of state_command: 14 bytes of nothing, then this. Returns state found | COMMAND_SWAPPED;
- * COMMAND_TUPLE_OWNED: another flow's sockets have the tuple; 0: no entry of that id. From
- * STATE_TAKEN to itself: the flow's handshake is over, it counts for its client no more. */
+/* The arguments of state_command. Returns state found | COMMAND_SWAPPED; COMMAND_TUPLE_OWNED: another
+ * flow's sockets have the tuple; 0: no entry of that id. From STATE_TAKEN to itself: the flow's
+ * handshake is over, it counts for its client no more. */
 struct command {
 	__u64 id;
 	struct flow_key key;
@@ -207,6 +207,7 @@ struct command {
 	__u32 reserved;
 };
 _Static_assert(sizeof(struct command) == 88, "src/layout.rs has the same type");
+_Static_assert(sizeof(struct command) <= 96, "a raw tracepoint has 12 arguments");
 #define COMMAND_SWAPPED 0x100
 #define COMMAND_TUPLE_OWNED 0x200
 

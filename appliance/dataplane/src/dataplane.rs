@@ -100,7 +100,7 @@ impl Dataplane {
         let instance = Instance::begin(&mut ebpf, claimed, listener)?;
         let engines = instance::engines(&options.pin_directory)?;
 
-        let state = StateCommand::new(programs::descriptor(&mut ebpf, "state_command")?);
+        let state = StateCommand::new(programs::descriptor(&mut ebpf, programs::STATE_COMMAND)?);
         let explain = Explain::new(programs::descriptor(&mut ebpf, "classify_probe")?);
         let mut ports: Array<MapData, Port> = tables::map(&mut ebpf, "ports")?;
         let timeout = options.heartbeat_timeout;

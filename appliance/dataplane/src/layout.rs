@@ -267,16 +267,15 @@ pub fn read_held(record: &[u8]) -> Option<(Held, &[u8])> {
     Some((held, frame))
 }
 
-/// The bytes of a command, as the test packet carries it.
-pub fn command_bytes(command: &Command) -> [u8; 14 + size_of::<Command>()] {
-    let mut bytes = [0; 14 + size_of::<Command>()];
-    // SAFETY: `Command` has no padding (8 + 60 + 5 * 4 = 88, asserted above), so all its bytes are
-    // initialised; std has no safe way to view a struct as bytes.
-    let view = unsafe {
-        std::slice::from_raw_parts(std::ptr::from_ref(command).cast::<u8>(), size_of::<Command>())
-    };
-    bytes[14..].copy_from_slice(view);
-    bytes
+impl Command {
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: `Command` has no padding (8 + 60 + 5 * 4 = 88, asserted above), so all its bytes
+        // are initialised, and they are borrowed as long as it is; std has no safe way to view a
+        // struct as bytes.
+        unsafe {
+            std::slice::from_raw_parts(std::ptr::from_ref(self).cast::<u8>(), size_of::<Self>())
+        }
+    }
 }
 
 // SAFETY: all of these are `repr(C)`, `Copy`, plain integers, valid for any bytes, and have no

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact};
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use aya::programs::{LinkOrder, RawTracePoint, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -82,17 +82,23 @@ pub fn load(
         loader.set_max_entries(name, *size);
     }
     let mut ebpf = loader.load(OBJECT)?;
-    for name in
-        ["port_ingress", "engine_ingress", "state_command", "engine_query", "classify_probe"]
-    {
+    for name in ["port_ingress", "engine_ingress", "engine_query", "classify_probe"] {
         program(&mut ebpf, name)?.load().map_err(|error| ProgramError::Program { name, error })?;
     }
+    let name = STATE_COMMAND;
+    let program = ebpf.program_mut(name).ok_or(ProgramError::Missing(name))?;
+    <&mut RawTracePoint>::try_from(program)
+        .and_then(RawTracePoint::load)
+        .map_err(|error| ProgramError::Program { name, error })?;
     Ok(ebpf)
 }
 
+/// The program that changes flows' states; nothing attaches it.
+pub const STATE_COMMAND: &str = "state_command";
+
 /// A descriptor of a program.
 pub fn descriptor(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, ProgramError> {
-    let program = program(ebpf, name)?;
+    let program = ebpf.program(name).ok_or(ProgramError::Missing(name))?;
     let fd = program.fd().map_err(|error| ProgramError::Program { name, error })?;
     fd.as_fd().try_clone_to_owned().map_err(|error| ProgramError::Program {
         name,

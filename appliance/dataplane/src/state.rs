@@ -1,14 +1,14 @@
 //! Changing a flow's state from user space, by compare-and-swap.
 //!
 //! A plain map update would overwrite what a packet changed meanwhile; so the program
-//! `state_command` does the swap, run through BPF_PROG_TEST_RUN with the command as its packet.
+//! `state_command` does the swap, run through BPF_PROG_TEST_RUN with the command as its arguments.
 //! Fails with the system call's error only: an entry that is gone or another's is an answer.
 
 use std::io;
 use std::os::fd::OwnedFd;
 
-use crate::layout::{COMMAND_SWAPPED, COMMAND_TUPLE_OWNED, Command, FlowKey, State, command_bytes};
-use crate::test_run::test_run;
+use crate::layout::{COMMAND_SWAPPED, COMMAND_TUPLE_OWNED, Command, FlowKey, State};
+use crate::test_run::{test_run, test_run_with_arguments};
 
 /// What became of a change of state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl StateCommand {
     }
 
     fn run(&self, command: Command) -> io::Result<Swap> {
-        let answer = test_run(&self.0, &command_bytes(&command), None)?;
+        let answer = test_run_with_arguments(&self.0, command.bytes())?;
         Ok(if answer == COMMAND_SWAPPED | State::Released as u32 {
             Swap::Found(State::Released)
         } else if answer & COMMAND_TUPLE_OWNED != 0 {
