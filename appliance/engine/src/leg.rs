@@ -5,6 +5,7 @@
 
 use std::io;
 
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use weir_tls::{Alert, LegError, TlsLeg};
 
@@ -85,7 +86,7 @@ impl Leg {
     /// every session's task for as long as that lives.
     fn receive(&mut self) -> Result<Result<(), LegError>, LegFault> {
         let mut buffer = [0; 4096];
-        match self.stream.try_read(&mut buffer) {
+        match self.try_read(&mut buffer) {
             Ok(0) => Err(LegFault::Closed),
             Ok(read) => Ok(buffer.get(..read).map_or(Ok(()), |bytes| self.tls.read_wire(bytes))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Ok(())),
@@ -93,17 +94,42 @@ impl Leg {
         }
     }
 
-    /// Takes plaintext whole: it is encrypted into the out buffer, whose bound the caller keeps by
-    /// not reading the other side while [`Self::pending`] is over [`HIGH_WATER`].
+    /// What TCP has now. A read that does not fill the buffer has emptied the socket: its next bytes
+    /// are an event of their own, and until then nobody needs to ask the kernel in vain.
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.stream.try_read(buffer)?;
+        if (1..buffer.len()).contains(&read) {
+            let nothing_more = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = self.stream.try_io(Interest::READABLE, nothing_more);
+        }
+        Ok(read)
+    }
+
+    /// Takes plaintext whole: what TCP does not take at once is kept in the out buffer, whose bound
+    /// the caller keeps by not reading the other side while [`Self::pending`] is over
+    /// [`HIGH_WATER`].
     pub fn send_plain(&mut self, mut bytes: &[u8]) -> Result<(), LegFault> {
         while !bytes.is_empty() {
             let taken = self.tls.write_plain(bytes);
-            self.collect();
+            self.pass_on()?;
             match bytes.get(taken..) {
                 Some(rest) if taken > 0 => bytes = rest,
                 _ => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
             }
         }
+        Ok(())
+    }
+
+    /// Gives TCP what TLS wants to send, past the out buffer where that is empty; what TCP does not
+    /// take goes there.
+    fn pass_on(&mut self) -> io::Result<()> {
+        if self.unsent() == 0 {
+            match self.tls.send_wire(&mut Unbuffered(&self.stream)) {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                _ => {}
+            }
+        }
+        self.collect();
         Ok(())
     }
 
@@ -160,6 +186,23 @@ impl Leg {
                 () = progress(&mut self.tls) => {}
             }
         }
+    }
+}
+
+/// A stream that takes what it can at once.
+struct Unbuffered<'a>(&'a TcpStream);
+
+impl io::Write for Unbuffered<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn write_vectored(&mut self, pieces: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(pieces)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -31,6 +31,9 @@ use crate::runtime::Surroundings;
 /// certificate: so do programs that compare it with one that they know only once TLS is done.
 const REJECTS_WITHIN: Duration = Duration::from_secs(1);
 
+/// Within it the runtime has asked the kernel for what has already happened.
+const NEXT_EVENT: Duration = Duration::from_millis(1);
+
 /// Reads of 64 KiB after which a session lets the runtime's others have a turn. Tokio's own measure
 /// is 128 steps, which on a slow processor is longer than [`crate::health`] suffers.
 const TURN: u32 = 4;
@@ -181,7 +184,14 @@ impl<'a> Relay<'a> {
             }
             match self.take_in(direction, Input::Wire) {
                 Ok(Progress::Some) => {}
-                Ok(Progress::None) | Err(Fault::Client(_) | Fault::Server(_)) => break,
+                Ok(Progress::None) => {
+                    // What came since the last event is told by the next.
+                    let more = self.sides(direction).0.leg.stream.readable();
+                    if tokio::time::timeout(NEXT_EVENT, more).await.is_err() {
+                        break;
+                    }
+                }
+                Err(Fault::Client(_) | Fault::Server(_)) => break,
                 Err(Fault::Dropped(dropped)) => return Some(self.block(&dropped)),
             }
         }
@@ -287,7 +297,7 @@ impl<'a> Relay<'a> {
                 broken = from.leg.tls.read_wire(&[]).err();
                 from.leg.collect();
             }
-            Input::Wire => match from.leg.stream.try_read(wire) {
+            Input::Wire => match from.leg.try_read(wire) {
                 Ok(0) => from.fin_received = true,
                 Ok(read) => {
                     // Plaintext that came before an error is still good.
@@ -314,7 +324,8 @@ impl<'a> Relay<'a> {
         }
         self.client_spoke |= direction == Direction::ToServer && !plain.is_empty();
 
-        let verdict = if plain.is_empty() {
+        let unread = self.inspected.forwards_unread();
+        let verdict = if plain.is_empty() || unread {
             Ok(())
         } else {
             self.inspected.inspect(direction, plain, forward, alerts)
@@ -328,6 +339,7 @@ impl<'a> Relay<'a> {
         }
         verdict.map_err(Fault::Dropped)?;
 
+        let forward = if unread { plain } else { forward };
         self.count_bytes(direction, forward.len());
         let (_, to) = self.sides(direction);
         let other = match direction {

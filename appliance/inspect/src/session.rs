@@ -96,6 +96,12 @@ impl Session {
         }
     }
 
+    /// Nothing looks at what passes, in either direction: it may be forwarded as it is, without
+    /// [`Self::inspect`].
+    pub fn forwards_unread(&self) -> bool {
+        self.dropped.is_none() && self.rules.iter().all(|rules| rules.is_empty())
+    }
+
     /// Judges a direction's next bytes. Appends to `forward` what may be sent on in that direction
     /// now, in order, and to `alerts` the alerts that fired (at most
     /// [`MAX_ALERTS`](crate::MAX_ALERTS) a call).

@@ -9,6 +9,7 @@
 //! ([`TlsLeg::write_wire`]) and takes no more input.
 
 use std::fmt;
+use std::io;
 use std::task::{Context, Poll};
 
 use rustls_pki_types::CertificateDer;
@@ -47,6 +48,15 @@ pub trait TlsLeg: Send {
     fn write_wire(&mut self, out: &mut Vec<u8>);
 
     fn wants_write(&self) -> bool;
+
+    /// Gives `to` what [`Self::write_wire`] would append, as much as it takes, without a copy in
+    /// between. A leg that cannot gives nothing.
+    ///
+    /// # Errors
+    /// Those of `to`; what it did not take is still to be written.
+    fn send_wire(&mut self, _to: &mut dyn io::Write) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Appends all plaintext that was received.
     fn read_plain(&mut self, out: &mut Vec<u8>) -> PlainState;

@@ -144,6 +144,15 @@ impl TlsLeg for ModernLeg {
         }
     }
 
+    fn send_wire(&mut self, to: &mut dyn Write) -> io::Result<()> {
+        while self.connection.wants_write() {
+            if self.connection.write_tls(to)? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn wants_write(&self) -> bool {
         self.connection.wants_write()
     }
