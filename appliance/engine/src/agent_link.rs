@@ -224,6 +224,7 @@ fn tell_shortages(running: &CompiledPolicy, new: &CompiledPolicy) {
 }
 
 fn counters(link: &Link, started: Instant) -> Counters {
+    let forged = link.publish.borrow().certificates_forged();
     let mut outcomes = link.totals.tallies.by_segment();
     Counters {
         generation: link.publish.borrow().snapshot.generation,
@@ -240,7 +241,13 @@ fn counters(link: &Link, started: Instant) -> Counters {
                 ..segment_counters(report)
             })
             .collect(),
-        tls: link.totals.tls().into_iter().chain(link.legacy.told()).collect(),
+        tls: link
+            .totals
+            .tls()
+            .into_iter()
+            .chain([("certificates forged".to_owned(), forged)])
+            .chain(link.legacy.told())
+            .collect(),
         tls_inspection: link.totals.statistics.inspection(link.totals.threshold.live().into()),
         tls_protocols: link.totals.statistics.protocols(),
         tcp_proxy: link.totals.statistics.tcp_proxy(link.totals.threshold.live().into()),

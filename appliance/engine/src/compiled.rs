@@ -263,6 +263,11 @@ impl CompiledPolicy {
         .next()
     }
 
+    /// Certificates forged so far, under this policy and those before it.
+    pub fn certificates_forged(&self) -> u64 {
+        self.leaf_keys.as_ref().map_or(0, |keys| keys.certificates())
+    }
+
     fn rules_of(&self, profile: usize, trusted: bool) -> Option<&Arc<RuleSet>> {
         self.rules.get(if trusted { self.snapshot.profiles.len() } else { profile })
     }

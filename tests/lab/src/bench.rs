@@ -1,7 +1,13 @@
 //! Ends and wire together, inspecting: where every check and test begins; and below it, what is
 //! measured instead of checked.
 
+mod bars;
+mod cpu;
 pub mod dataplane;
+mod memory;
+mod results;
+mod threads;
+pub mod tls;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -53,13 +53,12 @@ impl Certificates {
         let maker = Maker { directory };
         let public_ca = maker.authority("public-ca", PUBLIC_CA)?;
         let signing_ca = maker.authority("signing-ca", SIGNING_CA)?;
-        let p256 = ["EC", "ec_paramgen_curve:P-256"];
-        let rsa = ["RSA", "rsa_keygen_bits:2048"];
-        let public = maker.server("public", p256, &["public.example"], &public_ca)?;
-        let bank = maker.server("bank", p256, &["bank.example"], &public_ca)?;
-        let shop = maker.server("shop", rsa, &["shop.example", "*.shop.example"], &public_ca)?;
-        let wholesale = maker.server("wholesale", rsa, &["wholesale.example"], &public_ca)?;
-        let self_signed = maker.self_signed("selfsigned", "selfsigned.example")?;
+        let public = maker.server("public", P256, &["public.example"], &public_ca)?;
+        let bank = maker.server("bank", P256, &["bank.example"], &public_ca)?;
+        let names = ["shop.example", "*.shop.example"];
+        let shop = maker.server("shop", RSA_2048, &names, &public_ca)?;
+        let wholesale = maker.server("wholesale", RSA_2048, &["wholesale.example"], &public_ca)?;
+        let self_signed = maker.self_signed("selfsigned", P256, "selfsigned.example")?;
         let client_trust = directory.join("client-trust.pem");
         let both = public_ca.certificate_pem()? + &signing_ca.certificate_pem()?;
         std::fs::write(&client_trust, both)?;
@@ -67,13 +66,17 @@ impl Certificates {
     }
 }
 
-struct Maker<'a> {
-    directory: &'a Path,
+/// Makes identities in a directory.
+pub struct Maker<'a> {
+    pub directory: &'a Path,
 }
+
+pub const P256: [&str; 2] = ["EC", "ec_paramgen_curve:P-256"];
+pub const RSA_2048: [&str; 2] = ["RSA", "rsa_keygen_bits:2048"];
 
 impl Maker<'_> {
     fn authority(&self, file: &str, name: &str) -> Result<Identity> {
-        let identity = self.key(file, ["EC", "ec_paramgen_curve:P-256"])?;
+        let identity = self.key(file, P256)?;
         let mut command = openssl(["req", "-x509", "-new", "-sha256", "-days", "3650"]);
         command.arg("-key").arg(&identity.key).arg("-out").arg(&identity.certificate);
         command.args(["-subj", &format!("/O=Weir lab/CN={name}")]);
@@ -82,8 +85,8 @@ impl Maker<'_> {
         Ok(identity)
     }
 
-    fn self_signed(&self, file: &str, name: &str) -> Result<Identity> {
-        let identity = self.key(file, ["EC", "ec_paramgen_curve:P-256"])?;
+    pub fn self_signed(&self, file: &str, algorithm: [&str; 2], name: &str) -> Result<Identity> {
+        let identity = self.key(file, algorithm)?;
         let mut command = openssl(["req", "-x509", "-new", "-sha256", "-days", "90"]);
         command.arg("-key").arg(&identity.key).arg("-out").arg(&identity.certificate);
         command.args(["-subj", &format!("/CN={name}")]);
@@ -92,7 +95,7 @@ impl Maker<'_> {
         Ok(identity)
     }
 
-    fn server(
+    pub fn server(
         &self,
         file: &str,
         algorithm: [&str; 2],

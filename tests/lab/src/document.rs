@@ -82,7 +82,8 @@ pub fn weir_section(certificates: &Certificates) -> Result<String> {
 /// `$` and `{` need no escape in a rule, `:` and `;` would: the colon is written in hexadecimal.
 const UPLOAD_ATTACK_ESCAPED: &str = "${jndi|3a|ldap|3a|//";
 
-fn identity(text: &mut String, indent: usize, identity: &Identity) -> Result<()> {
+/// Certificate and key as members of a mapping, so far indented.
+pub fn identity(text: &mut String, indent: usize, identity: &Identity) -> Result<()> {
     for (key, pem) in [("certificate", identity.certificate_pem()?), ("key", identity.key_pem()?)] {
         writeln!(text, "{:indent$}{key}: |", "")?;
         block(text, indent + 2, &pem);
@@ -90,7 +91,8 @@ fn identity(text: &mut String, indent: usize, identity: &Identity) -> Result<()>
     Ok(())
 }
 
-fn block(text: &mut String, indent: usize, content: &str) {
+/// Lines of a block scalar.
+pub fn block(text: &mut String, indent: usize, content: &str) {
     for line in content.lines() {
         text.extend(std::iter::repeat_n(' ', indent));
         text.push_str(line);

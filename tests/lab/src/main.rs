@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use weir_lab::bench::{Bench, dataplane};
+use weir_lab::bench::{Bench, dataplane, tls};
 use weir_lab::crowd::{churn, idle};
 use weir_lab::report::Report;
 use weir_lab::wire::Wire;
@@ -60,6 +60,8 @@ enum Command {
 enum Subject {
     /// What a packet and a flow cost, as ratios to the plain bridge in the same run.
     Dataplane(dataplane::Settings),
+    /// What TLS inspection costs, beside other proxies and beside the bare cryptography.
+    Tls(tls::Settings),
     /// One end's process of many open connections.
     #[command(hide = true)]
     Open(dataplane::open::Settings),
@@ -110,6 +112,7 @@ fn main() -> ExitCode {
         Command::Bench { subject } => {
             let done = match subject {
                 Subject::Dataplane(settings) => dataplane::run(&settings),
+                Subject::Tls(settings) => tls::run(&settings),
                 Subject::Open(settings) => dataplane::open::run(&settings),
             };
             return match done {

@@ -6,6 +6,8 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rand::SystemRandom;
@@ -34,6 +36,7 @@ pub enum LeafKind {
 pub struct LeafKeys {
     ecdsa: LeafKey,
     rsa: LeafKey,
+    certificates: AtomicU64,
 }
 
 pub(super) struct LeafKey {
@@ -55,7 +58,16 @@ impl LeafKeys {
                 .map_err(failed)?;
         let rsa = KeyPair::generate(KeySize::Rsa2048).map_err(failed)?.as_der().map_err(failed)?;
         let (ecdsa, rsa) = (LeafKey::load(ecdsa.as_ref())?, LeafKey::load(rsa.as_ref())?);
-        Ok(Arc::new(Self { ecdsa, rsa }))
+        Ok(Arc::new(Self { ecdsa, rsa, certificates: AtomicU64::new(0) }))
+    }
+
+    /// Certificates forged for either key so far, by all forgers that have them.
+    pub fn certificates(&self) -> u64 {
+        self.certificates.load(Relaxed)
+    }
+
+    pub(super) fn count_certificate(&self) {
+        self.certificates.fetch_add(1, Relaxed);
     }
 
     pub(super) fn of(&self, kind: LeafKind) -> &LeafKey {

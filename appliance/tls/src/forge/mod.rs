@@ -142,6 +142,7 @@ impl Forger {
         let leaf = self.leaf_keys.of(kind);
         let forged = copy_certificate(&server, authority, &leaf.info, kind)?;
         self.signatures.fetch_add(1, Relaxed);
+        self.leaf_keys.count_certificate();
         let chain = std::iter::once(CertificateDer::from(forged))
             .chain(authority.chain().iter().cloned())
             .collect();

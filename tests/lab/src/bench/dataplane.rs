@@ -10,11 +10,9 @@
 //! CPU time is counted twice. Attributed: this process, which is both ends and the engine, and the
 //! kernel's ksoftirqd; on veth the kernel's packet work is done in the sender's system calls and so
 //! within it. Whole machine: what /proc/stat says, softirq included, less what the machine was busy
-//! with before. Where that was more than [`QUIET`], others are at work and the bars go by the
-//! attributed time; both are in the results.
+//! with before. Where that was more than [`By::for_load`] takes for nothing, others are at work and
+//! the bars go by the attributed time; both are in the results.
 
-mod bars;
-mod cpu;
 mod datagrams;
 mod engine;
 mod load;
@@ -32,15 +30,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use self::bars::{Bar, By, Limit};
-use self::cpu::Used;
 use self::engine::Engine;
 use self::open::Open;
 use self::site::{CANDIDATE_PORT, LAST_PORT, LEAN, OTHER_PORT, PLAIN, SEGMENT, Site};
+use crate::bench::bars::{Bar, By, Limit};
+use crate::bench::cpu::{self, Used};
+use crate::bench::memory::resident;
+use crate::bench::results;
 use crate::report::Report;
 
-/// A machine busier than this, in processors, before anything is measured is shared with others.
-const QUIET: f64 = 0.05;
 /// The ratios of fewer rounds say nothing.
 const LEAST_ROUNDS: usize = 3;
 /// Flows whose memory is measured.
@@ -128,14 +126,8 @@ enum Way {
 pub fn run(settings: &Settings) -> Result<()> {
     let report = Report::new("bench");
     let idle = cpu::idle_load(Duration::from_secs(3))?;
-    let by = if idle <= QUIET { By::WholeMachine } else { By::Attributed };
-    report.progress(&format!(
-        "{idle:.2} processors are busy with other things: bars go by {}",
-        match by {
-            By::WholeMachine => "the whole machine's CPU time",
-            By::Attributed => "the bench's own CPU time",
-        }
-    ));
+    let by = By::for_load(idle);
+    report.progress(&format!("{idle:.2} processors are busy with other things: bars go by {by}"));
     let site = Site::new()?;
     let (snapshot, tables) = policy::snapshot();
     let lean = Engine::start(&site, LEAN, policy::without_tables(&snapshot))?;
@@ -162,7 +154,7 @@ pub fn run(settings: &Settings) -> Result<()> {
     let samples = bench.samples;
     let bars = all_bars(&samples, by, memory_bytes)?;
     let results = Results {
-        kernel: kernel()?,
+        kernel: results::kernel()?,
         processors: std::thread::available_parallelism().map_or(1, usize::from),
         runtimes: engine.runtimes,
         idle_load: idle,
@@ -172,15 +164,10 @@ pub fn run(settings: &Settings) -> Result<()> {
         samples,
         bars,
     };
-    keep(&results, settings)?;
+    results::keep(&results, &settings.results)?;
     report.progress(&format!("results: {}", settings.results.display()));
     site.succeeded();
-    for bar in &results.bars {
-        println!("{} (limit {})", bar.spread(), bar.limit);
-    }
-    for bar in &results.bars {
-        println!("{bar}");
-    }
+    results::print(&results.bars);
     Ok(())
 }
 
@@ -307,10 +294,10 @@ impl Bench<'_> {
     fn memory(&self) -> Result<[u64; 2]> {
         // A first few, so that what is made once is not counted as a flow's.
         let first = Open::new(self.site, once(CANDIDATE_PORT), 100)?;
-        let before = (memory::resident()?, self.engine.decided());
+        let before = (resident("self")?, self.engine.decided());
         let open = Open::new(self.site, CANDIDATE_PORT + 1..=LAST_PORT, self.settings.open_flows)?;
         self.check(Way::Released, before.1, open.connections)?;
-        let measured = [memory::resident()?.saturating_sub(before.0), memory::of_flow_maps()?];
+        let measured = [resident("self")?.saturating_sub(before.0), memory::of_flow_maps()?];
         drop((first, open));
         Ok(measured)
     }
@@ -372,17 +359,4 @@ fn hello(name: &str) -> Result<Arc<[u8]>> {
         client.write_tls(&mut bytes)?;
     }
     Ok(bytes.into())
-}
-
-fn kernel() -> Result<String> {
-    Ok(std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned())
-}
-
-fn keep(results: &Results, settings: &Settings) -> Result<()> {
-    if let Some(directory) = settings.results.parent() {
-        std::fs::create_dir_all(directory)?;
-    }
-    let text = serde_json::to_string_pretty(results)?;
-    std::fs::write(&settings.results, text + "\n")
-        .with_context(|| format!("writing {}", settings.results.display()))
 }

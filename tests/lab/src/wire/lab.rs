@@ -63,6 +63,11 @@ impl Lab {
         Ok(Self { supervisor, binaries, run })
     }
 
+    /// The supervisor, of whom all of Weir's processes descend.
+    pub fn supervisor(&self) -> Pid {
+        self.supervisor.pid()
+    }
+
     /// The engine's process now.
     pub fn engine(&self) -> Result<Pid> {
         self.child(ENGINE)

@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::cpu::{Reading, Used};
-use super::site::{Site, join};
+use super::site::Site;
+use crate::bench::cpu::{Reading, Used};
+use crate::bench::threads::join;
 
 /// 64 bytes on a wire: 14 of Ethernet, 20 of IPv4, 8 of UDP, these, and 4 of checksum.
 const PAYLOAD: usize = 18;

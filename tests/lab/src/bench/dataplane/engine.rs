@@ -17,8 +17,8 @@ use weir_policy::snapshot::SegmentId;
 use weir_policy::{Decision, FirstBytes, Snapshot, judge};
 use weir_tls::hello::{self, Peek};
 
-use super::load::on_a_runtime;
-use super::site::{Site, pin};
+use super::site::Site;
+use crate::bench::threads::{on_a_runtime, pin};
 
 /// Names of the threads whose CPU time is the engine's, as the kernel has them.
 pub const THREADS: &[&str] = &["weir-ring", "weir-sockets", "bench-engine"];

@@ -8,16 +8,14 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::cpu::{Reading, Used};
-use super::site::{Site, join};
+use super::site::Site;
+use crate::bench::cpu::{Reading, Used};
+use crate::bench::threads::{PATIENCE, join, on_a_runtime, patient};
 
-/// A read or write that waits longer has failed.
-pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Connections open at one time.
 const CONCURRENT: usize = 32;
 /// What a server answers a short connection with, in bytes.
@@ -176,19 +174,6 @@ fn connect(
             }
         }
     })
-}
-
-/// A single-threaded runtime on the calling thread.
-pub fn on_a_runtime(work: impl Future<Output = Result<()>>) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    tokio::task::LocalSet::new().block_on(&runtime, work)
-}
-
-/// Reads and writes of it wait no longer than [`PATIENCE`].
-pub fn patient(stream: TcpStream) -> Result<TcpStream> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    Ok(stream)
 }
 
 fn write(stream: &mut TcpStream, mut bytes: usize) -> Result<()> {

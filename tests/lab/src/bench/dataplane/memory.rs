@@ -1,4 +1,4 @@
-//! What flows cost in memory: this process's own, and the maps' that serve flows.
+//! What flows cost in the memory of the maps that serve them.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,16 +9,6 @@ use anyhow::{Context, Result, ensure};
 /// Maps that flows are kept in or go through, as the kernel has their names (15 bytes).
 const FLOW_MAPS: &[&str] = &["half_open", "flows", "engine_tuples", "scratch"];
 const RINGS: &str = "held_ring_";
-
-/// Resident bytes of this process.
-pub fn resident() -> Result<u64> {
-    let text = fs::read_to_string("/proc/self/status")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kibibytes: u64 = line
-        .and_then(|line| line.split_whitespace().next()?.parse().ok())
-        .context("no VmRSS in /proc/self/status")?;
-    Ok(kibibytes * 1024)
-}
 
 /// Bytes of the maps for flows that this process has open, each counted once.
 pub fn of_flow_maps() -> Result<u64> {

@@ -9,9 +9,9 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use socket2::SockRef;
 
-use super::load::{PATIENCE, patient};
 use super::site::Site;
 use super::{hello, policy};
+use crate::bench::threads::{PATIENCE, patient};
 
 /// Connections of a process.
 const EACH: usize = 12_500;

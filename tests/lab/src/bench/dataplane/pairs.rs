@@ -6,8 +6,8 @@ use std::sync::mpsc::channel;
 
 use anyhow::{Context, Result};
 
-use super::load::{PATIENCE, on_a_runtime};
-use super::site::{Site, join};
+use super::site::Site;
+use crate::bench::threads::{PATIENCE, join, on_a_runtime};
 
 /// The name of the proxy's thread.
 pub const THREAD: &str = "bench-proxy";

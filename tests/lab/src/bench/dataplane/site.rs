@@ -10,11 +10,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use weir_dataplane::namespace::inside;
 use weir_dataplane::segment::{self, Names};
 use weir_policy::snapshot::SegmentId;
 
+use crate::bench::threads;
 use crate::namespace::Namespace;
 use crate::run::Run;
 use crate::wire::lab::mount_bpf;
@@ -176,28 +177,6 @@ impl Site {
         processor: usize,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<JoinHandle<Result<T>>> {
-        let path = self.names.netns_directory.join(namespace);
-        let file =
-            std::fs::File::open(&path).with_context(|| format!("opening {}", path.display()))?;
-        let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
-            nix::sched::setns(&file, nix::sched::CloneFlags::CLONE_NEWNET)?;
-            pin(processor);
-            work()
-        })?;
-        Ok(thread)
+        threads::spawn(name, &self.names.netns_directory.join(namespace), processor, work)
     }
-}
-
-/// Best effort: it steadies the figures, no more.
-pub fn pin(processor: usize) {
-    let count = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut set = nix::sched::CpuSet::new();
-    if set.set(processor % count).is_ok() {
-        let _ = nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set);
-    }
-}
-
-/// What a thread came to.
-pub fn join<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
-    thread.join().map_err(|_| anyhow::anyhow!("a thread of the bench panicked"))?
 }

@@ -1,4 +1,4 @@
-//! The bars (issue "the data plane", section "Bars"), samples, and what is printed and kept of them.
+//! Bars: a ratio held against its limit, by rounds, and what is printed and kept of it.
 
 use std::fmt;
 
@@ -36,14 +36,33 @@ pub struct Bar {
     pub whole_machine: Vec<f64>,
 }
 
+/// A machine busier than this, in processors, before anything is measured is shared with others.
+const QUIET: f64 = 0.05;
+
 /// Whose CPU time.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum By {
     /// The whole machine's, less what it used before the bench began.
     WholeMachine,
-    /// That of the bench's own threads and ksoftirqd: others use the machine.
+    /// That of the threads or processes that are measured: others use the machine.
     Attributed,
+}
+
+impl By {
+    /// With so many processors busy before anything is measured.
+    pub fn for_load(idle: f64) -> Self {
+        if idle <= QUIET { Self::WholeMachine } else { Self::Attributed }
+    }
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::WholeMachine => "the whole machine's CPU time",
+            Self::Attributed => "the CPU time of what is measured",
+        })
+    }
 }
 
 impl Bar {
@@ -95,6 +114,13 @@ impl fmt::Display for Bar {
         let verdict = if self.holds() { "ok" } else { "short" };
         write!(f, "bar {} {:.2} {limit:.2} {verdict}", self.name, self.ratio)
     }
+}
+
+/// Of values in any order.
+pub fn median_of(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    median(&sorted)
 }
 
 /// Of sorted values.

@@ -1,16 +1,18 @@
-//! CPU time: of the whole machine, of this process with the kernel's packet threads, and of some of
-//! its threads.
+//! CPU time: of the whole machine, of this process with the kernel's packet threads, of some of its
+//! threads, and of other processes.
 //!
-//! For: differences between two [`Reading`]s. All load, both ends and the engine are threads of this
-//! process, and on veth the kernel's packet work is done in the sender's system calls, so
-//! [`Reading::own`] is what a measurement cost even where others use the machine; what the kernel's
-//! ksoftirqd threads did is added to it. Fails where /proc has not what it always has.
+//! For: differences between two [`Reading`]s. Where all load, both ends and what is measured are
+//! threads of this process, [`Used::own`] is what a measurement cost even where others use the
+//! machine, as on veth the kernel's packet work is done in the sender's system calls; what the
+//! kernel's ksoftirqd threads did is added to it. Fails where /proc has not what it always has.
 
+use std::collections::HashMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
 
 /// CPU time used so far.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +76,41 @@ pub fn of_threads(names: &[&str]) -> Result<Duration> {
         }
     }
     Ok(sum)
+}
+
+/// Time that a process and all that descend from it ran, in all their threads that are alive.
+pub fn of_tree(root: Pid) -> Result<Duration> {
+    let mut sum = Duration::ZERO;
+    for process in tree(root)? {
+        let Ok(tasks) = fs::read_dir(format!("/proc/{process}/task")) else { continue };
+        for task in tasks {
+            let schedstat = task?.path().join("schedstat");
+            sum += ran(&fs::read_to_string(schedstat).unwrap_or_default());
+        }
+    }
+    Ok(sum)
+}
+
+/// A process and all that descend from it.
+pub fn tree(root: Pid) -> Result<Vec<Pid>> {
+    let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        // proc(5): pid (comm) state ppid ...
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        let pid = stat.split(' ').next().and_then(|pid| pid.parse().ok());
+        let rest = stat.rsplit_once(')').map(|(_, rest)| rest);
+        let parent = rest.and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
+        if let (Some(pid), Some(parent)) = (pid, parent) {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let mut found = vec![root.as_raw()];
+    let mut next = 0;
+    while let Some(pid) = found.get(next) {
+        found.extend(children.remove(pid).unwrap_or_default());
+        next += 1;
+    }
+    Ok(found.into_iter().map(Pid::from_raw).collect())
 }
 
 fn machine() -> Result<Duration> {

@@ -1,0 +1,93 @@
+//! What an idle inspected session costs in memory.
+//!
+//! For: user space (resident memory of the engine and its legacy worker) and the kernel's (its slabs,
+//! less those of as many sessions without Weir). Measured before any other load: memory that an
+//! allocator has kept from it would be used again and not be seen. Every session has had one request
+//! answered.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+
+use super::client::{self, Amount, Target};
+use super::site::{OLD_PORT, OTHERS, Site};
+use crate::bench::{cpu, memory};
+use crate::wire::repository;
+
+/// Sessions that come first, so that what is made once is not counted as a session's.
+const FIRST: usize = 200;
+/// Until everything is at rest.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// Bytes a session.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Idle {
+    pub sessions: usize,
+    pub user: f64,
+    /// More than the two ends' own.
+    pub kernel: Option<f64>,
+}
+
+pub fn of_modern(site: &Site, weir: &Target, direct: &Target, sessions: usize) -> Result<Idle> {
+    let amount =
+        |sessions| Amount { sessions, concurrent: 64, requests: 1, path: "/small", length: 6 };
+    let _first = client::open(&site.client(), weir, amount(FIRST))?;
+    let (user, kernel) = growth(site, || client::open(&site.client(), weir, amount(sessions)))?;
+    let (_, without) = growth(site, || client::open(&site.client(), direct, amount(sessions)))?;
+    let each = |bytes: f64| bytes / sessions as f64;
+    Ok(Idle { sessions, user: each(user), kernel: Some(each(kernel - without)) })
+}
+
+/// Both legs on the legacy stack.
+pub fn of_legacy(site: &Site, sessions: usize) -> Result<Idle> {
+    let _first = Clients::open(site, FIRST)?;
+    let (user, _) = growth(site, || Clients::open(site, sessions))?;
+    Ok(Idle { sessions, user: user / sessions as f64, kernel: None })
+}
+
+/// By how much Weir's user space and the kernel grow; what was opened is closed again.
+fn growth<T>(site: &Site, open: impl FnOnce() -> Result<T>) -> Result<(f64, f64)> {
+    let engine = site.bench.wire.engine()?;
+    let now = || -> Result<[f64; 2]> {
+        std::thread::sleep(SETTLE);
+        let mut user = 0;
+        for process in cpu::tree(engine)? {
+            user += memory::resident(&process.to_string())?;
+        }
+        Ok([user as f64, memory::slabs()? as f64])
+    };
+    let before = now()?;
+    let opened = open()?;
+    let after = now()?;
+    drop(opened);
+    std::thread::sleep(SETTLE);
+    Ok((after[0] - before[0], after[1] - before[1]))
+}
+
+/// A process with many sessions of old.
+struct Clients(Child);
+
+impl Clients {
+    fn open(site: &Site, count: usize) -> Result<Self> {
+        let mut command = site.bench.ends.client.command("python3");
+        command.arg(repository().join("tests/bench/peers/legacy_clients.py"));
+        command.args([OTHERS.to_string(), OLD_PORT.to_string(), count.to_string()]);
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut clients = Self(child);
+        let mut line = String::new();
+        let output = clients.0.stdout.take().context("no output")?;
+        BufReader::new(output).read_line(&mut line)?;
+        ensure!(line == "open\n", "sessions of old do not open");
+        Ok(clients)
+    }
+}
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
