@@ -19,6 +19,7 @@ fn example() -> SegmentView {
         ports: ["1A".into(), "1B".into()],
         layer2_fallback: "permit-all".into(),
         state: "inspecting".into(),
+        inspection_off: None,
         counters: vec![
             ("flow_held".into(), 10),
             ("blocked_dropped".into(), 4),
