@@ -70,13 +70,18 @@ fn parse(der: Vec<u8>) -> Result<Certificate, String> {
     Ok(Certificate { subject, issuer, algorithm, public_key, der })
 }
 
+/// secp224r1 (RFC 5480 section 2.1.1.1).
+const OID_EC_P224: &str = "1.3.132.0.33";
+
 fn algorithm(parsed: &X509Certificate<'_>) -> Option<KeyAlgorithm> {
     let info = parsed.public_key();
     match info.parsed() {
         Ok(PublicKey::RSA(key)) => u32::try_from(key.key_size()).ok().map(KeyAlgorithm::Rsa),
         Ok(PublicKey::EC(_)) => {
             let curve = info.algorithm.parameters.as_ref()?.as_oid().ok()?;
-            if curve == oid::OID_EC_P256 {
+            if curve.to_id_string() == OID_EC_P224 {
+                Some(KeyAlgorithm::P224)
+            } else if curve == oid::OID_EC_P256 {
                 Some(KeyAlgorithm::P256)
             } else if curve == oid::OID_NIST_EC_P384 {
                 Some(KeyAlgorithm::P384)

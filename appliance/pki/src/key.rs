@@ -88,8 +88,13 @@ impl PrivateKey {
         }
         // A key of another kind than the certificate's is not readable as that kind: look whether
         // it is a key at all.
-        let kinds =
-            [KeyAlgorithm::Rsa(0), KeyAlgorithm::P256, KeyAlgorithm::P384, KeyAlgorithm::P521];
+        let kinds = [
+            KeyAlgorithm::Rsa(0),
+            KeyAlgorithm::P224,
+            KeyAlgorithm::P256,
+            KeyAlgorithm::P384,
+            KeyAlgorithm::P521,
+        ];
         if !readable && kinds.into_iter().all(|kind| self.halves(kind).is_none()) {
             return Err(CertifiedKeyError::Key(format!(
                 "is not a readable private key: {}",
@@ -108,6 +113,7 @@ impl PrivateKey {
     fn halves(&self, algorithm: KeyAlgorithm) -> Option<(Vec<u8>, SecretBytes)> {
         let curve: &'static EcdsaSigningAlgorithm = match algorithm {
             KeyAlgorithm::Rsa(_) => return self.rsa_halves(),
+            KeyAlgorithm::P224 => return self.p224_halves(),
             KeyAlgorithm::P256 => &ECDSA_P256_SHA256_ASN1_SIGNING,
             KeyAlgorithm::P384 => &ECDSA_P384_SHA384_ASN1_SIGNING,
             KeyAlgorithm::P521 => &ECDSA_P521_SHA512_ASN1_SIGNING,
@@ -118,6 +124,21 @@ impl PrivateKey {
         let pair = EcdsaKeyPair::from_private_key_der(curve, &self.der).ok()?;
         let pkcs8 = pair.to_pkcs8v1().ok()?;
         Some((pair.public_key().as_ref().to_vec(), SecretBytes::new(pkcs8.as_ref().to_vec())))
+    }
+
+    /// aws-lc-rs does not have the curve.
+    fn p224_halves(&self) -> Option<(Vec<u8>, SecretBytes)> {
+        use p224::elliptic_curve::sec1::ToEncodedPoint as _;
+        use p224::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _};
+        if self.pkcs1 {
+            return None;
+        }
+        let key = p224::SecretKey::from_pkcs8_der(&self.der)
+            .ok()
+            .or_else(|| p224::SecretKey::from_sec1_der(&self.der).ok())?;
+        let public = key.public_key().to_encoded_point(false);
+        let pkcs8 = key.to_pkcs8_der().ok()?;
+        Some((public.as_bytes().to_vec(), SecretBytes::new(pkcs8.as_bytes().to_vec())))
     }
 
     fn rsa_halves(&self) -> Option<(Vec<u8>, SecretBytes)> {
@@ -137,7 +158,7 @@ fn encrypted() -> String {
 }
 
 fn unsupported() -> String {
-    "this device uses RSA keys of 2048 to 8192 bits and ECDSA keys on P-256, P-384 and P-521; give \
-     one of those"
+    "this device uses RSA keys of 2048 to 8192 bits and ECDSA keys on P-224, P-256, P-384 and P-521; \
+     give one of those"
         .to_owned()
 }

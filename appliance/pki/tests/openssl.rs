@@ -54,8 +54,9 @@ fn file(dir: &TempDir, name: &str) -> Vec<u8> {
 
 #[test]
 fn chains_of_every_key_kind_are_ordered_leaf_first() {
-    let kinds: [(&[&str], KeyAlgorithm); 4] = [
+    let kinds: [(&[&str], KeyAlgorithm); 5] = [
         (&["rsa:2048"], KeyAlgorithm::Rsa(2048)),
+        (&["ec", "-pkeyopt", "ec_paramgen_curve:P-224"], KeyAlgorithm::P224),
         (&["ec", "-pkeyopt", "ec_paramgen_curve:P-256"], KeyAlgorithm::P256),
         (&["ec", "-pkeyopt", "ec_paramgen_curve:P-384"], KeyAlgorithm::P384),
         (&["ec", "-pkeyopt", "ec_paramgen_curve:P-521"], KeyAlgorithm::P521),
@@ -81,6 +82,7 @@ fn every_key_format_comes_out_as_the_same_pkcs8() {
     for (algorithm, traditional) in [
         (&["rsa:2048"][..], "rsa -in leaf.key -traditional -out old.key"),
         (&["ec", "-pkeyopt", "ec_paramgen_curve:P-256"], "ec -in leaf.key -out old.key"),
+        (&["ec", "-pkeyopt", "ec_paramgen_curve:P-224"], "ec -in leaf.key -out old.key"),
     ] {
         let dir = chain(algorithm);
         openssl(dir.path(), &words(traditional));
@@ -117,7 +119,7 @@ fn wrong_keys_are_refused_in_plain_words() {
     openssl(dir.path(), &words("ec -in leaf.key -aes128 -passout pass:x -out encrypted.key"));
     assert!(refused(&file(&dir, "encrypted.key")).contains("openssl pkey -in"));
     openssl(dir.path(), &words("genpkey -algorithm ed25519 -out ed.key"));
-    assert!(refused(&file(&dir, "ed.key")).contains("ECDSA keys on P-256"));
+    assert!(refused(&file(&dir, "ed.key")).contains("ECDSA keys on P-224"));
     assert!(refused(b"hello").contains("holds no private key"));
     assert!(refused(&certificate).contains("holds no private key"));
     let both = [file(&dir, "leaf.key"), file(&dir, "root.key")].concat();
@@ -134,10 +136,10 @@ fn unsuitable_certificates_are_refused_in_plain_words() {
         };
     let message = refused(&file(&weak, "leaf.pem"), &file(&weak, "leaf.key"));
     assert!(message.contains("fewer than 2048 bits"), "{message}");
-    let p224 = chain(&["ec", "-pkeyopt", "ec_paramgen_curve:P-224"]);
-    let message = refused(&file(&p224, "leaf.pem"), &file(&p224, "leaf.key"));
-    assert!(message.contains("P-256, P-384 and P-521"), "{message}");
-    let key = file(&p224, "leaf.key");
+    let brainpool = chain(&["ec", "-pkeyopt", "ec_paramgen_curve:brainpoolP256r1"]);
+    let message = refused(&file(&brainpool, "leaf.pem"), &file(&brainpool, "leaf.key"));
+    assert!(message.contains("P-224, P-256, P-384 and P-521"), "{message}");
+    let key = file(&brainpool, "leaf.key");
     assert!(refused(b"", &key).contains("holds no certificate"));
     openssl(weak.path(), &words("x509 -in leaf.pem -outform der -out leaf.der"));
     assert!(refused(&file(&weak, "leaf.der"), &key).contains("openssl x509 -inform der"));

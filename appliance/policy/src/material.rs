@@ -49,6 +49,7 @@ pub struct IdentifiedKey {
 pub enum KeyAlgorithm {
     /// The modulus's length in bits.
     Rsa(u32),
+    P224,
     P256,
     P384,
     P521,
@@ -57,6 +58,11 @@ pub enum KeyAlgorithm {
 impl KeyAlgorithm {
     pub fn is_rsa(self) -> bool {
         matches!(self, Self::Rsa(_))
+    }
+
+    /// Certificates can be forged with such a key.
+    pub fn signs(self) -> bool {
+        matches!(self, Self::Rsa(_) | Self::P256 | Self::P384)
     }
 }
 

@@ -285,6 +285,15 @@ impl Default for Allowed {
 }
 
 impl Allowed {
+    /// SSL 3.0 to TLS 1.3, and the whole table.
+    pub fn everything() -> Self {
+        Self {
+            weakest: Protocol::Ssl30,
+            strongest: Protocol::Tls13,
+            suites: TABLE.iter().map(|suite| suite.id).collect(),
+        }
+    }
+
     pub fn version(&self, version: Protocol) -> bool {
         (self.weakest..=self.strongest).contains(&version)
     }

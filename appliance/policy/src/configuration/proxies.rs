@@ -164,6 +164,11 @@ impl Check<'_> {
                            constraints CA:TRUE, key usage keyCertSign); give a CA certificate";
             self.error(&child(&at, "certificate"), message);
         }
+        if !key.algorithm.signs() {
+            let message = "has a key on a curve that this device does not sign with; give a CA with \
+                           an RSA key or an ECDSA key on P-256 or P-384";
+            self.error(&child(&at, "certificate"), message);
+        }
         key.certified
     }
 

@@ -1,5 +1,6 @@
 //! Loads documents over certificates and files made up for the test: `/pki/NAME.pem` belongs to
-//! `/pki/NAME.key`; names that begin with `ca` are authorities, with `rsa` RSA.
+//! `/pki/NAME.key`; names that begin with `ca` are authorities, with `rsa` RSA; those that end with
+//! `p224` have a key on that curve.
 #![allow(dead_code)]
 
 use std::io;
@@ -68,7 +69,11 @@ impl Certificates for MadeUp {
                 chain: vec![certificate.to_vec()],
                 key: SecretBytes::new(key.to_vec()),
             },
-            algorithm: if rsa { KeyAlgorithm::Rsa(2048) } else { KeyAlgorithm::P256 },
+            algorithm: match rsa {
+                true => KeyAlgorithm::Rsa(2048),
+                false if certificate.ends_with(b"p224") => KeyAlgorithm::P224,
+                false => KeyAlgorithm::P256,
+            },
             is_authority: certificate.starts_with(b"ca"),
         })
     }

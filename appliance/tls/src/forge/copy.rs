@@ -22,7 +22,7 @@ pub(super) struct Authority {
 }
 
 impl Authority {
-    /// `None` if the certificate is not one of an authority.
+    /// `None` if the certificate is not one of an authority, or of one that nothing here signs for.
     pub(super) fn new(key: LegKey) -> Option<Self> {
         let certificate = Certificate::parse(key.chain().first()?).ok()?;
         if !certificate.is_authority() {
@@ -32,6 +32,7 @@ impl Authority {
             KeyKind::P256 => (SignatureScheme::ECDSA_NISTP256_SHA256, ECDSA_WITH_SHA256),
             KeyKind::P384 => (SignatureScheme::ECDSA_NISTP384_SHA384, ECDSA_WITH_SHA384),
             KeyKind::Rsa => (SignatureScheme::RSA_PKCS1_SHA256, RSA_WITH_SHA256),
+            KeyKind::P224 => return None,
         };
         Some(Self {
             subject: certificate.subject.to_vec(),

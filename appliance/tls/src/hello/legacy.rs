@@ -37,24 +37,30 @@ impl LegacyBounds {
         let suites = suites.into_iter().map(|suite| suite.id).collect();
         Some(Self { versions: (weakest, strongest), suites })
     }
+
+    /// The same for a leg that shows a certificate of this key type: TLS 1.3 cannot be spoken with one
+    /// on P-224.
+    pub fn with_key(kind: KeyKind, allowed: &Allowed) -> Option<Self> {
+        if kind != KeyKind::P224 {
+            return Self::under(allowed);
+        }
+        let strongest = allowed.strongest.min(Protocol::Tls12);
+        Self::under(&Allowed { strongest, ..allowed.clone() })
+    }
 }
 
 impl ClientHello {
     /// True if some stack can answer this hello with some certificate under some proxy.
     pub fn supported_by_any_stack(&self) -> bool {
-        let all = Allowed {
-            weakest: Protocol::Ssl30,
-            strongest: Protocol::Tls13,
-            suites: weir_policy::suites::TABLE.iter().map(|suite| suite.id).collect(),
-        };
-        let kinds = [KeyKind::P256, KeyKind::P384, KeyKind::Rsa];
+        let all = Allowed::everything();
+        let kinds = [KeyKind::P256, KeyKind::P384, KeyKind::Rsa, KeyKind::P224];
         self.supported() || kinds.iter().any(|kind| self.supported_by_legacy(*kind, &all))
     }
 
     /// True if the legacy stack can answer it with a certificate of this key type, where a proxy
     /// allows this.
     pub fn supported_by_legacy(&self, kind: KeyKind, allowed: &Allowed) -> bool {
-        let Some(bounds) = LegacyBounds::under(allowed) else { return false };
+        let Some(bounds) = LegacyBounds::with_key(kind, allowed) else { return false };
         if !self.null_compression {
             return false;
         }
@@ -85,7 +91,7 @@ impl ClientHello {
     fn agrees(&self, suite: &Line, kind: KeyKind, version: Protocol) -> bool {
         let needed = match kind {
             KeyKind::Rsa => Authentication::Rsa,
-            KeyKind::P256 | KeyKind::P384 => Authentication::Ecdsa,
+            KeyKind::P256 | KeyKind::P384 | KeyKind::P224 => Authentication::Ecdsa,
         };
         if ![needed, Authentication::Negotiated].contains(&suite.authentication) {
             return false;
@@ -99,6 +105,7 @@ impl ClientHello {
             KeyKind::Rsa => None,
             KeyKind::P256 => Some(0x0017),
             KeyKind::P384 => Some(0x0018),
+            KeyKind::P224 => Some(0x0015),
         };
         GROUPS.into_iter().any(knows)
             && (version == Protocol::Tls13 || curve.is_none_or(knows))
@@ -120,8 +127,11 @@ impl ClientHello {
             (KeyKind::Rsa, _) => signs(&RSA),
             (KeyKind::P256, Protocol::Tls13) => signs(&[0x0403]),
             (KeyKind::P384, Protocol::Tls13) => signs(&[0x0503]),
+            (KeyKind::P224, Protocol::Tls13) => false,
             // In TLS 1.2 any hash goes with any curve.
-            (KeyKind::P256 | KeyKind::P384, _) => signs(&[0x0203, 0x0403, 0x0503, 0x0603]),
+            (KeyKind::P256 | KeyKind::P384 | KeyKind::P224, _) => {
+                signs(&[0x0203, 0x0403, 0x0503, 0x0603])
+            }
         }
     }
 }

@@ -28,6 +28,7 @@ use weir_policy::suites::{Allowed, Protocol};
 use self::leg::ModernLeg;
 pub use self::resumption::SERVERS_BOUND;
 use self::resumption::{BoundTickets, ServerSessions, SessionsOf};
+pub use self::support::modern_could;
 use self::witness::{Observed, Presented, Witness};
 use crate::key::LegKey;
 use crate::leg::{LegError, TlsLeg};

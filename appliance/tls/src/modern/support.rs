@@ -1,12 +1,17 @@
 //! Whether the modern stack can answer a ClientHello.
 //!
 //! For: bypassing what cannot be decrypted instead of breaking it (SPEC T11). It must ask for all
-//! that rustls asks for, since rustls answers a hello it dislikes by an alert.
+//! that rustls asks for, since rustls answers a hello it dislikes by an alert. And whether it could
+//! have spoken with a server that the legacy stack has spoken with.
 
-use weir_policy::suites::{Allowed, Authentication, Protocol, Stack};
+use rustls::crypto::aws_lc_rs::default_provider;
+use weir_policy::suites::{Allowed, Authentication, Protocol, Stack, Suite as Line};
 
+use crate::certificate::{Certificate, PublicKey};
+use crate::der::{self, Reader};
 use crate::hello::ClientHello;
 use crate::key::KeyKind;
+use crate::leg::Negotiated;
 use crate::names::{Group, SignatureScheme, Suite, Version};
 
 /// X25519MLKEM768, x25519, secp256r1, secp384r1.
@@ -41,6 +46,7 @@ impl ClientHello {
                 KeyKind::P256 => &[0x0403],
                 KeyKind::P384 => &[0x0503],
                 KeyKind::Rsa => &[0x0804, 0x0805, 0x0806],
+                KeyKind::P224 => &[],
             };
             return offers(Protocol::Tls13, Authentication::Negotiated) && signs(schemes);
         }
@@ -53,9 +59,40 @@ impl ClientHello {
             KeyKind::Rsa => {
                 (Authentication::Rsa, &[0x0401, 0x0501, 0x0601, 0x0804, 0x0805, 0x0806])
             }
+            KeyKind::P224 => (Authentication::Ecdsa, &[]),
         };
         offers(Protocol::Tls12, authentication) && signs(schemes)
     }
+}
+
+/// Whether a server that agreed on this with the legacy stack, and has this certificate, would have
+/// agreed on it with the modern one as well: it then has no need of the other.
+pub fn modern_could(negotiated: &Negotiated, leaf: &[u8]) -> bool {
+    let suite = Line::by_id(negotiated.suite.0);
+    let verifies = |scheme: SignatureScheme| {
+        let schemes = default_provider().signature_verification_algorithms.supported_schemes();
+        schemes.iter().any(|one| u16::from(*one) == scheme.0)
+    };
+    negotiated.version >= Version::TLS12
+        && suite.is_some_and(|suite| suite.stack == Stack::Modern)
+        && negotiated.group.as_ref().is_none_or(|group| GROUPS.contains(group))
+        && negotiated.signature.is_none_or(verifies)
+        && verifies_with(leaf)
+}
+
+/// Whether the modern stack verifies signatures by the certificate's key: RSA of 2048 to 8192 bits,
+/// and the curves of its provider.
+fn verifies_with(leaf: &[u8]) -> bool {
+    let Ok(certificate) = Certificate::parse(leaf) else { return false };
+    if let Ok(PublicKey::Rsa(bits)) = certificate.public_key() {
+        return (2048..=8192).contains(&bits);
+    }
+    let algorithm = Reader(certificate.subject_public_key_info)
+        .expect(der::SEQUENCE)
+        .and_then(|info| Reader(info.contents).expect(der::SEQUENCE));
+    let Ok(algorithm) = algorithm else { return false };
+    let known = default_provider().signature_verification_algorithms.all;
+    known.iter().any(|one| one.public_key_alg_id().as_ref() == algorithm.contents)
 }
 
 /// What the modern stack may negotiate in a version.

@@ -115,7 +115,7 @@ impl Verdict {
     }
 
     /// Equal for equal verdicts only.
-    pub(crate) fn bits(self) -> u16 {
+    pub fn bits(self) -> u16 {
         self.0
     }
 
