@@ -245,6 +245,8 @@ pub struct TlsInspectionView {
     pub client_inspection: bool,
     pub server_inspection: bool,
     pub max_concurrent_sessions: u32,
+    #[serde(default)]
+    pub encrypt_then_mac: bool,
     pub counters: Option<Counters>,
     /// What is configured, by name.
     pub server_proxies: Vec<String>,
@@ -258,6 +260,7 @@ impl TlsInspectionView {
             client_inspection: snapshot.device.client_inspection,
             server_inspection: snapshot.device.server_inspection,
             max_concurrent_sessions: snapshot.device.max_concurrent_sessions,
+            encrypt_then_mac: snapshot.device.encrypt_then_mac,
             counters: None,
             server_proxies: snapshot.server_proxies.iter().map(|p| p.name.clone()).collect(),
             client_proxies: snapshot.client_proxies.iter().map(|p| p.name.clone()).collect(),

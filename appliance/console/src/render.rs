@@ -95,6 +95,7 @@ fn tls_inspection(view: &TlsInspectionView) -> String {
     text += &field("Client proxies", &names(&view.client_proxies));
     text += &field("Server proxies", &names(&view.server_proxies));
     text += &field("Concurrent at most", &view.max_concurrent_sessions.to_string());
+    text += &field("Encrypt-then-MAC", on(view.encrypt_then_mac));
     let Some(counted) = &view.counters else {
         return text + &field("Counters", "none: no engine is connected");
     };
@@ -237,6 +238,7 @@ Server inspection       off
 Client proxies          staff, guests
 Server proxies          none
 Concurrent at most      10000
+Encrypt-then-MAC        off
 Decrypted now           0
 Sessions by outcome
                      3  decrypted and inspected

@@ -40,6 +40,9 @@ pub struct Device {
     pub asymmetric_mode: bool,
     pub web_mode: bool,
     pub vlan_translation: bool,
+    /// RFC 7366, in suites of CBC on either side of a session (SPEC T3).
+    #[serde(default)]
+    pub encrypt_then_mac: bool,
     pub health: Health,
     pub evasion: Evasion,
 }
@@ -56,6 +59,7 @@ impl Default for Device {
             asymmetric_mode: false,
             web_mode: false,
             vlan_translation: false,
+            encrypt_then_mac: false,
             health: Health::default(),
             evasion: Evasion::default(),
         }

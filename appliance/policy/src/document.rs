@@ -42,6 +42,7 @@ flow-table = 262144
 asymmetric-mode = false
 web-mode = false
 vlan-translation = false
+encrypt-then-mac = false
 
 [device.health]
 heartbeat-timeout = 500
@@ -108,6 +109,7 @@ pub(crate) struct DeviceSection {
     pub asymmetric_mode: bool,
     pub web_mode: bool,
     pub vlan_translation: bool,
+    pub encrypt_then_mac: bool,
     pub health: HealthSection,
     pub evasion: EvasionSection,
 }

@@ -171,6 +171,13 @@ fn asymmetric_mode_web_mode_and_vlan_translation_exclude_tls_inspection() {
 }
 
 #[test]
+fn encrypt_then_mac_is_off_unless_the_device_has_it_on() {
+    let of = |text: &str| load(text).unwrap().compile(1, None).device.encrypt_then_mac;
+    assert!(!of("weir: {}\n"));
+    assert!(of("weir: { device: { encrypt-then-mac: true } }\n"));
+}
+
+#[test]
 fn duplicate_certificates_are_dropped() {
     let text = WHOLE.replace(
         "certificates: [ { certificate: /pki/web.pem, key: /pki/web.key } ]",

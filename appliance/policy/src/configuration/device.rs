@@ -54,6 +54,7 @@ impl Check<'_> {
             asymmetric_mode: section.asymmetric_mode,
             web_mode: section.web_mode,
             vlan_translation: section.vlan_translation,
+            encrypt_then_mac: section.encrypt_then_mac,
             health: self.health(&section.health),
             evasion: evasion(&section.evasion),
         }

@@ -52,6 +52,7 @@ impl Page {
         self.pair(2, "asymmetric-mode", device.asymmetric_mode);
         self.pair(2, "web-mode", device.web_mode);
         self.pair(2, "vlan-translation", device.vlan_translation);
+        self.pair(2, "encrypt-then-mac", device.encrypt_then_mac);
         self.line(2, "health:");
         self.pair(3, "heartbeat-timeout", device.health.heartbeat_timeout.as_millis());
         self.pair(3, "overload-lag", device.health.overload_lag.as_millis());
