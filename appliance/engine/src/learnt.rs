@@ -1,9 +1,11 @@
 //! Sessions that policy would decrypt, but that this engine has learnt to leave alone: servers that
 //! ask for a client certificate (SPEC T10), and clients that have pinned the server's own.
 //!
-//! For: bypassing them, each only where the client proxy says so, for the time that it says. Not
-//! for: exceptions that somebody configured. What is learnt outlives policies and ends with the
-//! engine. Cannot fail: what was forgotten costs one more broken session.
+//! For: bypassing them, each only where the client proxy says so, for the time that it says, and only
+//! at the address and port where it was seen: a name alone is the client's word. A client that is
+//! known to pin a name rejects once at another address of it, and not twice. Not for: exceptions that
+//! somebody configured. What is learnt outlives policies and ends with the engine. Cannot fail: what
+//! was forgotten costs one more broken session.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -29,7 +31,7 @@ pub struct Learnt {
 struct Subject {
     /// `None`: any client; it is the server that asks.
     client: Option<IpAddr>,
-    /// `None` where the client gave a name: pinning is to the name.
+    /// `None`: that the client pins the name, wherever the server is.
     server: Option<SocketAddr>,
     /// Lower case, without a trailing dot.
     name: Option<String>,
@@ -38,6 +40,8 @@ struct Subject {
 enum Entry {
     /// Once so far, at this time.
     Rejected(Instant),
+    /// Twice, for a name: what is bypassed are addresses.
+    Pins(Instant),
     Bypassed(Instant),
 }
 
@@ -75,19 +79,37 @@ impl Learnt {
         self.entries().put(asking(server, name), Entry::Bypassed(now));
     }
 
-    /// A client rejected a forged certificate.
-    pub fn rejected(&self, client: IpAddr, server: SocketAddr, name: Option<&str>, now: Instant) {
-        let subject = pinned(client, server, name);
-        let mut entries = self.entries();
-        let entry = match entries.get(&subject) {
-            Some(Entry::Rejected(first))
-                if now.saturating_duration_since(*first) <= REJECTIONS_WITHIN =>
-            {
-                Entry::Bypassed(now)
-            }
-            _ => Entry::Rejected(now),
+    /// A client rejected a forged certificate, of a server whose own verified for this name.
+    pub fn rejected(
+        &self,
+        proxy: &ClientProxy,
+        client: IpAddr,
+        server: SocketAddr,
+        name: Option<&str>,
+        now: Instant,
+    ) {
+        let known = match name {
+            // Wherever the server is, the client pins its name.
+            Some(_) => Subject { server: None, ..pinned(client, server, name) },
+            None => pinned(client, server, name),
         };
-        entries.put(subject, entry);
+        let lasts = Duration::from_secs(proxy.learnt_bypass_time.into());
+        let mut entries = self.entries();
+        let pins = match entries.get(&known) {
+            Some(Entry::Rejected(first)) => {
+                now.saturating_duration_since(*first) <= REJECTIONS_WITHIN
+            }
+            Some(Entry::Pins(since) | Entry::Bypassed(since)) => {
+                now.saturating_duration_since(*since) < lasts
+            }
+            None => false,
+        };
+        if pins {
+            entries.put(known, Entry::Pins(now));
+            entries.put(pinned(client, server, name), Entry::Bypassed(now));
+        } else {
+            entries.put(known, Entry::Rejected(now));
+        }
     }
 
     pub fn forget(&self) {
@@ -104,7 +126,7 @@ impl Learnt {
                 server_name: subject.name.clone(),
                 seconds: now.saturating_duration_since(*since).as_secs(),
             }),
-            Entry::Rejected(_) => None,
+            Entry::Rejected(_) | Entry::Pins(_) => None,
         });
         bypassed.take(most).collect()
     }
@@ -132,8 +154,7 @@ fn asking(server: SocketAddr, name: Option<&str>) -> Subject {
 }
 
 fn pinned(client: IpAddr, server: SocketAddr, name: Option<&str>) -> Subject {
-    let server = if name.is_some() { None } else { Some(server) };
-    Subject { client: Some(client), server, name: name.map(normalised) }
+    Subject { client: Some(client), server: Some(server), name: name.map(normalised) }
 }
 
 fn normalised(name: &str) -> String {
@@ -205,17 +226,27 @@ mod tests {
         let on = proxy(OnRefusal::Block, OnRefusal::Bypass);
         let of =
             |client, name, seconds| learnt.bypass(&on, client, server, name, later(start, seconds));
-        learnt.rejected(client, server, NAME, start);
+        let rejects = |server, seconds| {
+            learnt.rejected(&on, client, server, NAME, later(start, seconds));
+        };
+        rejects(server, 0);
         assert_eq!(of(client, NAME, 1), None);
         // Too late for the first, so it is a first one again.
-        learnt.rejected(client, server, NAME, later(start, 61));
+        rejects(server, 61);
         assert_eq!(of(client, NAME, 61), None);
-        learnt.rejected(client, server, NAME, later(start, 80));
+        rejects(server, 80);
         assert_eq!(of(client, NAME, 81), Some(Bypassed::PinnedClient));
         assert_eq!(of("10.0.0.2".parse().unwrap(), NAME, 81), None);
         assert_eq!(of(client, None, 81), None);
         assert_eq!(learnt.list(10, later(start, 90)).len(), 1);
         assert_eq!(learnt.list(10, later(start, 90))[0].seconds, 10);
+        // The same name at another address: taken over until the client rejects it there, once.
+        let elsewhere = "192.0.2.2:443".parse().unwrap();
+        let there = |seconds| learnt.bypass(&on, client, elsewhere, NAME, later(start, seconds));
+        assert_eq!(there(95), None);
+        rejects(elsewhere, 95);
+        assert_eq!(there(96), Some(Bypassed::PinnedClient));
+        assert_eq!(learnt.list(10, later(start, 96)).len(), 2);
         learnt.forget();
         assert_eq!(of(client, NAME, 82), None);
     }
@@ -223,8 +254,10 @@ mod tests {
     #[test]
     fn what_is_learnt_stays_bounded() {
         let (learnt, now, (client, server)) = (Learnt::default(), Instant::now(), ends());
+        let on = proxy(OnRefusal::Block, OnRefusal::Bypass);
         for number in 0..6000 {
-            learnt.rejected(client, server, Some(&format!("host-{number}.example")), now);
+            let name = format!("host-{number}.example");
+            learnt.rejected(&on, client, server, Some(&name), now);
         }
         assert_eq!(learnt.entries().len(), BOUND.get());
     }

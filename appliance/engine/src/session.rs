@@ -263,14 +263,12 @@ fn certificate_rejected(
     verdict: Verdict,
     totals: &Totals,
 ) {
-    if !matches!(flow.proxy, Proxy::Client { .. }) {
-        return;
-    }
+    let Proxy::Client { proxy, .. } = flow.proxy else { return };
     increment(&totals.forged_certificates_rejected);
     // Of any other verdict clients are meant to be warned.
     if verdict.is_verified() {
         let (client, name) = (record.client.ip(), record.server_name.as_deref());
-        flow.learnt.rejected(client, record.server, name, Instant::now());
+        flow.learnt.rejected(proxy, client, record.server, name, Instant::now());
     }
 }
 
