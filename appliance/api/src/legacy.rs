@@ -9,6 +9,7 @@
 //! A frame is one byte of type, four of length (big endian), and so many bytes.
 
 mod codec;
+mod open;
 
 use std::fmt;
 
@@ -16,6 +17,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use self::codec::{Reader, Writer, text};
+pub use self::open::{BINDING, Open, Role};
 
 /// Longest body of a frame: an `Open` with a chain, or an `Established` with one.
 pub const MAX_BODY: usize = 256 << 10;
@@ -58,35 +60,8 @@ pub enum ToWorker {
     CloseNotify,
     /// This alert, fatal, after the plaintext: the end of the session.
     Alert(u8),
-}
-
-/// What a leg may negotiate, and its part.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Open {
-    /// Code points, weakest and strongest.
-    pub versions: (u16, u16),
-    /// Code points, in order of preference.
-    pub suites: Vec<u16>,
-    pub role: Role,
-}
-
-#[derive(Clone, PartialEq, Eq)]
-pub enum Role {
-    /// To a server. Its certificate is accepted, whatever it is: the engine judges it.
-    ToServer {
-        server_name: Option<String>,
-        /// Offered, in order.
-        alpn: Vec<Vec<u8>>,
-    },
-    /// To a client.
-    ToClient {
-        /// Leaf first, DER.
-        chain: Vec<Vec<u8>>,
-        /// The leaf's key, PKCS#8.
-        key: Zeroizing<Vec<u8>>,
-        /// The one protocol that is accepted.
-        alpn: Option<Vec<u8>>,
-    },
+    /// What was agreed with this server is not to be resumed.
+    ForgetSession,
 }
 
 /// Worker to engine.
@@ -120,8 +95,10 @@ pub struct Established {
     pub signature: u16,
     pub alpn: Option<Vec<u8>>,
     pub resumed: bool,
-    /// The peer's, leaf first, DER.
+    /// The peer's, leaf first, DER; of a resumed session the one that it began with.
     pub chain: Vec<Vec<u8>>,
+    /// The OCSP response that the server stapled.
+    pub staple: Option<Vec<u8>>,
 }
 
 /// Why a leg ended.
@@ -143,16 +120,7 @@ impl fmt::Debug for ToWorker {
             Self::Plain(bytes) => write!(f, "Plain({} bytes)", bytes.len()),
             Self::CloseNotify => f.write_str("CloseNotify"),
             Self::Alert(alert) => write!(f, "Alert({alert})"),
-        }
-    }
-}
-
-impl fmt::Debug for Role {
-    /// Without the key.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ToServer { server_name, .. } => write!(f, "ToServer({server_name:?})"),
-            Self::ToClient { chain, .. } => write!(f, "ToClient({} certificates)", chain.len()),
+            Self::ForgetSession => f.write_str("ForgetSession"),
         }
     }
 }
@@ -192,6 +160,7 @@ impl ToWorker {
             Self::Plain(bytes) => Self::plain(bytes, out),
             Self::CloseNotify => frame(out, 4, |_| {}),
             Self::Alert(alert) => frame(out, 5, |writer| writer.raw(&[*alert])),
+            Self::ForgetSession => frame(out, 6, |_| {}),
         }
     }
 
@@ -219,50 +188,11 @@ impl ToWorker {
             3 => Self::Plain(reader.rest().to_vec()),
             4 => Self::CloseNotify,
             5 => Self::Alert(reader.u8()?),
+            6 => Self::ForgetSession,
             other => return Err(Invalid::Type(other)),
         };
         reader.end()?;
         Ok(message)
-    }
-}
-
-impl Open {
-    fn write(&self, writer: &mut Writer<'_>) {
-        writer.u16(self.versions.0);
-        writer.u16(self.versions.1);
-        writer.list(&self.suites, |writer, suite| writer.u16(*suite));
-        match &self.role {
-            Role::ToServer { server_name, alpn } => {
-                writer.0.push(0);
-                writer.optional(server_name.as_ref().map(String::as_bytes));
-                writer.list(alpn, |writer, name| writer.bytes(name));
-            }
-            Role::ToClient { chain, key, alpn } => {
-                writer.0.push(1);
-                writer.list(chain, |writer, certificate| writer.bytes(certificate));
-                writer.bytes(key);
-                writer.optional(alpn.as_deref());
-            }
-        }
-    }
-
-    fn read(reader: &mut Reader<'_>) -> Result<Self, Invalid> {
-        Ok(Self {
-            versions: (reader.u16()?, reader.u16()?),
-            suites: reader.list(Reader::u16)?,
-            role: match reader.u8()? {
-                0 => Role::ToServer {
-                    server_name: reader.optional()?.map(text).transpose()?,
-                    alpn: reader.list(|reader| reader.bytes().map(<[u8]>::to_vec))?,
-                },
-                1 => Role::ToClient {
-                    chain: reader.list(|reader| reader.bytes().map(<[u8]>::to_vec))?,
-                    key: Zeroizing::new(reader.bytes()?.to_vec()),
-                    alpn: reader.optional()?.map(<[u8]>::to_vec),
-                },
-                _ => return Err(Invalid::Value),
-            },
-        })
     }
 }
 
@@ -323,6 +253,7 @@ impl Established {
         writer.optional(self.alpn.as_deref());
         writer.raw(&[u8::from(self.resumed)]);
         writer.list(&self.chain, |writer, certificate| writer.bytes(certificate));
+        writer.optional(self.staple.as_deref());
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, Invalid> {
@@ -334,6 +265,7 @@ impl Established {
             alpn: reader.optional()?.map(<[u8]>::to_vec),
             resumed: reader.flag()?,
             chain: reader.list(|reader| reader.bytes().map(<[u8]>::to_vec))?,
+            staple: reader.optional()?.map(<[u8]>::to_vec),
         })
     }
 }
@@ -370,12 +302,10 @@ impl Frames {
         self.next(FromWorker::decode)
     }
 
-    /// An idle leg keeps no large buffer.
+    /// An idle leg keeps no buffer.
     pub fn shrink(&mut self) {
         if self.taken == self.bytes.len() {
-            self.bytes.clear();
-            self.taken = 0;
-            self.bytes.shrink_to(1024);
+            *self = Self::default();
         }
     }
 

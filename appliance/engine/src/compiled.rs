@@ -21,6 +21,7 @@ use weir_tls::verify::TrustAnchors;
 
 use crate::exceptions::Exceptions;
 use crate::learnt::Learnt;
+use crate::legacy::SessionScope;
 use weir_tls::{Intermediates, LeafKeys, LeafKind, ModernStack, ServerCertificates};
 
 /// Policy as flows use it. Immutable; a session keeps the one it started with (SPEC P10).
@@ -43,8 +44,19 @@ pub struct CompiledPolicy {
     rules: Vec<Arc<RuleSet>>,
 }
 
-/// A proxy's TLS stack; `None` where the proxy allows no suite that the stack has.
-type Stack = Option<ModernStack>;
+/// What a proxy has of the two TLS stacks.
+struct Stack {
+    /// `None` where the proxy allows no suite that it has.
+    modern: Option<ModernStack>,
+    /// Sessions of the legacy stack.
+    sessions: SessionScope,
+}
+
+impl Stack {
+    fn under(allowed: &Allowed) -> anyhow::Result<Self> {
+        Ok(Self { modern: ModernStack::under(allowed)?, sessions: SessionScope::new()? })
+    }
+}
 
 /// What decrypts one flow.
 pub struct FlowPolicy<'a> {
@@ -54,6 +66,10 @@ pub struct FlowPolicy<'a> {
     pub rules: [&'a Arc<RuleSet>; 2],
     pub proxy: Proxy<'a>,
     pub stack: Option<&'a ModernStack>,
+    /// Of the legacy stack.
+    pub sessions: &'a SessionScope,
+    /// SPEC T3.
+    pub encrypt_then_mac: bool,
     /// Which domains are not decrypted.
     pub decryption: Option<&'a DecryptionPolicy>,
     pub learnt: &'a Learnt,
@@ -178,7 +194,7 @@ impl CompiledPolicy {
                 let context = || format!("server proxy `{}`", proxy.name);
                 let certificates =
                     ServerCertificates::new(&proxy.certificates).with_context(context)?;
-                Ok((certificates, ModernStack::under(&proxy.allowed).with_context(context)?))
+                Ok((certificates, Stack::under(&proxy.allowed).with_context(context)?))
             })
             .collect::<anyhow::Result<_>>()?;
         let client_proxies = snapshot
@@ -190,7 +206,7 @@ impl CompiledPolicy {
                     Some(forger) => forger,
                     None => forger(&snapshot, proxy, leaf_keys.as_ref()).with_context(context)?,
                 };
-                Ok((forger, ModernStack::under(&proxy.allowed).with_context(context)?))
+                Ok((forger, Stack::under(&proxy.allowed).with_context(context)?))
             })
             .collect::<anyhow::Result<_>>()?;
         let trust_stores = snapshot
@@ -305,7 +321,9 @@ impl CompiledPolicy {
                 )?,
             ],
             proxy,
-            stack: stack.as_ref(),
+            stack: stack.modern.as_ref(),
+            sessions: &stack.sessions,
+            encrypt_then_mac: self.snapshot.device.encrypt_then_mac,
             decryption,
             learnt: &self.learnt,
             exceptions: &self.exceptions,

@@ -16,6 +16,7 @@ use weir_dataplane::{FlowGuard, TakenFlow};
 use weir_policy::Inspection;
 use weir_policy::outcome::{Blocked, NotDecrypted, NotInspected, Outcome};
 use weir_policy::snapshot::{ClientProxy, DecryptionPolicy, Service};
+use weir_policy::suites::Allowed;
 use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
 use weir_tls::{Action, Alert, LeafKind, LegError, LegKey, Names, TlsLeg, TrustAnchors, Verdict};
@@ -24,10 +25,11 @@ use crate::closing::part;
 use crate::compiled::{CompiledPolicy, Excepted, FlowPolicy, Proxy};
 use crate::counters::{Totals, increment};
 use crate::leg::{Leg, LegFault, reset_on_close};
+use crate::legacy::SessionScope;
 use crate::record::{certificate_record, failure, leg_record};
 use crate::relay::{self, Relay};
 use crate::runtime::Surroundings;
-use crate::stacks::{ServerFailed, Stacks};
+use crate::stacks::{ServerFailed, Stacks, needs_legacy};
 
 /// For each of the two handshakes; past it the session ends as a failed handshake.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(30);
@@ -136,7 +138,13 @@ async fn handshakes(
 ) -> Result<(Leg, Leg, Verdict), Ended> {
     let totals = &surroundings.totals;
     let allowed = flow.proxy.allowed();
-    let stacks = Stacks { modern: flow.stack, legacy: &surroundings.legacy, allowed };
+    let stacks = Stacks {
+        modern: flow.stack,
+        legacy: &surroundings.legacy,
+        allowed,
+        sessions: flow.sessions,
+        encrypt_then_mac: flow.encrypt_then_mac,
+    };
     let offered = application_protocols(hello, flow.proxy.downgrades_http2());
     record.http2_downgraded = offered.len() < hello.alpn.len();
     let name = hello.server_name.as_deref();
@@ -144,7 +152,14 @@ async fn handshakes(
         stacks.server_handshake(server, guard, name, offered, record, HANDSHAKE_DEADLINE).await;
     let mut server = match shaken {
         Ok(server) => server,
-        Err(failed) => return Err(server_failed(&failed, &client, flow, record, totals).into()),
+        Err(mut failed) => {
+            if let Some(server) =
+                excepted_all_the_same(&mut failed, &stacks, guard, hello, flow, record).await
+            {
+                return Err(Ended::Excepted { client, server });
+            }
+            return Err(server_failed(&failed, &client, flow, record, totals).into());
+        }
     };
     let negotiated = server.tls.negotiated();
     record.server_leg = negotiated.as_ref().and_then(leg_record);
@@ -218,7 +233,7 @@ fn server_failed(
     record: &mut SessionRecord,
     totals: &Totals,
 ) -> Blocked {
-    let ServerFailed { fault, asked } = failed;
+    let ServerFailed { fault, asked, .. } = failed;
     debug!(session = record.id, %fault, "handshake with the server failed");
     record.failure = Some(failure(End::Server, *asked, fault));
     send_alert(client, nearest_alert(fault));
@@ -230,6 +245,35 @@ fn server_failed(
         increment(&totals.server_handshake_failures);
         Blocked::ServerHandshakeFailed
     }
+}
+
+/// A server that policy does not allow to be spoken with may still be one not to decrypt, where its
+/// certificate decides so: it is asked for that, with everything that the legacy stack has, and for
+/// nothing else. The connection on which it was seen.
+async fn excepted_all_the_same(
+    failed: &mut ServerFailed,
+    stacks: &Stacks<'_>,
+    guard: &FlowGuard,
+    hello: &ClientHello,
+    flow: &FlowPolicy<'_>,
+    record: &mut SessionRecord,
+) -> Option<TcpStream> {
+    let Excepted::AskServer(policy) = flow.excepted(hello, record.server) else { return None };
+    needs_legacy(&failed.fault)?;
+    let old = failed.stream.take()?;
+    let again = guard.connect_again(old, record.client, record.server);
+    let server = tokio::time::timeout(HANDSHAKE_DEADLINE, again).await.ok()?.ok()?;
+    // What is agreed on here is never to be resumed where policy has its bounds.
+    let (everything, sessions) = (Allowed::everything(), SessionScope::new().ok()?);
+    let stacks = Stacks { modern: None, allowed: &everything, sessions: &sessions, ..*stacks };
+    let (name, offered) = (hello.server_name.as_deref(), hello.alpn.clone());
+    let shaken =
+        stacks.server_handshake(server, guard, name, offered, record, HANDSHAKE_DEADLINE).await;
+    let server = shaken.ok()?;
+    record.certificate = certificate_record(server.tls.as_ref());
+    let excepted = is_excepted(server.tls.as_ref(), hello, flow, policy);
+    flow.learn_exception(hello, record.server, excepted);
+    excepted.then_some(server.stream)
 }
 
 /// Whether the certificate is that of a domain not to decrypt: one that verifies for the name that

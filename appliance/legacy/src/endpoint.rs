@@ -1,47 +1,36 @@
 //! One TLS endpoint on OpenSSL, without a socket: bytes in, bytes out.
 //!
-//! For: what [`Open`] asks for. Renegotiation, compression, tickets and early data are never
-//! accepted, encrypt-then-MAC never (SPEC T3); every certificate of a server is, since the engine
-//! judges it. Not for: framing. Fails by [`Failure`], after which the endpoint is of no more use but
+//! For: what [`Open`] asks for. Renegotiation, compression and early data are never accepted,
+//! encrypt-then-MAC only where it is asked for (SPEC T3); every certificate of a server is, since the
+//! engine judges it. Sessions are resumed under their bindings only ([`crate::sessions`]). Not for:
+//! framing. Fails by [`Failure`], after which the endpoint is of no more use but
 //! for the alert in its output.
 
 use std::io::{self, Read, Write};
+use std::rc::Rc;
+use std::time::Instant;
 
 use openssl::error::ErrorStack;
-use openssl::ex_data::Index;
-use openssl::pkey::PKey;
-use openssl::ssl::{
-    AlpnError, Error, ErrorCode, Ssl, SslContext, SslContextBuilder, SslMethod, SslMode,
-    SslOptions, SslSessionCacheMode, SslStream, SslVerifyMode, SslVersion,
-};
-use openssl::x509::X509;
-use weir_api::legacy::{Established, Failure, FromWorker, MAX_BYTES, Open, Role};
-use weir_policy::suites::{Protocol, Suite};
+use openssl::ssl::{Error, ErrorCode, ShutdownState, SslStream};
+use weir_api::legacy::{BINDING, Established, Failure, FromWorker, MAX_BYTES, Open, Role};
+use weir_policy::suites::Protocol;
 
 use crate::alert::send_fatal_alert;
+use crate::bindings::forget_certificate;
+use crate::contexts::Contexts;
 use crate::observed::{Observed, observe};
+use crate::sessions::ServerSessions;
 
-/// The groups of both roles; P-224 is not in OpenSSL's own list, and a certificate's curve must be.
-const GROUPS: &str = "X25519MLKEM768:X25519:P-256:P-384:P-521:P-224";
-/// `SSL_OP_NO_ENCRYPT_THEN_MAC`; the bindings do not have it.
-const NO_ENCRYPT_THEN_MAC: u64 = 1 << 19;
-/// `SSL_OP_LEGACY_SERVER_CONNECT`; the same.
-const LEGACY_SERVER_CONNECT: u64 = 1 << 2;
 /// Plaintext that waits for the end of the handshake; past it the leg fails.
 const EARLY_BOUND: usize = 128 << 10;
-
-/// What all endpoints share: making a context costs as much as a handshake.
-pub struct Contexts {
-    to_server: SslContext,
-    to_client: SslContext,
-    /// The one protocol that a leg to a client accepts.
-    alpn: Index<Ssl, Vec<u8>>,
-}
 
 pub struct Endpoint {
     stream: SslStream<Pipe>,
     /// Where OpenSSL's callback writes; freed by `drop`, after `stream` no longer runs.
     observed: *mut Observed,
+    /// Under which the session with the server is kept; `None`: it is not.
+    session: Option<[u8; BINDING]>,
+    sessions: Rc<ServerSessions>,
     established: bool,
     request_told: bool,
     peer_closed: bool,
@@ -75,9 +64,7 @@ impl Read for Pipe {
         let read = waiting.read(buffer)?;
         self.read = self.read.saturating_add(read);
         if self.read == self.input.len() {
-            self.read = 0;
-            self.input.clear();
-            self.input.shrink_to(1024);
+            *self = Self { output: std::mem::take(&mut self.output), ..Self::default() };
         }
         Ok(read)
     }
@@ -93,58 +80,23 @@ impl Write for Pipe {
     }
 }
 
-impl Contexts {
-    pub fn new() -> Result<Self, ErrorStack> {
-        let alpn = Ssl::new_ex_index()?;
-        let mut to_server = context()?;
-        // Servers of old do not know secure renegotiation (RFC 5746); we never renegotiate.
-        to_server.set_options(SslOptions::from_bits_retain(LEGACY_SERVER_CONNECT));
-        let mut to_client = context()?;
-        to_client.set_options(SslOptions::CIPHER_SERVER_PREFERENCE);
-        to_client.set_alpn_select_callback(move |ssl, offered| {
-            let accepted = ssl.ex_data(alpn).ok_or(AlpnError::NOACK)?;
-            names(offered).find(|name| name == accepted).ok_or(AlpnError::NOACK)
-        });
-        Ok(Self { to_server: to_server.build(), to_client: to_client.build(), alpn })
-    }
-}
-
-fn context() -> Result<SslContextBuilder, ErrorStack> {
-    let mut context = SslContext::builder(SslMethod::tls())?;
-    // Both are needed: the level alone leaves the signatures of TLS 1.1 and older out.
-    context.set_security_level(0);
-    context.set_cipher_list("ALL:@SECLEVEL=0")?;
-    context.set_min_proto_version(Some(SslVersion::SSL3))?;
-    context.set_groups_list(GROUPS)?;
-    context.set_verify(SslVerifyMode::NONE);
-    context.set_session_cache_mode(SslSessionCacheMode::OFF);
-    context.set_num_tickets(0)?;
-    context.set_mode(
-        SslMode::RELEASE_BUFFERS
-            | SslMode::ENABLE_PARTIAL_WRITE
-            | SslMode::ACCEPT_MOVING_WRITE_BUFFER,
-    );
-    context.clear_options(SslOptions::all());
-    context.set_options(
-        SslOptions::NO_COMPRESSION
-            | SslOptions::NO_RENEGOTIATION
-            | SslOptions::NO_TICKET
-            | SslOptions::from_bits_retain(NO_ENCRYPT_THEN_MAC),
-    );
-    Ok(context)
-}
-
 impl Endpoint {
     pub fn open(contexts: &Contexts, open: &Open) -> Result<Self, Failure> {
-        let ssl = prepare(contexts, open).map_err(internal)?;
+        let ssl = contexts.prepare(open).map_err(internal)?;
         let stream = SslStream::new(ssl, Pipe::default()).map_err(internal)?;
         let observed = Box::into_raw(Box::default());
         // SAFETY: valid until `drop`, which frees it together with the SSL; only `facts` looks at it,
         // while no call into OpenSSL is under way.
         unsafe { observe(stream.ssl(), observed) };
+        let session = match &open.role {
+            Role::ToServer { session, .. } => Some(*session),
+            Role::ToClient { .. } => None,
+        };
         Ok(Self {
             stream,
             observed,
+            session,
+            sessions: Rc::clone(&contexts.sessions),
             established: false,
             request_told: false,
             peer_closed: false,
@@ -165,6 +117,13 @@ impl Endpoint {
         }
         self.plain.extend_from_slice(plain);
         Ok(())
+    }
+
+    /// The engine does not want this session to be resumed.
+    pub fn forget_session(&mut self) {
+        if let Some(binding) = self.session.take() {
+            self.sessions.forget(&binding);
+        }
     }
 
     pub fn close_notify(&mut self) {
@@ -200,7 +159,10 @@ impl Endpoint {
             match handshake {
                 Ok(()) => {
                     self.established = true;
-                    say(FromWorker::Established(Box::new(self.negotiated())));
+                    let established = self.negotiated();
+                    self.keep_session(&established);
+                    forget_certificate(self.stream.ssl());
+                    say(FromWorker::Established(Box::new(established)));
                 }
                 Err(error) => return self.waits(&error),
             }
@@ -215,7 +177,7 @@ impl Endpoint {
             }
         }
         if self.plain.is_empty() {
-            self.plain.shrink_to(1024);
+            self.plain = Vec::new();
             match std::mem::replace(&mut self.closing, Closing::Done) {
                 Closing::CloseNotify => {
                     self.stream.shutdown().map_err(|error| self.failure(&error))?;
@@ -278,6 +240,19 @@ impl Endpoint {
             alpn: ssl.selected_alpn_protocol().map(<[u8]>::to_vec),
             resumed: ssl.session_reused(),
             chain: chain.into_iter().flatten().filter_map(|one| one.to_der().ok()).collect(),
+            staple: ssl.ocsp_status().filter(|_| !ssl.is_server()).map(<[u8]>::to_vec),
+        }
+    }
+
+    /// Not of a server that asked for a client certificate: it must ask again.
+    fn keep_session(&self, established: &Established) {
+        let older = established.version < Protocol::Tls13.code();
+        if let (Some(binding), Some(session)) = (&self.session, self.stream.ssl().session())
+            && older
+            && !self.facts().certificate_requested
+        {
+            let Established { chain, resumed, .. } = established;
+            self.sessions.keep(binding, session, chain, *resumed, Instant::now());
         }
     }
 
@@ -290,84 +265,16 @@ impl Endpoint {
 
 impl Drop for Endpoint {
     fn drop(&mut self) {
+        // OpenSSL forgets the session of a connection that ends without close_notify, as TLS 1.0 has it;
+        // so many do that nothing would be resumed (TLS 1.1 took it back, RFC 4346 section 7.2.1).
+        // After a fatal alert it has forgotten it already.
+        self.stream.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
         // SAFETY: the SSL stops calling back before the box is freed, here and only here.
         unsafe {
             observe(self.stream.ssl(), std::ptr::null_mut());
             drop(Box::from_raw(self.observed));
         }
     }
-}
-
-fn prepare(contexts: &Contexts, open: &Open) -> Result<Ssl, ErrorStack> {
-    let context = match open.role {
-        Role::ToServer { .. } => &contexts.to_server,
-        Role::ToClient { .. } => &contexts.to_client,
-    };
-    let mut ssl = Ssl::new(context)?;
-    ssl.set_min_proto_version(version(open.versions.0))?;
-    ssl.set_max_proto_version(version(open.versions.1))?;
-    let suites = || open.suites.iter().filter_map(|id| Suite::by_id(*id));
-    let (modern, older): (Vec<_>, Vec<_>) = suites()
-        .map(|suite| (suite, suite.name))
-        .partition(|(suite, _)| suite.used_in(Protocol::Tls13));
-    let list = |suites: Vec<(&Suite, &'static str)>| {
-        suites.into_iter().map(|(_, name)| name).collect::<Vec<_>>().join(":")
-    };
-    ssl.set_ciphersuites(&list(modern))?;
-    if !older.is_empty() {
-        ssl.set_cipher_list(&format!("{}:@SECLEVEL=0", list(older)))?;
-    }
-    match &open.role {
-        Role::ToServer { server_name, alpn } => {
-            ssl.set_connect_state();
-            if let Some(name) = server_name {
-                ssl.set_hostname(name)?;
-            }
-            let offered: Vec<u8> = alpn
-                .iter()
-                .filter_map(|name| Some((u8::try_from(name.len()).ok()?, name)))
-                .flat_map(|(length, name)| std::iter::once(length).chain(name.iter().copied()))
-                .collect();
-            if !offered.is_empty() {
-                ssl.set_alpn_protos(&offered)?;
-            }
-        }
-        Role::ToClient { chain, key, alpn } => {
-            ssl.set_accept_state();
-            let mut chain = chain.iter();
-            if let Some(leaf) = chain.next() {
-                ssl.set_certificate(X509::from_der(leaf)?.as_ref())?;
-            }
-            for certificate in chain {
-                ssl.add_chain_cert(X509::from_der(certificate)?)?;
-            }
-            ssl.set_private_key(PKey::private_key_from_pkcs8(key)?.as_ref())?;
-            if let Some(accepted) = alpn {
-                ssl.set_ex_data(contexts.alpn, accepted.clone());
-            }
-        }
-    }
-    Ok(ssl)
-}
-
-fn version(code: u16) -> Option<SslVersion> {
-    Some(match code {
-        0x0300 => SslVersion::SSL3,
-        0x0301 => SslVersion::TLS1,
-        0x0302 => SslVersion::TLS1_1,
-        0x0303 => SslVersion::TLS1_2,
-        _ => SslVersion::TLS1_3,
-    })
-}
-
-/// The names of a list of RFC 7301 section 3.1.
-fn names(mut list: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::from_fn(move || {
-        let (&length, rest) = list.split_first()?;
-        let (name, rest) = rest.split_at_checked(length.into())?;
-        list = rest;
-        Some(name)
-    })
 }
 
 fn internal(error: ErrorStack) -> Failure {

@@ -8,7 +8,8 @@ use std::os::unix::net::UnixStream;
 
 use weir_api::legacy::{Failure, Frames, FromWorker, ToWorker};
 
-use crate::endpoint::{Contexts, Endpoint};
+use crate::contexts::Contexts;
+use crate::endpoint::Endpoint;
 
 /// Frames for the engine that wait; past it nothing is read. What one read brings comes on top.
 const OUT_BOUND: usize = 256 << 10;
@@ -107,6 +108,7 @@ impl Leg {
                     plain = plain.saturating_add(1);
                     endpoint.fatal_alert(alert);
                 }
+                (Some(ToWorker::ForgetSession), Some(endpoint)) => endpoint.forget_session(),
                 (Some(_), _) => return Err(protocol("a message out of its order")),
             }
         }
@@ -136,8 +138,8 @@ impl Leg {
                 Err(_) => return false,
             }
         }
-        self.out.clear();
-        self.out.shrink_to(1024);
+        // An idle leg keeps no buffer.
+        self.out = Vec::new();
         self.sent = 0;
         !self.failed
     }

@@ -9,11 +9,14 @@
 //! the sandbox cannot be had; later, by what ends one leg.
 
 mod alert;
+mod bindings;
+mod contexts;
 mod endpoint;
 mod leg;
 mod library;
 mod observed;
 mod sandbox;
+mod sessions;
 mod worker;
 
 use std::os::fd::{FromRawFd as _, OwnedFd};
@@ -24,7 +27,7 @@ fn main() -> anyhow::Result<()> {
     sandbox::close_inherited().context("sandbox")?;
     // SAFETY: standard input is open from the start and nothing else in this process uses it.
     let control = unsafe { OwnedFd::from_raw_fd(0) };
-    let contexts = endpoint::Contexts::new().context("OpenSSL")?;
+    let contexts = contexts::Contexts::new().context("OpenSSL")?;
     library::check().context("OpenSSL")?;
     let worker = worker::Worker::new(control, contexts)?;
     sandbox::enter().context("sandbox")?;

@@ -14,7 +14,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, send};
 use weir_api::legacy::{CONTROL_LEG, CONTROL_PING, CONTROL_READY};
 
-use crate::endpoint::Contexts;
+use crate::contexts::Contexts;
 use crate::leg::{Interest, Leg};
 
 /// Legs at a time; past it a new one is closed at once. Two sockets are the engine's, one is ours.

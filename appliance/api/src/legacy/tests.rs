@@ -4,10 +4,13 @@ fn open() -> ToWorker {
     ToWorker::Open(Box::new(Open {
         versions: (0x0300, 0x0303),
         suites: vec![0x0035, 0x000a],
+        encrypt_then_mac: true,
         role: Role::ToClient {
             chain: vec![vec![1; 900], vec![2; 800]],
             key: Zeroizing::new(vec![3; 1200]),
             alpn: Some(b"http/1.1".to_vec()),
+            staple: Some(vec![4; 20]),
+            session: [5; BINDING],
         },
     }))
 }
@@ -24,6 +27,7 @@ fn from_worker() -> Vec<FromWorker> {
             alpn: None,
             resumed: true,
             chain: vec![vec![9; 3]],
+            staple: Some(vec![8; 5]),
         })),
         FromWorker::CertificateRequested,
         FromWorker::PeerClosed,
@@ -42,6 +46,7 @@ fn messages_come_through_a_stream_in_any_pieces() {
         ToWorker::Plain(vec![5; 10]),
         ToWorker::CloseNotify,
         ToWorker::Alert(80),
+        ToWorker::ForgetSession,
     ];
     let mut wire = Vec::new();
     sent.iter().for_each(|message| message.encode(&mut wire).unwrap());
@@ -104,9 +109,10 @@ fn every_cut_and_every_changed_byte_is_an_error_or_another_message() {
 #[test]
 fn lists_are_bounded() {
     let suites = vec![0; MAX_ITEMS + 1];
-    let role = Role::ToServer { server_name: None, alpn: Vec::new() };
+    let role = Role::ToServer { server_name: None, alpn: Vec::new(), session: [0; BINDING] };
     let mut wire = Vec::new();
-    let message = ToWorker::Open(Box::new(Open { versions: (0, 0), suites, role }));
+    let open = Open { versions: (0, 0), suites, encrypt_then_mac: false, role };
+    let message = ToWorker::Open(Box::new(open));
     message.encode(&mut wire).unwrap();
     let mut frames = Frames::default();
     frames.push(&wire);

@@ -4,6 +4,7 @@
 //! has not answered is counted, and bounds what it is given. Fails by [`LegError`]; where the worker
 //! is gone, by an internal one.
 
+use std::cell::Cell;
 use std::io;
 use std::task::{Context, Poll};
 
@@ -12,7 +13,8 @@ use tokio::net::UnixStream;
 use weir_api::legacy::{Established, Failure, Frames, FromWorker, MAX_BYTES, Open, ToWorker};
 use weir_tls::leg::{PLAIN_BOUND, WIRE_BOUND};
 use weir_tls::names::{Group, SignatureScheme, Suite, Version};
-use weir_tls::{Alert, Fault, InProgress, LegError, Negotiated, PlainState, TlsLeg};
+use weir_tls::verify::STAPLE_BOUND;
+use weir_tls::{Alert, Fault, InProgress, LegError, Negotiated, PlainState, TlsLeg, says_revoked};
 
 /// One read of the socket to the worker.
 const READ: usize = 16 << 10;
@@ -29,6 +31,8 @@ pub struct LegacyLeg {
     plain: Vec<u8>,
     in_progress: InProgress,
     established: Option<Box<Established>>,
+    /// Of the server, until somebody takes it.
+    staple: Cell<Option<Vec<u8>>>,
     client_certificate_requested: bool,
     peer_closed: bool,
     closing: bool,
@@ -48,6 +52,7 @@ impl LegacyLeg {
             plain: Vec::new(),
             in_progress: InProgress::default(),
             established: None,
+            staple: Cell::new(None),
             client_certificate_requested: false,
             peer_closed: false,
             closing: false,
@@ -72,7 +77,8 @@ impl LegacyLeg {
             }
         }
         self.to_worker.zeroize();
-        self.to_worker.shrink_to(1024);
+        // An idle leg keeps no buffer.
+        self.to_worker = Vec::new();
         self.sent = 0;
     }
 
@@ -112,7 +118,7 @@ impl LegacyLeg {
         match message {
             FromWorker::Wire(bytes) => self.wire.extend_from_slice(&bytes),
             FromWorker::Plain(bytes) => self.plain.extend_from_slice(&bytes),
-            FromWorker::Established(established) => self.established = Some(established),
+            FromWorker::Established(established) => self.establish(established),
             FromWorker::CertificateRequested => self.client_certificate_requested = true,
             FromWorker::PeerClosed => self.peer_closed = true,
             FromWorker::Done { wire, plain } => {
@@ -124,6 +130,20 @@ impl LegacyLeg {
             }
             FromWorker::Failed(failure) => self.failed = Some(explain(failure)),
         }
+    }
+
+    /// A session with a server that shows that its certificate is revoked is not resumed: that would
+    /// not show it again.
+    fn establish(&mut self, mut established: Box<Established>) {
+        let staple = established.staple.take().filter(|staple| staple.len() <= STAPLE_BOUND);
+        if let (Some(leaf), Some(staple)) = (established.chain.first(), &staple)
+            && says_revoked(leaf, staple)
+            && ToWorker::ForgetSession.encode(&mut self.to_worker).is_ok()
+        {
+            self.send();
+        }
+        self.staple.set(staple);
+        self.established = Some(established);
     }
 }
 
@@ -156,7 +176,7 @@ impl TlsLeg for LegacyLeg {
 
     fn write_wire(&mut self, out: &mut Vec<u8>) {
         out.append(&mut self.wire);
-        self.wire.shrink_to(1024);
+        self.wire = Vec::new();
     }
 
     fn wants_write(&self) -> bool {
@@ -165,7 +185,7 @@ impl TlsLeg for LegacyLeg {
 
     fn read_plain(&mut self, out: &mut Vec<u8>) -> PlainState {
         out.append(&mut self.plain);
-        self.plain.shrink_to(1024);
+        self.plain = Vec::new();
         if self.peer_closed { PlainState::Closed } else { PlainState::Open }
     }
 
@@ -218,6 +238,10 @@ impl TlsLeg for LegacyLeg {
     fn peer_chain(&self) -> Option<Vec<CertificateDer<'static>>> {
         let chain = &self.established.as_ref()?.chain;
         Some(chain.iter().cloned().map(CertificateDer::from).collect())
+    }
+
+    fn stapled_response(&self) -> Option<Vec<u8>> {
+        self.staple.take()
     }
 
     fn client_certificate_requested(&self) -> bool {

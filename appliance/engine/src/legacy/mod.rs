@@ -6,6 +6,7 @@
 
 mod leg;
 mod memory;
+mod sessions;
 mod worker;
 
 use std::io::IoSlice;
@@ -22,7 +23,8 @@ use weir_api::legacy::{CONTROL_LEG, Open};
 use weir_tls::{LegError, TlsLeg};
 
 use self::leg::LegacyLeg;
-pub use self::memory::LegacyServers;
+pub use self::memory::{Evidence, LegacyServers};
+pub use self::sessions::SessionScope;
 
 /// How long a session waits for a worker that is being started.
 const STARTS_WITHIN: Duration = Duration::from_secs(5);

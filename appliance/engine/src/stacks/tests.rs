@@ -1,6 +1,7 @@
 //! Every version and suite of the table on each leg, the other leg modern, between ends that are legs
 //! themselves, over loopback.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,13 +10,16 @@ use std::sync::OnceLock;
 
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use weir_api::legacy::BINDING;
 use weir_policy::SecretBytes;
 use weir_policy::snapshot::{CertifiedKey, SegmentId};
 use weir_policy::suites::{Authentication, Protocol, Stack, Suite, TABLE};
+use weir_tls::Negotiated;
 use weir_tls::hello::{Peek, peek};
+use weir_tls::verify::Failure;
 
 use super::*;
-use crate::leg::progress;
+use crate::leg::{progress, reset_on_close};
 
 const TIME: Duration = Duration::from_secs(60);
 const NAME: &str = "server.test";
@@ -51,15 +55,6 @@ fn key(authentication: Authentication) -> Arc<LegKey> {
     Arc::new(LegKey::new(&CertifiedKey { chain, key }).unwrap())
 }
 
-/// Everything in the table, SSL 3.0 included.
-fn everything() -> Allowed {
-    Allowed {
-        weakest: Protocol::Ssl30,
-        strongest: Protocol::Tls13,
-        suites: TABLE.iter().map(|suite| suite.id).collect(),
-    }
-}
-
 fn only(version: Protocol, suite: &Suite) -> Allowed {
     Allowed { weakest: version, strongest: version, suites: vec![suite.id] }
 }
@@ -68,23 +63,33 @@ struct World {
     legacy: Arc<Legacy>,
     modern: ModernStack,
     everything: Allowed,
+    /// Of two policy generations, and which is in force.
+    sessions: [SessionScope; 2],
+    generation: Cell<usize>,
     keys: [Arc<LegKey>; 2],
 }
 
 impl World {
     fn new() -> Rc<Self> {
-        let everything = everything();
+        let everything = Allowed::everything();
         Rc::new(Self {
             legacy: Legacy::start(program()).unwrap(),
             modern: ModernStack::under(&everything).unwrap().unwrap(),
             everything,
+            sessions: [SessionScope::new().unwrap(), SessionScope::new().unwrap()],
+            generation: Cell::new(0),
             keys: [key(Authentication::Rsa), key(Authentication::Ecdsa)],
         })
     }
 
     fn stacks(&self) -> Stacks<'_> {
-        let modern = Some(&self.modern);
-        Stacks { modern, legacy: &self.legacy, allowed: &self.everything }
+        Stacks {
+            modern: Some(&self.modern),
+            legacy: &self.legacy,
+            allowed: &self.everything,
+            sessions: &self.sessions[self.generation.get()],
+            encrypt_then_mac: false,
+        }
     }
 
     fn key(&self, suite: &Suite) -> &Arc<LegKey> {
@@ -95,8 +100,15 @@ impl World {
     /// An end that knows nothing but this.
     fn end(&self, version: Protocol, suite: &Suite, role: Role) -> Open {
         let LegacyBounds { versions, suites } = LegacyBounds::under(&only(version, suite)).unwrap();
-        Open { versions: (versions.0.code(), versions.1.code()), suites, role }
+        let versions = (versions.0.code(), versions.1.code());
+        Open { versions, suites, encrypt_then_mac: false, role }
     }
+}
+
+/// Of a client end: its sessions are kept under this number.
+fn client_role(session: u8) -> Role {
+    let server_name = Some(NAME.to_owned());
+    Role::ToServer { server_name, alpn: vec![], session: [session; BINDING] }
 }
 
 /// A server that shakes hands with whoever connects and sends back what it gets.
@@ -111,22 +123,24 @@ async fn serve(world: Rc<World>, cell: Option<(Protocol, &'static Suite)>) -> So
                 Some((version, suite)) => {
                     let key = world.key(suite);
                     let chain = key.chain().iter().map(|one| one.as_ref().to_vec()).collect();
-                    let role = Role::ToClient { chain, key: key.pkcs8().clone(), alpn: None };
+                    let (key, session) = (key.pkcs8().clone(), [0; BINDING]);
+                    let role = Role::ToClient { chain, key, alpn: None, staple: None, session };
                     world.legacy.leg(world.end(version, suite, role)).await.unwrap()
                 }
             };
-            spawn_local(async move {
-                let mut leg = Leg::new(stream, tls);
-                if leg.handshake(&[]).await.is_ok() {
-                    let came = receive(&mut leg, 4).await;
-                    leg.send_plain(&came).unwrap();
-                    leg.flush_all().await.unwrap();
-                    let _ = receive(&mut leg, 1).await;
-                }
-            });
+            spawn_local(echo(Leg::new(stream, tls)));
         }
     });
     address
+}
+
+async fn echo(mut leg: Leg) {
+    if leg.handshake(&[]).await.is_ok() {
+        let came = receive(&mut leg, 4).await;
+        leg.send_plain(&came).unwrap();
+        leg.flush_all().await.unwrap();
+        let _ = receive(&mut leg, 1).await;
+    }
 }
 
 /// So many bytes of plaintext, or what came until the end.
@@ -172,7 +186,19 @@ async fn through(
     client: Box<dyn TlsLeg>,
     shown: &Arc<LegKey>,
     cell: &str,
-) -> [weir_tls::Negotiated; 2] {
+) -> [Negotiated; 2] {
+    judged(world, server, client, shown, Verdict::default(), cell).await
+}
+
+/// The same after a verdict on the server's certificate.
+async fn judged(
+    world: &Rc<World>,
+    server: SocketAddr,
+    client: Box<dyn TlsLeg>,
+    shown: &Arc<LegKey>,
+    verdict: Verdict,
+    cell: &str,
+) -> [Negotiated; 2] {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let client: JoinHandle<Vec<u8>> = spawn_local(async move {
@@ -201,7 +227,7 @@ async fn through(
             other => panic!("{cell}: {other:?}"),
         }
     };
-    let tls = stacks.client_leg(&hello, shown, Verdict::default(), None).await.unwrap();
+    let tls = stacks.client_leg(&hello, shown, verdict, None).await.unwrap();
     let mut to_client = Leg::new(towards_client, tls);
     let shaken = to_client.handshake(&received).await;
     shaken.unwrap_or_else(|fault| panic!("{cell}: {fault}"));
@@ -233,9 +259,9 @@ fn every_suite_of_old_clients_goes_with_a_modern_server() {
     run(async |world| {
         let server = serve(Rc::clone(&world), None).await;
         let mut legacy = 0;
-        for (version, suite) in cells() {
+        for (number, (version, suite)) in cells().enumerate() {
             let cell = format!("{version} {}", suite.name);
-            let role = Role::ToServer { server_name: Some(NAME.to_owned()), alpn: vec![] };
+            let role = client_role(u8::try_from(number).unwrap());
             let client = world.legacy.leg(world.end(version, suite, role)).await.unwrap();
             let before = world.legacy.counts().legs.load(Ordering::Relaxed);
             let [client, server] = through(&world, server, client, world.key(suite), &cell).await;
@@ -279,10 +305,7 @@ fn every_suite_of_old_servers_goes_with_a_modern_client() {
 fn leg_of_a_worker_that_ends_fails_and_the_next_worker_serves() {
     run(async |world| {
         let suite = Suite::by_id(0x002f).unwrap();
-        let open = || {
-            let role = Role::ToServer { server_name: None, alpn: vec![] };
-            world.end(Protocol::Tls10, suite, role)
-        };
+        let open = || world.end(Protocol::Tls10, suite, client_role(1));
         let mut leg = world.legacy.leg(open()).await.unwrap();
         let process = || world.legacy.counts().process.load(Ordering::Relaxed);
         let first = process();
@@ -311,8 +334,7 @@ fn leg_of_a_worker_that_ends_fails_and_the_next_worker_serves() {
 #[test]
 fn worker_that_is_stuck_is_killed() {
     run(async |world| {
-        let role = Role::ToServer { server_name: None, alpn: vec![] };
-        let open = world.end(Protocol::Tls10, Suite::by_id(0x002f).unwrap(), role);
+        let open = world.end(Protocol::Tls10, Suite::by_id(0x002f).unwrap(), client_role(1));
         drop(world.legacy.leg(open).await.unwrap());
         let process = world.legacy.counts().process.load(Ordering::Relaxed);
         let pid = nix::unistd::Pid::from_raw(i32::try_from(process).unwrap());
@@ -353,5 +375,173 @@ fn a_server_that_is_silent_or_dribbles_is_given_up_at_the_deadline() {
             assert!(matches!(fault, LegFault::Slow), "{dribbles}: {fault}");
         }
         assert_eq!(world.legacy.counts().opened_again.load(Ordering::Relaxed), 0);
+    });
+}
+
+#[test]
+fn legacy_sessions_are_resumed_on_both_sides_within_one_generation_and_verdict() {
+    run(async |world| {
+        let suite = Suite::by_id(0x002f).unwrap();
+        let server = serve(Rc::clone(&world), Some((Protocol::Tls11, suite))).await;
+        let resumed = async |shown: &Arc<LegKey>, verdict| {
+            let open = world.end(Protocol::Tls10, suite, client_role(1));
+            let client = world.legacy.leg(open).await.unwrap();
+            let got = judged(&world, server, client, shown, verdict, "resumed").await;
+            got.map(|negotiated| negotiated.resumed)
+        };
+        let (shown, verified) = (&world.keys[0], Verdict::default());
+        assert_eq!(resumed(shown, verified).await, [false, false]);
+        assert_eq!(resumed(shown, verified).await, [true, true]);
+        // The client is not resumed into what it was shown under another verdict or certificate.
+        let expired = Verdict::from(Failure::Expired);
+        assert_eq!(resumed(shown, expired).await, [false, true]);
+        assert_eq!(resumed(shown, expired).await, [true, true]);
+        assert_eq!(resumed(&key(Authentication::Rsa), expired).await, [false, true]);
+        world.generation.set(1);
+        assert_eq!(resumed(shown, verified).await, [false, false]);
+        assert_eq!(resumed(shown, verified).await, [true, true]);
+    });
+}
+
+/// A server of which each connection behaves as the next of these says, the last for ever.
+async fn moody(world: Rc<World>, moods: &'static [Mood]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let inner = [
+        serve(Rc::clone(&world), None).await,
+        serve(world, Some((Protocol::Tls10, Suite::by_id(0x002f).unwrap()))).await,
+    ];
+    spawn_local(async move {
+        for number in 0.. {
+            let (mut outer, _) = listener.accept().await.unwrap();
+            let server = match moods[number.min(moods.len() - 1)] {
+                Mood::Resets => {
+                    outer.readable().await.unwrap();
+                    reset_on_close(&outer, true);
+                    continue;
+                }
+                Mood::Modern => inner[0],
+                Mood::Old => inner[1],
+            };
+            spawn_local(async move {
+                let mut inner = TcpStream::connect(server).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
+            });
+        }
+    });
+    address
+}
+
+#[derive(Clone, Copy)]
+enum Mood {
+    Resets,
+    Modern,
+    Old,
+}
+
+/// Sessions of a modern client with it, one for each: whether the server was remembered afterwards,
+/// and which version it got.
+async fn visits(world: &Rc<World>, server: SocketAddr, times: usize) -> Vec<(bool, Protocol)> {
+    let mut seen = Vec::new();
+    for time in 0..times {
+        let client = world.modern.server_leg(Some(NAME), server, vec![]).unwrap();
+        let cell = format!("visit {time}");
+        let [_, got] = through(world, server, client, &world.keys[1], &cell).await;
+        let knows = world.legacy.servers.knows(server, Some(NAME), Instant::now());
+        seen.push((knows, Protocol::by_code(got.version.0).unwrap()));
+    }
+    seen
+}
+
+#[test]
+fn modern_server_that_reset_once_is_not_remembered() {
+    run(async |world| {
+        let server = moody(Rc::clone(&world), &[Mood::Resets, Mood::Modern]).await;
+        let legs = || world.legacy.counts().legs.load(Ordering::Relaxed);
+        let before = legs();
+        assert_eq!(visits(&world, server, 2).await, [(false, Protocol::Tls13); 2]);
+        // The second connection of the first session was on the legacy stack, and no other.
+        assert_eq!(legs() - before, 1);
+    });
+}
+
+#[test]
+fn old_server_that_resets_is_remembered_for_minutes_only() {
+    run(async |world| {
+        let server = moody(Rc::clone(&world), &[Mood::Resets, Mood::Old]).await;
+        assert_eq!(visits(&world, server, 1).await, [(true, Protocol::Tls10)]);
+        let knows = |seconds| {
+            let then = Instant::now().checked_add(Duration::from_secs(seconds)).unwrap();
+            world.legacy.servers.knows(server, Some(NAME), then)
+        };
+        assert!(knows(500));
+        assert!(!knows(601));
+    });
+}
+
+#[test]
+fn server_that_was_upgraded_is_forgotten() {
+    run(async |world| {
+        let moods = &[Mood::Old, Mood::Old, Mood::Modern];
+        let server = moody(Rc::clone(&world), moods).await;
+        let expected =
+            [(true, Protocol::Tls10), (false, Protocol::Tls13), (false, Protocol::Tls13)];
+        assert_eq!(visits(&world, server, 3).await, expected);
+    });
+}
+
+/// A chain and key on P-224, which rcgen does not make.
+fn p224() -> CertifiedKey {
+    let at = tempfile::tempdir().unwrap();
+    let openssl = |words: &str| {
+        let done = Command::new("openssl").current_dir(&at).args(words.split(' ')).output();
+        assert!(done.unwrap().status.success(), "openssl {words}");
+    };
+    openssl(&format!(
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-224 -nodes -keyout k.pem -out c.pem \
+         -subj /CN={NAME} -addext subjectAltName=DNS:{NAME}"
+    ));
+    let read = |name: &str| std::fs::read(at.path().join(name)).unwrap();
+    let pki: &dyn weir_policy::material::Certificates = &weir_pki::Pki;
+    pki.certified_key(&read("c.pem"), &read("k.pem")).unwrap().certified
+}
+
+#[test]
+fn key_on_p224_is_reached_and_shown_on_the_legacy_stack_only() {
+    run(async |world| {
+        let key = Arc::new(LegKey::new(&p224()).unwrap());
+        let suite = Suite::by_id(0xc02b).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = listener.local_addr().unwrap();
+        // A server that would speak 1.3, were it not for its key.
+        let serving = (Rc::clone(&world), Arc::clone(&key));
+        spawn_local(async move {
+            loop {
+                let (world, key) = &serving;
+                let (stream, _) = listener.accept().await.unwrap();
+                let bounds = LegacyBounds::with_key(key.kind(), &world.everything).unwrap();
+                let chain = key.chain().iter().map(|one| one.as_ref().to_vec()).collect();
+                let (key, session) = (key.pkcs8().clone(), [0; BINDING]);
+                let role = Role::ToClient { chain, key, alpn: None, staple: None, session };
+                let tls = world.legacy.leg(world.stacks().open(Some(bounds), role).unwrap());
+                let tls = tls.await.unwrap();
+                spawn_local(echo(Leg::new(stream, tls)));
+            }
+        });
+        for _ in 0..2 {
+            let open = world.end(Protocol::Tls12, suite, client_role(1));
+            let client = world.legacy.leg(open).await.unwrap();
+            let got = through(&world, server, client, &key, "P-224").await;
+            assert_eq!(got.map(|one| one.version.0), [Protocol::Tls12.code(); 2]);
+        }
+        assert!(world.legacy.servers.knows(server, Some(NAME), Instant::now()));
+        // A client that knows 1.3 only cannot be answered with it, on either stack.
+        let mut hello = world.modern.server_leg(Some(NAME), server, vec![]).unwrap();
+        let mut wire = Vec::new();
+        hello.write_wire(&mut wire);
+        let Peek::Hello(hello) = peek(&wire) else { panic!("no hello") };
+        assert!(!hello.supported_with(key.kind(), &world.everything));
+        let only = only(Protocol::Tls13, Suite::by_id(0x1301).unwrap());
+        assert!(!hello.supported_by_legacy(key.kind(), &only));
     });
 }

@@ -1,4 +1,5 @@
 //! A worker started as the engine starts it, and legs of it joined with each other.
+#![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test's own helper: a panic is the test's failure")]
 
 use std::io::{Read as _, Write as _};
@@ -10,7 +11,9 @@ use std::time::Duration;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
 };
-use weir_api::legacy::{CONTROL_LEG, CONTROL_READY, Frames, FromWorker, Open, Role, ToWorker};
+use weir_api::legacy::{
+    BINDING, CONTROL_LEG, CONTROL_READY, Established, Frames, FromWorker, Open, Role, ToWorker,
+};
 use weir_policy::suites::{Suite, TABLE};
 use zeroize::Zeroizing;
 
@@ -21,11 +24,17 @@ pub struct Worker {
 
 impl Worker {
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With an environment, where the engine gives none.
+    pub fn start_with(environment: &[(&str, &str)]) -> Self {
         let (ours, its) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_weir-legacy"))
             .env_clear()
+            .envs(environment.iter().copied())
             .stdin(Stdio::from(its))
             .spawn()
             .unwrap();
@@ -104,7 +113,7 @@ impl Leg {
         plain.collect::<Vec<_>>().concat()
     }
 
-    pub fn established(&self) -> Option<&weir_api::legacy::Established> {
+    pub fn established(&self) -> Option<&Established> {
         self.said.iter().find_map(|message| match message {
             FromWorker::Established(established) => Some(established.as_ref()),
             _ => None,
@@ -153,18 +162,66 @@ pub fn certified(algorithm: &'static rcgen::SignatureAlgorithm) -> Certified {
     Certified { chain: vec![certificate.der().to_vec()], key: key.serialize_der() }
 }
 
+/// The same, of an authority: openssl staples nothing to a certificate that signed itself.
+pub fn certified_by_another(algorithm: &'static rcgen::SignatureAlgorithm) -> Certified {
+    let own = certified(algorithm);
+    let mut authority = rcgen::CertificateParams::default();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    authority.distinguished_name.push(rcgen::DnType::CommonName, "authority");
+    let issuer = rcgen::Issuer::new(authority, rcgen::KeyPair::generate().unwrap());
+    let key = rcgen::KeyPair::try_from(own.key.as_slice()).unwrap();
+    let parameters = rcgen::CertificateParams::new(vec!["server.test".to_owned()]).unwrap();
+    let certificate = parameters.signed_by(&key, &issuer).unwrap();
+    Certified { chain: vec![certificate.der().to_vec()], key: own.key }
+}
+
+/// With a key on P-224, which rcgen does not make.
+pub fn certified_on_p224() -> Certified {
+    let at = std::env::temp_dir().join(format!("weir-p224-{}", std::process::id()));
+    std::fs::create_dir_all(&at).unwrap();
+    let openssl = |words: &str| {
+        let done = Command::new("openssl").current_dir(&at).args(words.split(' ')).output();
+        assert!(done.unwrap().status.success(), "openssl {words}");
+    };
+    openssl(
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-224 -nodes -keyout k.pem -out c.pem -subj /CN=server.test",
+    );
+    openssl("x509 -in c.pem -outform der -out c.der");
+    openssl("pkcs8 -topk8 -nocrypt -in k.pem -outform der -out k.der");
+    let read = |name: &str| std::fs::read(at.join(name)).unwrap();
+    let certified = Certified { chain: vec![read("c.der")], key: read("k.der") };
+    std::fs::remove_dir_all(&at).unwrap();
+    certified
+}
+
 impl Certified {
     pub fn to_client(&self, versions: (u16, u16), suites: &[u16]) -> Open {
         let (chain, key) = (self.chain.clone(), Zeroizing::new(self.key.clone()));
-        let role = Role::ToClient { chain, key, alpn: Some(b"http/1.1".to_vec()) };
-        Open { versions, suites: suites.to_vec(), role }
+        let alpn = Some(b"http/1.1".to_vec());
+        let role = Role::ToClient { chain, key, alpn, staple: None, session: random() };
+        Open { versions, suites: suites.to_vec(), encrypt_then_mac: false, role }
     }
 }
 
 pub fn to_server(versions: (u16, u16), suites: &[u16]) -> Open {
     let alpn = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let role = Role::ToServer { server_name: Some("server.test".to_owned()), alpn };
-    Open { versions, suites: suites.to_vec(), role }
+    let server_name = Some("server.test".to_owned());
+    let role = Role::ToServer { server_name, alpn, session: random() };
+    Open { versions, suites: suites.to_vec(), encrypt_then_mac: false, role }
+}
+
+/// A binding that nobody else has.
+pub fn random() -> [u8; BINDING] {
+    let mut binding = [0; BINDING];
+    std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut binding).unwrap();
+    binding
+}
+
+pub fn bound_to(mut open: Open, binding: [u8; BINDING]) -> Open {
+    match &mut open.role {
+        Role::ToServer { session, .. } | Role::ToClient { session, .. } => *session = binding,
+    }
+    open
 }
 
 pub fn all_suites() -> Vec<u16> {

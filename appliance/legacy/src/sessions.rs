@@ -1,0 +1,115 @@
+//! Sessions that may be resumed (SPEC T12), on either side.
+//!
+//! For: keeping those with servers, by the binding that the engine asks for them with, and with
+//! them, in OpenSSL's own object, the chain that the server showed; and the key of the tickets that
+//! clients get. Which sessions belong together (one proxy of one policy generation, one server or
+//! one certificate and verdict) is the engine's to say, by the bindings: what it does not ask for
+//! again is never resumed. TLS 1.3 is not resumed on this stack, which speaks it only by mistake.
+//! Not for: clients without tickets, whose sessions OpenSSL keeps itself, as many as
+//! [`CLIENTS_BOUND`]. Cannot fail: without a session the handshake is full.
+
+use std::cell::{Cell, RefCell};
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use openssl::error::ErrorStack;
+use openssl::ssl::{SslContextRef, SslSession, SslSessionRef};
+use weir_api::legacy::BINDING;
+use zeroize::Zeroizing;
+
+use crate::bindings::{TICKET_KEY, is_resumable, set_ticket_key};
+
+/// Sessions of clients that take no tickets, about 1 KiB each; past it OpenSSL forgets the oldest.
+pub const CLIENTS_BOUND: i32 = 4096;
+/// Servers with a session, about 20 KiB each; past it the least recently used goes.
+const SERVERS_BOUND: NonZeroUsize = NonZeroUsize::MIN.saturating_add(511);
+/// Certificates of a server, together: sessions of one that sends more are not kept.
+const LONGEST_CHAIN: usize = 16 << 10;
+/// After it the handshake is full again, and the server shows its certificate. OpenSSL has the same
+/// for clients.
+const LASTS: Duration = Duration::from_secs(7200);
+/// Life of a ticket key; what it has encrypted cannot be resumed afterwards.
+const KEY_LASTS: Duration = Duration::from_secs(6 * 3600);
+
+pub struct ServerSessions(RefCell<LruCache<[u8; BINDING], Kept>>);
+
+struct Kept {
+    session: SslSession,
+    /// Of the full handshake.
+    since: Instant,
+}
+
+impl Default for ServerSessions {
+    fn default() -> Self {
+        Self(RefCell::new(LruCache::new(SERVERS_BOUND)))
+    }
+}
+
+impl ServerSessions {
+    /// The session to resume.
+    pub fn get(&self, binding: &[u8; BINDING], now: Instant) -> Option<SslSession> {
+        let mut all = self.0.borrow_mut();
+        let kept = all.get(binding)?;
+        if now.saturating_duration_since(kept.since) < LASTS && is_resumable(&kept.session) {
+            return Some(kept.session.clone());
+        }
+        all.pop(binding);
+        None
+    }
+
+    /// After a handshake. One that was resumed may have brought another ticket, but lives no longer
+    /// for it, and what was forgotten meanwhile stays so.
+    pub fn keep(
+        &self,
+        binding: &[u8; BINDING],
+        session: &SslSessionRef,
+        chain: &[Vec<u8>],
+        resumed: bool,
+        now: Instant,
+    ) {
+        let length = chain.iter().fold(0_usize, |sum, one| sum.saturating_add(one.len()));
+        if length > LONGEST_CHAIN || !is_resumable(session) {
+            return;
+        }
+        let mut all = self.0.borrow_mut();
+        let since = match all.peek(binding) {
+            Some(known) if resumed => known.since,
+            None if resumed => return,
+            _ => now,
+        };
+        all.put(*binding, Kept { session: session.to_owned(), since });
+    }
+
+    pub fn forget(&self, binding: &[u8; BINDING]) {
+        self.0.borrow_mut().pop(binding);
+    }
+}
+
+/// The key of clients' tickets.
+pub struct TicketKey {
+    made: Cell<Instant>,
+}
+
+impl TicketKey {
+    /// In the place of the one that OpenSSL makes, which would last as long as the worker.
+    pub fn first(context: &SslContextRef, now: Instant) -> Result<Self, ErrorStack> {
+        renew(context)?;
+        Ok(Self { made: Cell::new(now) })
+    }
+
+    /// A new one where it is time.
+    pub fn renew_in_time(&self, context: &SslContextRef, now: Instant) -> Result<(), ErrorStack> {
+        if now.saturating_duration_since(self.made.get()) >= KEY_LASTS {
+            renew(context)?;
+            self.made.set(now);
+        }
+        Ok(())
+    }
+}
+
+fn renew(context: &SslContextRef) -> Result<(), ErrorStack> {
+    let mut key = Zeroizing::new([0; TICKET_KEY]);
+    openssl::rand::rand_bytes(key.as_mut_slice())?;
+    set_ticket_key(context, &mut key)
+}
