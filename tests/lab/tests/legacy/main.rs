@@ -1,7 +1,10 @@
 //! The legacy TLS stack between real ends: curl and openssl in versions and suites of old.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod exceptions;
+mod settings;
 
 use std::io::{Read as _, Write as _};
 use std::net::Ipv4Addr;
@@ -12,7 +15,9 @@ use common::lab;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use weir_lab::bench::Bench;
+use weir_lab::certificates::Identity;
 use weir_lab::checks;
+use weir_lab::document;
 use weir_lab::ends::{Ends, INTERFACE, SERVER};
 use weir_lab::fetch::{Fetch, Fetched};
 use weir_lab::process::{Process, succeed};
@@ -32,16 +37,21 @@ const OLD: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 5);
 
 /// openssl's server, which answers any request with a page of its own, told so to be old.
 fn old_server(ends: &Ends, arguments: &[&str]) -> anyhow::Result<Process> {
-    ends.server.ip(&["address", "replace", &format!("{OLD}/24"), "dev", INTERFACE])?;
     // RSA: ECDSA with CBC is off by default.
     let (certificate, key) = (ends.run.path("old.crt"), ends.run.path("old.key"));
     let mut made = Command::new("openssl");
     made.args(["req", "-x509", "-newkey", "rsa:2048", "-noenc", "-days", "30"]);
     made.args(["-subj", "/CN=old.example", "-addext", "subjectAltName=DNS:old.example"]);
     succeed(made.arg("-out").arg(&certificate).arg("-keyout").arg(&key))?;
+    server_of(ends, &Identity { certificate, key }, arguments)
+}
+
+/// The same with a certificate of somebody's.
+fn server_of(ends: &Ends, identity: &Identity, arguments: &[&str]) -> anyhow::Result<Process> {
+    ends.server.ip(&["address", "replace", &format!("{OLD}/24"), "dev", INTERFACE])?;
     let mut command = ends.server.command("openssl");
     command.args(["s_server", "-www", "-accept", &format!("{OLD}:443")]);
-    command.arg("-cert").arg(&certificate).arg("-key").arg(&key);
+    command.arg("-cert").arg(&identity.certificate).arg("-key").arg(&identity.key);
     command.args(arguments);
     let mut server = Process::start("old", &mut command, &ends.run.path("old.log"))?;
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -51,6 +61,46 @@ fn old_server(ends: &Ends, arguments: &[&str]) -> anyhow::Result<Process> {
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(server)
+}
+
+/// A certificate for this name by the lab's public authority, with a key of this kind.
+fn certified(ends: &Ends, name: &str, algorithm: [&str; 2]) -> anyhow::Result<Identity> {
+    let path = |ending: &str| ends.run.path(&format!("{name}.{ending}"));
+    let (key, request, extensions) = (path("key"), path("csr"), path("ext"));
+    let [kind, option] = algorithm;
+    let mut made = Command::new("openssl");
+    made.args(["genpkey", "-algorithm", kind, "-pkeyopt", option, "-out"]).arg(&key);
+    succeed(&mut made)?;
+    let mut asked = Command::new("openssl");
+    asked.args(["req", "-new", "-subj", &format!("/CN={name}"), "-key"]).arg(&key);
+    succeed(asked.arg("-out").arg(&request))?;
+    std::fs::write(&extensions, format!("subjectAltName=DNS:{name}\n"))?;
+    let (certificate, by) = (path("crt"), &ends.certificates.public_ca);
+    let mut signed = Command::new("openssl");
+    signed.args(["x509", "-req", "-days", "30", "-in"]).arg(&request).arg("-CA");
+    signed.arg(&by.certificate).arg("-CAkey").arg(&by.key).arg("-extfile").arg(&extensions);
+    succeed(signed.arg("-out").arg(&certificate))?;
+    Ok(Identity { certificate, key })
+}
+
+/// Provisions a document, and waits until it is in force.
+fn configure(bench: &mut Bench<Lab>, document: &str) -> anyhow::Result<()> {
+    let in_force = |text: &str| text.matches("policy in force").count();
+    let before = in_force(&bench.wire.log()?);
+    bench.wire.configure(document)?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while in_force(&bench.wire.log()?) <= before {
+        anyhow::ensure!(Instant::now() < deadline, "not in force: {}", bench.wire.log()?);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// The lab's document with this instead of that.
+fn changed(bench: &Bench<Lab>, from: &str, to: &str) -> anyhow::Result<String> {
+    let document = document::weir_section(&bench.ends.certificates)?;
+    anyhow::ensure!(document.contains(from), "the document has no {from:?}");
+    Ok(document.replace(from, to))
 }
 
 /// The record of the session of this client port.
