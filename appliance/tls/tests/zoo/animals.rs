@@ -6,20 +6,21 @@ use std::sync::LazyLock;
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName,
     ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, NameConstraints, PKCS_ECDSA_P256_SHA256,
-    PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256, PublicKeyData, SignatureAlgorithm, date_time_ymd,
+    PKCS_ECDSA_P384_SHA384, SubjectPublicKeyInfo, date_time_ymd,
 };
 use tempfile::TempDir;
+use weir_policy::snapshot::CertifiedKey;
 use weir_tls::{Forger, LegKey, Signer};
 
 use crate::common::{
     Authority, authority, der_of, intermediate, leaf, leaf_keys, leaf_with, openssl,
-    openssl_status, write,
+    openssl_status, p256, pair, pkcs8_of, write,
 };
 
-/// One chain, leaf first, and the name that the client asked for.
+/// One chain, leaf first, with the leaf's key, and the name that the client asked for.
 pub struct Animal {
     pub name: &'static str,
-    pub chain: Vec<Vec<u8>>,
+    pub pair: CertifiedKey,
     pub asked: &'static str,
 }
 
@@ -39,6 +40,8 @@ pub static ZOO: LazyLock<(Keeper, Vec<Animal>)> = LazyLock::new(|| {
 });
 
 const NAME: &str = "www.example.org";
+/// Of this zoo alone.
+const RSA_8192: &[u8] = include_bytes!("rsa-8192.pem");
 
 impl Keeper {
     fn new() -> Self {
@@ -87,27 +90,33 @@ impl Keeper {
         let root = &self.root;
         let middle = intermediate("Middle", root, |_| {});
         let other = authority("Other root", &PKCS_ECDSA_P256_SHA256);
-        let good = leaf(&middle, &[NAME]).chain;
-        let of = |name, chain| Animal { name, chain, asked: NAME };
+        let good = leaf(&middle, &[NAME]);
+        let chain_of = |chain: &[&[u8]]| CertifiedKey {
+            chain: chain.iter().map(|one| one.to_vec()).collect(),
+            key: good.key.clone(),
+        };
+        let bare = chain_of(&[&good.chain[0]]);
+        let shuffled = chain_of(&[&good.chain[0], root.der(), &good.chain[1]]);
+        let of = |name, pair| Animal { name, pair, asked: NAME };
         let simple = |change: fn(&mut CertificateParams)| {
-            leaf_with(root, &[NAME], &PKCS_ECDSA_P256_SHA256, change).chain
+            leaf_with(root, &[NAME], &PKCS_ECDSA_P256_SHA256, change)
         };
         let mut animals = vec![
-            of("good", good.clone()),
-            Animal { name: "address", chain: leaf(root, &["192.0.2.1"]).chain, asked: "192.0.2.1" },
-            of("wildcard", leaf(root, &["*.example.org"]).chain),
+            of("good", good),
+            Animal { name: "address", pair: leaf(root, &["192.0.2.1"]), asked: "192.0.2.1" },
+            of("wildcard", leaf(root, &["*.example.org"])),
             of("no common name", simple(|p| p.distinguished_name = DistinguishedName::new())),
             of("1000 names", many_names(root)),
-            of("shuffled chain", vec![good[0].clone(), root.der().to_vec(), good[1].clone()]),
-            of("RSA-8192", public_key_of(root, 8192)),
-            of("RSA-1024", public_key_of(root, 1024)),
-            of("P-384", leaf_with(root, &[NAME], &PKCS_ECDSA_P384_SHA384, |_| {}).chain),
+            of("shuffled chain", shuffled),
+            of("RSA-8192", self.with_rsa(root, 8192, &[NAME], |_| {})),
+            of("RSA-1024", self.with_rsa(root, 1024, &[NAME], |_| {})),
+            of("P-384", leaf_with(root, &[NAME], &PKCS_ECDSA_P384_SHA384, |_| {})),
             of("expired", simple(|p| dated(p, 2001, 2002))),
             of("not yet valid", simple(|p| dated(p, 2101, 2102))),
             of("self-signed", self_signed()),
-            of("unknown root", leaf(&other, &[NAME]).chain),
-            of("missing intermediate", vec![good[0].clone()]),
-            of("wrong name", leaf(root, &["www.example.com"]).chain),
+            of("unknown root", leaf(&other, &[NAME])),
+            of("missing intermediate", bare),
+            of("wrong name", leaf(root, &["www.example.com"])),
             of(
                 "authority as leaf",
                 simple(|p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
@@ -130,7 +139,7 @@ impl Keeper {
             ),
             of("path length", too_long(root)),
             of("expired intermediate", below(root, |p| dated(p, 2001, 2002))),
-            of("everything", everything(&other)),
+            of("everything", self.with_rsa(&other, 1024, &["b.example"], |p| dated(p, 2001, 2002))),
         ];
         animals.extend(self.by_openssl());
         animals
@@ -139,25 +148,31 @@ impl Keeper {
     fn by_openssl(&self) -> Vec<Animal> {
         let with_names = &format!("subjectAltName=DNS:{NAME}\n");
         let authority = "basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign\n";
-        let of = |name, chain| Animal { name, chain, asked: NAME };
+        let of = |name, pair| Animal { name, pair, asked: NAME };
         let root = ("root.pem", "root.key");
-        let one = |key, hash, extensions| vec![self.signed("leaf", root, key, hash, extensions)];
+        // The leaf, made last, and what is above it.
+        let with = |above: &[&Vec<u8>], leaf: Vec<u8>| CertifiedKey {
+            chain: [&[&leaf], above].concat().into_iter().cloned().collect(),
+            key: pkcs8_of(self.at(), "leaf.pem.key"),
+        };
+        let one =
+            |key, hash, extensions| with(&[], self.signed("leaf", root, key, hash, extensions));
         let sound = self.signed("sound", root, "rsa:2048", "-sha256", Some(authority));
         let middle = self.signed("middle", root, "rsa:2048", "-sha1", Some(authority));
         let sound_files = ("sound.pem", "sound.pem.key");
         let below = ("middle.pem", "middle.pem.key");
-        let leaf = self.signed("leaf", below, "ec:P-256", "-sha256", Some(with_names));
+        let below_sha1 =
+            with(&[&middle], self.signed("leaf", below, "ec:P-256", "-sha256", Some(with_names)));
+        // There is no ECDSA with MD5, so it is an RSA intermediate that signs.
+        let md5 = self.signed("leaf", sound_files, "ec:P-256", "-md5", Some(with_names));
+        let md5 = with(&[&sound], md5);
         vec![
             of("P-224", one("ec:P-224", "-sha256", Some(with_names))),
             of("SHA-1", one("rsa:2048", "-sha1", Some(with_names))),
-            // There is no ECDSA with MD5, so it is the RSA intermediate that signs.
-            of(
-                "MD5",
-                vec![self.signed("leaf", sound_files, "ec:P-256", "-md5", Some(with_names)), sound],
-            ),
+            of("MD5", md5),
             of("version 1", one("rsa:2048", "-sha256", None)),
             of("common name only", one("ec:P-256", "-sha256", Some("basicConstraints=CA:FALSE\n"))),
-            of("SHA-1 intermediate", vec![leaf, middle]),
+            of("SHA-1 intermediate", below_sha1),
         ]
     }
 
@@ -189,6 +204,34 @@ impl Keeper {
         der_of(self.at(), &out)
     }
 
+    /// An RSA key that rcgen does not make: too short, or too long to be made for each run.
+    fn with_rsa(
+        &self,
+        issuer: &Authority,
+        bits: usize,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> CertifiedKey {
+        let option = format!("rsa_keygen_bits:{bits}");
+        if bits == 8192 {
+            write(self.at(), "rsa.key", RSA_8192);
+        } else {
+            let made = ["genpkey", "-algorithm", "RSA", "-pkeyopt", &option, "-out", "rsa.key"];
+            openssl(self.at(), &made);
+        }
+        let public = openssl(self.at(), &["pkey", "-pubout", "-in", "rsa.key"]).stdout;
+        let public = SubjectPublicKeyInfo::from_pem(&text(public)).unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.use_authority_key_identifier_extension = true;
+        change(&mut params);
+        let certificate = params.signed_by(&public, &issuer.issuer).unwrap();
+        CertifiedKey {
+            chain: vec![certificate.der().to_vec()],
+            key: pkcs8_of(self.at(), "rsa.key"),
+        }
+    }
+
     fn at(&self) -> &Path {
         self.directory.path()
     }
@@ -206,69 +249,30 @@ fn unknown_critical(params: &mut CertificateParams) {
     params.custom_extensions.push(extension);
 }
 
-fn many_names(root: &Authority) -> Vec<Vec<u8>> {
+fn many_names(root: &Authority) -> CertifiedKey {
     let mut names: Vec<String> = (0..999).map(|number| format!("host-{number}.example")).collect();
     names.push(NAME.to_owned());
-    leaf(root, &names.iter().map(String::as_str).collect::<Vec<_>>()).chain
+    leaf(root, &names.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-fn self_signed() -> Vec<Vec<u8>> {
+fn self_signed() -> CertifiedKey {
     let params = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
-    vec![params.self_signed(&crate::common::p256()).unwrap().der().to_vec()]
+    let key = p256();
+    pair(vec![params.self_signed(&key).unwrap().der().to_vec()], &key)
 }
 
-fn below(root: &Authority, change: impl FnOnce(&mut CertificateParams)) -> Vec<Vec<u8>> {
-    leaf(&intermediate("Odd middle", root, change), &[NAME]).chain
+fn below(root: &Authority, change: impl FnOnce(&mut CertificateParams)) -> CertifiedKey {
+    leaf(&intermediate("Odd middle", root, change), &[NAME])
 }
 
 /// An intermediate that may have none below it has one.
-fn too_long(root: &Authority) -> Vec<Vec<u8>> {
+fn too_long(root: &Authority) -> CertifiedKey {
     let last = |p: &mut CertificateParams| p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     let first = intermediate("First", root, last);
     let second = intermediate("Second", &first, |_| {});
-    let mut chain = leaf(&second, &[NAME]).chain;
-    chain.push(first.der().to_vec());
-    chain
-}
-
-fn everything(other: &Authority) -> Vec<Vec<u8>> {
-    let mut params = CertificateParams::new(vec!["b.example".to_owned()]).unwrap();
-    dated(&mut params, 2001, 2002);
-    let key = MadeUp::new(1024);
-    vec![params.signed_by(&key, &other.issuer).unwrap().der().to_vec()]
-}
-
-fn public_key_of(root: &Authority, bits: usize) -> Vec<Vec<u8>> {
-    let mut params = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
-    params.use_authority_key_identifier_extension = true;
-    vec![params.signed_by(&MadeUp::new(bits), &root.issuer).unwrap().der().to_vec()]
-}
-
-/// An RSA public key whose private one nobody knows: making long ones takes minutes.
-struct MadeUp(Vec<u8>);
-
-impl MadeUp {
-    fn new(bits: usize) -> Self {
-        let mut modulus = vec![0xa5; bits / 8];
-        *modulus.last_mut().unwrap() |= 1;
-        // Over 127 bytes each.
-        let long = |tag: u8, contents: &[u8]| match contents.len() {
-            length @ 128..256 => [&[tag, 0x81, length as u8], contents].concat(),
-            length => [&[tag, 0x82], &(length as u16).to_be_bytes()[..], contents].concat(),
-        };
-        let integers = [long(2, &[&[0], &modulus[..]].concat()), vec![2, 3, 1, 0, 1]].concat();
-        Self(long(0x30, &integers))
-    }
-}
-
-impl PublicKeyData for MadeUp {
-    fn der_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    fn algorithm(&self) -> &'static SignatureAlgorithm {
-        &PKCS_RSA_SHA256
-    }
+    let mut pair = leaf(&second, &[NAME]);
+    pair.chain.push(first.der().to_vec());
+    pair
 }
 
 fn text(bytes: Vec<u8>) -> String {
