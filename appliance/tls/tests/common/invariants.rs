@@ -1,8 +1,10 @@
-//! What holds for the forger and the verifier whatever bytes a server sends. The fuzz targets
-//! `certificate` and `chain` run these on made-up input, `tests/seeds.rs` on the seeds.
+//! What holds for the forger, the verifier and the modern stack's legs whatever bytes a peer sends. The
+//! fuzz targets `certificate`, `chain` and `leg` run these on made-up input, `tests/seeds.rs` on the
+//! seeds.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::sync::LazyLock;
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
@@ -10,7 +12,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use weir_policy::SecretBytes;
 use weir_policy::snapshot::CertifiedKey;
 use weir_tls::verify::Failure;
-use weir_tls::{Forger, LeafKeys, LeafKind, Signer, TrustAnchors, Verdict};
+use weir_tls::{Forger, LeafKeys, LeafKind, LegKey, ModernStack, Signer, TrustAnchors, Verdict};
 
 /// 2026-11-24, when the seeds were made.
 pub const NOW: u64 = 1_795_500_000;
@@ -40,6 +42,45 @@ pub fn certificate(input: &[u8]) -> bool {
     // Only the signature's length may differ: two INTEGERs of up to 33 bytes.
     assert!(again.chain()[0].len().abs_diff(copy.len()) <= 8, "nothing is added or lost");
     true
+}
+
+/// `input` is what a peer sends before any key is agreed. It makes neither leg tell plaintext, and a leg
+/// that has failed stays so. Whether the leg to a client had an answer, and that to a server took all.
+pub fn leg(input: &[u8]) -> (bool, bool) {
+    static KEY: LazyLock<Arc<LegKey>> = LazyLock::new(|| {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["server.test".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap().der().to_vec();
+        let key = SecretBytes::new(key.serialize_der());
+        Arc::new(LegKey::new(&CertifiedKey { chain: vec![certificate], key }).unwrap())
+    });
+    static STACK: LazyLock<ModernStack> = LazyLock::new(|| ModernStack::new().unwrap());
+    let address = SocketAddr::from(([192, 0, 2, 1], 443));
+    let mut to_client = STACK.client_leg(&KEY, Verdict::default(), None).unwrap();
+    let mut to_server = STACK.server_leg(Some("server.test"), address, Vec::new()).unwrap();
+    to_server.write_wire(&mut Vec::new());
+    let mut wire = Vec::new();
+    let mut took = [false; 2];
+    for (leg, took) in [&mut to_client, &mut to_server].into_iter().zip(&mut took) {
+        let step = usize::from(input.first().copied().unwrap_or_default()).max(1) * 16;
+        let mut parts = input.chunks(step);
+        let failed = parts.by_ref().find_map(|part| leg.read_wire(part).err());
+        assert!(leg.handshaking(), "no handshake is over before keys are agreed");
+        let mut plain = Vec::new();
+        leg.read_plain(&mut plain);
+        assert!(plain.is_empty());
+        if let Some(error) = &failed {
+            assert_eq!(leg.read_wire(b"more").as_ref(), Err(error));
+        }
+        wire.clear();
+        leg.write_wire(&mut wire);
+        *took = failed.is_none();
+    }
+    wire.clear();
+    let mut again = STACK.client_leg(&KEY, Verdict::default(), None).unwrap();
+    let _ = again.read_wire(input);
+    again.write_wire(&mut wire);
+    (took[0] && wire.first() == Some(&22), took[1])
 }
 
 /// `input` is certificates, each after its length in two bytes: the chain, and last the authority
