@@ -41,6 +41,7 @@ pub struct Certificates {
     pub wholesale: Identity,
     /// What curl trusts: both CAs.
     pub client_trust: PathBuf,
+    directory: PathBuf,
 }
 
 pub const PUBLIC_CA: &str = "Weir lab public CA";
@@ -62,7 +63,23 @@ impl Certificates {
         let client_trust = directory.join("client-trust.pem");
         let both = public_ca.certificate_pem()? + &signing_ca.certificate_pem()?;
         std::fs::write(&client_trust, both)?;
-        Ok(Self { public_ca, signing_ca, public, bank, self_signed, shop, wholesale, client_trust })
+        let directory = directory.to_owned();
+        Ok(Self {
+            public_ca,
+            signing_ca,
+            public,
+            bank,
+            self_signed,
+            shop,
+            wholesale,
+            client_trust,
+            directory,
+        })
+    }
+
+    /// One more server of the public CA, its key by openssl's name and option of an algorithm.
+    pub fn another(&self, file: &str, key: [&str; 2], names: &[&str]) -> Result<Identity> {
+        Maker { directory: &self.directory }.server(file, key, names, &self.public_ca)
     }
 }
 
@@ -111,10 +128,13 @@ impl Maker<'_> {
 
         let extensions = self.directory.join(format!("{file}.ext"));
         let names: Vec<String> = names.iter().map(|name| format!("DNS:{name}")).collect();
+        // RSA key exchange encrypts with the key.
+        let encrypts = if algorithm[0] == "RSA" { ",keyEncipherment" } else { "" };
+        let usage = format!("digitalSignature{encrypts}");
         std::fs::write(
             &extensions,
             format!(
-                "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\n\
+                "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,{usage}\n\
                  extendedKeyUsage=serverAuth\nsubjectAltName={}\n\
                  subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n",
                 names.join(",")

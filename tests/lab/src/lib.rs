@@ -17,6 +17,7 @@ pub mod ends;
 pub mod exchange;
 pub mod fetch;
 pub mod namespace;
+pub mod peers;
 pub mod process;
 pub mod random;
 pub mod report;

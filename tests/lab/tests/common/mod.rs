@@ -27,38 +27,49 @@ pub fn connect(ends: &Ends, host: &str) -> Tls {
 
 /// The same with the ClientHello cut at these places, and a pause before each piece but the first.
 pub fn connect_in_pieces(ends: &Ends, host: &str, cuts: &[usize]) -> Tls {
-    shake_hands(ends, SocketAddr::from((SERVER, 443)), host, cuts)
+    let stream = ends.connect_from_client(SocketAddr::from((SERVER, 443))).unwrap();
+    shake_hands_in_pieces(ends, stream, host, cuts).unwrap()
 }
 
 /// The same with another server.
 pub fn connect_to(ends: &Ends, server: SocketAddr, host: &str) -> Tls {
-    shake_hands(ends, server, host, &[])
+    try_connect(ends, host, server).unwrap()
 }
 
-fn shake_hands(ends: &Ends, server: SocketAddr, host: &str, cuts: &[usize]) -> Tls {
+/// The same, where it may fail.
+pub fn try_connect(ends: &Ends, host: &str, server: SocketAddr) -> anyhow::Result<Tls> {
+    shake_hands_in_pieces(ends, ends.connect_from_client(server)?, host, &[])
+}
+
+fn shake_hands_in_pieces(
+    ends: &Ends,
+    mut stream: TcpStream,
+    host: &str,
+    cuts: &[usize],
+) -> anyhow::Result<Tls> {
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(&ends.certificates.client_trust).unwrap() {
-        roots.add(certificate.unwrap()).unwrap();
+    for certificate in CertificateDer::pem_file_iter(&ends.certificates.client_trust)? {
+        roots.add(certificate?)?;
     }
     let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let name = ServerName::try_from(host.to_owned()).unwrap();
-    let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
-    let mut stream = ends.connect_from_client(server).unwrap();
+    let name = ServerName::try_from(host.to_owned())?;
+    let mut connection = ClientConnection::new(Arc::new(config), name)?;
     let mut hello = Vec::new();
-    connection.write_tls(&mut hello).unwrap();
+    connection.write_tls(&mut hello)?;
     let mut from = 0;
     for to in cuts.iter().copied().chain([hello.len()]) {
-        stream.write_all(&hello[from..to]).unwrap();
+        stream.write_all(&hello[from..to])?;
         if to < hello.len() {
             std::thread::sleep(Duration::from_millis(120));
         }
         from = to;
     }
     while connection.is_handshaking() {
-        connection.complete_io(&mut stream).unwrap();
+        let moved = connection.complete_io(&mut stream)?;
+        anyhow::ensure!(moved != (0, 0), "closed amid the handshake");
     }
-    StreamOwned::new(connection, stream)
+    Ok(StreamOwned::new(connection, stream))
 }
 
 /// Writes `bytes` as a record of its own.

@@ -1,0 +1,327 @@
+//! Every protocol version and every suite of `policy::suites`, on each leg, between real ends: data
+//! both ways, and resumed. A cell passes, or it is listed with the standard that forbids it, or with
+//! the reason why a program cannot do it.
+//!
+//! Three tables come of it, in the target folder's `tmp`: clients that are shown forged certificates,
+//! clients of servers whose keys Weir has, and servers.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod records;
+mod table;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Mutex;
+
+use anyhow::{Context as _, Result, ensure};
+use common::lab;
+use records::{Told, told};
+use weir_lab::bench::Bench;
+use weir_lab::certificates::Identity;
+use weir_lab::document;
+use weir_lab::ends::{Ends, SERVER};
+use weir_lab::peers::{Cell, Client, EncryptThenMac, Listen, Peer, Resumed, Servers, cells, line};
+use weir_lab::wire::lab::Lab;
+use weir_policy::suites::{Authentication, Protocol, Stack, TABLE};
+
+/// What is asked for, and what the certificates are for.
+const NAME: &str = "matrix.example";
+/// Where the ports of the visits begin; a client proxy covers all.
+const PORTS: u16 = 20_000;
+/// At once: there are two cores at least, and most of a visit is spent by the programs.
+const VISITORS_OF_SERVERS: usize = 3;
+
+/// One cell of the matrix and one program: two sessions on one port of the server.
+#[derive(Clone, Copy)]
+pub struct Visit {
+    /// Of the table.
+    pub column: &'static str,
+    pub peer: Peer,
+    pub cell: Cell,
+    pub port: u16,
+}
+
+/// Why a program is not asked for a cell.
+type Lacks = fn(Peer, Cell) -> Option<&'static str>;
+
+/// All of these programs with all cells that they can do.
+fn visits(peers: &[Peer], lacks: Lacks) -> Vec<Visit> {
+    let possible = || cells().filter(|cell| cell.forbidden().is_none());
+    let all = peers.iter().flat_map(|&peer| possible().map(move |cell| (peer, cell)));
+    let all = all.filter(|(peer, cell)| lacks(*peer, *cell).is_none());
+    let numbered = all.zip(PORTS..);
+    numbered.map(|((peer, cell), port)| Visit { column: peer.name(), peer, cell, port }).collect()
+}
+
+/// Whether the second session must be a short one. On the legacy stack it may be: there the client's
+/// word is held against Weir's.
+fn resumes(cell: Cell, peer: Peer) -> bool {
+    cell.suite.stack == Stack::Modern && peer.does_not_resume(cell).is_none()
+}
+
+/// What the servers show: of each kind of key one.
+struct Identities {
+    rsa: Identity,
+    ecdsa: Identity,
+}
+
+/// A lab whose client proxy allows everything, on all ports of the matrix.
+fn permissive() -> Result<(Bench<Lab>, Identities)> {
+    let bench = lab();
+    let document = permissive_document(&bench.ends)?;
+    bench.provision(&document)?;
+    let certificates = &bench.ends.certificates;
+    let identities = Identities {
+        rsa: certificates.another("matrix-rsa", ["RSA", "rsa_keygen_bits:2048"], &[NAME])?,
+        ecdsa: certificates.another("matrix-ecdsa", ["EC", "ec_paramgen_curve:P-256"], &[NAME])?,
+    };
+    Ok((bench, identities))
+}
+
+fn permissive_document(ends: &Ends) -> Result<String> {
+    let proxy = "detection-ports: [\"443\"]\n      service: http\n      reset-client-on-block";
+    let text = document::weir_section(&ends.certificates)?;
+    ensure!(text.matches(proxy).count() == 1, "the document has another client proxy");
+    let permissive = format!(
+        "detection-ports: [\"443\", \"{PORTS}-{}\"]\n      service: other\n      \
+         {}      reset-client-on-block",
+        PORTS + 9_999,
+        everything()
+    );
+    Ok(text.replace(proxy, &permissive))
+}
+
+/// Every version and suite of the table, as a proxy's keys.
+fn everything() -> String {
+    let versions = Protocol::ALL.map(|version| format!("\"{version}\"")).join(", ");
+    let suites: Vec<&str> = TABLE.iter().map(|suite| suite.name).collect();
+    format!("protocols: [{versions}]\n      suites: [{}]\n", suites.join(", "))
+}
+
+/// What became of visits, by port: nothing, or what was wrong by the client's account; and what Weir
+/// tells of their sessions.
+struct Outcomes {
+    said: BTreeMap<u16, Result<Resumed>>,
+    told: BTreeMap<u16, Vec<Told>>,
+}
+
+#[test]
+fn every_version_and_suite_is_spoken_with_every_client() {
+    let (mut bench, identities) = permissive().unwrap();
+    let visits = visits(&Peer::CLIENTS, Peer::lacks);
+    let told = let_clients_visit(&mut bench, &identities, &visits);
+    judge("clients", Peer::lacks, &visits, told, |told| &told.client_leg);
+    bench.run.succeeded();
+}
+
+/// Server inspection: a server proxy for each kind of key, on ports of its own.
+#[test]
+fn every_version_and_suite_is_spoken_with_keys_of_our_own() {
+    const KEYS: [(&str, [&str; 2]); 3] = [
+        ("RSA", ["RSA", "rsa_keygen_bits:2048"]),
+        ("P-256", ["EC", "ec_paramgen_curve:P-256"]),
+        ("P-384", ["EC", "ec_paramgen_curve:P-384"]),
+    ];
+    let (mut bench, identities) = permissive().unwrap();
+    let mut document = permissive_document(&bench.ends).unwrap();
+    let mut visits = Vec::new();
+    let mut ports = PORTS..;
+    for (column, key) in KEYS {
+        let first = ports.start;
+        for cell in cells().filter(|cell| cell.forbidden().is_none()) {
+            let rsa = cell.suite.authentication == Authentication::Rsa;
+            if cell.suite.authentication != Authentication::Negotiated && rsa != (column == "RSA") {
+                continue;
+            }
+            // Where openssl cannot, the one that can.
+            let peer = match Peer::OpenSsl.lacks(cell) {
+                None => Peer::OpenSsl,
+                Some(_) => Peer::TlsLite,
+            };
+            visits.push(Visit { column, peer, cell, port: ports.next().unwrap() });
+        }
+        let own = bench.ends.certificates.another(column, key, &[NAME]).unwrap();
+        let ports = format!("{first}-{}", ports.start - 1);
+        add_server_proxy(&mut document, column, &ports, &own).unwrap();
+    }
+    bench.provision(&document).unwrap();
+    let told = let_clients_visit(&mut bench, &identities, &visits);
+    judge("own keys", Peer::lacks, &visits, told, |told| &told.client_leg);
+    bench.run.succeeded();
+}
+
+/// One that allows everything, before all others of its kind.
+fn add_server_proxy(text: &mut String, name: &str, ports: &str, own: &Identity) -> Result<()> {
+    let indented = |pem: String| -> String {
+        pem.lines().map(|line| format!("            {line}\n")).collect()
+    };
+    let proxy = format!(
+        "  server-proxies:\n    - name: {name}\n      destinations: [\"{SERVER}/32\"]\n      \
+         detection-ports: [\"{ports}\"]\n      service: other\n      {}      certificates:\n        \
+         - certificate: |\n{}          key: |\n{}",
+        everything(),
+        indented(own.certificate_pem()?),
+        indented(own.key_pem()?),
+    );
+    *text = text.replacen("  server-proxies:\n", &proxy, 1).replacen(
+        "      server-policies:\n",
+        &format!(
+            "      server-policies:\n        - name: {name}\n          server-proxy: {name}\n"
+        ),
+        1,
+    );
+    Ok(())
+}
+
+/// All visits, by as many programs at once as there are, to a server that takes everything. What the
+/// clients say, and what Weir tells.
+fn let_clients_visit(
+    bench: &mut Bench<Lab>,
+    identities: &Identities,
+    visits: &[Visit],
+) -> Outcomes {
+    let open = visits.iter().map(|visit| Listen {
+        peer: Peer::Python,
+        port: visit.port,
+        cell: None,
+        identities: vec![identities.ecdsa.clone(), identities.rsa.clone()],
+    });
+    let open: Vec<Listen> = open.collect();
+    let servers = Servers::start(&bench.ends, &open, EncryptThenMac::Off).unwrap();
+    let results = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for peer in Peer::CLIENTS {
+            // The slowest in two parts.
+            for part in 0..if peer == Peer::TlsLite { 2 } else { 1 } {
+                let (ends, results) = (&bench.ends, &results);
+                let mine = visits.iter().filter(move |visit| {
+                    visit.peer == peer && (peer != Peer::TlsLite || visit.port % 2 == part)
+                });
+                let mut mine = mine.peekable();
+                if mine.peek().is_none() {
+                    continue;
+                }
+                scope.spawn(move || {
+                    let mut client = Client::start(peer, ends, EncryptThenMac::Off).unwrap();
+                    for visit in mine {
+                        let said = client.visit(visit.cell, visit.port, NAME);
+                        results.lock().unwrap().insert(visit.port, said);
+                    }
+                });
+            }
+        }
+    });
+    drop(servers);
+    Outcomes { said: results.into_inner().unwrap(), told: told(bench, visits).unwrap() }
+}
+
+#[test]
+fn every_version_and_suite_is_spoken_with_every_server() {
+    let (mut bench, identities) = permissive().unwrap();
+    let visits = visits(&Peer::SERVERS, Peer::lacks_as_server);
+    let listen = |visit: &Visit| Listen {
+        peer: visit.peer,
+        port: visit.port,
+        cell: Some(visit.cell),
+        // Of TLS 1.3 that could be either.
+        identities: vec![match visit.cell.suite.authentication {
+            Authentication::Rsa => identities.rsa.clone(),
+            Authentication::Ecdsa | Authentication::Negotiated => identities.ecdsa.clone(),
+        }],
+    };
+    let listen: Vec<Listen> = visits.iter().map(listen).collect();
+    let servers = Servers::start(&bench.ends, &listen, EncryptThenMac::Off).unwrap();
+    let waiting = Mutex::new(visits.clone());
+    let results = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for _ in 0..VISITORS_OF_SERVERS {
+            scope.spawn(|| {
+                while let Some(visit) = { waiting.lock().unwrap().pop() } {
+                    let result = (0..2).try_for_each(|_| modern_visit(&bench.ends, visit.port));
+                    let result = result.map(|()| Resumed::Untold);
+                    results.lock().unwrap().insert(visit.port, result);
+                }
+            });
+        }
+    });
+    drop(servers);
+    let told = told(&mut bench, &visits).unwrap();
+    let outcomes = Outcomes { said: results.into_inner().unwrap(), told };
+    judge("servers", Peer::lacks_as_server, &visits, outcomes, |told| &told.server_leg);
+    bench.run.succeeded();
+}
+
+/// By a client that knows nothing of old versions.
+fn modern_visit(ends: &Ends, port: u16) -> Result<()> {
+    let mut tls = common::try_connect(ends, NAME, SocketAddr::from((SERVER, port)))?;
+    common::write_record(&mut tls, format!("{}\n", line()).as_bytes())?;
+    let (answer, end) = common::read_until(&mut tls, "\n", 1);
+    end?;
+    ensure!(answer.trim_end() == line(), "it answered {answer:?}");
+    Ok(())
+}
+
+/// Joins what the ends say with what Weir tells of the leg; writes the table; fails with all that is
+/// wrong.
+fn judge(
+    of: &str,
+    lacks: Lacks,
+    visits: &[Visit],
+    mut outcomes: Outcomes,
+    leg: fn(&Told) -> &String,
+) {
+    let mut judged = Vec::new();
+    for visit in visits {
+        let said = outcomes.said.remove(&visit.port).context("not visited");
+        let told = outcomes.told.get(&visit.port).map(Vec::as_slice).unwrap_or_default();
+        let result = said
+            .and_then(|said| said)
+            .and_then(|said| told_rightly(*visit, said, told, leg))
+            .map_err(|error| {
+                anyhow::anyhow!("{} {}: {error:#}; {told:?}", visit.peer.name(), visit.cell.name())
+            });
+        judged.push((*visit, result));
+    }
+    let text = table::table(of, lacks, &judged);
+    let file = format!("tls-matrix-{}.txt", of.replace(' ', "-"));
+    std::fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join(file), &text).unwrap();
+    println!("{text}");
+    let wrong: Vec<String> = judged
+        .iter()
+        .filter_map(|(_, result)| result.as_ref().err())
+        .map(ToString::to_string)
+        .collect();
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), judged.len(), wrong.join("\n"));
+}
+
+/// All its sessions, of its version and suite; whether the second was resumed, as both tell it.
+fn told_rightly(
+    visit: Visit,
+    said: Resumed,
+    told: &[Told],
+    leg: fn(&Told) -> &String,
+) -> Result<bool> {
+    ensure!(told.len() == visit.peer.sessions(), "{} sessions", told.len());
+    for told in told {
+        let Told { outcome, failure, .. } = told;
+        ensure!(outcome == "decrypted and inspected", "{outcome}: {failure}");
+        let words = format!("{} ", visit.cell.name());
+        let leg = leg(told).replace(',', " ") + " ";
+        ensure!(leg.starts_with(&words), "{leg}");
+    }
+    let resumed = |told: &Told| leg(told).ends_with(", resumed");
+    ensure!(!told.first().is_some_and(resumed), "the first session was resumed");
+    let resumed = told.get(1).is_some_and(resumed);
+    let expected = resumes(visit.cell, visit.peer);
+    ensure!(resumed || !expected, "not resumed, by Weir's account");
+    let as_said = match said {
+        Resumed::Yes => resumed,
+        Resumed::No => !resumed,
+        Resumed::Untold => true,
+    };
+    ensure!(as_said, "resumed: {said:?} by the client's account, {resumed} by Weir's");
+    Ok(resumed)
+}
