@@ -52,7 +52,9 @@ impl End for Modern {
     }
 
     fn write(&mut self, plain: &[u8]) -> Vec<u8> {
-        assert_eq!(self.leg.write_plain(plain), plain.len());
+        if !self.failed {
+            assert_eq!(self.leg.write_plain(plain), plain.len());
+        }
         self.wire()
     }
 

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{configure, lab};
+use common::lab;
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
@@ -111,7 +111,7 @@ fn logged(bench: &Bench<Lab>, words: &str) {
 
 #[test]
 fn a_thousand_certificates_are_chosen_from_and_not_one_more() {
-    let mut bench = lab();
+    let bench = lab();
     let made = make(&bench, 0..MAX_CERTIFICATES);
     let (ecdsa, rsa) = made.split_at(ECDSA);
     let (mut ecdsa, mut rsa): (Vec<_>, Vec<_>) = (ecdsa.iter().collect(), rsa.iter().collect());
@@ -120,7 +120,7 @@ fn a_thousand_certificates_are_chosen_from_and_not_one_more() {
     ecdsa.insert(0, &made[7]);
     let text = document(&bench, &ecdsa, &rsa);
     let (before, started) = (resident(&bench), Instant::now());
-    configure(&mut bench, &text).unwrap();
+    bench.provision(&text).unwrap();
     let grown = resident(&bench).saturating_sub(before);
     println!(
         "{MAX_CERTIFICATES} certificates, a document of {} KiB: in force after {:?}, engine grown by \

@@ -5,7 +5,7 @@ mod common;
 
 use std::process::Command;
 
-use common::{configure, lab};
+use common::lab;
 use weir_lab::bench::Bench;
 use weir_lab::certificates::SIGNING_CA;
 use weir_lab::document;
@@ -57,7 +57,7 @@ fn a_server_name_decides_in_whatever_form_it_is_sent() {
     let domains = "[\"bank.example\", \"*.bank.example\"]";
     assert!(text.contains(domains));
     let more = "[\"bank.example\", \"*.bank.example\", \"bücher.example\"]";
-    configure(&mut bench, &text.replace(domains, more)).unwrap();
+    bench.provision(&text.replace(domains, more)).unwrap();
     let mut seen = 0;
     record(&mut bench, &mut seen);
     // The name, what becomes of the session, and the verdict on what the server shows for it.
@@ -136,7 +136,7 @@ fn encrypted_hellos_are_told_by_their_outer_name_and_treated_as_the_proxy_says()
         ("block", "blocked (encrypted ClientHello)"),
     ] {
         let setting = format!("{option}      on-encrypted-client-hello: {word}\n");
-        configure(&mut bench, &text.replace(option, &setting)).unwrap();
+        bench.provision(&text.replace(option, &setting)).unwrap();
         // GREASE: what a browser sends that has no keys of the server's.
         let said = encrypted_visit(&bench.ends, "public.example", &["-i", "40"]);
         let record_of_grease = record(&mut bench, &mut seen);

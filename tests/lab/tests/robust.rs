@@ -191,7 +191,7 @@ fn server_that_resets_at_any_stage_ends_its_session_and_no_other() {
     ];
     let document = weir_lab::document::weir_section(&bench.ends.certificates).unwrap();
     let document = document.replacen("[\"443\"]", "[\"443\", \"4000-4999\"]", 1);
-    common::configure(&mut bench, &document).unwrap();
+    bench.provision(&document).unwrap();
     for (port, stage) in (4000..).zip(stages) {
         resetting_server(&bench.ends, port, stage);
         let started = Instant::now();

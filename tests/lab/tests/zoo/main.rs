@@ -106,7 +106,7 @@ fn every_certificate_of_the_zoo_is_forged_blocked_and_logged_as_expected() {
     let mut bench = ends::lab();
     let root = pem(bench.ends.run.directory(), "x509", &keeper.root_der());
     let document = document(&bench, &root);
-    ends::configure(&mut bench, &document).unwrap();
+    bench.provision(&document).unwrap();
     let server = serve(&bench, animals);
     let mut wrong = Vec::new();
     // From the last on: the chain without its intermediate before those that teach it.
@@ -189,10 +189,10 @@ fn whole_log(bench: &mut Bench<Lab>, many: usize) -> Vec<String> {
 #[test]
 fn strict_clients_of_others_take_the_copies_of_good_certificates_and_no_others() {
     let (keeper, animals) = &*ZOO;
-    let mut bench = ends::lab();
+    let bench = ends::lab();
     let root = pem(bench.ends.run.directory(), "x509", &keeper.root_der());
     let document = document(&bench, &root);
-    ends::configure(&mut bench, &document).unwrap();
+    bench.provision(&document).unwrap();
     let _servers = serve(&bench, animals);
     // What teaches the intermediate comes after the chain that lacks it.
     let numbered: Vec<_> = (FORGES..).zip(animals).collect();
