@@ -81,19 +81,6 @@ impl Peer {
         }
     }
 
-    /// The same as a server, which some are less able as.
-    pub fn lacks_as_server(self, cell: Cell) -> Option<&'static str> {
-        match (self, cell.version) {
-            (Self::TlsLite, Protocol::Ssl30) => {
-                Some("tlslite-ng's server ends with an error of its own in SSL 3.0")
-            }
-            (Self::TlsLite, Protocol::Tls13) => {
-                Some("tlslite-ng's server ends with an error of its own in TLS 1.3")
-            }
-            _ => self.lacks(cell),
-        }
-    }
-
     /// Why its second session of a cell is as long as the first.
     pub fn does_not_resume(self, cell: Cell) -> Option<&'static str> {
         match (self, cell.version) {

@@ -2,8 +2,8 @@
 //! both ways, and resumed. A cell passes, or it is listed with the standard that forbids it, or with
 //! the reason why a program cannot do it.
 //!
-//! Three tables come of it, in the target folder's `tmp`: clients that are shown forged certificates,
-//! clients of servers whose keys Weir has, and servers.
+//! Tables come of it, in the target folder's `tmp`: clients that are shown forged certificates, clients
+//! that agree on encrypt-then-MAC, clients of servers whose keys Weir has, and servers.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../common/mod.rs"]
@@ -44,14 +44,11 @@ pub struct Visit {
     pub port: u16,
 }
 
-/// Why a program is not asked for a cell.
-type Lacks = fn(Peer, Cell) -> Option<&'static str>;
-
 /// All of these programs with all cells that they can do.
-fn visits(peers: &[Peer], lacks: Lacks) -> Vec<Visit> {
+fn visits(peers: &[Peer]) -> Vec<Visit> {
     let possible = || cells().filter(|cell| cell.forbidden().is_none());
     let all = peers.iter().flat_map(|&peer| possible().map(move |cell| (peer, cell)));
-    let all = all.filter(|(peer, cell)| lacks(*peer, *cell).is_none());
+    let all = all.filter(|(peer, cell)| peer.lacks(*cell).is_none());
     let numbered = all.zip(PORTS..);
     numbered.map(|((peer, cell), port)| Visit { column: peer.name(), peer, cell, port }).collect()
 }
@@ -111,9 +108,26 @@ struct Outcomes {
 #[test]
 fn every_version_and_suite_is_spoken_with_every_client() {
     let (mut bench, identities) = permissive().unwrap();
-    let visits = visits(&Peer::CLIENTS, Peer::lacks);
-    let told = let_clients_visit(&mut bench, &identities, &visits);
-    judge("clients", Peer::lacks, &visits, told, |told| &told.client_leg);
+    let visits = visits(&Peer::CLIENTS);
+    let told = let_clients_visit(&mut bench, &identities, &visits, EncryptThenMac::Off);
+    judge("clients", &visits, told, |told| &told.client_leg);
+    bench.run.succeeded();
+}
+
+/// SPEC T3. Both clients offer it and tell whether it was agreed on; with the setting off they must not
+/// tell so, above.
+#[test]
+fn encrypt_then_mac_is_agreed_on_where_the_device_says_so() {
+    let (mut bench, identities) = permissive().unwrap();
+    let device = "    client-inspection: true\n";
+    let document = permissive_document(&bench.ends).unwrap();
+    assert_eq!(document.matches(device).count(), 1);
+    let with_setting = format!("{device}    encrypt-then-mac: true\n");
+    bench.provision(&document.replace(device, &with_setting)).unwrap();
+    let mut visits = visits(&[Peer::GnuTls, Peer::TlsLite]);
+    visits.retain(|visit| visit.cell.can_encrypt_then_mac());
+    let told = let_clients_visit(&mut bench, &identities, &visits, EncryptThenMac::On);
+    judge("encrypt-then-MAC", &visits, told, |told| &told.client_leg);
     bench.run.succeeded();
 }
 
@@ -148,8 +162,8 @@ fn every_version_and_suite_is_spoken_with_keys_of_our_own() {
         add_server_proxy(&mut document, column, &ports, &own).unwrap();
     }
     bench.provision(&document).unwrap();
-    let told = let_clients_visit(&mut bench, &identities, &visits);
-    judge("own keys", Peer::lacks, &visits, told, |told| &told.client_leg);
+    let told = let_clients_visit(&mut bench, &identities, &visits, EncryptThenMac::Off);
+    judge("own keys", &visits, told, |told| &told.client_leg);
     bench.run.succeeded();
 }
 
@@ -182,6 +196,7 @@ fn let_clients_visit(
     bench: &mut Bench<Lab>,
     identities: &Identities,
     visits: &[Visit],
+    encrypt_then_mac: EncryptThenMac,
 ) -> Outcomes {
     let open = visits.iter().map(|visit| Listen {
         peer: Peer::Python,
@@ -205,7 +220,7 @@ fn let_clients_visit(
                     continue;
                 }
                 scope.spawn(move || {
-                    let mut client = Client::start(peer, ends, EncryptThenMac::Off).unwrap();
+                    let mut client = Client::start(peer, ends, encrypt_then_mac).unwrap();
                     for visit in mine {
                         let said = client.visit(visit.cell, visit.port, NAME);
                         results.lock().unwrap().insert(visit.port, said);
@@ -221,7 +236,7 @@ fn let_clients_visit(
 #[test]
 fn every_version_and_suite_is_spoken_with_every_server() {
     let (mut bench, identities) = permissive().unwrap();
-    let visits = visits(&Peer::SERVERS, Peer::lacks_as_server);
+    let visits = visits(&Peer::SERVERS);
     let listen = |visit: &Visit| Listen {
         peer: visit.peer,
         port: visit.port,
@@ -250,7 +265,7 @@ fn every_version_and_suite_is_spoken_with_every_server() {
     drop(servers);
     let told = told(&mut bench, &visits).unwrap();
     let outcomes = Outcomes { said: results.into_inner().unwrap(), told };
-    judge("servers", Peer::lacks_as_server, &visits, outcomes, |told| &told.server_leg);
+    judge("servers", &visits, outcomes, |told| &told.server_leg);
     bench.run.succeeded();
 }
 
@@ -266,13 +281,7 @@ fn modern_visit(ends: &Ends, port: u16) -> Result<()> {
 
 /// Joins what the ends say with what Weir tells of the leg; writes the table; fails with all that is
 /// wrong.
-fn judge(
-    of: &str,
-    lacks: Lacks,
-    visits: &[Visit],
-    mut outcomes: Outcomes,
-    leg: fn(&Told) -> &String,
-) {
+fn judge(of: &str, visits: &[Visit], mut outcomes: Outcomes, leg: fn(&Told) -> &String) {
     let mut judged = Vec::new();
     for visit in visits {
         let said = outcomes.said.remove(&visit.port).context("not visited");
@@ -285,7 +294,7 @@ fn judge(
             });
         judged.push((*visit, result));
     }
-    let text = table::table(of, lacks, &judged);
+    let text = table::table(of, &judged);
     let file = format!("tls-matrix-{}.txt", of.replace(' ', "-"));
     std::fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join(file), &text).unwrap();
     println!("{text}");

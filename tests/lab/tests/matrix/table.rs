@@ -6,10 +6,10 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use weir_lab::peers::{Cell, Peer, cells};
 
-use crate::{Lacks, Visit};
+use crate::Visit;
 
 /// One line a cell, one column a program; below it what is not in it, and why.
-pub fn table(of: &str, lacks: Lacks, judged: &[(Visit, Result<bool>)]) -> String {
+pub fn table(of: &str, judged: &[(Visit, Result<bool>)]) -> String {
     let mut columns: Vec<(&str, Peer)> = Vec::new();
     for (visit, _) in judged {
         if !columns.iter().any(|(column, _)| *column == visit.column) {
@@ -38,7 +38,7 @@ pub fn table(of: &str, lacks: Lacks, judged: &[(Visit, Result<bool>)]) -> String
                 None => "-",
             };
             let _ = write!(text, "{sign:9}");
-            let reason = lacks(peer, cell).or_else(|| peer.does_not_resume(cell));
+            let reason = peer.lacks(cell).or_else(|| peer.does_not_resume(cell));
             let reason = reason.filter(|_| column == peer.name());
             reasons.extend(reason.map(|reason| format!("{}: {reason}", peer.name())));
         }
