@@ -163,6 +163,7 @@ fn every_view_fits_with_the_longest_values() {
         ports: [long.clone(), long.clone()],
         layer2_fallback: long.clone(),
         state: long.clone(),
+        inspection_off: Some(InspectionOff { since: u64::MAX, crosses: long.clone() }),
         counters: vec![(long.clone(), u64::MAX), ("x_dropped".into(), u64::MAX)],
         meanings: [(long.clone(), long.clone())].into(),
         traffic: [Some(PortTraffic { received: most, sent: most }); 2],
