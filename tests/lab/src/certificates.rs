@@ -28,6 +28,7 @@ impl Identity {
 }
 
 /// Everything that is certified in the lab.
+#[derive(Clone)]
 pub struct Certificates {
     /// Signs the servers the client and Weir trust.
     pub public_ca: Identity,
