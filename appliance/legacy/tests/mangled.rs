@@ -6,8 +6,6 @@ mod common;
 #[path = "../../tls/tests/common/mangle.rs"]
 mod mangle;
 
-use std::cell::LazyCell;
-
 use common::{Certified, Leg, Worker, certified, to_server};
 use mangle::{Change, End, change, converse, in_records};
 use proptest::prelude::*;
@@ -57,8 +55,7 @@ fn ends(worker: &Worker, key: &Certified, version: Protocol) -> (Legacy, Legacy,
 }
 
 thread_local! {
-    static WORKER: LazyCell<(Worker, Certified)> =
-        LazyCell::new(|| (Worker::start(), certified(&rcgen::PKCS_RSA_SHA256)));
+    static WORKER: (Worker, Certified) = (Worker::start(), certified(&rcgen::PKCS_RSA_SHA256));
 }
 
 proptest! {
@@ -70,15 +67,14 @@ proptest! {
         flight in 0usize..8,
         change in change(),
     ) {
-        WORKER.with(|it| {
-            let (worker, key) = &**it;
+        WORKER.with(|(worker, key)| {
             let (mut client, mut server, hello) = ends(worker, key, Protocol::ALL[version]);
             converse(&mut client, &mut server, hello, flight, &change)?;
             worker.control.send(&[CONTROL_PING]).unwrap();
             let mut byte = [0];
             worker.control.recv(&mut byte).unwrap();
             prop_assert_eq!(byte, [CONTROL_PING]);
-            Ok(())
+            Ok::<(), TestCaseError>(())
         })?;
     }
 }

@@ -52,13 +52,13 @@ pub fn change() -> impl Strategy<Value = Change> {
     let at = any::<usize>();
     prop_oneof![
         4 => (at, 0u8..8).prop_map(|(at, bit)| Change::Flip { at, bit }),
-        1 => (at,).prop_map(|(at,)| Change::Truncate { at }),
+        1 => at.prop_map(|at| Change::Truncate { at }),
         1 => (at, 1usize..400).prop_map(|(at, length)| Change::Repeat { at, length }),
         1 => (at, any::<u8>(), 1usize..600)
             .prop_map(|(at, byte, count)| Change::Insert { at, byte, count }),
         1 => (at, 1usize..400).prop_map(|(at, length)| Change::Remove { at, length }),
         1 => (1usize..6).prop_map(|by| Change::Rotate { by }),
-        1 => (any::<usize>(), any::<u16>()).prop_map(|(record, by)| Change::Length { record, by }),
+        1 => (at, any::<u16>()).prop_map(|(record, by)| Change::Length { record, by }),
     ]
 }
 

@@ -12,7 +12,7 @@ use animals::{Animal, ZOO};
 use expected::expected;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use weir_tls::verify::Action;
-use weir_tls::{Forger, LeafKind, Signer, TrustAnchors};
+use weir_tls::{Forger, LeafKind, TrustAnchors};
 
 fn ders(chain: &[Vec<u8>]) -> Vec<CertificateDer<'static>> {
     chain.iter().cloned().map(CertificateDer::from).collect()
