@@ -297,7 +297,7 @@ fn snapshot_with_a_dangling_reference_is_refused_when_it_is_read() {
     }
 }
 
-fn every_first_bytes() -> [FirstBytes<'static>; 8] {
+fn every_first_bytes() -> [FirstBytes<'static>; 9] {
     [
         FirstBytes::ClientHello {
             server_name: Some("www.bank.example"),
