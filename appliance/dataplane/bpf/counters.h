@@ -70,7 +70,7 @@ COUNTER(client_flood_dropped, "first payload of a candidate flow, dropped by pol
 COUNTER(ring_share_dropped, "packet of a held flow dropped because its client had its share of a crowded ring")
 COUNTER(tcp_fragment_dropped, "fragment of a TCP packet, dropped by policy")
 COUNTER(state_race_dropped, "packet dropped because its flow changed state under it")
-COUNTER(taken_wrong_port_dropped, "packet of a taken flow that came in by the other end's port")
+COUNTER(taken_other_pass_passed, "packet of a taken flow that came in by the other end's port: the tuple crosses twice, this pass is left to the bridge")
 COUNTER(tombstone_replaced, "new connection on the tuple of a finished flow")
 COUNTER(release_final, "released flow whose server acknowledged all that was judged")
 COUNTER(packet_repeated, "packet over bytes that were judged and are not acknowledged, handed to the engine")

@@ -405,8 +405,10 @@ static __always_inline int on_taken(struct __sk_buff *skb, struct packet *p, str
 {
 	__u32 from_server = p->from_low != f->client_low;
 	if ((f->client_side == port->side) != !from_server) {
-		count(port->segment, taken_wrong_port_dropped);
-		return TC_ACT_SHOT;
+		/* The tuple crosses twice, and the pass by the other ports is the one that was taken: this is
+		 * the client's own packet on its way there, or what our sockets sent on its way back. */
+		count(port->segment, taken_other_pass_passed);
+		return TC_ACT_OK;
 	}
 	if ((word & 0xff) == STATE_TOMBSTONE)
 		f->touched = bpf_ktime_get_ns();

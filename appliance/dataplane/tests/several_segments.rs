@@ -7,6 +7,7 @@ mod wire;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
@@ -25,36 +26,62 @@ const FLOWS: u16 = 16;
 struct Wires {
     names: Names,
     pins: PathBuf,
+    count: u16,
 }
 
 impl Wires {
     fn new() -> Self {
-        let prefix = format!("wds{}-", std::process::id());
-        let names = Names { prefix: prefix.clone(), ..Names::default() };
-        let pins = PathBuf::from(format!("/run/{prefix}pins"));
-        let wires = Self { names, pins };
-        ip(&format!("netns add {prefix}yard"));
+        let wires = Self::bare(SEGMENTS);
         for id in wires.ids() {
-            for (end, address) in [("client", CLIENT), ("server", SERVER)] {
-                let (space, port) = (format!("{prefix}{end}{}", id.0), format!("{end}{}", id.0));
-                ip(&format!("netns add {space}"));
-                ip(&format!(
-                    "-n {prefix}yard link add name {port} type veth peer name e0 netns {space}"
-                ));
-                ip(&format!("-n {space} addr add {address}/24 dev e0"));
-                ip(&format!("-n {space} link set e0 up"));
-            }
-            let ports = [format!("client{}", id.0), format!("server{}", id.0)];
-            inside(&wires.space("yard"), || {
-                segment::create(&wires.names, id, [&ports[0], &ports[1]]).unwrap();
-            })
-            .unwrap();
+            wires.end("client", id, CLIENT);
+            wires.end("server", id, SERVER);
+            wires.segment(id);
         }
         wires
     }
 
+    /// Two segments between one client and one server, one behind the other.
+    fn in_series() -> Self {
+        let wires = Self::bare(2);
+        let (first, second) = (SegmentId(1), SegmentId(2));
+        wires.end("client", first, CLIENT);
+        wires.end("server", second, SERVER);
+        let yard = format!("{}yard", wires.names.prefix);
+        ip(&format!("-n {yard} link add name server1 type veth peer name client2"));
+        wires.segment(first);
+        wires.segment(second);
+        wires
+    }
+
+    fn bare(count: u16) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("wds{}-{number}-", std::process::id());
+        let names = Names { prefix: prefix.clone(), ..Names::default() };
+        let pins = PathBuf::from(format!("/run/{prefix}pins"));
+        ip(&format!("netns add {prefix}yard"));
+        Self { names, pins, count }
+    }
+
+    fn end(&self, end: &str, id: SegmentId, address: &str) {
+        let prefix = &self.names.prefix;
+        let (space, port) = (format!("{prefix}{end}{}", id.0), format!("{end}{}", id.0));
+        ip(&format!("netns add {space}"));
+        ip(&format!("-n {prefix}yard link add name {port} type veth peer name e0 netns {space}"));
+        ip(&format!("-n {space} addr add {address}/24 dev e0"));
+        ip(&format!("-n {space} link set e0 up"));
+    }
+
+    fn segment(&self, id: SegmentId) {
+        let ports = [format!("client{}", id.0), format!("server{}", id.0)];
+        inside(&self.space("yard"), || {
+            segment::create(&self.names, id, [&ports[0], &ports[1]]).unwrap();
+        })
+        .unwrap();
+    }
+
     fn ids(&self) -> impl Iterator<Item = SegmentId> + use<> {
-        (1..=SEGMENTS).map(SegmentId)
+        (1..=self.count).map(SegmentId)
     }
 
     fn space(&self, name: &str) -> PathBuf {
@@ -128,6 +155,36 @@ fn flows_of_four_segments_with_the_same_addresses_and_ports_spread_over_two_runt
         assert_eq!(tracked(&wires.names.engine(id)), 0, "connection tracking of segment {id:?}");
     }
     assert_eq!(tracked(&wires.names.wire()), 0, "connection tracking of the wire");
+}
+
+#[test]
+fn a_flow_that_crosses_two_segments_is_a_flow_of_each() {
+    for (does, counter) in [(Does::TakeOver, "flow_taken_over"), (Does::Release, "flow_released")] {
+        let wires = Wires::in_series();
+        let options = Options::new(wires.names.clone(), wires.ids().collect(), wires.pins.clone());
+        let (engine, mut shares) = Engine::open_with(options);
+        judge_all(shares.remove(0), 1, does);
+        let id = SegmentId(1);
+        let listener =
+            inside(&wires.space("server2"), || TcpListener::bind((SERVER, PORT)).unwrap()).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..2 {
+                    echo(listener.accept().unwrap().0, id);
+                }
+            });
+            inside(&wires.space("client1"), || {
+                for port in [20_000, 20_001] {
+                    talk(connect(port), id);
+                }
+            })
+            .unwrap();
+        });
+        for report in engine.dataplane.counters() {
+            let of = |name| report.counters.iter().find(|(found, _)| *found == name).unwrap().1;
+            assert_eq!([of("flow_held"), of(counter)], [2, 2], "{report:?}");
+        }
+    }
 }
 
 /// A client with a port number of its choice: the same on every segment.

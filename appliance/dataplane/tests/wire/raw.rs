@@ -4,8 +4,8 @@
 //! neither answers nor resets), and the other end knows it by a permanent neighbour entry.
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::io::Write;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use weir_dataplane::namespace::inside;
@@ -19,6 +19,8 @@ pub const RST: u8 = 4;
 pub const PUSH: u8 = 8;
 pub const ACK: u8 = 16;
 pub const URGENT: u8 = 32;
+pub const ECE: u8 = 64;
+pub const CWR: u8 = 128;
 
 /// Which end of the wire a raw end stands at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,8 @@ pub struct Segment<'a> {
     pub urgent: u16,
     /// Tags before the packet: VLAN ids.
     pub tags: &'a [u8],
+    /// DSCP and ECN of its IPv4 header.
+    pub tos: u8,
 }
 
 /// A segment that arrived.
@@ -60,6 +64,7 @@ pub struct Arrived {
     pub flags: u8,
     pub window: u16,
     pub ttl: u8,
+    pub tos: u8,
     pub options: Vec<u8>,
     pub payload: Vec<u8>,
 }
@@ -77,6 +82,13 @@ pub struct Raw {
     pub options: Vec<u8>,
     /// Of all later segments, where timestamps are in use: value and echo.
     pub timestamps: Option<(u32, u32)>,
+    /// Of its SYN or SYN-ACK, beside the usual ones.
+    pub syn_flags: u8,
+    /// 802.1Q tag of what it sends; it hears only what comes in the same VLAN.
+    pub vlan: Option<u16>,
+    /// A program on its interface puts tag and tunnel around what it sends (`wire::ends`); it hears
+    /// what comes, whatever is around it.
+    pub behind_program: bool,
 }
 
 /// MSS 1460 and nothing else.
@@ -108,7 +120,19 @@ impl Raw {
         let socket = inside(namespace, || packet_socket("e0")).unwrap();
         let first = 0x7000_0000 + u32::from(local.1);
         let options = PLAIN_OPTIONS.to_vec();
-        Self { socket, mac, local, remote, first, expected: 0, options, timestamps: None }
+        Self {
+            socket,
+            mac,
+            local,
+            remote,
+            first,
+            expected: 0,
+            options,
+            timestamps: None,
+            syn_flags: 0,
+            vlan: None,
+            behind_program: false,
+        }
     }
 
     /// The usual segment: the first byte, everything acknowledged.
@@ -125,6 +149,7 @@ impl Raw {
             more_fragments: false,
             urgent: 0,
             tags: &[],
+            tos: 0,
         }
     }
 
@@ -158,20 +183,18 @@ impl Raw {
             sum ^= 0x1111;
         }
         tcp[16..18].copy_from_slice(&sum.to_be_bytes());
-        let mut frame = self.mac.to_vec();
-        for tag in segment.tags {
-            frame.extend([0x81, 0, 0, *tag]);
-        }
-        let ip = frame.len() + 2;
-        frame.extend([8, 0, 0x45, 0]);
-        frame.extend((length + 20).to_be_bytes());
+        let mut ip = vec![0x45, segment.tos];
+        ip.extend((length + 20).to_be_bytes());
         let fragment = if segment.more_fragments { 0x20 } else { 0x40 };
-        frame.extend([0, 0, fragment, 0, segment.ttl, 6, 0, 0]);
-        frame.extend(self.local.0);
-        frame.extend(self.remote.0);
-        let header = checksum(&frame[ip..ip + 20]);
-        frame[ip + 10..ip + 12].copy_from_slice(&header.to_be_bytes());
-        frame.extend(tcp);
+        ip.extend([0, 0, fragment, 0, segment.ttl, 6, 0, 0]);
+        ip.extend(self.local.0);
+        ip.extend(self.remote.0);
+        let header = checksum(&ip);
+        ip[10..12].copy_from_slice(&header.to_be_bytes());
+        let own = self.vlan.map(|tci| [[0x81, 0], tci.to_be_bytes()].concat());
+        let tags: Vec<u8> = segment.tags.iter().flat_map(|id| [0x81, 0, 0, *id]).collect();
+        let tags = [own.as_deref().unwrap_or_default(), &tags].concat();
+        let frame = [&self.mac[..], &tags, &[8, 0], &ip, &tcp].concat();
         (&self.socket).write_all(&frame).unwrap();
     }
 
@@ -187,15 +210,25 @@ impl Raw {
             if nix::poll::poll(&mut poll, timeout).unwrap() == 0 {
                 return None;
             }
-            let length = (&self.socket).read(&mut bytes).unwrap();
-            if let Some(arrived) = self.read(&bytes[..length]) {
+            let (length, vlan) = receive_with_tag(&self.socket, &mut bytes);
+            if (self.behind_program || vlan == self.vlan.map(|tci| tci & 0xfff))
+                && let Some(arrived) = self.read(&bytes[..length])
+            {
                 return Some(arrived);
             }
         }
     }
 
     fn read(&self, frame: &[u8]) -> Option<Arrived> {
-        let ip = frame.get(14..)?;
+        let mut ip = frame.get(14..)?;
+        if self.behind_program && matches!(ip[9], 4 | 47) {
+            let gre = match (ip[9], ip[20]) {
+                (4, _) => 0,
+                (_, 0x20) => 8,
+                _ => 4,
+            };
+            ip = ip.get(20 + gre..)?;
+        }
         if frame[12..14] != [8, 0]
             || ip[9] != 6
             || ip[12..16] != self.remote.0
@@ -216,14 +249,25 @@ impl Raw {
             flags: tcp[13],
             window: u16::from_be_bytes([tcp[14], tcp[15]]),
             ttl: ip[8],
+            tos: ip[1],
             options: tcp[20..offset].to_vec(),
             payload: tcp[offset..].to_vec(),
         })
     }
 
     /// The first segment that is as wanted; panics after five seconds.
-    pub fn expect(&self, what: &str, mut wanted: impl FnMut(&Arrived) -> bool) -> Arrived {
-        let end = Instant::now() + Duration::from_secs(5);
+    pub fn expect(&self, what: &str, wanted: impl FnMut(&Arrived) -> bool) -> Arrived {
+        self.expect_within(Duration::from_secs(5), what, wanted)
+    }
+
+    /// As above, for what takes longer.
+    pub fn expect_within(
+        &self,
+        time: Duration,
+        what: &str,
+        mut wanted: impl FnMut(&Arrived) -> bool,
+    ) -> Arrived {
+        let end = Instant::now() + time;
         let mut seen = vec![];
         while Instant::now() < end {
             match self.receive(Duration::from_millis(200)) {
@@ -247,7 +291,7 @@ impl Raw {
 
     pub fn syn(&self) -> Segment<'_> {
         let mut syn = self.segment(-1, &[]);
-        syn.flags = SYN;
+        syn.flags = SYN | self.syn_flags;
         syn.acknowledged = 0;
         syn.options = &self.options;
         syn
@@ -288,7 +332,7 @@ impl Raw {
         let syn = self.expect("SYN", |a| a.flags & (SYN | ACK) == SYN);
         self.expected = syn.sequence.wrapping_add(1);
         let mut answer = self.syn();
-        answer.flags = SYN | ACK;
+        answer.flags |= ACK;
         answer.acknowledged = self.expected;
         self.put(&answer);
         let expected = self.first;
@@ -301,13 +345,22 @@ impl Raw {
         client.send_syn(|| server.receive_some(|a| a.flags & (SYN | ACK) == SYN));
         server.expected = client.first;
         let mut answer = server.syn();
-        answer.flags = SYN | ACK;
+        answer.flags |= ACK;
         answer.acknowledged = server.expected;
         server.put(&answer);
         client.expect("SYN-ACK", |a| a.flags & (SYN | ACK) == SYN | ACK);
         client.expected = server.first;
         client.send_ack();
         server.expect("ACK", |a| a.flags & SYN == 0);
+    }
+
+    /// What a keep-alive is: the number before `at` bytes after its first, and `payload` nothing or
+    /// one byte.
+    pub fn keep_alive(&self, at: i64, heard: u32, payload: &[u8]) {
+        let mut probe = self.segment(at - 1, payload);
+        probe.flags = ACK;
+        probe.acknowledged = self.expected.wrapping_add(heard);
+        self.put(&probe);
     }
 
     pub fn send_ack(&self) {
@@ -337,7 +390,8 @@ fn neighbour(wire: &Wire, at: At) {
 
 fn packet_socket(interface: &str) -> File {
     let index = nix::net::if_::if_nametoindex(interface).unwrap();
-    let protocol = (libc::ETH_P_IP as u16).to_be();
+    // All: a socket for IP alone is told of no tag.
+    let protocol = (libc::ETH_P_ALL as u16).to_be();
     // SAFETY: a system call without pointers.
     let raw = unsafe {
         libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(protocol))
@@ -359,7 +413,47 @@ fn packet_socket(interface: &str) -> File {
         )
     };
     assert!(bound >= 0, "bind: {}", std::io::Error::last_os_error());
+    const PACKET_IGNORE_OUTGOING: i32 = 23;
+    for option in [libc::PACKET_AUXDATA, PACKET_IGNORE_OUTGOING] {
+        let on = 1i32;
+        // SAFETY: `on` is an integer of the size given and outlives the call.
+        let told = unsafe {
+            libc::setsockopt(
+                raw,
+                libc::SOL_PACKET,
+                option,
+                std::ptr::from_ref(&on).cast(),
+                size_of::<i32>() as libc::socklen_t,
+            )
+        };
+        assert!(told >= 0, "option {option}: {}", std::io::Error::last_os_error());
+    }
     File::from(socket)
+}
+
+/// A frame, and the VLAN whose tag the kernel took off it.
+fn receive_with_tag(socket: &File, bytes: &mut [u8]) -> (usize, Option<u16>) {
+    const VLAN_VALID: u32 = 1 << 4; // TP_STATUS_VLAN_VALID
+    let mut control = [0u64; 16];
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: plain integers and pointers, zero is valid for each.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control) as _;
+    // SAFETY: the buffers outlive the call and are as long as the message says.
+    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, 0) };
+    assert!(length >= 0, "recvmsg: {}", std::io::Error::last_os_error());
+    // SAFETY: the kernel filled in the message, whose control buffer is alive.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&message) };
+    assert!(!header.is_null(), "no auxiliary data");
+    // SAFETY: PACKET_AUXDATA is the only thing that was asked for: status, length, length kept, two
+    // offsets, then the tag.
+    let data: [u8; 20] = unsafe { std::ptr::read_unaligned(libc::CMSG_DATA(header).cast()) };
+    let status = u32::from_ne_bytes(data[..4].try_into().unwrap());
+    let tci = u16::from_ne_bytes(data[16..18].try_into().unwrap());
+    (length as usize, (status & VLAN_VALID != 0).then_some(tci & 0xfff))
 }
 
 /// RFC 1071.
