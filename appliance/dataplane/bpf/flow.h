@@ -11,6 +11,22 @@ static __always_inline int server_in_window(struct packet *p, struct flow *f)
 	return !offset || offset < f->end[0].syn_window;
 }
 
+/* A server may say less in its SYN-ACK than it takes a moment later, even nothing at all. */
+static __always_inline void learn_window(struct packet *p, struct flow *f)
+{
+	struct end *client = &f->end[0], *server = &f->end[1];
+	if (!(server->flags & END_SEEN) || (p->flags & (TCP_ACK | TCP_SYN)) != TCP_ACK ||
+	    p->ack != client->isn + 1 || p->seq != server->isn + 1)
+		return;
+	__u32 window = p->window;
+	if (client->flags & server->flags & END_WINDOW_SCALE)
+		window <<= server->window_scale & 15;
+	if (window > 65535)
+		window = 65535;
+	if (window > server->syn_window)
+		server->syn_window = window;
+}
+
 /* A decoy that the other end is not meant to get: an end's packets come the way of its SYN. */
 static __always_inline int expires_early(struct packet *p, struct end *end)
 {
@@ -170,8 +186,10 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 			f->contested = 0;
 			return SEEN_PASS;
 		}
-		if (!p->payload && !(p->flags & TCP_FIN))
+		if (!p->payload && !(p->flags & TCP_FIN)) {
+			learn_window(p, f);
 			return SEEN_PASS;
+		}
 		if (p->flags & TCP_SYN) {
 			/* A SYN-ACK with payload; of another connection, the client ignores it. */
 			if (p->ack != f->end[0].isn + 1)
