@@ -280,8 +280,10 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 		}
 		return TC_ACT_OK;
 	}
-	if (seen == SEEN_FIRST)
+	if (seen == SEEN_FIRST) {
+		note_congestion(p, f, &f->end[0]);
 		return hold(skb, p, f, word, c, segment, HELD_FIRST);
+	}
 	if (seen == SEEN_SERVER_FIRST) {
 		if (!client_adds(&p->key, f->client_low, c))
 			return on_client_flood(f, word, c, segment);
@@ -413,6 +415,7 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 		count(segment, client_ttl_dropped);
 		return TC_ACT_SHOT;
 	}
+	note_congestion(p, f, &f->end[0]);
 	return hold(skb, p, f, word, c, segment, HELD_MORE);
 race:
 	count(segment, state_race_dropped);
@@ -430,6 +433,7 @@ static __always_inline int on_taken(struct __sk_buff *skb, struct packet *p, str
 	}
 	if ((word & 0xff) == STATE_TOMBSTONE)
 		f->touched = bpf_ktime_get_ns();
+	note_congestion(p, f, &f->end[from_server & 1]);
 	learn_path(skb, p, &f->end[from_server & 1]);
 	return to_engine(skb, p, port);
 }

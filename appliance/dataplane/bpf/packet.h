@@ -10,6 +10,10 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 #define TCP_URG 0x20
+#define TCP_ECE 0x40
+#define TCP_CWR 0x80
+
+#define ECN_CE 3 /* in the last two bits of TOS or traffic class */
 
 /* IPv6 extension headers read before a packet is left alone (hop-by-hop, routing, destination). */
 #define MAX_EXTENSIONS 6

@@ -3,12 +3,13 @@
  * MAC addresses, VLAN tag with its PCP and DEI, the tunnel's header (addresses, key, TTL, DSCP, DF; a
  * fresh id), TTL or hop limit, DSCP, IPv6 flow label.
  *
- * What does not cross a taken flow: ECN (the engine's sockets are put into connections by TCP_REPAIR,
- * which knows no ECN: they send not-ECT and take no notice of CE; the tunnel's ECN bits are the inner
- * ones, RFC 6040 4.1), IPv4 options and IPv6 extension headers of single packets, the ends' own
+ * What does not cross a taken flow: ECN (see ecn.h; the tunnel's ECN bits are the inner ones, RFC 6040
+ * 4.1), IPv4 options and IPv6 extension headers of single packets, the ends' own
  * IPv4 ids, and TTL or DSCP of a packet that differs from the newest of its end. */
 #ifndef WEIR_PATH_H
 #define WEIR_PATH_H
+
+static __always_inline __u8 ecn_of_syn(struct __sk_buff *skb, struct packet *p);
 
 /* An end's path may change under a taken flow (a router fails over). */
 static __always_inline void learn_path(struct __sk_buff *skb, struct packet *p, struct end *end)
@@ -16,7 +17,8 @@ static __always_inline void learn_path(struct __sk_buff *skb, struct packet *p, 
 	__u32 seen[3], known[3];
 	if (end->ttl != p->ttl)
 		end->ttl = p->ttl;
-	if (end->tos != p->tos)
+	/* Its ECN bits may differ by packet, and are nobody's (ecn.h). */
+	if ((end->tos ^ p->tos) & 0xfc)
 		end->tos = p->tos;
 	if (end->vlan_tci != p->vlan_tci)
 		end->vlan_tci = p->vlan_tci;
@@ -44,7 +46,7 @@ static __always_inline void learn_syn(struct __sk_buff *skb, struct packet *p, s
 	end->syn_window = p->window;
 	end->mss = options->mss;
 	end->window_scale = options->window_scale;
-	end->flags = options->flags | END_SEEN;
+	end->flags = options->flags | END_SEEN | ecn_of_syn(skb, p);
 	end->tunnel = p->wire_tunnel;
 	end->tunnel_key = p->wire_tunnel_key;
 	learn_path(skb, p, end);

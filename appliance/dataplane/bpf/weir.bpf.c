@@ -24,6 +24,7 @@
 #include "tunnel.h"
 #include "options.h"
 #include "path.h"
+#include "ecn.h"
 #include "engine.h"
 #include "classify.h"
 #include "hold.h"
@@ -157,10 +158,10 @@ int engine_ingress(struct __sk_buff *skb)
 	if (state == STATE_TOMBSTONE)
 		f->touched = bpf_ktime_get_ns();
 	__u32 from_server = p.from_low != f->client_low;
-	struct end *end = &f->end[from_server & 1];
+	struct end *end = &f->end[from_server & 1], *peer = &f->end[!from_server];
 	__u32 to_a = from_server ? f->client_side == SIDE_A : f->client_side != SIDE_A;
 	__u32 out = to_a ? port->interface[0] : port->interface[1];
-	if (wear(skb, &p, key, end)) {
+	if ((peer->congested && echo_congestion(skb, &p)) || wear(skb, &p, key, end)) {
 		count(segment, encapsulation_dropped);
 		return TC_ACT_SHOT;
 	}

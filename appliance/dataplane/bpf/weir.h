@@ -110,6 +110,7 @@ enum state {
 #define END_WINDOW_SCALE 2
 #define END_SACK 4
 #define END_TIMESTAMPS 8
+#define END_ECN 16 /* RFC 3168 6.1.1: offered, or agreed to */
 
 /* What one end's own packets said. */
 struct end {
@@ -129,7 +130,7 @@ struct end {
 	__u32 flow_label; /* first word of the IPv6 header, host order */
 	__be16 outer_fragment;
 	__u8 tunnel; /* kind of this end's own packets */
-	__u8 reserved;
+	__u8 congested; /* a packet of it came marked CE, and it has not said CWR since */
 };
 _Static_assert(sizeof(struct end) == 44, "src/layout.rs has the same type");
 

@@ -153,7 +153,8 @@ pub struct End {
     /// Network order.
     pub outer_fragment: [u8; 2],
     pub tunnel: u8,
-    pub reserved: u8,
+    /// A packet of it came marked CE, and it has not said CWR since.
+    pub congested: u8,
 }
 const _: () = assert!(size_of::<End>() == 44);
 
