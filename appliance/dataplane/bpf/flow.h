@@ -433,6 +433,8 @@ static __always_inline int on_taken(struct __sk_buff *skb, struct packet *p, str
 	}
 	if ((word & 0xff) == STATE_TOMBSTONE)
 		f->touched = bpf_ktime_get_ns();
+	else
+		note_keep_alive(p, f, word, from_server);
 	note_congestion(p, f, &f->end[from_server & 1]);
 	learn_path(skb, p, &f->end[from_server & 1]);
 	return to_engine(skb, p, port);

@@ -28,6 +28,7 @@
 #include "engine.h"
 #include "classify.h"
 #include "hold.h"
+#include "keep_alive.h"
 #include "flow.h"
 #include "icmp.h"
 
@@ -214,6 +215,8 @@ int state_command(struct bpf_raw_tracepoint_args *arguments)
 		tuple_of(&command.key, &tuple);
 		if (bpf_map_update_elem(&engine_tuples, &tuple, &command.key, BPF_NOEXIST))
 			return COMMAND_TUPLE_OWNED;
+		f->end[0].next = f->end[0].isn + 1 + command.judged;
+		f->end[1].next = f->end[1].isn + 1;
 	}
 	if (command.to == STATE_RELEASING && *(volatile __u64 *)&f->word >> 8 == (command.id & ID_MASK))
 		f->judged = command.judged;

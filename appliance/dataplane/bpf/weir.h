@@ -115,7 +115,10 @@ enum state {
 /* What one end's own packets said. */
 struct end {
 	__u32 isn;
-	__u32 tsval;	   /* of its SYN */
+	union {
+		__u32 tsval; /* of its SYN */
+		__u32 next;  /* once taken: the sequence number after all that it sent */
+	};
 	__u16 syn_window;  /* never scaled */
 	__u16 mss;	   /* 0: no option */
 	__u8 window_scale;
@@ -136,7 +139,8 @@ _Static_assert(sizeof(struct end) == 44, "src/layout.rs has the same type");
 
 struct flow {
 	__u64 word;
-	__u64 touched; /* CLOCK_MONOTONIC ns: of the SYN; of the hold; of a tombstone's or blocked flow's last packet */
+	__u64 touched; /* CLOCK_MONOTONIC ns: of the SYN; of the hold; of a taken flow's last keep-alive that was
+			* passed on; of a tombstone's or blocked flow's last packet */
 	struct end end[2]; /* 0: client, 1: server */
 	__u8 client_low;   /* the client is end 0 of the key */
 	__u8 client_side;
@@ -173,6 +177,8 @@ enum held_kind {
 	HELD_REPEATED = 5, /* STATE_WATCHED: a packet over bytes that were judged */
 	HELD_FINAL = 6,	   /* STATE_WATCHED ended: the server acknowledged them */
 	HELD_SERVER_FIRST = 7, /* without a packet: the server spoke before its client */
+	HELD_CLIENT_ALIVE = 8, /* STATE_TAKEN: a keep-alive of the client */
+	HELD_SERVER_ALIVE = 9, /* and of the server */
 };
 
 /* What one client had of something in a window of time. */
@@ -204,7 +210,7 @@ struct command {
 	__u32 from;
 	__u32 to;
 	__u32 delete; /* after the swap */
-	__u32 judged; /* to STATE_RELEASING: flow.judged */
+	__u32 judged; /* to STATE_RELEASING: flow.judged; to STATE_TAKEN: the client's bytes that came so far */
 	__u32 reserved;
 };
 _Static_assert(sizeof(struct command) == 88, "src/layout.rs has the same type");

@@ -185,6 +185,9 @@ pub struct SharedState {
     pub server_ended: bool,
     /// Of a watched flow.
     pub judged: Option<Judged>,
+    /// Of a taken flow: whether its client, and its server, sent a keep-alive that was not passed on
+    /// yet.
+    pub kept_alive: [bool; 2],
 }
 
 impl Shared {
@@ -200,6 +203,7 @@ impl Shared {
             inbox: first.into_iter().collect(),
             server_ended: false,
             judged: None,
+            kept_alive: [false; 2],
         };
         Self { state: Mutex::new(state), arrived: Notify::new() }
     }
@@ -213,6 +217,7 @@ impl Shared {
             server_spoke: false,
             server_ended: false,
             judged: None,
+            kept_alive: [false; 2],
         };
         Self { state: Mutex::new(state), arrived: Notify::new() }
     }
@@ -259,6 +264,7 @@ counts! {
     QueueFull => "held_queue_full_dropped", "held packet that found its flow's queue full";
     ForwardedLate => "packet_forwarded_after_release", "packet that came by the ring after its flow's release, sent on";
     InjectedLate => "packet_injected_after_take_over", "packet that came by the ring after its flow's takeover, given to the sockets";
+    KeepAlivePassed => "keep_alive_passed", "keep-alive of one end of a taken flow, upon which the other end was asked";
     FrameNotSent => "frame_not_sent", "frame that the kernel did not take from the engine";
     TombstoneRemoved => "tombstone_removed", "entry of a finished flow removed after its rest";
 }

@@ -135,6 +135,7 @@ pub const END_TIMESTAMPS: u8 = 8;
 #[derive(Clone, Copy, Debug)]
 pub struct End {
     pub isn: u32,
+    /// Of its SYN; once the flow is taken, the programs have the end's next sequence number here.
     pub tsval: u32,
     pub syn_window: u16,
     pub mss: u16,
@@ -201,6 +202,8 @@ pub const HELD_SERVER_SPOKE: u32 = 3;
 pub const HELD_SERVER_ENDED: u32 = 4;
 pub const HELD_FINAL: u32 = 6;
 pub const HELD_SERVER_FIRST: u32 = 7;
+pub const HELD_CLIENT_ALIVE: u32 = 8;
+pub const HELD_SERVER_ALIVE: u32 = 9;
 
 /// Header of a record of the ring.
 #[repr(C)]

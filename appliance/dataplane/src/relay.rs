@@ -47,11 +47,16 @@ impl TakenFlow {
         write(&self.server, &received).await?;
         relayed.to_server = received.len() as u64;
         let Relayed { to_server, to_client } = relayed;
-        tokio::try_join!(
-            one_way(&self.client, &self.server, to_server),
-            one_way(&self.server, &self.client, to_client)
-        )?;
-        Ok(())
+        let both_ways = async {
+            tokio::try_join!(
+                one_way(&self.client, &self.server, to_server),
+                one_way(&self.server, &self.client, to_client)
+            )
+        };
+        tokio::select! {
+            ended = both_ways => ended.map(drop),
+            never = self.guard.pass_keep_alives(&self.client, &self.server) => match never {},
+        }
     }
 }
 

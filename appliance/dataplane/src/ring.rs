@@ -22,8 +22,9 @@ use crate::core::{Core, Count, Disposition, Finished, Shared, client_side};
 use crate::frame::{Frame, FrameError};
 use crate::held::{HeldFlow, other};
 use crate::layout::{
-    EVASION_DECOY, EVASION_TABLE_FULL, Flow, FlowKey, HELD_FINAL, HELD_FIRST, HELD_SERVER_ENDED,
-    HELD_SERVER_FIRST, HELD_SERVER_SPOKE, Held, MAX_RINGS, State, id_of, read_held,
+    EVASION_DECOY, EVASION_TABLE_FULL, Flow, FlowKey, HELD_CLIENT_ALIVE, HELD_FINAL, HELD_FIRST,
+    HELD_SERVER_ALIVE, HELD_SERVER_ENDED, HELD_SERVER_FIRST, HELD_SERVER_SPOKE, Held, MAX_RINGS,
+    State, id_of, read_held,
 };
 use crate::state::Swap;
 
@@ -175,6 +176,18 @@ impl RingThread {
                 state.server_ended |= held.kind == HELD_SERVER_ENDED;
                 drop(state);
                 shared.arrived.notify_one();
+            }
+            return;
+        }
+        if matches!(held.kind, HELD_CLIENT_ALIVE | HELD_SERVER_ALIVE) {
+            if let Some(shared) = known {
+                let mut state = shared.lock();
+                if state.disposition == Disposition::Taken {
+                    let [client, server] = &mut state.kept_alive;
+                    *(if held.kind == HELD_CLIENT_ALIVE { client } else { server }) = true;
+                    drop(state);
+                    shared.arrived.notify_one();
+                }
             }
             return;
         }

@@ -251,6 +251,15 @@ pub fn speak(socket: &TcpStream) -> io::Result<()> {
     set_option(socket, libc::SOL_TCP, libc::TCP_REPAIR, REPAIR_OFF_NO_PROBE)
 }
 
+/// Makes a socket send what a keep-alive is (RFC 9293 3.8.4), at once: the probe with which repair
+/// mode ends otherwise. Nobody may read or write the socket meanwhile. A socket that has sent or
+/// received FIN sends nothing.
+pub fn ask(socket: &TcpStream) -> io::Result<()> {
+    const REPAIR_OFF: i32 = 0;
+    set_option(socket, libc::SOL_TCP, libc::TCP_REPAIR, 1)?;
+    set_option(socket, libc::SOL_TCP, libc::TCP_REPAIR, REPAIR_OFF)
+}
+
 /// The kernel's clock of the socket goes on from this value: even, and newer than `seen`.
 pub fn timestamp_after(seen: u32) -> u32 {
     seen.wrapping_add(2) & !1

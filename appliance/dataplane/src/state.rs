@@ -59,6 +59,12 @@ impl StateCommand {
         self.run(Command { id, key: *key, from, to, judged, ..Command::default() })
     }
 
+    /// From held to taken, `received` bytes of the client having come.
+    pub fn taking(&self, key: &FlowKey, id: u64, received: u32) -> io::Result<Swap> {
+        let (from, to) = (State::Held as u32, State::Taken as u32);
+        self.run(Command { id, key: *key, from, to, judged: received, ..Command::default() })
+    }
+
     /// A taken flow's handshake is over: it counts for its client no more.
     pub fn settle(&self, key: &FlowKey, id: u64) -> io::Result<Swap> {
         self.swap(key, id, State::Taken, State::Taken)

@@ -3,6 +3,7 @@
 //! For: from a held flow to two kernel sockets whose sequence numbers go on where the ends were.
 //! Not for: moving bytes between them. Where a socket cannot be made the flow is released.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,14 +15,14 @@ use tokio::net::TcpStream;
 use weir_policy::Resets;
 
 use crate::assembly::Assembly;
-use crate::core::{Core, Count, Disposition, Finished, SegmentLinks};
+use crate::core::{Core, Count, Disposition, Finished, SegmentLinks, Shared};
 use crate::frame::ACK;
 use crate::held::{HeldFlow, TakeOverError, other};
 use crate::layout::{
     END_TIMESTAMPS, END_WINDOW_SCALE, EVASION_DECOY, EVASION_TABLE_FULL, FlowKey, State,
 };
 use crate::segment_of_ours::Segment;
-use crate::socket::{Position, place, speak, timestamp_after};
+use crate::socket::{Position, ask, place, speak, timestamp_after};
 use crate::state::Swap;
 
 /// A flow whose two ends are sockets of this process.
@@ -49,6 +50,7 @@ pub fn set_reset_on_close(stream: &TcpStream, on: bool) -> io::Result<()> {
 #[derive(Debug)]
 pub struct FlowGuard {
     core: Arc<Core>,
+    shared: Arc<Shared>,
     key: FlowKey,
     id: u64,
     /// Whose socket pool is its.
@@ -58,9 +60,41 @@ pub struct FlowGuard {
 }
 
 impl FlowGuard {
-    fn new(core: &Arc<Core>, key: FlowKey, id: u64, runtime: usize) -> Self {
+    fn new(core: &Arc<Core>, shared: &Arc<Shared>, key: FlowKey, id: u64, runtime: usize) -> Self {
         core.taken_now.fetch_add(1, Ordering::Relaxed);
-        Self { core: Arc::clone(core), key, id, runtime, settled: false }
+        Self {
+            core: Arc::clone(core),
+            shared: Arc::clone(shared),
+            key,
+            id,
+            runtime,
+            settled: false,
+        }
+    }
+
+    /// Has each end asked whether it is there when the other end asks (SPEC D17), for as long as it
+    /// is polled. Poll it on the thread that reads and writes the flow's streams. Safe to cancel.
+    pub async fn pass_keep_alives(&self, client: &TcpStream, server: &TcpStream) -> Infallible {
+        loop {
+            let [from_client, from_server] = std::mem::take(&mut self.shared.lock().kept_alive);
+            for (asked, other) in [(from_client, server), (from_server, client)] {
+                if asked {
+                    self.pass_keep_alive(other);
+                }
+            }
+            self.shared.arrived.notified().await;
+        }
+    }
+
+    fn pass_keep_alive(&self, to: &TcpStream) {
+        match ask(to) {
+            Ok(()) => {
+                if let Some(links) = self.core.segments.get(&self.key.segment) {
+                    links.counts.add(Count::KeepAlivePassed);
+                }
+            }
+            Err(error) => tracing::debug!(%error, "keep-alive not passed on"),
+        }
     }
 
     /// Says that the flow's handshake is over, whatever its outcome: until then it is among those of
@@ -155,7 +189,7 @@ impl HeldFlow {
             }
         };
         // From here on the flow is ours: it cannot be released any more.
-        let guard = FlowGuard::new(&self.core, self.key, self.id, self.runtime);
+        let guard = FlowGuard::new(&self.core, &self.shared, self.key, self.id, self.runtime);
         if let Err(error) = speak(&client).and_then(|()| speak(&server)) {
             // Before the guard is dropped: the flow is no held one that could be given back.
             self.finish(Disposition::Taken);
@@ -197,11 +231,14 @@ impl HeldFlow {
         let [client, server] = sockets;
         // All that can fail comes before the change of state; closed before `speak`, the sockets
         // say nothing.
-        place(&client, &towards_client).map_err(TakeOverError::Client)?;
-        place(&server, &towards_server).map_err(TakeOverError::Server)?;
+        place(&client, &towards_client)
+            .map_err(|error| not_placed(error, TakeOverError::Client))?;
+        place(&server, &towards_server)
+            .map_err(|error| not_placed(error, TakeOverError::Server))?;
         let client = stream(client).map_err(TakeOverError::Client)?;
         let server = stream(server).map_err(TakeOverError::Server)?;
-        match self.core.state.swap(&self.key, self.id, State::Held, State::Taken) {
+        let received = self.payload().len() as u32; // bounded by the assembly
+        match self.core.state.taking(&self.key, self.id, received) {
             Ok(Swap::Done) => {}
             Ok(Swap::TupleOwned) => return Err(TakeOverError::TupleOwned),
             Ok(_) => return Err(TakeOverError::NotHeld),
@@ -333,6 +370,14 @@ impl HeldFlow {
 struct Acknowledgements {
     client: Segment,
     server: Segment,
+}
+
+/// A namespace has one socket for a tuple: the flow of another VLAN or tunnel may have it.
+fn not_placed(error: io::Error, otherwise: fn(io::Error) -> TakeOverError) -> TakeOverError {
+    match error.kind() {
+        io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable => TakeOverError::TupleOwned,
+        _ => otherwise(error),
+    }
 }
 
 fn stream(socket: Socket) -> io::Result<TcpStream> {

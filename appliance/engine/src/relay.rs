@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 use weir_api::engine::{BreakRecord, End, FilterAction, FilterEvent, FromEngine, SessionRecord};
-use weir_dataplane::{Relayed, TakenFlow};
+use weir_dataplane::{FlowGuard, Relayed, TakenFlow};
 use weir_inspect::{Alert, Direction, Dropped, Session as InspectedSession};
 use weir_policy::Resets;
 use weir_policy::outcome::Blocked;
@@ -56,6 +56,7 @@ impl Default for Scratch {
 pub struct Relay<'a> {
     client: Side,
     server: Side,
+    guard: &'a FlowGuard,
     inspected: InspectedSession,
     resets_on_block: Resets,
     surroundings: &'a Rc<Surroundings>,
@@ -92,8 +93,8 @@ enum Fault {
 
 impl<'a> Relay<'a> {
     pub fn new(
-        client: Leg,
-        server: Leg,
+        (client, server): (Leg, Leg),
+        guard: &'a FlowGuard,
         flow: &FlowPolicy<'_>,
         service: Service,
         surroundings: &'a Rc<Surroundings>,
@@ -108,6 +109,7 @@ impl<'a> Relay<'a> {
         Self {
             client: side(client),
             server: side(server),
+            guard,
             inspected: InspectedSession::with_rules_by_direction(
                 flow.rules.map(Arc::clone),
                 service,
@@ -272,6 +274,10 @@ impl<'a> Relay<'a> {
                 () = progress(&mut self.server.leg.tls) => {
                     self.take_in(Direction::ToClient, Input::Buffered)?;
                 }
+                never = self.guard.pass_keep_alives(
+                    &self.client.leg.stream,
+                    &self.server.leg.stream,
+                ) => match never {},
                 () = until(drain) => return Ok(()),
             }
         }

@@ -68,7 +68,8 @@ pub async fn run(
         == Some(HTTP2)
         && flow.proxy.service() == Service::Http;
     let service = if http2 { Service::Other } else { flow.proxy.service() };
-    let ended = Relay::new(client, server, &flow, service, surroundings, record).run().await;
+    let legs = (client, server);
+    let ended = Relay::new(legs, &guard, &flow, service, surroundings, record).run().await;
     drop(guard);
     if ended.certificate_rejected {
         certificate_rejected(&flow, record, verdict, &surroundings.totals);
