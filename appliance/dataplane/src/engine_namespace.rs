@@ -32,6 +32,9 @@ pub fn settle(inner: &str, mtu: u32) -> Result<(), SegmentError> {
         ("net/ipv4/conf/all/rp_filter".to_owned(), "0"),
         (format!("net/ipv4/conf/{inner}/rp_filter"), "0"),
         ("net/ipv4/tcp_max_tw_buckets".to_owned(), "0"),
+        // An ICMP error about a tunnel's packet goes to the tunnel's end and not to us: after some
+        // timeouts a socket tries smaller segments (RFC 4821). IPv6's too, whatever its name.
+        ("net/ipv4/tcp_mtu_probing".to_owned(), "1"),
         // The engine binds servers' own ports without being root.
         ("net/ipv4/ip_unprivileged_port_start".to_owned(), "0"),
     ] {
