@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use weir_dataplane::{Attach, TableSizes};
+use weir_dataplane::{Attach, Held, TableSizes};
 use weir_policy::snapshot::{Evasion, EvasionAction, Layer2Fallback, ServerPolicy, ServerProxy};
 use weir_policy::{Resets, Snapshot};
 use wire::Wire;
@@ -226,24 +226,40 @@ fn neutralised_options_arrive_as_no_operations() {
 
 #[test]
 fn signed_segments_are_never_touched_and_pass_or_are_dropped() {
-    let signed = [&[19, 18][..], &[7; 16], &[0, 0]].concat();
-    let (wire, engine) = under(Evasion::default(), Does::Release);
-    let (mut client, mut server) = raw_ends(&wire, 4000);
-    client.options = [&signed[..], &[30, 4, 0, 0]].concat();
-    Raw::shake(&mut client, &mut server);
-    client.send(0, b"signed");
-    server.expect("the bytes", |a| a.payload == b"signed");
-    assert_eq!(engine.counter("flow_held"), 0);
-    assert!(engine.counter("syn_signed_passed") >= 1);
-    drop((wire, engine));
+    let md5 = [&[19, 18][..], &[7; 16], &[0, 0]].concat();
+    // RFC 5925 2.2: kind, length, two key numbers, and a code of 12 bytes.
+    let authentication = [&[29, 16, 61, 84][..], &[7; 12]].concat();
+    for signed in [md5, authentication] {
+        let (wire, engine) = under(Evasion::default(), Does::TakeOver);
+        let (mut client, mut server) = raw_ends(&wire, 4000);
+        // What would be neutralised in another SYN stays in a signed one.
+        client.options = [&signed[..], &[30, 4, 0, 0]].concat();
+        server.options = signed.clone();
+        let syn = client.options.clone();
+        let arrived = (0..20).find_map(|_| {
+            client.put(&client.syn());
+            server.receive_some(|a| a.flags == SYN)
+        });
+        assert_eq!(arrived.unwrap().options, syn);
+        Raw::shake(&mut client, &mut server);
+        client.send(0, b"signed");
+        let came = server.expect("the bytes", |a| a.payload == b"signed");
+        assert_eq!((came.sequence, came.flags), (client.first, ACK | PUSH));
+        server.acknowledge(0, 6);
+        server.send(0, b"answer");
+        client.expect("the answer", |a| a.payload == b"answer");
+        assert_eq!(engine.counter("flow_held"), 0);
+        assert!(engine.counter("syn_signed_passed") >= 1);
+        drop((wire, engine));
 
-    let policy = Evasion { untakeable_options: BLOCK, ..Evasion::default() };
-    let (wire, engine) = under(policy, Does::Release);
-    let (mut client, server) = raw_ends(&wire, 4000);
-    client.options = signed;
-    client.put(&client.syn());
-    engine.wait_for("syn_options_dropped", 1);
-    server.expect_none("a signed SYN passed", |a| a.flags & SYN != 0);
+        let policy = Evasion { untakeable_options: BLOCK, ..Evasion::default() };
+        let (wire, engine) = under(policy, Does::Release);
+        let (mut client, server) = raw_ends(&wire, 4000);
+        client.options = signed;
+        client.put(&client.syn());
+        engine.wait_for("syn_options_dropped", 1);
+        server.expect_none("a signed SYN passed", |a| a.flags & SYN != 0);
+    }
 }
 
 #[test]
@@ -384,28 +400,67 @@ fn flows_over_the_limit_of_held_ones_are_released_or_blocked() {
 }
 
 #[test]
-fn a_flood_of_syns_pushes_out_no_held_or_taken_flow() {
+fn a_flood_of_syns_pushes_out_no_taken_flow() {
     let tables = TableSizes { half_open: 256, flows: 64, ..TableSizes::default() };
     let (wire, engine) = with(tables, Evasion::default(), Does::TakeOver);
     let listener = wire.listen();
     let (mut client, mut server) = wire.pair(&listener);
     client.write_all(b"taken").unwrap();
     server.read_exact(&mut [0; 5]).unwrap();
-    let mut flood = Raw::client(&wire, 1, [10, 77, 0, 99]);
-    wire::ip(&format!(
-        "-n {} neigh replace 10.77.0.99 lladdr 02:bb:00:00:00:02 dev e0 nud permanent",
-        wire.name("client")
-    ));
-    for port in 5000..15_000 {
-        flood.local.1 = port;
-        flood.put(&flood.syn());
-    }
-    engine.wait_for("candidate_syn", 10_000);
+    flood(&wire, &engine, 5000..15_000);
     client.write_all(b"still taken").unwrap();
     let mut bytes = [0; 11];
     server.read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"still taken");
     assert_eq!(engine.counter("flow_taken_over"), 1);
+}
+
+#[test]
+fn a_flow_that_is_held_through_a_flood_of_syns_is_judged() {
+    for does in [Does::TakeOver, Does::Release] {
+        let tables = TableSizes { half_open: 256, flows: 64, ..TableSizes::default() };
+        let wire = Wire::new();
+        let (engine, mut held) = wire.engine_with(Attach::Auto, |options| options.tables = tables);
+        let listener = wire.listen();
+        let (mut client, mut server) = wire.pair(&listener);
+        client.set_nodelay(true).unwrap();
+        client.write_all(b"held ").unwrap();
+        engine.wait_for("flow_held", 1);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut flow = held.next().await.unwrap();
+            assert_eq!(flow.payload(), b"held ");
+            flood(&wire, &engine, 5000..8000);
+            client.write_all(b"and judged").unwrap();
+            while flow.payload().len() < 15 {
+                assert_eq!(flow.more().await, Held::More);
+            }
+            if does == Does::Release {
+                flow.release().unwrap();
+                server.read_exact(&mut [0; 15]).unwrap();
+            } else {
+                let taken = flow.take_over().await.unwrap();
+                assert_eq!(taken.received, b"held and judged");
+            }
+        });
+        assert_eq!(engine.counter("held_given_back"), 0);
+    }
+}
+
+/// SYNs to a server that does not answer, from these ports.
+fn flood(wire: &Wire, engine: &Engine, ports: std::ops::Range<u16>) {
+    let before = engine.counter("candidate_syn");
+    let count = ports.len() as u64;
+    let mut flood = Raw::client(wire, 1, [10, 77, 0, 99]);
+    wire::ip(&format!(
+        "-n {} neigh replace 10.77.0.99 lladdr 02:bb:00:00:00:02 dev e0 nud permanent",
+        wire.name("client")
+    ));
+    for port in ports {
+        flood.local.1 = port;
+        flood.put(&flood.syn());
+    }
+    engine.wait_for("candidate_syn", before + count);
 }
 
 #[test]
