@@ -25,6 +25,10 @@ static BLOCK_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/b
 /// Filter priority and handle with clsact: fixed, so that the next engine replaces the program.
 const CLSACT: (u16, u32) = (1, 1);
 
+/// How often a program is loaded before it is given up: the verifier stops (EAGAIN) where a signal waits
+/// for the calling thread, whatever the program.
+const LOADS: usize = 5;
+
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Attach {
@@ -83,14 +87,32 @@ pub fn load(
     }
     let mut ebpf = loader.load(OBJECT)?;
     for name in ["port_ingress", "engine_ingress", "engine_query", "classify_probe"] {
-        program(&mut ebpf, name)?.load().map_err(|error| ProgramError::Program { name, error })?;
+        load_program(&mut ebpf, name)?;
     }
     let name = STATE_COMMAND;
     let program = ebpf.program_mut(name).ok_or(ProgramError::Missing(name))?;
     <&mut RawTracePoint>::try_from(program)
-        .and_then(RawTracePoint::load)
+        .and_then(|program| load_again(|| program.load()))
         .map_err(|error| ProgramError::Program { name, error })?;
     Ok(ebpf)
+}
+
+fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), ProgramError> {
+    let program = program(ebpf, name)?;
+    load_again(|| program.load()).map_err(|error| ProgramError::Program { name, error })
+}
+
+fn load_again(
+    mut load: impl FnMut() -> Result<(), aya::programs::ProgramError>,
+) -> Result<(), aya::programs::ProgramError> {
+    for _ in 1..LOADS {
+        match load() {
+            Err(aya::programs::ProgramError::LoadError { io_error, .. })
+                if io_error.raw_os_error() == Some(libc::EAGAIN) => {}
+            done => return done,
+        }
+    }
+    load()
 }
 
 /// The program that changes flows' states; nothing attaches it.
@@ -116,7 +138,7 @@ pub fn attach_block(interface: &str, pins: &Path, how: Attach) -> Result<(), Pro
     }
     let mut ebpf = EbpfLoader::new().btf(None).load(BLOCK_OBJECT)?;
     let name = "block_all";
-    program(&mut ebpf, name)?.load().map_err(|error| ProgramError::Program { name, error })?;
+    load_program(&mut ebpf, name)?;
     attach(&mut ebpf, name, interface, pins, how)?;
     // The engine, which is no root, replaces the link.
     let given = fs::metadata(pins).and_then(|owner| {
