@@ -1,7 +1,7 @@
-//! A bad cable: a relay between an end and Weir's port that loses, delays, duplicates and reorders
-//! frames and, like a router with a small link behind it, refuses large ones.
+//! A bad cable, or a long one: a relay between an end and Weir's port that loses, delays, duplicates and
+//! reorders frames and, like a router with a small link behind it, refuses large ones.
 //!
-//! For: the chaos test, where the kernel has no netem. Both its sides are taps with plain frames,
+//! For: the tests of chaos and of long paths, where the kernel has no netem. Both its sides are taps with plain frames,
 //! so that every checksum is computed and compared by the two ends. What is done to a frame is
 //! decided by a seeded sequence for each direction. Fails where a tap cannot be opened; a tap that
 //! goes away ends the relay.
@@ -22,7 +22,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use crate::random::Random;
 
 /// Frames kept back at one time in a direction; more are passed at once.
-const KEPT: usize = 512;
+const KEPT: usize = 2048;
 /// Frames taken from a side before the other has its turn.
 const TURN: usize = 64;
 /// Longest frame: a jumbo frame with two tags.
@@ -62,6 +62,8 @@ struct Shared {
     troubled: AtomicBool,
     /// Longest IP packet that is let through.
     mtu: AtomicUsize,
+    /// Microseconds that each frame is on its way.
+    latency: AtomicU64,
     counts: Counts,
     trouble: Trouble,
 }
@@ -73,6 +75,7 @@ impl Relay {
             stop: AtomicBool::new(false),
             troubled: AtomicBool::new(false),
             mtu: AtomicUsize::new(usize::MAX),
+            latency: AtomicU64::new(0),
             counts: Counts::default(),
             trouble,
         });
@@ -102,6 +105,12 @@ impl Relay {
     /// "fragmentation needed" (RFC 792, RFC 1191) instead of being passed.
     pub fn set_mtu(&self, mtu: usize) {
         self.shared.mtu.store(mtu, Ordering::Relaxed);
+    }
+
+    /// From now on each frame takes so long, either way.
+    pub fn set_latency(&self, latency: Duration) {
+        let microseconds = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        self.shared.latency.store(microseconds, Ordering::Relaxed);
     }
 
     pub fn counts(&self) -> &Counts {
@@ -140,7 +149,7 @@ impl Direction {
         let counts = &shared.counts;
         let Trouble { lost, duplicated, delayed } = shared.trouble;
         if !shared.troubled.load(Ordering::Relaxed) {
-            return pass(frame, to, counts);
+            return self.pass_later(Duration::ZERO, frame, to, shared);
         }
         if self.random.in_ten_thousand(lost) {
             counts.lost.fetch_add(1, Ordering::Relaxed);
@@ -148,16 +157,32 @@ impl Direction {
         }
         if self.random.in_ten_thousand(duplicated) {
             counts.duplicated.fetch_add(1, Ordering::Relaxed);
-            pass(frame, to, counts)?;
+            self.pass_later(Duration::ZERO, frame, to, shared)?;
         }
+        let mut wait = Duration::ZERO;
         if self.random.in_ten_thousand(delayed) && self.kept.len() < KEPT {
             counts.delayed.fetch_add(1, Ordering::Relaxed);
-            let wait = Duration::from_millis(self.random.between(1, 16));
-            self.number += 1;
-            self.kept.push(Reverse((Instant::now() + wait, self.number, frame.to_vec())));
-            return Ok(());
+            wait = Duration::from_millis(self.random.between(1, 16));
         }
-        pass(frame, to, counts)
+        self.pass_later(wait, frame, to, shared)
+    }
+
+    /// After the way's latency and `wait`, as far as there is room.
+    fn pass_later(
+        &mut self,
+        wait: Duration,
+        frame: &[u8],
+        to: &File,
+        shared: &Shared,
+    ) -> Result<()> {
+        let latency = Duration::from_micros(shared.latency.load(Ordering::Relaxed));
+        let wait = wait.saturating_add(latency);
+        if wait.is_zero() || self.kept.len() >= KEPT {
+            return pass(frame, to, &shared.counts);
+        }
+        self.number += 1;
+        self.kept.push(Reverse((Instant::now() + wait, self.number, frame.to_vec())));
+        Ok(())
     }
 
     fn pass_due(&mut self, to: &File, shared: &Shared) -> Result<()> {

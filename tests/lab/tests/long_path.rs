@@ -1,0 +1,220 @@
+//! A long and lossy path (100 ms, 5 %) between the appliance and a server: what flows move that are
+//! taken over or released, beside what flows move at the same time that are the bridge's alone.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../../../appliance/dataplane/tests/wire/engine.rs"]
+mod engine;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
+
+use engine::{Engine, PORT, snapshot};
+use weir_dataplane::segment::Names;
+use weir_dataplane::{Attach, HeldFlow, HeldFlows, Relayed};
+use weir_lab::ends::{Ends, SERVER};
+use weir_lab::run::Run;
+use weir_lab::wire::impair::Trouble;
+use weir_lab::wire::lab::lay_impaired_segment;
+use weir_policy::snapshot::{Layer2Fallback, PortRange};
+
+const ONE_WAY: Duration = Duration::from_millis(50);
+const LOST: u64 = 500; // of ten thousand frames
+/// Of each kind; one half of them uploads, the other downloads.
+const FLOWS: usize = 12;
+/// What the bridge's flows move, all together, while the others are looked at.
+const ENOUGH: u64 = 1_500_000;
+/// A run that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What becomes of a flow, by its server's port.
+const KINDS: [&str; 3] = ["taken over", "released", "the bridge's"];
+
+/// What the engine's sockets towards the server found.
+#[derive(Default)]
+struct Found {
+    sockets: AtomicU64,
+    retransmitted: AtomicU64,
+}
+
+#[test]
+fn a_long_lossy_path_carries_as_much_as_on_the_bridge_alone() {
+    let run = Run::new().unwrap();
+    let mut ends = Ends::new(&run).unwrap();
+    let trouble = Trouble { lost: LOST, duplicated: 0, delayed: 0 };
+    let [_good, bad] = lay_impaired_segment(&ends, trouble, 7).unwrap();
+    ends.connect().unwrap();
+    bad.set_latency(ONE_WAY);
+
+    let names = Names { prefix: run.prefix(), ..Names::default() };
+    let (engine, held) = Engine::open(&names, &run.pin_directory(), Attach::Auto);
+    let mut policy = snapshot(Layer2Fallback::PermitAll);
+    policy.client_proxies[0].detection_ports = vec![PortRange { first: PORT, last: PORT + 1 }];
+    engine.dataplane.apply(&policy).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let found = Arc::new(Found::default());
+    let judge = judge(held, Arc::clone(&stop), Arc::clone(&found));
+
+    let moved = [const { AtomicU64::new(0) }; KINDS.len()];
+    let begin = Barrier::new(KINDS.len() * FLOWS + 1);
+    std::thread::scope(|scope| {
+        for (kind, moved) in moved.iter().enumerate() {
+            let port = PORT + kind as u16;
+            let listener = ends.server.enter(|| Ok(TcpListener::bind((SERVER, port))?)).unwrap();
+            let stop = &stop;
+            scope.spawn(move || {
+                for _ in 0..FLOWS {
+                    let mut stream = listener.accept().unwrap().0;
+                    scope.spawn(move || {
+                        let mut way = [0];
+                        stream.read_exact(&mut way).unwrap();
+                        if way == *b"u" {
+                            hear(&stream, stop, moved);
+                        } else {
+                            say(&stream, stop);
+                        }
+                    });
+                }
+            });
+            for number in 0..FLOWS {
+                let (ends, begin) = (&ends, &begin);
+                scope.spawn(move || {
+                    let mut stream = ends.connect_from_client((SERVER, port).into()).unwrap();
+                    begin.wait();
+                    let up = number % 2 == 0;
+                    stream.write_all(if up { b"u" } else { b"d" }).unwrap();
+                    if up {
+                        say(&stream, stop);
+                    } else {
+                        hear(&stream, stop, moved);
+                    }
+                });
+            }
+        }
+        // Connected over a good cable: a lost SYN would keep one kind's flow back.
+        begin.wait();
+        bad.set_troubled(true);
+        let begun = Instant::now();
+        while moved[2].load(Ordering::Relaxed) < ENOUGH && begun.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let [taken, released, bridge] = moved.map(AtomicU64::into_inner);
+    for (kind, bytes) in KINDS.iter().zip([taken, released, bridge]) {
+        println!("{FLOWS} flows {kind}: {bytes} bytes");
+    }
+    assert!(bridge >= ENOUGH, "the bridge's flows hang");
+    // The loss differs by flow; over a dozen of them it evens out to some ten percent.
+    assert!(taken * 10 >= bridge * 6, "taken over: {taken} bytes, the bridge's {bridge}");
+    assert!(released * 10 >= bridge * 6, "released: {released} bytes, the bridge's {bridge}");
+    assert_eq!(engine.counter("flow_taken_over"), FLOWS as u64);
+    assert_eq!(engine.counter("flow_released"), FLOWS as u64);
+
+    drop(engine);
+    judge.join().unwrap();
+    assert_eq!(found.sockets.load(Ordering::Relaxed), FLOWS as u64);
+    // Half of the flows upload, by the engine's sockets. What is lost is sent again, and little else.
+    let segments = taken / 1448;
+    let retransmitted = found.retransmitted.load(Ordering::Relaxed);
+    println!("{retransmitted} segments sent again, some {segments} moved");
+    assert!(retransmitted * 4 <= segments + 200, "{retransmitted} of {segments}");
+    run.succeeded();
+}
+
+fn judge(
+    mut held: HeldFlows,
+    stop: Arc<AtomicBool>,
+    found: Arc<Found>,
+) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let local = tokio::task::LocalSet::new();
+        runtime.block_on(local.run_until(async {
+            let mut flows = vec![];
+            while let Some(flow) = held.next().await {
+                if flow.candidate().server.port() == PORT {
+                    let (stop, found) = (Arc::clone(&stop), Arc::clone(&found));
+                    flows.push(tokio::task::spawn_local(take_over(flow, stop, found)));
+                } else {
+                    flow.release().unwrap();
+                }
+            }
+            for flow in flows {
+                flow.await.unwrap();
+            }
+        }));
+    })
+}
+
+async fn take_over(flow: HeldFlow, stop: Arc<AtomicBool>, found: Arc<Found>) {
+    const TIMESTAMPS_SACK_AND_WINDOW_SCALE: u8 = 7; // TCPI_OPT_...
+    let mut taken = flow.take_over().await.unwrap();
+    for socket in [&taken.client, &taken.server] {
+        let options = tcp_information(socket).tcpi_options;
+        assert_eq!(options & TIMESTAMPS_SACK_AND_WINDOW_SCALE, TIMESTAMPS_SACK_AND_WINDOW_SCALE);
+    }
+    let stopped = async {
+        while !stop.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let mut relayed = Relayed::default();
+    tokio::select! {
+        ended = taken.relay(&mut relayed) => drop(ended),
+        () = stopped => {}
+    }
+    found.sockets.fetch_add(1, Ordering::Relaxed);
+    let again = tcp_information(&taken.server).tcpi_total_retrans;
+    found.retransmitted.fetch_add(again.into(), Ordering::Relaxed);
+}
+
+fn tcp_information(socket: &tokio::net::TcpStream) -> libc::tcp_info {
+    // SAFETY: plain integers, zero is valid for each.
+    let mut information: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of_val(&information) as libc::socklen_t;
+    // SAFETY: the kernel writes as much as `length` says, into a value of that size.
+    let got = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_TCP,
+            libc::TCP_INFO,
+            std::ptr::from_mut(&mut information).cast(),
+            &mut length,
+        )
+    };
+    assert_eq!(got, 0, "TCP_INFO: {}", std::io::Error::last_os_error());
+    information
+}
+
+/// Says something until told to stop.
+fn say(mut stream: &TcpStream, stop: &AtomicBool) {
+    stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+    while !stop.load(Ordering::Relaxed) {
+        match stream.write(&[7; 16_384]) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            // Stopped meanwhile.
+            Err(_) => return,
+        }
+    }
+}
+
+/// Counts what comes until told to stop.
+fn hear(mut stream: &TcpStream, stop: &AtomicBool, moved: &AtomicU64) {
+    stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let mut bytes = vec![0; 65_536];
+    while !stop.load(Ordering::Relaxed) {
+        match stream.read(&mut bytes) {
+            Ok(0) => return,
+            Ok(read) => {
+                moved.fetch_add(read as u64, Ordering::Relaxed);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
+}
