@@ -422,12 +422,14 @@ race:
 	return TC_ACT_SHOT;
 }
 
-static __always_inline int on_taken(struct __sk_buff *skb, struct packet *p, struct port *port, struct flow *f, __u64 word)
+static __always_inline int on_taken(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f, __u64 word)
 {
 	__u32 from_server = p->from_low != f->client_low;
 	if ((f->client_side == port->side) != !from_server) {
 		/* The tuple crosses twice, and the pass by the other ports is the one that was taken: this is
 		 * the client's own packet on its way there, or what our sockets sent on its way back. */
+		if (c->evasion & EVASION_TWO_PASSES)
+			return on_other_pass(c, port->segment);
 		count(port->segment, taken_other_pass_passed);
 		return TC_ACT_OK;
 	}

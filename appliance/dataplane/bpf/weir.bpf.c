@@ -116,9 +116,9 @@ int port_ingress(struct __sk_buff *skb)
 			count(segment, blocked_dropped);
 			return TC_ACT_SHOT;
 		}
-		return on_taken(skb, &p, port, f, word);
+		return on_taken(skb, &p, port, c, f, word);
 	case STATE_TAKEN:
-		return on_taken(skb, &p, port, f, word);
+		return on_taken(skb, &p, port, c, f, word);
 	default:
 		return TC_ACT_OK;
 	}
