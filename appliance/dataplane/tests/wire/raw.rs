@@ -211,6 +211,8 @@ impl Raw {
                 return None;
             }
             let (length, vlan) = receive_with_tag(&self.socket, &mut bytes);
+            // Id 0 is a priority alone (802.1Q).
+            let vlan = vlan.filter(|id| *id != 0);
             if (self.behind_program || vlan == self.vlan.map(|tci| tci & 0xfff))
                 && let Some(arrived) = self.read(&bytes[..length])
             {
