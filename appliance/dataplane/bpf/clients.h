@@ -48,8 +48,8 @@ static __noinline int client_adds(struct flow_key *key, __u32 client_low, struct
 	if (most && *(volatile __u32 *)one >= most && *(volatile __u32 *)two >= most)
 		return 0;
 	/* Its finished flows take the room of others', where that is short. */
-	if (*(volatile __u32 *)total >= flow_entries / 2 && *(volatile __u32 *)entries >= flow_entries / ENTRY_SHARE &&
-	    *(volatile __u32 *)other >= flow_entries / ENTRY_SHARE)
+	if (*(volatile __u32 *)total >= flow_entries / 2 && *(volatile __u32 *)entries > flow_entries / ENTRY_SHARE &&
+	    *(volatile __u32 *)other > flow_entries / ENTRY_SHARE)
 		return 0;
 	__sync_fetch_and_add(one, 1);
 	__sync_fetch_and_add(two, 1);

@@ -104,7 +104,9 @@ fn a_server_proxys_server_is_not_heard_while_its_client_is_held() {
 #[test]
 fn a_server_proxys_server_is_heard_while_no_engine_lives() {
     let (wire, engine) = under(Evasion::default(), Does::Hold);
-    engine.dataplane.apply(&serving()).unwrap();
+    let mut policy = serving();
+    policy.device.health.heartbeat_timeout = Duration::from_millis(500);
+    engine.dataplane.apply(&policy).unwrap();
     let (mut client, mut server) = raw_ends(&wire, 4000);
     Raw::shake(&mut client, &mut server);
     server.send(0, b"220 ready");
@@ -359,7 +361,11 @@ fn a_full_flow_table_passes_new_flows_or_lets_them_wait() {
         Raw::shake(&mut first, &mut first_server);
         first.send(0, b"held");
         engine.wait_for("flow_held", 1);
-        let (mut client, mut server) = raw_ends(&wire, 4001);
+        // Another client: one alone may not fill the table.
+        let other = ([10, 77, 0, 13], 4001);
+        let mut client = Raw::client(&wire, other.1, RAW_SERVER);
+        client.local = other;
+        let mut server = Raw::server(&wire, other);
         Raw::shake(&mut client, &mut server);
         client.send(0, b"data");
         if action == BLOCK {
