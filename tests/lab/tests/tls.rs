@@ -217,8 +217,8 @@ fn http2_is_agreed_on_where_both_ends_want_it_and_downgraded_where_set() {
         let told_so =
             "HTTP/2                  offered by the client, downgraded to HTTP/1 by the proxy\n";
         assert!(record.contains(told_so), "{record}");
-        assert_eq!(counters(bench, "npSslInspStats")?["connectionsHttp2Downgraded"], 1);
-        Ok(())
+        let counted = "1  connectionsHttp2Downgraded\n";
+        told(bench, "debug np stats show npSslInspStats", counted).map(drop)
     });
 }
 
@@ -495,14 +495,16 @@ fn clients_that_pin_and_servers_that_ask_are_blocked_or_learnt_as_set_shown_and_
             assert_eq!(pinned.run(&bench.ends)?.exit, 90);
             assert_ne!(asking.run(&bench.ends)?.exit, 0);
         }
-        let wanted = "public.example for 10.66.0.1, which rejects forged certificates";
-        let shown = told(bench, "show tls-inspection", wanted)?;
+        let wanted =
+            format!("public.example at {SERVER}:443 for 10.66.0.1, which rejects forged\n");
+        let shown = told(bench, "show tls-inspection", &wanted)?;
         let wanted = format!("public.example at {OTHER}:443, which asks for client certificates");
         assert!(shown.contains(&wanted), "{shown}");
         let fetched = pinned.run(&bench.ends)?;
         fetched.succeeded()?;
         let (outcome, _) = record_of(bench, &fetched)?;
-        assert_eq!(outcome, "bypassed (learnt that the client rejects forged certificates)");
+        let wanted = "bypassed (learnt that the client rejects forged";
+        assert!(outcome.starts_with(wanted), "{outcome}");
         // It has none to show: it is the server that refuses now.
         let fetched = asking.run(&bench.ends)?;
         assert_ne!(fetched.exit, 0);
@@ -531,8 +533,11 @@ fn public_key_pin(of: &Identity) -> anyhow::Result<String> {
 fn a_server_that_does_not_read_makes_the_client_wait_and_not_the_engine_hoard() {
     passes(|bench, _| {
         let public = bench.ends.certificates.public.clone();
-        let mut command = bench.ends.server.command("openssl");
-        command.args(["s_server", "-quiet", "-accept", &format!("{OTHER}:443")]);
+        // It ends a session at the end of its own input, which this pipe never has.
+        let mut command = bench.ends.server.command("sh");
+        command.args(["-c", "mkfifo \"$0\" && exec openssl s_server \"$@\" <>\"$0\""]);
+        command.arg(bench.run.path("deaf.input"));
+        command.args(["-quiet", "-accept", &format!("{OTHER}:443")]);
         command.arg("-cert").arg(&public.certificate).arg("-key").arg(&public.key);
         let server = serve(&bench.ends, "deaf", &mut command)?;
         let mut tls =
