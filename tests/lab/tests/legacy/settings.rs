@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use weir_lab::bench::Bench;
@@ -33,10 +33,10 @@ fn asks(
 ) -> anyhow::Result<String> {
     let request = bench.ends.run.path("request");
     std::fs::write(&request, b"GET / HTTP/1.0\r\n\r\n")?;
-    let mut command = bench.ends.client.command("openssl");
-    command.args(["s_client", "-connect", &format!("{at}:443"), "-servername", name]);
+    let mut command = bench.ends.client.command("sh");
+    command.args(["-c", "exec openssl s_client \"$@\" <\"$0\""]).arg(&request);
+    command.args(["-connect", &format!("{at}:443"), "-servername", name]);
     command.args(["-ign_eof"]).args(arguments);
-    command.stdin(Stdio::from(std::fs::File::open(&request)?));
     let finished = finish(&mut command)?;
     let text = finished.text();
     anyhow::ensure!(text.contains("HTTP/1."), "no answer: {text}; {}", finished.errors);
