@@ -123,7 +123,7 @@ def echo(stream, chain, key, settings, cache):
             settings=settings,
             sessionCache=cache,
             # In TLS 1.3 it ends where a client offers some and it has none.
-            alpn=[bytearray(b"http/1.1")],
+            alpn=None if settings.maxVersion == (3, 0) else [bytearray(b"http/1.1")],
         )
         while True:
             line = read_line(connection)
@@ -149,7 +149,9 @@ def server(host, etm):
             break
         port, version, suite, chain, key = line.split()
         settings = settings_of(version, suite, etm)
-        settings.ticketKeys = [bytearray(os.urandom(32))]
+        # RFC 5077 and RFC 7301 are of TLS: it would use them in SSL 3.0 all the same.
+        ssl3 = settings.maxVersion == (3, 0)
+        settings.ticketKeys = [] if ssl3 else [bytearray(os.urandom(32))]
         listener = socket.create_server((host, int(port)), backlog=64)
         arguments = (listener, *load(chain, key), settings, SessionCache())
         threading.Thread(target=serve, args=arguments, daemon=True).start()

@@ -15,6 +15,8 @@ pub const MOST: usize = 1000;
 
 #[derive(Debug)]
 pub struct Told {
+    /// In the order in which they began; the console has them by their ends.
+    number: u64,
     pub outcome: String,
     pub client_leg: String,
     pub server_leg: String,
@@ -41,8 +43,8 @@ pub fn told(bench: &mut Bench<Lab>, visits: &[Visit]) -> Result<BTreeMap<u16, Ve
 
 fn parse(shown: &str) -> BTreeMap<u16, Vec<Told>> {
     let mut told = BTreeMap::<u16, Vec<Told>>::new();
-    // Newest first; long lines are folded.
-    for record in shown.split("\n\n").collect::<Vec<_>>().into_iter().rev() {
+    // Long lines are folded.
+    for record in shown.split("\n\n") {
         let record = record.replace(&format!("\n{:24}", ""), " ");
         let field = |name: &str| {
             let line = record.lines().find_map(|line| line.strip_prefix(&format!("{name:24}")));
@@ -53,11 +55,15 @@ fn parse(shown: &str) -> BTreeMap<u16, Vec<Told>> {
             continue;
         };
         told.entry(port).or_default().push(Told {
+            number: field("Session").parse().unwrap_or_default(),
             outcome: field("Outcome"),
             client_leg: field("TLS with the client"),
             server_leg: field("TLS with the server"),
             failure: field("Failure"),
         });
+    }
+    for sessions in told.values_mut() {
+        sessions.sort_by_key(|session| session.number);
     }
     told
 }
