@@ -268,9 +268,10 @@ impl Bench<'_> {
             let after = self.engine.decided();
             [after[0] - before[0], after[1] - before[1]]
         };
-        // The ends may be through with a flow before the engine has counted it.
+        // The ends may be through with a flow before the engine has counted it, and a client past its
+        // bound sends again.
         let mut grew = grown();
-        for _ in 0..100 {
+        for _ in 0..2000 {
             if grew == wanted {
                 break;
             }
