@@ -268,10 +268,9 @@ impl Bench<'_> {
             let after = self.engine.decided();
             [after[0] - before[0], after[1] - before[1]]
         };
-        // The ends may be through with a flow before the engine has counted it, and a client past its
-        // bound sends again.
+        // The ends may be through with a flow before the engine has counted it.
         let mut grew = grown();
-        for _ in 0..2000 {
+        for _ in 0..100 {
             if grew == wanted {
                 break;
             }
@@ -297,7 +296,17 @@ impl Bench<'_> {
         let first = Open::new(self.site, once(CANDIDATE_PORT), 100)?;
         let before = (resident("self")?, self.engine.decided());
         let open = Open::new(self.site, CANDIDATE_PORT + 1..=LAST_PORT, self.settings.open_flows)?;
-        self.check(Way::Released, before.1, open.connections)?;
+        // All of one client's, past its bound at times: what then comes again in pieces is released
+        // unjudged here, and as much in memory.
+        let judged = || self.engine.decided()[0] - before.1[0];
+        let wanted = open.connections as u64 * 99 / 100;
+        for _ in 0..2000 {
+            if judged() >= wanted {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        ensure!(judged() >= wanted, "{} of {} flows released", judged(), open.connections);
         let measured = [resident("self")?.saturating_sub(before.0), memory::of_flow_maps()?];
         drop((first, open));
         Ok(measured)
