@@ -27,7 +27,7 @@ use crate::process::{Process, shown};
 use crate::run::Run;
 
 /// From power on to the login prompt, on a busy machine under TCG.
-const BOOT: Duration = Duration::from_secs(180);
+const BOOT: Duration = Duration::from_secs(300);
 /// A console command.
 const COMMAND: Duration = Duration::from_secs(60);
 /// The line init prints when every service was started.
