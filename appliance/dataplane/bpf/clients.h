@@ -1,9 +1,9 @@
-/* Bounds of what one client can have of the device, so that its flood is nobody else's overload: flows
- * that are held or in their TLS handshake, and room in the tables and the rings. A client is an IPv4 address, or the
- * /64 of an IPv6 address, whatever segment, VLAN or tunnel it comes by. Counts are in hashed cells: a
- * stranger in the same cells makes a client's bound smaller, never larger. Not for: who is a
- * candidate. Past a bound policy says what becomes of a flow; in a crowded ring the packet is
- * dropped, and comes again. */
+/* Bounds of what one client can have of the device, so that its flood is nobody else's overload:
+ * flows that are held or in their TLS handshake, and room in the tables and the rings. A client is an
+ * IPv4 address, or the /64 of an IPv6 address, whatever segment, VLAN or tunnel it comes by. Counts
+ * are in hashed cells: a stranger in the same cells makes a client's bound smaller, never larger. Not
+ * for: who is a candidate. Past a bound policy says what becomes of a flow; in a crowded ring the
+ * packet is dropped, and comes again. */
 #ifndef WEIR_CLIENTS_H
 #define WEIR_CLIENTS_H
 
