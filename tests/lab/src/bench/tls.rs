@@ -49,7 +49,7 @@ use self::config::KeyExchange;
 use self::engine::EngineSample;
 use self::memory::Idle;
 use self::peers::{MITMPROXY_ABOVE, Peer, SQUID_PORT, SSLSPLIT_ABOVE};
-use self::site::{BEHIND, DIRECT, OTHERS, OURS, P256_PORT, PROXY, RSA_PORT, Site, at};
+use self::site::{BEHIND, DIRECT, NAME, OTHERS, OURS, P256_PORT, PROXY, RSA_PORT, Site, at};
 use crate::bench::bars::{Bar, By};
 use crate::bench::cpu::{self, Reading};
 use crate::bench::results;
@@ -170,11 +170,12 @@ pub fn run(settings: &Settings) -> Result<()> {
     let [modern, legacy] = bench.memory()?;
     report.progress(&format!(
         "{} idle sessions: {:.1} KiB each on the modern stack ({:.1} KiB in the kernel); {:.1} KiB \
-         on the legacy stack",
+         on the legacy stack ({:.1} KiB in its worker)",
         modern.sessions,
         modern.user / 1024.0,
         modern.kernel.unwrap_or_default() / 1024.0,
-        legacy.user / 1024.0
+        legacy.user / 1024.0,
+        legacy.worker / 1024.0
     ));
     let forges = engine::forges_of_first_visits(bench.site)?;
     report.progress(&format!("{forges} certificates forged for 100 first visits to one host"));
@@ -355,8 +356,7 @@ impl Bench<'_> {
             Way::Sslsplit => KeyExchange::P256,
             _ => KeyExchange::X25519,
         };
-        let server_name = "bench.example";
-        Ok(Target { address, server_name, connect, shown, pause: None, key_exchange })
+        Ok(Target { address, server_name: NAME, connect, shown, pause: None, key_exchange })
     }
 }
 

@@ -177,10 +177,10 @@ impl Client {
     /// A session with all its requests answered.
     async fn begin(&self) -> Result<Session> {
         let mut session = in_time("handshake", self.shake_hands()).await?;
-        let request = format!(
-            "GET {} HTTP/1.1\r\nHost: {}\r\n\r\n",
-            self.amount.path, self.target.server_name
-        );
+        let Target { address, connect, server_name, .. } = &self.target;
+        let port = connect.unwrap_or(*address).port();
+        let path = self.amount.path;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {server_name}:{port}\r\n\r\n");
         for _ in 0..self.amount.requests {
             in_time("answer", session.ask(request.as_bytes(), self.amount.length)).await?;
         }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::client::{self, Amount, Shown, Target};
 use super::config::KeyExchange;
 use super::crypto;
-use super::site::{EXCEPTED, FIRST_PORT, OTHERS, P256_PORT, RSA_PORT, Site, at};
+use super::site::{EXCEPTED, FIRST_PORT, NAME, OTHERS, P256_PORT, RSA_PORT, Site, at};
 use crate::bench::cpu;
 use crate::tls::own;
 use crate::wire::Wire as _;
@@ -53,7 +53,7 @@ impl EngineSample {
 pub fn measure(site: &Site, round: usize, sessions: usize) -> Result<EngineSample> {
     let certificates = &site.bench.ends.certificates;
     let identities = &site.identities;
-    let name = "bench.example";
+    let name = NAME;
     let of = |identity| crypto::handshakes(identity, name, &certificates.public_ca, IN_MEMORY);
     let (p256, rsa) = (of(&identities.p256)?, of(&identities.rsa)?);
     let forging = crypto::forging(

@@ -10,6 +10,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::unistd::Pid;
 use serde::Serialize;
 
 use super::client::{self, Amount, Target};
@@ -26,7 +27,9 @@ const SETTLE: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Idle {
     pub sessions: usize,
+    /// Of the engine and its worker together, and of the worker alone.
     pub user: f64,
+    pub worker: f64,
     /// More than the two ends' own.
     pub kernel: Option<f64>,
 }
@@ -35,36 +38,57 @@ pub fn of_modern(site: &Site, weir: &Target, direct: &Target, sessions: usize) -
     let amount =
         |sessions| Amount { sessions, concurrent: 64, requests: 1, path: "/small", length: 6 };
     let _first = client::open(&site.client(), weir, amount(FIRST))?;
-    let (user, kernel) = growth(site, || client::open(&site.client(), weir, amount(sessions)))?;
-    let (_, without) = growth(site, || client::open(&site.client(), direct, amount(sessions)))?;
-    let each = |bytes: f64| bytes / sessions as f64;
-    Ok(Idle { sessions, user: each(user), kernel: Some(each(kernel - without)) })
+    let with = growth(site, || client::open(&site.client(), weir, amount(sessions)))?;
+    let without = growth(site, || client::open(&site.client(), direct, amount(sessions)))?;
+    let kernel = (with.kernel - without.kernel) / sessions as f64;
+    Ok(Idle { kernel: Some(kernel), ..with.each(sessions) })
 }
 
 /// Both legs on the legacy stack.
 pub fn of_legacy(site: &Site, sessions: usize) -> Result<Idle> {
     let _first = Clients::open(site, FIRST)?;
-    let (user, _) = growth(site, || Clients::open(site, sessions))?;
-    Ok(Idle { sessions, user: user / sessions as f64, kernel: None })
+    Ok(growth(site, || Clients::open(site, sessions))?.each(sessions))
+}
+
+/// Bytes.
+struct Memory {
+    engine: f64,
+    worker: f64,
+    kernel: f64,
+}
+
+impl Memory {
+    fn now(engine: Pid) -> Result<Self> {
+        let own = memory::resident(&engine.to_string())? as f64;
+        let mut all = 0.0;
+        for process in cpu::tree(engine)? {
+            all += memory::resident(&process.to_string())? as f64;
+        }
+        Ok(Self { engine: own, worker: all - own, kernel: memory::slabs()? as f64 })
+    }
+
+    fn each(&self, sessions: usize) -> Idle {
+        let each = |bytes: f64| bytes / sessions as f64;
+        let user = each(self.engine + self.worker);
+        Idle { sessions, user, worker: each(self.worker), kernel: None }
+    }
 }
 
 /// By how much Weir's user space and the kernel grow; what was opened is closed again.
-fn growth<T>(site: &Site, open: impl FnOnce() -> Result<T>) -> Result<(f64, f64)> {
+fn growth<T>(site: &Site, open: impl FnOnce() -> Result<T>) -> Result<Memory> {
     let engine = site.bench.wire.engine()?;
-    let now = || -> Result<[f64; 2]> {
-        std::thread::sleep(SETTLE);
-        let mut user = 0;
-        for process in cpu::tree(engine)? {
-            user += memory::resident(&process.to_string())?;
-        }
-        Ok([user as f64, memory::slabs()? as f64])
-    };
-    let before = now()?;
+    std::thread::sleep(SETTLE);
+    let before = Memory::now(engine)?;
     let opened = open()?;
-    let after = now()?;
+    std::thread::sleep(SETTLE);
+    let after = Memory::now(engine)?;
     drop(opened);
     std::thread::sleep(SETTLE);
-    Ok((after[0] - before[0], after[1] - before[1]))
+    Ok(Memory {
+        engine: after.engine - before.engine,
+        worker: after.worker - before.worker,
+        kernel: after.kernel - before.kernel,
+    })
 }
 
 /// A process with many sessions of old.

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::Way;
 use super::site::{
-    BEHIND, P256_PORT, RSA_PORT, Site, configuration, filled_in, wait_until_it_listens,
+    BEHIND, NAME, P256_PORT, RSA_PORT, Site, configuration, filled_in, wait_until_it_listens,
 };
 use crate::process::{Process, succeed};
 
@@ -84,6 +84,7 @@ fn squid(site: &Site) -> Result<Vec<Process>> {
     succeed(Command::new(SQUIDS_HELPER).args(["-c", "-s"]).arg(&store).args(["-M", "16MB"]))?;
     let log = run.path("squid-cache.log");
     std::fs::write(&log, "")?;
+    std::fs::write(run.path("squid-hosts"), format!("{BEHIND} {NAME}\n"))?;
     succeed(Command::new("chown").args(["-R", "proxy:proxy"]).args([&store, &log]))?;
     let mut command = site.middle.command("squid");
     command.arg("-N").arg("-f").arg(file);

@@ -35,6 +35,8 @@ pub const DIRECT: Ipv4Addr = Ipv4Addr::new(10, 66, 5, 2);
 /// Where the other proxies listen, and nginx as they reach it.
 pub const PROXY: Ipv4Addr = Ipv4Addr::new(10, 66, 3, 1);
 pub const BEHIND: Ipv4Addr = Ipv4Addr::new(10, 66, 4, 2);
+/// What nginx's certificates name.
+pub const NAME: &str = "bench.example";
 /// Not to be decrypted.
 pub const EXCEPTED: &str = "excepted.example";
 /// Descriptors of a process: thousands of idle sessions, two each in the engine. Where not even root
@@ -178,8 +180,7 @@ fn make_identities(bench: &Bench<Lab>) -> Result<Identities> {
     let directory = bench.run.path("certificates");
     let maker = Maker { directory: &directory };
     let by = &bench.ends.certificates.public_ca;
-    let server =
-        |file: &str, algorithm| maker.server(file, algorithm, &["bench.example", EXCEPTED], by);
+    let server = |file: &str, algorithm| maker.server(file, algorithm, &[NAME, EXCEPTED], by);
     let identities = Identities {
         p256: server("p256", P256)?,
         rsa: server("rsa", RSA_2048)?,
