@@ -1,21 +1,31 @@
 //! A rustls connection of either role as a [`TlsLeg`].
+//!
+//! rustls does the handshake and whatever is no application data; records of application data are
+//! sealed and opened here, by the same keys ([`super::protection`]), with one copy each way into
+//! buffers that a thread's legs share. rustls is fed whole records, one at a time, so that each
+//! record is its or ours.
 
 use std::cell::RefCell;
 use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
+use std::thread::LocalKey;
 
 use rustls::{AlertDescription, CertificateError, Connection, Error, HandshakeKind};
 use rustls_pki_types::CertificateDer;
 
 use super::closing_alert::closing_with;
-use super::witness::{Observed, observing};
+use super::protection::{Exhausted, LONGEST_PLAIN, MOST_ADDED, Protection};
+use super::record::{APPLICATION_DATA, HEADER, Next, next};
+use super::witness::{Keys, Observed, observing};
 use crate::alert::Alert;
 use crate::leg::{Fault, LegError, Negotiated, PLAIN_BOUND, PlainState, TlsLeg, WIRE_BOUND};
 use crate::names::{Group, Suite, Version};
 
 thread_local! {
-    /// A buffer for plaintext that no leg of this thread is using: between two reads a leg has none.
+    /// Buffers that no leg of this thread is using, for plaintext and for records: between two
+    /// events a leg has none.
     static SPARE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static SPARE_OUT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Capacity past which a buffer is freed instead.
@@ -33,10 +43,10 @@ impl Read for NothingYet {
     }
 }
 
-fn give_back(mut buffer: Vec<u8>) {
+fn give_back(spare: &'static LocalKey<RefCell<Vec<u8>>>, mut buffer: Vec<u8>) {
     buffer.clear();
     if buffer.capacity() <= SPARE_BOUND {
-        SPARE.with_borrow_mut(|spare| {
+        spare.with_borrow_mut(|spare| {
             if spare.capacity() < buffer.capacity() {
                 *spare = buffer;
             }
@@ -47,8 +57,16 @@ fn give_back(mut buffer: Vec<u8>) {
 pub(super) struct ModernLeg {
     connection: Connection,
     observed: Arc<Observed>,
+    /// From the end of the handshake on.
+    traffic: Option<Traffic>,
+    /// The beginning of a record: less than the longest that there is.
+    partial: Vec<u8>,
     /// Decrypted, not yet read: at most [`PLAIN_BOUND`], the input of one call and two records.
     plain: Vec<u8>,
+    /// Records for the peer, before those that rustls has: `out[sent..]`. At most [`WIRE_BOUND`] of
+    /// data and what its records add, and handshake or alert.
+    out: Vec<u8>,
+    sent: usize,
     failed: Option<LegError>,
     /// Wire bytes since the last [`Self::shrink`] that did something.
     fed: usize,
@@ -58,13 +76,23 @@ pub(super) struct ModernLeg {
     peer_closed: bool,
 }
 
+/// The keys of application data.
+struct Traffic {
+    sealing: Arc<Protection>,
+    opening: Arc<Protection>,
+}
+
 impl ModernLeg {
     pub(super) fn new(mut connection: Connection, observed: Arc<Observed>) -> Self {
         connection.set_buffer_limit(Some(WIRE_BOUND));
         Self {
             connection,
             observed,
+            traffic: None,
+            partial: Vec::new(),
             plain: Vec::new(),
+            out: Vec::new(),
+            sent: 0,
             failed: None,
             fed: 0,
             closing: false,
@@ -72,8 +100,71 @@ impl ModernLeg {
         }
     }
 
+    /// Record by record; the beginning of one is kept.
+    fn take(&mut self, mut wire: &[u8]) -> Result<(), LegError> {
+        while !self.partial.is_empty() && !self.peer_closed {
+            let missing = match next(&self.partial) {
+                Next::Incomplete(missing) => missing,
+                Next::Record(..) => {
+                    let record = std::mem::take(&mut self.partial);
+                    self.record(&record)?;
+                    break;
+                }
+                Next::NoRecord => {
+                    let none = std::mem::take(&mut self.partial);
+                    return self.refuse(&none);
+                }
+            };
+            let Some((more, rest)) = wire.split_at_checked(missing) else {
+                self.partial.extend_from_slice(wire);
+                return Ok(());
+            };
+            self.partial.extend_from_slice(more);
+            wire = rest;
+        }
+        while !self.peer_closed {
+            match next(wire) {
+                Next::Record(record, rest) => {
+                    self.record(record)?;
+                    wire = rest;
+                }
+                Next::Incomplete(missing) => {
+                    if !wire.is_empty() {
+                        self.partial.reserve_exact(wire.len().saturating_add(missing));
+                        self.partial.extend_from_slice(wire);
+                    }
+                    break;
+                }
+                Next::NoRecord => return self.refuse(wire),
+            }
+        }
+        Ok(())
+    }
+
+    /// What is no record: rustls, given a header's length of it, says what is wrong.
+    fn refuse(&mut self, wire: &[u8]) -> Result<(), LegError> {
+        self.feed(wire)?;
+        self.feed(&[0; HEADER])?;
+        Err(LegError::Internal("what is no record was taken for one".to_owned()))
+    }
+
+    fn record(&mut self, record: &[u8]) -> Result<(), LegError> {
+        if let Some(traffic) = &self.traffic
+            && record.first() == Some(&APPLICATION_DATA)
+        {
+            if self.plain.capacity() == 0 {
+                self.plain = SPARE.take();
+            }
+            if traffic.opening.open(record, &mut self.plain) {
+                return Ok(());
+            }
+        }
+        self.feed(record)
+    }
+
     /// Feeds rustls, which takes 4 KiB at a time, and empties its plaintext buffer after each.
-    fn process(&mut self, mut wire: &[u8]) -> Result<(), LegError> {
+    fn feed(&mut self, mut wire: &[u8]) -> Result<(), LegError> {
+        let length = wire.len();
         while !wire.is_empty() && !self.peer_closed {
             let taken = self
                 .connection
@@ -87,7 +178,26 @@ impl ModernLeg {
                 break;
             }
         }
+        self.take_keys();
+        self.shrink(length);
         Ok(())
+    }
+
+    /// Those that rustls uses now, once the handshake is over.
+    fn take_keys(&mut self) {
+        if self.connection.is_handshaking() {
+            return;
+        }
+        let Keys { sealing: Some(sealing), opening: Some(opening) } = self.observed.keys() else {
+            return;
+        };
+        let before = self.traffic.replace(Traffic { sealing, opening });
+        if let (Some(before), Some(now)) = (before, &self.traffic)
+            && !Arc::ptr_eq(&before.sealing, &now.sealing)
+        {
+            // rustls keeps the KeyUpdate that it answers with until it has data to send.
+            let _ = self.connection.writer().write(&[]);
+        }
     }
 
     /// rustls keeps the room of the longest record until the next read, which on an idle session may
@@ -115,6 +225,62 @@ impl ModernLeg {
             reader.consume(length);
         }
     }
+
+    /// Moves what rustls wants to send behind what is to be sent already.
+    fn collect(&mut self) {
+        // Writing into memory does not fail, and takes at least a byte each time.
+        while self.connection.wants_write() {
+            match self.connection.write_tls(&mut self.out) {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn unsent(&self) -> &[u8] {
+        self.out.get(self.sent..).unwrap_or_default()
+    }
+
+    fn all_sent(&mut self) {
+        self.sent = 0;
+        give_back(&SPARE_OUT, std::mem::take(&mut self.out));
+    }
+
+    /// Seals as much as there is room for; fewer bytes only where the keys are used up.
+    fn seal(&mut self, plain: &[u8]) -> usize {
+        self.collect();
+        let room = WIRE_BOUND.saturating_sub(self.unsent().len());
+        let plain = plain.get(..room).unwrap_or(plain);
+        if self.out.capacity() == 0 {
+            self.out = SPARE_OUT.take();
+        }
+        let records = plain.len().div_ceil(LONGEST_PLAIN);
+        self.out.reserve(plain.len().saturating_add(records.saturating_mul(MOST_ADDED)));
+        let mut sealed: usize = 0;
+        for part in plain.chunks(LONGEST_PLAIN) {
+            let Some(traffic) = &self.traffic else { break };
+            if traffic.sealing.seal(part, &mut self.out) == Err(Exhausted) {
+                if !self.renew_key() {
+                    break;
+                }
+                let Some(traffic) = &self.traffic else { break };
+                if traffic.sealing.seal(part, &mut self.out).is_err() {
+                    break;
+                }
+            }
+            sealed = sealed.saturating_add(part.len());
+        }
+        sealed
+    }
+
+    /// A key that has sealed all it may gets a successor, by KeyUpdate (RFC 8446 section 4.6.3).
+    /// `false`: TLS 1.2 has none, and the session is over.
+    fn renew_key(&mut self) -> bool {
+        let renewed = observing(&self.observed, || self.connection.refresh_traffic_keys()).is_ok();
+        self.take_keys();
+        self.collect();
+        renewed
+    }
 }
 
 impl TlsLeg for ModernLeg {
@@ -125,9 +291,7 @@ impl TlsLeg for ModernLeg {
         if self.plain.len() > PLAIN_BOUND {
             return Err(LegError::Overfed);
         }
-        self.process(wire).inspect_err(|error| self.failed = Some(error.clone()))?;
-        self.shrink(wire.len());
-        Ok(())
+        self.take(wire).inspect_err(|error| self.failed = Some(error.clone()))
     }
 
     fn wants_read(&self) -> bool {
@@ -135,26 +299,27 @@ impl TlsLeg for ModernLeg {
     }
 
     fn write_wire(&mut self, out: &mut Vec<u8>) {
-        // Writing into memory does not fail, and takes at least a byte each time.
-        while self.connection.wants_write() {
-            match self.connection.write_tls(out) {
-                Ok(0) | Err(_) => break,
-                Ok(_) => {}
-            }
-        }
+        self.collect();
+        out.extend_from_slice(self.unsent());
+        self.all_sent();
     }
 
     fn send_wire(&mut self, to: &mut dyn Write) -> io::Result<()> {
-        while self.connection.wants_write() {
-            if self.connection.write_tls(to)? == 0 {
-                break;
+        self.collect();
+        while !self.unsent().is_empty() {
+            match to.write(self.unsent())? {
+                0 => break,
+                taken => self.sent = self.sent.saturating_add(taken),
             }
+        }
+        if self.unsent().is_empty() {
+            self.all_sent();
         }
         Ok(())
     }
 
     fn wants_write(&self) -> bool {
-        self.connection.wants_write()
+        !self.unsent().is_empty() || self.connection.wants_write()
     }
 
     fn read_plain(&mut self, out: &mut Vec<u8>) -> PlainState {
@@ -167,13 +332,16 @@ impl TlsLeg for ModernLeg {
         } else {
             out.append(&mut plain);
         }
-        give_back(plain);
+        give_back(&SPARE, plain);
         if self.peer_closed() { PlainState::Closed } else { PlainState::Open }
     }
 
     fn write_plain(&mut self, plain: &[u8]) -> usize {
         if self.closing || self.failed.is_some() {
             return 0;
+        }
+        if self.traffic.is_some() {
+            return self.seal(plain);
         }
         self.connection.writer().write(plain).unwrap_or(0)
     }
@@ -257,5 +425,101 @@ fn explain(error: &Error) -> LegError {
             refused(Fault::NoApplicationProtocol, Alert::NO_APPLICATION_PROTOCOL)
         }
         other => LegError::Internal(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+
+    use super::super::suites::suites;
+    use super::*;
+
+    /// Both ends of one session; neither shows the witness any certificate.
+    fn joined(version: &'static rustls::SupportedProtocolVersion) -> [ModernLeg; 2] {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        provider.cipher_suites = suites(&provider);
+        let provider = Arc::new(provider);
+        let made = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()]).unwrap();
+        let certificate: CertificateDer<'static> = made.cert.der().clone();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.clone()).unwrap();
+        let client = ClientConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let server = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+        let name = ServerName::try_from("a.example").unwrap();
+        let client = ClientConnection::new(Arc::new(client), name).unwrap();
+        let server = ServerConnection::new(Arc::new(server)).unwrap();
+        let mut legs = [client.into(), server.into()]
+            .map(|connection: Connection| ModernLeg::new(connection, Arc::default()));
+        for _ in 0..8 {
+            exchange(&mut legs);
+        }
+        assert!(legs.iter().all(|leg| leg.traffic.is_some()));
+        legs
+    }
+
+    fn exchange(legs: &mut [ModernLeg; 2]) {
+        for from in [0, 1] {
+            let mut wire = vec![];
+            legs[from].write_wire(&mut wire);
+            let to = &mut legs[1 - from];
+            // Each byte by itself, then all that is left at once.
+            let (bytes, rest) = wire.split_at(wire.len().min(300));
+            bytes.iter().for_each(|byte| to.read_wire(&[*byte]).unwrap());
+            to.read_wire(rest).unwrap();
+        }
+    }
+
+    fn carries_data(legs: &mut [ModernLeg; 2]) {
+        for from in [0, 1] {
+            let data = vec![b'a' + from as u8; 40_000];
+            assert_eq!(legs[from].write_plain(&data), data.len());
+            exchange(legs);
+            exchange(legs);
+            let mut plain = vec![];
+            legs[1 - from].read_plain(&mut plain);
+            assert_eq!(plain, data);
+        }
+    }
+
+    #[test]
+    fn worn_out_key_gets_a_successor_and_the_peer_changes_its_own() {
+        let mut legs = joined(&rustls::version::TLS13);
+        carries_data(&mut legs);
+        for (from, to) in [(0, 1), (1, 0)] {
+            let keys = |leg: &ModernLeg| {
+                let traffic = leg.traffic.as_ref().unwrap();
+                [Arc::clone(&traffic.sealing), Arc::clone(&traffic.opening)]
+            };
+            let (before, [_, opening]) = (keys(&legs[from]), keys(&legs[to]));
+            before[0].wear_out();
+            opening.wear_out();
+            carries_data(&mut legs);
+            let after = keys(&legs[from]);
+            // The peer was asked for a new key of its own, and gave one.
+            assert!(before.iter().zip(&after).all(|(before, after)| !Arc::ptr_eq(before, after)));
+            carries_data(&mut legs);
+        }
+    }
+
+    #[test]
+    fn worn_out_key_of_tls_1_2_ends_the_session() {
+        let mut legs = joined(&rustls::version::TLS12);
+        carries_data(&mut legs);
+        let traffic = legs[0].traffic.as_ref().unwrap();
+        traffic.sealing.wear_out();
+        assert_eq!(legs[0].write_plain(b"more"), 0);
     }
 }

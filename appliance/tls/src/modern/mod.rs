@@ -10,7 +10,10 @@
 
 mod closing_alert;
 mod leg;
+mod protection;
+mod record;
 mod resumption;
+mod suites;
 mod support;
 mod witness;
 
@@ -62,7 +65,7 @@ impl ModernStack {
     pub fn under(allowed: &Allowed) -> Result<Option<Self>, LegError> {
         let internal = |error: rustls::Error| LegError::Internal(error.to_string());
         let mut provider = default_provider();
-        provider.cipher_suites = closing_alert::suites(&provider);
+        provider.cipher_suites = suites::suites(&provider);
         provider.cipher_suites.retain(|suite| {
             let id = suite.suite().into();
             allowed.usable().any(|line| line.id == id)

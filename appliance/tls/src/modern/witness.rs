@@ -17,6 +17,7 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, PeerMisbehaved, Sig
 use rustls_pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use webpki::RawPublicKeyEntity;
 
+use super::protection::Protection;
 use super::resumption::LONGEST_CHAIN;
 use crate::certificate::Certificate;
 use crate::key::LegKey;
@@ -34,6 +35,31 @@ pub(super) struct Observed {
     /// What the server stapled, and whether that says that its certificate is revoked.
     staple: Mutex<Vec<u8>>,
     revoked: AtomicBool,
+    keys: Mutex<Keys>,
+}
+
+/// The newest keys of each direction.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Keys {
+    pub(super) sealing: Option<Arc<Protection>>,
+    pub(super) opening: Option<Arc<Protection>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Out,
+    In,
+}
+
+/// rustls has made a key, which it uses from now on.
+pub(super) fn note_keys(way: Way, key: Option<Arc<Protection>>) {
+    note(|observed| {
+        let mut keys = observed.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        match way {
+            Way::Out => keys.sealing = key,
+            Way::In => keys.opening = key,
+        }
+    });
 }
 
 thread_local! {
@@ -70,6 +96,10 @@ impl Observed {
     pub(super) fn staple(&self) -> Option<Vec<u8>> {
         let mut staple = self.staple.lock().unwrap_or_else(PoisonError::into_inner);
         Some(std::mem::take(&mut *staple)).filter(|staple| !staple.is_empty())
+    }
+
+    pub(super) fn keys(&self) -> Keys {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn client_certificate_requested(&self) -> bool {

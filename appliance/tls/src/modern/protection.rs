@@ -1,0 +1,385 @@
+//! Record protection: the AEAD of one direction of a leg, from the keys that rustls derived.
+//!
+//! For: records of application data, sealed and opened here without rustls, its buffers and their
+//! copies; and all others through rustls, whose encrypters and decrypters ([`super::suites`]) are
+//! the same keys with the same sequence number, so that both ways may take turns. Nonces cannot come
+//! twice: only [`Protection::next`] gives them. Not for: framing of what comes in
+//! ([`super::record`]), what a message means. A record that does not open, or is not of application
+//! data, is left as it was, for rustls to find out why.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use aws_lc_rs::aead::{Aad, Algorithm, LessSafeKey, Nonce, UnboundKey};
+use rustls::crypto::cipher::{
+    InboundOpaqueMessage, InboundPlainMessage, OutboundOpaqueMessage, OutboundPlainMessage,
+    PrefixedPayload, make_tls12_aad, make_tls13_aad,
+};
+use rustls::{ContentType, Error, ProtocolVersion};
+use zeroize::Zeroizing;
+
+use super::record::{APPLICATION_DATA, HEADER};
+
+/// Plaintext of a record (RFC 8446 section 5.1).
+pub(super) const LONGEST_PLAIN: usize = 1 << 14;
+/// Of all suites of this stack.
+const TAG: usize = 16;
+const NONCE: usize = 12;
+/// Of TLS 1.2's GCM: the nonce's part that is kept, and the part that each record carries (RFC 5288
+/// section 3).
+const SALT: usize = 4;
+const EXPLICIT: usize = 8;
+/// What sealing adds to a record's plaintext at most, the header included.
+pub(super) const MOST_ADDED: usize = HEADER + EXPLICIT + TAG;
+
+/// How the nonce and the additional data are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Construction {
+    /// RFC 8446 section 5.2: the type is encrypted, behind the plaintext.
+    Tls13,
+    /// ChaCha20 in TLS 1.2 (RFC 7905).
+    Tls12Implicit,
+    /// GCM in TLS 1.2 (RFC 5288). Its own records count in the explicit part from a random number on.
+    Tls12Explicit,
+}
+
+/// One direction, until its key changes.
+pub(super) struct Protection {
+    key: LessSafeKey,
+    construction: Construction,
+    iv: Zeroizing<[u8; NONCE]>,
+    sequence: AtomicU64,
+    /// Records that may be sealed with the key (RFC 8446 section 5.5).
+    limit: u64,
+}
+
+impl std::fmt::Debug for Protection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Protection({:?}, record {})", self.construction, self.sequence.load(Relaxed))
+    }
+}
+
+/// The key has sealed all it may.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Exhausted;
+
+impl Protection {
+    /// `iv`: 12 bytes, or the salt alone. `None`: key or IV is not as long as the algorithm has it.
+    pub(super) fn new(
+        algorithm: &'static Algorithm,
+        construction: Construction,
+        key: &[u8],
+        iv: &[u8],
+        limit: u64,
+    ) -> Option<Self> {
+        let mut whole = Zeroizing::new([0; NONCE]);
+        whole.get_mut(..iv.len())?.copy_from_slice(iv);
+        let key = LessSafeKey::new(UnboundKey::new(algorithm, key).ok()?);
+        Some(Self { key, construction, iv: whole, sequence: AtomicU64::new(0), limit })
+    }
+
+    /// Of the next record: its number, and its nonce.
+    fn next(&self) -> (u64, [u8; NONCE]) {
+        let sequence = self.sequence.fetch_add(1, Relaxed);
+        (sequence, self.nonce(sequence))
+    }
+
+    fn nonce(&self, sequence: u64) -> [u8; NONCE] {
+        let mut nonce = *self.iv;
+        for (byte, of) in nonce.iter_mut().skip(NONCE - 8).zip(sequence.to_be_bytes()) {
+            *byte ^= of;
+        }
+        nonce
+    }
+
+    /// Appends a record of application data; `plain` is [`LONGEST_PLAIN`] at most.
+    pub(super) fn seal(&self, plain: &[u8], out: &mut Vec<u8>) -> Result<(), Exhausted> {
+        if self.sequence.load(Relaxed) >= self.limit {
+            return Err(Exhausted);
+        }
+        let (sequence, nonce) = self.next();
+        let typed = usize::from(self.construction == Construction::Tls13);
+        let explicit = self.explicit(&nonce);
+        let length = explicit.len() + plain.len() + typed + TAG;
+        let [high, low] = u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes();
+        out.extend_from_slice(&[APPLICATION_DATA, 3, 3, high, low]);
+        out.extend_from_slice(explicit);
+        let start = out.len();
+        out.extend_from_slice(plain);
+        if typed > 0 {
+            out.push(APPLICATION_DATA);
+        }
+        let sealed = out.get_mut(start..).unwrap_or_default();
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let tag = match self.construction {
+            Construction::Tls13 => {
+                let aad = Aad::from(make_tls13_aad(length));
+                self.key.seal_in_place_separate_tag(nonce, aad, sealed)
+            }
+            _ => {
+                let aad = make_tls12_aad(sequence, DATA, VERSION, plain.len());
+                self.key.seal_in_place_separate_tag(nonce, Aad::from(aad), sealed)
+            }
+        };
+        // It fails for more bytes than a record can have only.
+        out.extend_from_slice(tag.map_err(|_| Exhausted)?.as_ref());
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn wear_out(&self) {
+        self.sequence.store(self.limit, Relaxed);
+    }
+
+    fn explicit<'a>(&self, nonce: &'a [u8; NONCE]) -> &'a [u8] {
+        match self.construction {
+            Construction::Tls12Explicit => nonce.get(SALT..).unwrap_or_default(),
+            _ => &[],
+        }
+    }
+
+    /// Appends the plaintext of a record of application data, header included; `false`: it is none,
+    /// or does not open. Nothing has changed then.
+    pub(super) fn open(&self, record: &[u8], plain: &mut Vec<u8>) -> bool {
+        let start = plain.len();
+        let opened = self.open_behind(record, plain, start);
+        plain.truncate(opened.unwrap_or(start));
+        if opened.is_some() {
+            self.sequence.fetch_add(1, Relaxed);
+        }
+        opened.is_some()
+    }
+
+    /// Where the plaintext ends in `plain` that begins at `start`.
+    fn open_behind(&self, record: &[u8], plain: &mut Vec<u8>, start: usize) -> Option<usize> {
+        let (header, sealed) = record.split_at_checked(HEADER)?;
+        let sequence = self.sequence.load(Relaxed);
+        let (nonce, sealed) = match self.construction {
+            Construction::Tls12Explicit => self.carried_nonce(sealed)?,
+            _ => (self.nonce(sequence), sealed),
+        };
+        plain.extend_from_slice(sealed);
+        let sealed = plain.get_mut(start..)?;
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let length = match self.construction {
+            Construction::Tls13 => {
+                let aad = Aad::from(<[u8; HEADER]>::try_from(header).ok()?);
+                self.key.open_in_place(nonce, aad, sealed).ok()?.len()
+            }
+            _ => {
+                let length = sealed.len().checked_sub(TAG)?;
+                let version = u16::from_be_bytes([*header.get(1)?, *header.get(2)?]);
+                let aad = make_tls12_aad(sequence, DATA, version.into(), length);
+                self.key.open_in_place(nonce, Aad::from(aad), sealed).ok()?.len()
+            }
+        };
+        let opened = plain.get(start..start.checked_add(length)?)?;
+        let data = match self.construction {
+            // Behind the type there may be zeros (RFC 8446 section 5.4).
+            Construction::Tls13 => {
+                let typed = opened.iter().rposition(|byte| *byte != 0)?;
+                (opened.get(typed) == Some(&APPLICATION_DATA)).then_some(typed)?
+            }
+            _ => length,
+        };
+        // RFC 8446 section 5.2: padding counts.
+        let typed = usize::from(self.construction == Construction::Tls13);
+        (length <= LONGEST_PLAIN + typed).then(|| start.saturating_add(data))
+    }
+
+    /// Of TLS 1.2's GCM, and what is behind it.
+    fn carried_nonce<'a>(&self, sealed: &'a [u8]) -> Option<([u8; NONCE], &'a [u8])> {
+        let (explicit, sealed) = sealed.split_first_chunk::<EXPLICIT>()?;
+        let mut nonce = *self.iv;
+        nonce.get_mut(SALT..)?.copy_from_slice(explicit);
+        Some((nonce, sealed))
+    }
+
+    /// For rustls: any record.
+    pub(super) fn encrypt(
+        &self,
+        message: &OutboundPlainMessage<'_>,
+    ) -> Result<OutboundOpaqueMessage, Error> {
+        let (sequence, nonce) = self.next();
+        let explicit = self.explicit(&nonce);
+        let length = self.sealed_length(message.payload.len());
+        let mut payload = PrefixedPayload::with_capacity(length);
+        payload.extend_from_slice(explicit);
+        payload.extend_from_chunks(&message.payload);
+        let tls13 = self.construction == Construction::Tls13;
+        if tls13 {
+            payload.extend_from_slice(&[message.typ.into()]);
+        }
+        let sealed = payload.as_mut().get_mut(explicit.len()..).unwrap_or_default();
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let tag = if tls13 {
+            let aad = Aad::from(make_tls13_aad(length));
+            self.key.seal_in_place_separate_tag(nonce, aad, sealed)
+        } else {
+            let length = message.payload.len();
+            let aad = Aad::from(make_tls12_aad(sequence, message.typ, message.version, length));
+            self.key.seal_in_place_separate_tag(nonce, aad, sealed)
+        };
+        payload.extend_from_slice(tag.map_err(|_| Error::EncryptError)?.as_ref());
+        let typ = if tls13 { DATA } else { message.typ };
+        let version = if tls13 { VERSION } else { message.version };
+        Ok(OutboundOpaqueMessage::new(typ, version, payload))
+    }
+
+    /// A record's payload that has so much plaintext.
+    pub(super) fn sealed_length(&self, plain: usize) -> usize {
+        let beside = match self.construction {
+            Construction::Tls13 => 1 + TAG,
+            Construction::Tls12Implicit => TAG,
+            Construction::Tls12Explicit => EXPLICIT + TAG,
+        };
+        plain.saturating_add(beside)
+    }
+
+    /// For rustls: any record.
+    pub(super) fn decrypt<'a>(
+        &self,
+        mut message: InboundOpaqueMessage<'a>,
+    ) -> Result<InboundPlainMessage<'a>, Error> {
+        let sequence = self.sequence.load(Relaxed);
+        let whole = message.payload.len();
+        let plain = whole.checked_sub(self.sealed_length(0)).ok_or(Error::DecryptError)?;
+        let (nonce, skipped) = match self.construction {
+            Construction::Tls12Explicit => {
+                let (nonce, _) = self.carried_nonce(&message.payload).ok_or(Error::DecryptError)?;
+                (nonce, EXPLICIT)
+            }
+            _ => (self.nonce(sequence), 0),
+        };
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let opened = match self.construction {
+            Construction::Tls13 => {
+                let aad = Aad::from(make_tls13_aad(whole));
+                self.key.open_in_place(nonce, aad, &mut message.payload)
+            }
+            _ => {
+                let aad = make_tls12_aad(sequence, message.typ, message.version, plain);
+                self.key.open_within(nonce, Aad::from(aad), &mut message.payload, skipped..)
+            }
+        };
+        let length = opened.map_err(|_| Error::DecryptError)?.len();
+        self.sequence.fetch_add(1, Relaxed);
+        message.payload.truncate(length);
+        if self.construction == Construction::Tls13 {
+            message.into_tls13_unpadded_message()
+        } else if length > LONGEST_PLAIN {
+            Err(Error::PeerSentOversizedRecord)
+        } else {
+            Ok(message.into_plain_message())
+        }
+    }
+}
+
+const DATA: ContentType = ContentType::ApplicationData;
+/// What records say, of TLS 1.3 as well.
+const VERSION: ProtocolVersion = ProtocolVersion::TLSv1_2;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305};
+
+    use super::*;
+
+    const ALL: [(Construction, &Algorithm, usize); 4] = [
+        (Construction::Tls13, &AES_256_GCM, NONCE),
+        (Construction::Tls13, &CHACHA20_POLY1305, NONCE),
+        (Construction::Tls12Implicit, &CHACHA20_POLY1305, NONCE),
+        (Construction::Tls12Explicit, &AES_128_GCM, NONCE),
+    ];
+
+    fn pair(number: usize, limit: u64) -> [Protection; 2] {
+        let (construction, algorithm, iv) = ALL[number];
+        let key = vec![7; algorithm.key_len()];
+        let one = || Protection::new(algorithm, construction, &key, &vec![9; iv], limit).unwrap();
+        [one(), one()]
+    }
+
+    #[test]
+    fn records_open_in_their_order_and_in_no_other() {
+        for number in 0..ALL.len() {
+            let [from, to] = pair(number, 100);
+            let mut records = vec![];
+            for data in [&b""[..], b"one", &[5; LONGEST_PLAIN]] {
+                let mut record = vec![];
+                from.seal(data, &mut record).unwrap();
+                assert_eq!(record.len(), HEADER + from.sealed_length(data.len()));
+                assert!(record.len() <= data.len() + MOST_ADDED);
+                records.push((data, record));
+            }
+            let mut plain = b"before".to_vec();
+            // The nonce of TLS 1.2's GCM is in the record, the number in the additional data.
+            assert!(!to.open(&records[1].1, &mut plain));
+            assert_eq!(plain, b"before");
+            for (data, record) in &records {
+                plain.clear();
+                assert!(to.open(record, &mut plain), "{number}");
+                assert_eq!(plain, *data);
+                assert!(!to.open(record, &mut plain), "twice");
+            }
+        }
+    }
+
+    #[test]
+    fn altered_record_leaves_nothing_behind() {
+        for number in 0..ALL.len() {
+            let [from, to] = pair(number, 100);
+            let mut record = vec![];
+            from.seal(b"some data", &mut record).unwrap();
+            for at in HEADER..record.len() {
+                let mut altered = record.clone();
+                altered[at] ^= 0x10;
+                let mut plain = vec![];
+                assert!(!to.open(&altered, &mut plain), "{number}: byte {at}");
+                assert!(plain.is_empty());
+            }
+            for short in 0..record.len() {
+                assert!(!to.open(&record[..short], &mut vec![]));
+            }
+            assert!(to.open(&record, &mut vec![]));
+        }
+    }
+
+    #[test]
+    fn key_seals_as_many_records_as_it_may() {
+        let [from, _] = pair(0, 2);
+        let mut out = vec![];
+        assert_eq!(from.seal(b"1", &mut out), Ok(()));
+        assert_eq!(from.seal(b"2", &mut out), Ok(()));
+        let length = out.len();
+        assert_eq!(from.seal(b"3", &mut out), Err(Exhausted));
+        assert_eq!(out.len(), length);
+    }
+
+    #[test]
+    fn control_messages_are_left_to_rustls_and_padding_is_taken_off() {
+        let [from, to] = pair(0, 100);
+        let mut record = vec![];
+        let mut inner = |plain: &[u8]| {
+            let (_, nonce) = from.next();
+            let mut sealed = plain.to_vec();
+            let length = sealed.len() + TAG;
+            let aad = Aad::from(make_tls13_aad(length));
+            let nonce = Nonce::assume_unique_for_key(nonce);
+            let tag = from.key.seal_in_place_separate_tag(nonce, aad, &mut sealed).unwrap();
+            record = make_tls13_aad(length).to_vec();
+            record.extend_from_slice(&sealed);
+            record.extend_from_slice(tag.as_ref());
+            record.clone()
+        };
+        let mut plain = vec![];
+        assert!(to.open(&inner(b"data\x17\0\0\0"), &mut plain));
+        assert_eq!(plain, b"data");
+        for other in [&b"\x01\x00\x15"[..], b"\x18\0\0\x01\0\x16", b"\0\0\0", b""] {
+            assert!(!to.open(&inner(other), &mut plain), "{other:?}");
+            assert_eq!(plain, b"data");
+            to.sequence.fetch_add(1, Relaxed); // as rustls, which opens it
+        }
+        let long = [vec![b'x'; LONGEST_PLAIN], vec![APPLICATION_DATA, 0]].concat();
+        assert!(!to.open(&inner(&long), &mut plain));
+    }
+}
