@@ -76,13 +76,34 @@ impl FlowGuard {
     /// is polled. Poll it on the thread that reads and writes the flow's streams. Safe to cancel.
     pub async fn pass_keep_alives(&self, client: &TcpStream, server: &TcpStream) -> Infallible {
         loop {
-            let [from_client, from_server] = std::mem::take(&mut self.shared.lock().kept_alive);
-            for (asked, other) in [(from_client, server), (from_server, client)] {
-                if asked {
-                    self.pass_keep_alive(other);
-                }
+            let asked = self.asked().await;
+            self.pass_on(asked, client, server);
+        }
+    }
+
+    /// Waits until the client, or the server, asked whether the other is there: for
+    /// [`Self::pass_on`]. Safe to cancel.
+    pub async fn asked(&self) -> [bool; 2] {
+        loop {
+            let asked = std::mem::take(&mut self.shared.lock().kept_alive);
+            if asked != [false; 2] {
+                return asked;
             }
             self.shared.arrived.notified().await;
+        }
+    }
+
+    /// Asks the other end. On the thread that reads and writes the flow's streams.
+    pub fn pass_on(
+        &self,
+        [client, server]: [bool; 2],
+        to_client: &TcpStream,
+        to_server: &TcpStream,
+    ) {
+        for (asked, other) in [(client, to_server), (server, to_client)] {
+            if asked {
+                self.pass_keep_alive(other);
+            }
         }
     }
 

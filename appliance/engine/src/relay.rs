@@ -7,9 +7,12 @@
 //! nearest one; a side whose TCP breaks resets the other; a dropped session resets as the proxy's
 //! options say.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tracing::debug;
@@ -142,10 +145,7 @@ impl<'a> Relay<'a> {
     async fn broken(&mut self, by: End, fault: &LegFault) -> Option<Blocked> {
         debug!(session = self.record.id, %by, %fault, "session broken");
         self.record.broken = Some(BreakRecord { by, words: fault.in_short() });
-        let direction = match by {
-            End::Client => Direction::ToServer,
-            End::Server => Direction::ToClient,
-        };
+        let direction = sent_by(by);
         if by == End::Client {
             self.rejected |= match fault {
                 LegFault::Tls(LegError::AlertReceived(alert)) => alert.rejects_certificate(),
@@ -235,6 +235,8 @@ impl<'a> Relay<'a> {
         // Application data may have come with the last handshake message.
         self.take_in(Direction::ToClient, Input::Buffered)?;
         self.take_in(Direction::ToServer, Input::Buffered)?;
+        let guard = self.guard;
+        let mut asked = pin!(guard.asked());
         let mut drain = None;
         let mut reads: u32 = 0;
         loop {
@@ -244,43 +246,63 @@ impl<'a> Relay<'a> {
                 return Ok(());
             }
             if self.client.ended && self.server.ended && drain.is_none() {
-                drain = Some(tokio::time::Instant::now() + DRAIN);
+                drain = Some(Box::pin(tokio::time::sleep(DRAIN)));
             }
             reads = reads.wrapping_add(1);
             if reads.is_multiple_of(TURN) {
                 tokio::task::yield_now().await;
             }
-            let read_client = self.client.reads() && self.server.leg.pending() < HIGH_WATER;
-            let read_server = self.server.reads() && self.client.leg.pending() < HIGH_WATER;
-            let (to_client, to_server) = (self.client.leg.unsent(), self.server.leg.unsent());
-            tokio::select! {
-                ready = self.client.leg.stream.readable(), if read_client => {
-                    ready.map_err(|error| Fault::Client(error.into()))?;
-                    self.take_in(Direction::ToServer, Input::Wire)?;
+            let wanted = self.wanted();
+            // Neither side comes first always.
+            let first = if reads.is_multiple_of(2) { End::Client } else { End::Server };
+            let event = poll_fn(|context| {
+                if let Poll::Ready(asked) = asked.as_mut().poll(context) {
+                    return Poll::Ready(Ok(Event::Asked(asked)));
                 }
-                ready = self.server.leg.stream.readable(), if read_server => {
-                    ready.map_err(|error| Fault::Server(error.into()))?;
-                    self.take_in(Direction::ToClient, Input::Wire)?;
+                if drain.as_mut().is_some_and(|drain| drain.as_mut().poll(context).is_ready()) {
+                    return Poll::Ready(Ok(Event::Drained));
                 }
-                ready = self.client.leg.stream.writable(), if to_client > 0 => {
-                    ready.map_err(|error| Fault::Client(error.into()))?;
+                self.poll_sides(first, wanted, context)
+            });
+            match event.await? {
+                Event::Readable(end) => {
+                    self.take_in(sent_by(end), Input::Wire)?;
                 }
-                ready = self.server.leg.stream.writable(), if to_server > 0 => {
-                    ready.map_err(|error| Fault::Server(error.into()))?;
+                Event::Progress(end) => {
+                    self.take_in(sent_by(end), Input::Buffered)?;
                 }
-                () = progress(&mut self.client.leg.tls) => {
-                    self.take_in(Direction::ToServer, Input::Buffered)?;
+                Event::Writable => {}
+                Event::Asked(ends) => {
+                    guard.pass_on(ends, &self.client.leg.stream, &self.server.leg.stream);
+                    asked.set(guard.asked());
                 }
-                () = progress(&mut self.server.leg.tls) => {
-                    self.take_in(Direction::ToClient, Input::Buffered)?;
-                }
-                never = self.guard.pass_keep_alives(
-                    &self.client.leg.stream,
-                    &self.server.leg.stream,
-                ) => match never {},
-                () = until(drain) => return Ok(()),
+                Event::Drained => return Ok(()),
             }
         }
+    }
+
+    /// Of the client's side and the server's.
+    fn wanted(&self) -> [Wanted; 2] {
+        let wanted = |side: &Side, other: &Side| Wanted {
+            read: side.reads() && other.leg.pending() < HIGH_WATER,
+            write: side.leg.unsent() > 0,
+        };
+        [wanted(&self.client, &self.server), wanted(&self.server, &self.client)]
+    }
+
+    fn poll_sides(
+        &mut self,
+        first: End,
+        [client, server]: [Wanted; 2],
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Event, Fault>> {
+        let mut poll = |end| match end {
+            End::Client => self.client.poll(End::Client, client, context).map_err(Fault::Client),
+            End::Server => self.server.poll(End::Server, server, context).map_err(Fault::Server),
+        };
+        let second = if first == End::Client { End::Server } else { End::Client };
+        let event = poll(first);
+        if event.is_ready() { event } else { poll(second) }
     }
 
     /// One read of the side that sends in `direction`: decrypt, inspect, encrypt for the other.
@@ -447,12 +469,50 @@ impl Side {
     fn done(&self) -> bool {
         self.ended && self.fin_sent
     }
+
+    fn poll(
+        &mut self,
+        end: End,
+        wanted: Wanted,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Event, LegFault>> {
+        let stream = &self.leg.stream;
+        if wanted.read
+            && let Poll::Ready(ready) = stream.poll_read_ready(context)
+        {
+            return Poll::Ready(ready.map(|()| Event::Readable(end)).map_err(LegFault::Tcp));
+        }
+        if wanted.write
+            && let Poll::Ready(ready) = stream.poll_write_ready(context)
+        {
+            return Poll::Ready(ready.map(|()| Event::Writable).map_err(LegFault::Tcp));
+        }
+        self.leg.tls.poll_progress(context).map(|()| Ok(Event::Progress(end)))
+    }
 }
 
-async fn until(deadline: Option<tokio::time::Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
+/// What of a side is waited for.
+#[derive(Clone, Copy)]
+struct Wanted {
+    read: bool,
+    write: bool,
+}
+
+/// What a relay waits for.
+enum Event {
+    Readable(End),
+    Writable,
+    Progress(End),
+    /// The client, and the server, asked whether the other is there.
+    Asked([bool; 2]),
+    /// Both sides ended, and had their time to take what is left.
+    Drained,
+}
+
+fn sent_by(end: End) -> Direction {
+    match end {
+        End::Client => Direction::ToServer,
+        End::Server => Direction::ToClient,
     }
 }
 

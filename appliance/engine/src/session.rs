@@ -50,18 +50,25 @@ pub async fn run(
     };
 
     let TakenFlow { client, server, received, mut guard } = taken;
-    let (client, server, verdict) =
-        match handshakes((client, server), &guard, &received, &hello, &flow, record, surroundings)
-            .await
-        {
-            Ok(legs) => legs,
-            // The streams are dropped: a reset, unless an orderly close was asked for.
-            Err(Ended::Blocked(blocked)) => return Outcome::Blocked(blocked),
-            Err(Ended::Excepted { client, server }) => {
-                return relay_excepted(client, server, received, guard, record).await;
-            }
-        };
-    drop(received);
+    // Apart, so that a session does not keep its room for as long as it lives.
+    let shaken = Box::pin(handshakes(
+        (client, server),
+        &guard,
+        &received,
+        &hello,
+        &flow,
+        record,
+        surroundings,
+    ));
+    let (client, server, verdict) = match shaken.await {
+        Ok(legs) => legs,
+        // The streams are dropped: a reset, unless an orderly close was asked for.
+        Err(Ended::Blocked(blocked)) => return Outcome::Blocked(blocked),
+        Err(Ended::Excepted { client, server }) => {
+            return relay_excepted(client, server, received, guard, record).await;
+        }
+    };
+    drop((received, hello));
     guard.settle();
     // HTTP/2 has no decoder yet: only what looks at any stream looks at it (SPEC I1).
     let http2 = client.tls.negotiated().and_then(|negotiated| negotiated.alpn).as_deref()
