@@ -8,9 +8,12 @@ use std::sync::Arc;
 
 use common::{authority, leaf, plain, pump};
 use rcgen::PKCS_ECDSA_P256_SHA256;
+use rustls::client::{Resumption, Tls12Resumption};
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use weir_policy::snapshot::CertifiedKey;
 use weir_policy::suites::{Allowed, Protocol};
@@ -180,6 +183,56 @@ fn talk(leg: &mut dyn TlsLeg, server: &mut ServerConnection) {
     }
 }
 
+/// Its session is known again by its number, bound like a ticket.
+#[test]
+fn client_of_tls_1_2_without_tickets_is_resumed_under_the_same_verdict_and_policy_generation() {
+    let authority = authority("Test CA", &PKCS_ECDSA_P256_SHA256);
+    let key = LegKey::new(&leaf(&authority, &["a.example"])).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from(authority.der().to_vec())).unwrap();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.resumption =
+        Resumption::in_memory_sessions(8).tls12_resumption(Tls12Resumption::SessionIdOnly);
+    let (config, far) = (Arc::new(config), stack(Protocol::Tls12));
+    let resumed = |far: &ModernStack, verdict| {
+        let name = "a.example".try_into().unwrap();
+        let mut client = ClientConnection::new(config.clone(), name).unwrap();
+        let mut leg = far.client_leg(&key, verdict, None).unwrap();
+        converse(&mut client, leg.as_mut());
+        let kind = client.handshake_kind().unwrap();
+        let resumed = leg.negotiated().unwrap().resumed;
+        assert_eq!(kind == HandshakeKind::Resumed, resumed);
+        resumed
+    };
+    let verified = Verdict::default();
+    assert_eq!([(); 3].map(|()| resumed(&far, verified)), [false, true, true]);
+    let worse = Verdict::from(Failure::Expired);
+    assert_eq!([(); 2].map(|()| resumed(&far, worse)), [false, true]);
+    let next_generation = stack(Protocol::Tls12);
+    assert_eq!([(); 2].map(|()| resumed(&next_generation, worse)), [false, true]);
+}
+
+fn converse(client: &mut ClientConnection, leg: &mut dyn TlsLeg) {
+    for _ in 0..20 {
+        let mut wire = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut wire).unwrap();
+        }
+        leg.read_wire(&wire).unwrap();
+        wire.clear();
+        leg.write_wire(&mut wire);
+        let mut rest = wire.as_slice();
+        while !rest.is_empty() {
+            client.read_tls(&mut rest).unwrap();
+            client.process_new_packets().unwrap();
+        }
+    }
+}
+
 /// A client that would like to send early data is not told that it may, and what it sends so is
 /// passed over.
 #[test]
@@ -201,20 +254,7 @@ fn early_data_is_never_accepted() {
         let mut client = ClientConnection::new(config.clone(), name).unwrap();
         assert!(client.early_data().is_none());
         let mut leg = far.client_leg(&key, Verdict::default(), None).unwrap();
-        for _ in 0..20 {
-            let mut wire = Vec::new();
-            while client.wants_write() {
-                client.write_tls(&mut wire).unwrap();
-            }
-            leg.read_wire(&wire).unwrap();
-            wire.clear();
-            leg.write_wire(&mut wire);
-            let mut rest = wire.as_slice();
-            while !rest.is_empty() {
-                client.read_tls(&mut rest).unwrap();
-                client.process_new_packets().unwrap();
-            }
-        }
+        converse(&mut client, leg.as_mut());
         assert_eq!(leg.negotiated().unwrap().resumed, resumed);
     }
 }

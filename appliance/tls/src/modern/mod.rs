@@ -30,7 +30,9 @@ use weir_policy::suites::{Allowed, Protocol};
 
 use self::leg::ModernLeg;
 pub use self::resumption::SERVERS_BOUND;
-use self::resumption::{BoundTickets, ServerSessions, SessionsOf};
+use self::resumption::{
+    Binding, BoundSessions, BoundTickets, ClientSessions, ServerSessions, SessionsOf,
+};
 pub use self::support::modern_could;
 use self::witness::{Observed, Presented, Witness};
 use crate::key::LegKey;
@@ -46,6 +48,8 @@ pub struct ModernStack {
     /// Copied for every client leg, with the leg's own key and ALPN.
     server: ServerConfig,
     tickets: Arc<dyn ProducesTickets>,
+    /// Of TLS 1.2, for those that take no tickets.
+    client_sessions: Arc<ClientSessions>,
 }
 
 impl ModernStack {
@@ -93,11 +97,12 @@ impl ModernStack {
             .map_err(internal)?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(Presented::nothing()));
-        // The default is a cache of its own in every configuration (31 KiB).
+        // The default is a cache of its own in every configuration (31 KiB). A leg's own follows.
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.max_early_data_size = 0;
         let tickets = Ticketer::new().map_err(internal)?;
-        Ok(Some(Self { client, sessions: Arc::default(), server, tickets }))
+        let (sessions, client_sessions) = Default::default();
+        Ok(Some(Self { client, sessions, server, tickets, client_sessions }))
     }
 
     /// The leg to a server, with its ClientHello waiting to be written.
@@ -150,8 +155,10 @@ impl ModernStack {
         let presented = Arc::new(Presented::new(key));
         let mut config = self.server.clone();
         config.cert_resolver = presented.clone();
-        let tickets = BoundTickets::new(self.tickets.clone(), key, verdict);
-        config.ticketer = Arc::new(tickets);
+        let binding = Binding::of(key, verdict);
+        config.ticketer = Arc::new(BoundTickets::new(self.tickets.clone(), binding));
+        config.session_storage =
+            Arc::new(BoundSessions::new(self.client_sessions.clone(), binding));
         config.alpn_protocols = alpn.into_iter().collect();
         let connection = ServerConnection::new(Arc::new(config))
             .map_err(|error| LegError::Internal(error.to_string()))?;

@@ -9,20 +9,25 @@
 //! Not for: sessions of a server that asked for a client certificate: it must ask again.
 //!
 //! Tickets for clients are encrypted with a key that changes every six hours and is forgotten after
-//! another six; nothing is kept for them here. Cannot fail: without a session the handshake is full.
+//! another six; nothing is kept for them here. A client of TLS 1.2 that takes no tickets is known again
+//! by its session's number: those are kept, within bounds. Cannot fail: without a session the handshake
+//! is full.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{Context, SHA256};
 use lru::LruCache;
 use rustls::NamedGroup;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
-use rustls::server::ProducesTickets;
+use rustls::server::{ProducesTickets, StoresServerSessions};
 use rustls_pki_types::ServerName;
+use zeroize::Zeroizing;
 
 use super::witness::Observed;
 use crate::key::LegKey;
@@ -36,23 +41,40 @@ const TICKETS: usize = 2;
 /// Certificates of a server, together: sessions of one that sends more are not kept.
 pub(super) const LONGEST_CHAIN: usize = 16 << 10;
 
-/// SHA-256 over what a client's session is bound to.
+/// Clients' sessions of TLS 1.2 that one proxy keeps by their numbers, about 300 bytes each; past it
+/// the least recently used goes. Also of clients that take tickets: rustls does not tell them apart.
+const CLIENTS_BOUND: usize = 4096;
+/// The longest of them: a secret, the client's name for the server, and what was agreed on.
+const LONGEST_SESSION: usize = 1024;
+/// After it the handshake is full again.
+const LASTS: Duration = Duration::from_secs(7200);
+
 const BINDING: usize = 32;
 
-/// Puts a binding into each ticket, and takes none back that has another.
-#[derive(Debug)]
-pub(super) struct BoundTickets {
-    tickets: Arc<dyn ProducesTickets>,
-    binding: [u8; BINDING],
-}
+/// SHA-256 over what a client's session is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Binding([u8; BINDING]);
 
-impl BoundTickets {
-    pub(super) fn new(tickets: Arc<dyn ProducesTickets>, key: &LegKey, verdict: Verdict) -> Self {
+impl Binding {
+    pub(super) fn of(key: &LegKey, verdict: Verdict) -> Self {
         let mut context = Context::new(&SHA256);
         context.update(&verdict.bits().to_be_bytes());
         context.update(key.chain().first().map(|leaf| leaf.as_ref()).unwrap_or_default());
         let mut binding = [0; BINDING];
         binding.copy_from_slice(context.finish().as_ref());
+        Self(binding)
+    }
+}
+
+/// Puts a binding into each ticket, and takes none back that has another.
+#[derive(Debug)]
+pub(super) struct BoundTickets {
+    tickets: Arc<dyn ProducesTickets>,
+    binding: Binding,
+}
+
+impl BoundTickets {
+    pub(super) fn new(tickets: Arc<dyn ProducesTickets>, binding: Binding) -> Self {
         Self { tickets, binding }
     }
 }
@@ -68,15 +90,101 @@ impl ProducesTickets for BoundTickets {
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
         // Holds a session's secret, like every copy that rustls makes of it.
-        let bound = zeroize::Zeroizing::new([&self.binding, plain].concat());
+        let bound = Zeroizing::new([&self.binding.0, plain].concat());
         self.tickets.encrypt(&bound)
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        let bound = zeroize::Zeroizing::new(self.tickets.decrypt(ticket)?);
+        let bound = Zeroizing::new(self.tickets.decrypt(ticket)?);
         let (binding, plain) = bound.split_at_checked(BINDING)?;
-        verify_slices_are_equal(binding, &self.binding).ok()?;
+        verify_slices_are_equal(binding, &self.binding.0).ok()?;
         Some(plain.to_vec())
+    }
+}
+
+/// Clients' sessions of TLS 1.2 by binding and number, of one proxy.
+#[derive(Debug)]
+pub(super) struct ClientSessions(Mutex<LruCache<(Binding, Vec<u8>), KeptForClient>>);
+
+struct KeptForClient {
+    session: Zeroizing<Vec<u8>>,
+    since: Instant,
+}
+
+impl fmt::Debug for KeptForClient {
+    /// Without the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeptForClient({:?})", self.since)
+    }
+}
+
+impl Default for ClientSessions {
+    /// No room in advance: most proxies see little of TLS 1.2. The bound is kept by [`Self::put`].
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::unbounded()))
+    }
+}
+
+impl ClientSessions {
+    fn put(&self, key: (Binding, Vec<u8>), session: Vec<u8>, now: Instant) -> bool {
+        let session = Zeroizing::new(session);
+        if session.len() > LONGEST_SESSION {
+            return false;
+        }
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.put(key, KeptForClient { session, since: now });
+        if all.len() > CLIENTS_BOUND {
+            all.pop_lru();
+        }
+        true
+    }
+
+    fn get(&self, key: &(Binding, Vec<u8>), now: Instant) -> Option<Vec<u8>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = all.get(key)?;
+        if now.saturating_duration_since(kept.since) < LASTS {
+            return Some(kept.session.to_vec());
+        }
+        all.pop(key);
+        None
+    }
+
+    fn take(&self, key: &(Binding, Vec<u8>), now: Instant) -> Option<Vec<u8>> {
+        let session = self.get(key, now)?;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop(key);
+        Some(session)
+    }
+}
+
+/// Those under one binding, for one leg. rustls keeps a session once, at the end of a full handshake,
+/// by a number that it made: nobody's use of it makes it last longer.
+#[derive(Debug)]
+pub(super) struct BoundSessions {
+    all: Arc<ClientSessions>,
+    binding: Binding,
+}
+
+impl BoundSessions {
+    pub(super) fn new(all: Arc<ClientSessions>, binding: Binding) -> Self {
+        Self { all, binding }
+    }
+}
+
+impl StoresServerSessions for BoundSessions {
+    fn put(&self, number: Vec<u8>, session: Vec<u8>) -> bool {
+        self.all.put((self.binding, number), session, Instant::now())
+    }
+
+    fn get(&self, number: &[u8]) -> Option<Vec<u8>> {
+        self.all.get(&(self.binding, number.to_vec()), Instant::now())
+    }
+
+    fn take(&self, number: &[u8]) -> Option<Vec<u8>> {
+        self.all.take(&(self.binding, number.to_vec()), Instant::now())
+    }
+
+    fn can_cache(&self) -> bool {
+        true
     }
 }
 
@@ -165,5 +273,42 @@ impl ClientSessionStore for SessionsOf {
 
     fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
         self.peek(|known| known.tls13.pop_front())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: usize) -> (Binding, Vec<u8>) {
+        (Binding([0; BINDING]), number.to_be_bytes().to_vec())
+    }
+
+    #[test]
+    fn client_sessions_end_in_time_whatever_their_use() {
+        let (sessions, now) = (ClientSessions::default(), Instant::now());
+        assert!(sessions.put(key(1), b"secret".to_vec(), now));
+        let later = |part| now.checked_add(LASTS / part).unwrap();
+        assert_eq!(sessions.get(&key(1), later(2)).as_deref(), Some(b"secret".as_slice()));
+        assert_eq!(sessions.get(&key(2), later(2)), None);
+        let other = (Binding([1; BINDING]), key(1).1);
+        assert_eq!(sessions.get(&other, later(2)), None);
+        assert_eq!(sessions.get(&key(1), later(1)), None);
+        assert_eq!(sessions.0.lock().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn client_sessions_are_bounded_in_number_and_length() {
+        let (sessions, now) = (ClientSessions::default(), Instant::now());
+        assert!(!sessions.put(key(0), vec![0; LONGEST_SESSION + 1], now));
+        for number in 1..=CLIENTS_BOUND {
+            assert!(sessions.put(key(number), Vec::new(), now));
+        }
+        assert!(sessions.get(&key(1), now).is_some());
+        assert!(sessions.put(key(0), Vec::new(), now));
+        assert_eq!(sessions.0.lock().unwrap().len(), CLIENTS_BOUND);
+        assert!(sessions.get(&key(1), now).is_some(), "used a moment ago");
+        assert!(sessions.get(&key(2), now).is_none(), "the least recently used");
+        assert!(sessions.take(&key(1), now).is_some() && sessions.get(&key(1), now).is_none());
     }
 }
