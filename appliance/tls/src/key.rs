@@ -34,6 +34,7 @@ pub enum KeyKind {
     Rsa,
     P256,
     P384,
+    P521,
     /// TLS 1.2 and older only (RFC 8446 section 4.2.3 has no scheme for it).
     P224,
 }
@@ -47,7 +48,7 @@ pub enum KeyError {
     Certificate { index: usize, error: DerError },
     #[error("the key is not PKCS#8: {0}")]
     NotPkcs8(DerError),
-    #[error("keys of type {0} are not supported; RSA, P-224, P-256 and P-384 are")]
+    #[error("keys of type {0} are not supported; RSA, P-224, P-256, P-384 and P-521 are")]
     Unsupported(String),
     #[error("the key was refused: {0}")]
     Refused(String),
@@ -164,7 +165,7 @@ impl KeyKind {
             (EC_PUBLIC_KEY, Some(PRIME256V1)) => Ok(Self::P256),
             (EC_PUBLIC_KEY, Some(SECP384R1)) => Ok(Self::P384),
             (EC_PUBLIC_KEY, Some(SECP224R1)) => Ok(Self::P224),
-            (EC_PUBLIC_KEY, Some(SECP521R1)) => unsupported("P-521"),
+            (EC_PUBLIC_KEY, Some(SECP521R1)) => Ok(Self::P521),
             (EC_PUBLIC_KEY, _) => unsupported("EC on another curve"),
             (ED25519, _) => unsupported("Ed25519"),
             _ => unsupported("neither RSA nor EC"),

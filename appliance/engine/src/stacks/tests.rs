@@ -490,16 +490,16 @@ fn server_that_was_upgraded_is_forgotten() {
     });
 }
 
-/// A chain and key on P-224, which rcgen does not make.
-fn p224() -> CertifiedKey {
+/// A chain and key by openssl, as the agent reads them: rcgen does not make all.
+fn by_openssl(algorithm: &str) -> CertifiedKey {
     let at = tempfile::tempdir().unwrap();
     let openssl = |words: &str| {
         let done = Command::new("openssl").current_dir(&at).args(words.split(' ')).output();
         assert!(done.unwrap().status.success(), "openssl {words}");
     };
     openssl(&format!(
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-224 -nodes -keyout k.pem -out c.pem \
-         -subj /CN={NAME} -addext subjectAltName=DNS:{NAME}"
+        "req -x509 -newkey {algorithm} -nodes -keyout k.pem -out c.pem -subj /CN={NAME} -addext \
+         subjectAltName=DNS:{NAME}"
     ));
     let read = |name: &str| std::fs::read(at.path().join(name)).unwrap();
     let pki: &dyn weir_policy::material::Certificates = &weir_pki::Pki;
@@ -509,7 +509,8 @@ fn p224() -> CertifiedKey {
 #[test]
 fn key_on_p224_is_reached_and_shown_on_the_legacy_stack_only() {
     run(async |world| {
-        let key = Arc::new(LegKey::new(&p224()).unwrap());
+        let key =
+            Arc::new(LegKey::new(&by_openssl("ec -pkeyopt ec_paramgen_curve:P-224")).unwrap());
         let suite = Suite::by_id(0xc02b).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = listener.local_addr().unwrap();
@@ -545,3 +546,34 @@ fn key_on_p224_is_reached_and_shown_on_the_legacy_stack_only() {
         assert!(!hello.supported_by_legacy(key.kind(), &only));
     });
 }
+#[test]
+fn keys_that_the_agent_takes_from_a_document_are_keys_that_a_leg_can_show() {
+    for algorithm in ["rsa:2048", "rsa:4096"].map(str::to_owned).into_iter().chain(
+        ["P-224", "P-256", "P-384", "P-521"]
+            .map(|curve| format!("ec -pkeyopt ec_paramgen_curve:{curve}")),
+    ) {
+        let loaded = LegKey::new(&by_openssl(&algorithm));
+        assert!(loaded.is_ok(), "{algorithm}: {loaded:?}");
+    }
+}
+
+#[test]
+fn key_on_p521_is_shown_on_either_stack() {
+    run(async |world| {
+        let key =
+            Arc::new(LegKey::new(&by_openssl("ec -pkeyopt ec_paramgen_curve:P-521")).unwrap());
+        let server = serve(Rc::clone(&world), None).await;
+        let legs = || world.legacy.counts().legs.load(Ordering::Relaxed);
+        for (number, (version, suite)) in
+            cells().filter(|(_, suite)| suite.authentication == Authentication::Ecdsa).enumerate()
+        {
+            let role = client_role(u8::try_from(number).unwrap());
+            let client = world.legacy.leg(world.end(version, suite, role)).await.unwrap();
+            let (before, cell) = (legs(), format!("{version} {}", suite.name));
+            let [got, _] = through(&world, server, client, &key, &cell).await;
+            assert_eq!((got.version.0, got.suite.0), (version.code(), suite.id), "{cell}");
+            assert_eq!(legs() - before, u64::from(suite.stack == Stack::Legacy), "{cell}");
+        }
+    });
+}
+

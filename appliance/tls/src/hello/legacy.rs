@@ -53,7 +53,7 @@ impl ClientHello {
     /// True if some stack can answer this hello with some certificate under some proxy.
     pub fn supported_by_any_stack(&self) -> bool {
         let all = Allowed::everything();
-        let kinds = [KeyKind::P256, KeyKind::P384, KeyKind::Rsa, KeyKind::P224];
+        let kinds = [KeyKind::P256, KeyKind::P384, KeyKind::P521, KeyKind::Rsa, KeyKind::P224];
         self.supported() || kinds.iter().any(|kind| self.supported_by_legacy(*kind, &all))
     }
 
@@ -91,7 +91,7 @@ impl ClientHello {
     fn agrees(&self, suite: &Line, kind: KeyKind, version: Protocol) -> bool {
         let needed = match kind {
             KeyKind::Rsa => Authentication::Rsa,
-            KeyKind::P256 | KeyKind::P384 | KeyKind::P224 => Authentication::Ecdsa,
+            KeyKind::P256 | KeyKind::P384 | KeyKind::P521 | KeyKind::P224 => Authentication::Ecdsa,
         };
         if ![needed, Authentication::Negotiated].contains(&suite.authentication) {
             return false;
@@ -105,6 +105,7 @@ impl ClientHello {
             KeyKind::Rsa => None,
             KeyKind::P256 => Some(0x0017),
             KeyKind::P384 => Some(0x0018),
+            KeyKind::P521 => Some(0x0019),
             KeyKind::P224 => Some(0x0015),
         };
         GROUPS.into_iter().any(knows)
@@ -127,9 +128,10 @@ impl ClientHello {
             (KeyKind::Rsa, _) => signs(&RSA),
             (KeyKind::P256, Protocol::Tls13) => signs(&[0x0403]),
             (KeyKind::P384, Protocol::Tls13) => signs(&[0x0503]),
+            (KeyKind::P521, Protocol::Tls13) => signs(&[0x0603]),
             (KeyKind::P224, Protocol::Tls13) => false,
             // In TLS 1.2 any hash goes with any curve.
-            (KeyKind::P256 | KeyKind::P384 | KeyKind::P224, _) => {
+            (KeyKind::P256 | KeyKind::P384 | KeyKind::P521 | KeyKind::P224, _) => {
                 signs(&[0x0203, 0x0403, 0x0503, 0x0603])
             }
         }

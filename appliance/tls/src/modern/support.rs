@@ -17,7 +17,7 @@ use crate::names::{Group, SignatureScheme, Suite, Version};
 /// X25519MLKEM768, x25519, secp256r1, secp384r1.
 const GROUPS: [Group; 4] = [Group(0x11ec), Group(0x001d), Group(0x0017), Group(0x0018)];
 
-const ALL_KINDS: [KeyKind; 3] = [KeyKind::P256, KeyKind::P384, KeyKind::Rsa];
+const ALL_KINDS: [KeyKind; 4] = [KeyKind::P256, KeyKind::P384, KeyKind::P521, KeyKind::Rsa];
 
 impl ClientHello {
     /// True if the modern stack can answer this hello with some certificate, where a proxy allows
@@ -45,6 +45,7 @@ impl ClientHello {
             let schemes: &[u16] = match kind {
                 KeyKind::P256 => &[0x0403],
                 KeyKind::P384 => &[0x0503],
+                KeyKind::P521 => &[0x0603],
                 KeyKind::Rsa => &[0x0804, 0x0805, 0x0806],
                 KeyKind::P224 => &[],
             };
@@ -56,6 +57,7 @@ impl ClientHello {
         let (authentication, schemes): (_, &[u16]) = match kind {
             KeyKind::P256 => (Authentication::Ecdsa, &[0x0403]),
             KeyKind::P384 => (Authentication::Ecdsa, &[0x0503]),
+            KeyKind::P521 => (Authentication::Ecdsa, &[0x0603]),
             KeyKind::Rsa => {
                 (Authentication::Rsa, &[0x0401, 0x0501, 0x0601, 0x0804, 0x0805, 0x0806])
             }
