@@ -166,7 +166,14 @@ pub fn judge(rules: &impl Rules, candidate: &Candidate, first: &FirstBytes<'_>) 
         (FirstBytes::ClientHello { server_name, supported, encrypted }, _) => {
             (server_name, supported, encrypted)
         }
-        (FirstBytes::NotTls | FirstBytes::Malformed | FirstBytes::Oversize, Owner::Server(..)) => {
+        // An SSLv2-format hello is none of TLS's own; servers that take it go on in TLS, unseen.
+        (
+            FirstBytes::NotTls
+            | FirstBytes::Sslv2Hello
+            | FirstBytes::Malformed
+            | FirstBytes::Oversize,
+            Owner::Server(..),
+        ) => {
             let outcome = Outcome::Blocked(Blocked::NotTlsOnServerProxy);
             return Decision::Block { outcome, resets };
         }
@@ -177,7 +184,7 @@ pub fn judge(rules: &impl Rules, candidate: &Candidate, first: &FirstBytes<'_>) 
             };
         }
         (FirstBytes::NotTls, Owner::Client(..)) => return bypass(Bypassed::NotTls),
-        (FirstBytes::Sslv2Hello, _) => return bypass(Bypassed::UnsupportedTls),
+        (FirstBytes::Sslv2Hello, Owner::Client(..)) => return bypass(Bypassed::UnsupportedTls),
         (FirstBytes::Malformed, _) => {
             let blocked = Blocked::MalformedHello;
             return evasion(ways.malformed_hello, Bypassed::MalformedHello, blocked);

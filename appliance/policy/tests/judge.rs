@@ -122,6 +122,7 @@ fn what_is_no_whole_hello_is_blocked_on_a_server_proxy_and_bypassed_on_a_client_
     let not_tls = Blocked::NotTlsOnServerProxy;
     for (first, blocked, reason) in [
         (FirstBytes::NotTls, not_tls, Bypassed::NotTls),
+        (FirstBytes::Sslv2Hello, not_tls, Bypassed::UnsupportedTls),
         (FirstBytes::Malformed, not_tls, Bypassed::MalformedHello),
         (FirstBytes::Oversize, not_tls, Bypassed::OversizeHello),
         (FirstBytes::ServerSpokeFirst, Blocked::ServerSpokeFirst, Bypassed::ServerSpokeFirst),
@@ -173,7 +174,6 @@ fn hello_that_cannot_be_decrypted_is_bypassed_with_its_reason() {
     let unsupported =
         FirstBytes::ClientHello { server_name: None, supported: false, encrypted: false };
     for (first, reason) in [
-        (FirstBytes::Sslv2Hello, Bypassed::UnsupportedTls),
         (unsupported, Bypassed::UnsupportedTls),
         (FirstBytes::Incomplete, Bypassed::IncompleteHello),
     ] {

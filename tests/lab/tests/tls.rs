@@ -286,6 +286,13 @@ fn a_server_that_speaks_first_is_blocked_on_a_server_proxy() {
     });
 }
 
+/// A hello of RFC 5246 section E.2, for TLS 1.0 with TLS_RSA_WITH_AES_128_CBC_SHA: openssl's server
+/// would go on from it in TLS.
+const SSLV2_FORMAT: &[u8] = &[
+    0x80, 0x1c, 1, 3, 1, 0, 3, 0, 0, 0, 16, 0, 0, 0x2f, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,
+    14, 15, 16,
+];
+
 /// SPEC T9, T8: what is no TLS, with each setting of the reset.
 #[test]
 fn cleartext_to_a_server_proxy_is_blocked_and_its_server_reset_as_set() {
@@ -295,9 +302,12 @@ fn cleartext_to_a_server_proxy_is_blocked_and_its_server_reset_as_set() {
             if !resets {
                 configure(bench, reset, "reset-server-on-block: false")?;
             }
-            for first in
-                [&b"GET /cleartext HTTP/1.1\r\n\r\n"[..], &[0x16, 3, 1, 0, 4, 0, 0, 0, 0], &[0; 64]]
-            {
+            for first in [
+                &b"GET /cleartext HTTP/1.1\r\n\r\n"[..],
+                &[0x16, 3, 1, 0, 4, 0, 0, 0, 0],
+                &[0; 64],
+                SSLV2_FORMAT,
+            ] {
                 let mut own =
                     bench.ends.connect_from_client(SocketAddr::from((OWN_SERVER, 443)))?;
                 let client = own.local_addr()?;
