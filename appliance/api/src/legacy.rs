@@ -73,7 +73,11 @@ pub enum FromWorker {
     Plain(Vec<u8>),
     Established(Box<Established>),
     /// The server asked for a client certificate, and got an empty one.
-    CertificateRequested,
+    CertificateRequested {
+        /// The server's, leaf first, DER, where its key has signed this handshake: told although the
+        /// handshake may fail for the request. Else empty.
+        chain: Vec<Vec<u8>>,
+    },
     /// The peer's close_notify.
     PeerClosed,
     /// So many bytes of [`ToWorker::Wire`] and [`ToWorker::Plain`] (one for a
@@ -206,7 +210,9 @@ impl FromWorker {
             Self::Wire(bytes) => frame(out, 1, |writer| writer.raw(bytes)),
             Self::Plain(bytes) => frame(out, 2, |writer| writer.raw(bytes)),
             Self::Established(established) => frame(out, 3, |writer| established.write(writer)),
-            Self::CertificateRequested => frame(out, 4, |_| {}),
+            Self::CertificateRequested { chain } => frame(out, 4, |writer| {
+                writer.list(chain, |writer, certificate| writer.bytes(certificate));
+            }),
             Self::PeerClosed => frame(out, 5, |_| {}),
             Self::Done { wire, plain } => frame(out, 6, |writer| {
                 writer.raw(&wire.to_be_bytes());
@@ -229,7 +235,9 @@ impl FromWorker {
             1 => Self::Wire(reader.rest().to_vec()),
             2 => Self::Plain(reader.rest().to_vec()),
             3 => Self::Established(Box::new(Established::read(&mut reader)?)),
-            4 => Self::CertificateRequested,
+            4 => Self::CertificateRequested {
+                chain: reader.list(|reader| reader.bytes().map(<[u8]>::to_vec))?,
+            },
             5 => Self::PeerClosed,
             6 => Self::Done { wire: reader.u32()?, plain: reader.u32()? },
             7 => Self::Failed(match reader.u8()? {

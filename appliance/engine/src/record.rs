@@ -1,9 +1,10 @@
 //! Parts of a session's record, made from what its legs tell.
 
+use rustls_pki_types::CertificateDer;
 use weir_api::engine::{CertificateRecord, End, FailureCause, FailureRecord, LegRecord};
 use weir_policy::suites::Protocol;
 use weir_tls::leg::Fault;
-use weir_tls::{LegError, Names, Negotiated, TlsLeg};
+use weir_tls::{LegError, Names, Negotiated};
 
 use crate::leg::LegFault;
 
@@ -20,9 +21,9 @@ pub fn leg_record(negotiated: &Negotiated) -> Option<LegRecord> {
     })
 }
 
-/// Names of the server's certificate, as many and as long as a record keeps.
-pub fn certificate_record(server: &dyn TlsLeg) -> Option<CertificateRecord> {
-    let names = Names::of(server.peer_chain()?.first()?)?;
+/// Names of the server's certificate, the chain's first, as many and as long as a record keeps.
+pub fn certificate_record(chain: &[CertificateDer<'_>]) -> Option<CertificateRecord> {
+    let names = Names::of(chain.first()?)?;
     let cut = |name: String| name.chars().take(CertificateRecord::NAME_LENGTH).collect();
     Some(CertificateRecord {
         subject: names.subject.map(cut),

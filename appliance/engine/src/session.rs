@@ -4,6 +4,8 @@
 //! The server's side comes first, so that its certificate can be verified and copied before the
 //! client is answered. Where the server's side fails, the client gets the nearest TLS alert.
 
+mod excepted;
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,22 +16,21 @@ use tracing::debug;
 use weir_api::engine::{End, FailureCause, FailureRecord, SessionRecord};
 use weir_dataplane::{FlowGuard, TakenFlow};
 use weir_policy::Inspection;
-use weir_policy::outcome::{Blocked, NotDecrypted, NotInspected, Outcome};
-use weir_policy::snapshot::{ClientProxy, DecryptionPolicy, Service};
-use weir_policy::suites::Allowed;
+use weir_policy::outcome::{Blocked, NotInspected, Outcome};
+use weir_policy::snapshot::{ClientProxy, Service};
 use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
-use weir_tls::{Action, Alert, LeafKind, LegError, LegKey, Names, TlsLeg, TrustAnchors, Verdict};
+use weir_tls::{Action, Alert, LeafKind, LegError, LegKey, TlsLeg, TrustAnchors, Verdict};
 
+use self::excepted::{excepted_all_the_same, is_excepted, relay_excepted};
 use crate::closing::part;
 use crate::compiled::{CompiledPolicy, Excepted, FlowPolicy, Proxy};
 use crate::counters::{Totals, increment};
 use crate::leg::{Leg, LegFault, reset_on_close};
-use crate::legacy::SessionScope;
 use crate::record::{certificate_record, failure, leg_record};
 use crate::relay::{self, Relay};
 use crate::runtime::Surroundings;
-use crate::stacks::{ServerFailed, Stacks, needs_legacy};
+use crate::stacks::{ServerFailed, Stacks};
 
 /// For each of the two handshakes; past it the session ends as a failed handshake.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(30);
@@ -91,33 +92,6 @@ pub async fn run(
     }
 }
 
-/// The server's certificate excepts the session (SPEC T5). The connection to the server, on which
-/// we shook hands to see it, gives way to another, to which the client's bytes go as they came.
-async fn relay_excepted(
-    client: TcpStream,
-    server: TcpStream,
-    received: Vec<u8>,
-    guard: FlowGuard,
-    record: &mut SessionRecord,
-) -> Outcome {
-    let again = guard.connect_again(server, record.client, record.server);
-    match tokio::time::timeout(HANDSHAKE_DEADLINE, again).await {
-        Ok(Ok(server)) => {
-            relay::as_is(TakenFlow { client, server, received, guard }, record).await;
-            Outcome::NotDecrypted(NotDecrypted::DomainException)
-        }
-        Ok(Err(error)) => {
-            let fault = LegFault::Tcp(error);
-            record.failure = Some(failure(End::Server, false, &fault));
-            Outcome::Blocked(Blocked::ServerHandshakeFailed)
-        }
-        Err(_) => {
-            record.failure = Some(failure(End::Server, false, &LegFault::Slow));
-            Outcome::Blocked(Blocked::ServerHandshakeFailed)
-        }
-    }
-}
-
 /// Why a session is not proxied after all.
 enum Ended {
     Blocked(Blocked),
@@ -171,12 +145,13 @@ async fn handshakes(
     };
     let negotiated = server.tls.negotiated();
     record.server_leg = negotiated.as_ref().and_then(leg_record);
-    record.certificate = certificate_record(server.tls.as_ref());
+    let chain = server.tls.peer_chain().unwrap_or_default();
+    record.certificate = certificate_record(&chain);
     if negotiated.as_ref().is_some_and(|negotiated| negotiated.resumed) {
         increment(&totals.resumed_with_server);
     }
     if let Excepted::AskServer(policy) = flow.excepted(hello, record.server) {
-        let excepted = is_excepted(server.tls.as_ref(), hello, flow, policy);
+        let excepted = is_excepted(&chain, hello, flow, policy);
         flow.learn_exception(hello, record.server, excepted);
         if excepted {
             return Err(Ended::Excepted { client, server: server.stream });
@@ -252,58 +227,6 @@ fn server_failed(
     } else {
         increment(&totals.server_handshake_failures);
         Blocked::ServerHandshakeFailed
-    }
-}
-
-/// A server that policy does not allow to be spoken with may still be one not to decrypt, where its
-/// certificate decides so: it is asked for that, with everything that the legacy stack has, and for
-/// nothing else. The connection on which it was seen.
-async fn excepted_all_the_same(
-    failed: &mut ServerFailed,
-    stacks: &Stacks<'_>,
-    guard: &FlowGuard,
-    hello: &ClientHello,
-    flow: &FlowPolicy<'_>,
-    record: &mut SessionRecord,
-) -> Option<TcpStream> {
-    let Excepted::AskServer(policy) = flow.excepted(hello, record.server) else { return None };
-    needs_legacy(&failed.fault)?;
-    let old = failed.stream.take()?;
-    let again = guard.connect_again(old, record.client, record.server);
-    let server = tokio::time::timeout(HANDSHAKE_DEADLINE, again).await.ok()?.ok()?;
-    // What is agreed on here is never to be resumed where policy has its bounds.
-    let (everything, sessions) = (Allowed::everything(), SessionScope::new().ok()?);
-    let stacks = Stacks { modern: None, allowed: &everything, sessions: &sessions, ..*stacks };
-    let (name, offered) = (hello.server_name.as_deref(), hello.alpn.clone());
-    let shaken =
-        stacks.server_handshake(server, guard, name, offered, record, HANDSHAKE_DEADLINE).await;
-    let server = shaken.ok()?;
-    record.certificate = certificate_record(server.tls.as_ref());
-    let excepted = is_excepted(server.tls.as_ref(), hello, flow, policy);
-    flow.learn_exception(hello, record.server, excepted);
-    excepted.then_some(server.stream)
-}
-
-/// Whether the certificate is that of a domain not to decrypt: one that verifies for the name that
-/// the client gave; without a name, one that verifies and has such a name.
-fn is_excepted(
-    server: &dyn TlsLeg,
-    hello: &ClientHello,
-    flow: &FlowPolicy<'_>,
-    policy: &DecryptionPolicy,
-) -> bool {
-    let Proxy::Client { proxy, anchors, .. } = &flow.proxy else { return false };
-    let chain = server.peer_chain().unwrap_or_default();
-    let (name, minimum) = (hello.server_name.as_deref(), proxy.minimum_rsa_key_length.into());
-    if !anchors.verify(&chain, name, minimum, UnixTime::now()).is_verified() {
-        return false;
-    }
-    match name {
-        Some(name) => policy.excepts(name),
-        None => chain
-            .first()
-            .and_then(|leaf| Names::of(leaf))
-            .is_some_and(|names| names.dns.iter().any(|name| policy.excepts(name))),
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tracing::debug;
 use weir_api::engine::SessionRecord;
 use weir_api::legacy::{Open, Role};
+use rustls_pki_types::CertificateDer;
 use weir_dataplane::FlowGuard;
 use weir_policy::suites::Allowed;
 use weir_tls::hello::ClientHello;
@@ -62,6 +63,8 @@ pub struct ServerFailed {
 
 impl Stacks<'_> {
     /// The handshake with the server, to its end, offering it what `alpn` says.
+    /// Its own, leaf first, where its key has signed the handshake: see [`TlsLeg::peer_chain`].
+    pub chain: Vec<CertificateDer<'static>>,
     pub async fn server_handshake(
         &self,
         server: TcpStream,
@@ -179,13 +182,14 @@ async fn shake_hands(mut leg: Leg, deadline: Duration) -> Result<Leg, ServerFail
         Ok(()) => Ok(leg),
         Err(fault) => {
             let asked = leg.tls.client_certificate_requested();
-            Err(ServerFailed { fault, asked, stream: Some(leg.stream) })
+            let chain = leg.tls.peer_chain().unwrap_or_default();
+            Err(ServerFailed { fault, asked, chain, stream: Some(leg.stream) })
         }
     }
 }
 
 fn not_made(error: LegError, server: TcpStream) -> ServerFailed {
-    ServerFailed { fault: error.into(), asked: false, stream: Some(server) }
+    ServerFailed { fault: error.into(), asked: false, chain: Vec::new(), stream: Some(server) }
 }
 
 /// Whether what this leg agreed on is within the modern stack as well.

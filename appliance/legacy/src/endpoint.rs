@@ -152,10 +152,7 @@ impl Endpoint {
     fn advance(&mut self, say: &mut dyn FnMut(FromWorker)) -> Result<(), Failure> {
         if !self.established {
             let handshake = self.stream.do_handshake();
-            if self.facts().certificate_requested && !self.request_told {
-                self.request_told = true;
-                say(FromWorker::CertificateRequested);
-            }
+            self.tell_request(handshake.as_ref().err(), say);
             match handshake {
                 Ok(()) => {
                     self.established = true;
@@ -203,6 +200,25 @@ impl Endpoint {
         Ok(())
     }
 
+    /// Once all is known of it, before the server can fail for it: when we have answered what its key
+    /// signed, or at once where that has signed nothing; or at the handshake's end.
+    fn tell_request(&mut self, error: Option<&Error>, say: &mut dyn FnMut(FromWorker)) {
+        let facts = self.facts();
+        let ended = error.is_none_or(|error| self.waits(error).is_err());
+        let (signed, signs) = (facts.server_has_signed(), facts.key_exchange_signed);
+        if facts.certificate_requested && !self.request_told && (signed || !signs || ended) {
+            let chain = if signed { self.chain() } else { Vec::new() };
+            self.request_told = true;
+            say(FromWorker::CertificateRequested { chain });
+        }
+    }
+
+    /// The server's, leaf first.
+    fn chain(&self) -> Vec<Vec<u8>> {
+        let chain = self.stream.ssl().peer_cert_chain();
+        chain.into_iter().flatten().filter_map(|one| one.to_der().ok()).collect()
+    }
+
     /// No failure where OpenSSL only waits for more of the peer.
     fn waits(&self, error: &Error) -> Result<(), Failure> {
         match error.code() {
@@ -230,7 +246,6 @@ impl Endpoint {
             "TLSv1.2" => Protocol::Tls12,
             _ => Protocol::Tls13,
         };
-        let chain = if ssl.is_server() { None } else { ssl.peer_cert_chain() };
         let facts = self.facts();
         Established {
             version: version.code(),
@@ -239,7 +254,7 @@ impl Endpoint {
             signature: facts.signature,
             alpn: ssl.selected_alpn_protocol().map(<[u8]>::to_vec),
             resumed: ssl.session_reused(),
-            chain: chain.into_iter().flatten().filter_map(|one| one.to_der().ok()).collect(),
+            chain: if ssl.is_server() { Vec::new() } else { self.chain() },
             staple: ssl.ocsp_status().filter(|_| !ssl.is_server()).map(<[u8]>::to_vec),
         }
     }

@@ -1,7 +1,7 @@
 //! What OpenSSL shows of a handshake only message by message: alerts, the request for a client
-//! certificate, group and signature scheme.
+//! certificate, whether the server's key has signed, group and signature scheme.
 //!
-//! For: one leg's facts. The messages were checked by OpenSSL, or will be; what is read here decides
+//! For: one leg's facts. The messages were checked by OpenSSL, or will be; what is read in them decides
 //! nothing, and a message that is cut short is read as far as it goes. Cannot fail.
 
 use std::ffi::{c_int, c_void};
@@ -17,6 +17,7 @@ const SERVER_HELLO: u8 = 2;
 const SERVER_KEY_EXCHANGE: u8 = 12;
 const CERTIFICATE_REQUEST: u8 = 13;
 const CERTIFICATE_VERIFY: u8 = 15;
+const CLIENT_KEY_EXCHANGE: u8 = 16;
 const EXTENSION_KEY_SHARE: u16 = 51;
 const NAMED_CURVE: u8 = 3;
 const TLS12: c_int = 0x0303;
@@ -28,6 +29,10 @@ pub struct Observed {
     pub alert_received: Option<u8>,
     pub alert_sent: Option<u8>,
     pub certificate_requested: bool,
+    /// The server has sent a ServerKeyExchange, which all suites here have it sign.
+    pub key_exchange_signed: bool,
+    /// And we have gone on from it, as OpenSSL does only where the signature verifies.
+    key_exchange_answered: bool,
     /// Code points; 0: none.
     pub group: u16,
     pub signature: u16,
@@ -76,6 +81,11 @@ unsafe extern "C" fn on_message(
 }
 
 impl Observed {
+    /// In TLS 1.2 or older: the server's key has signed this handshake, whatever becomes of it.
+    pub fn server_has_signed(&self) -> bool {
+        self.key_exchange_signed && self.key_exchange_answered
+    }
+
     fn message(&mut self, written: bool, version: c_int, content: c_int, message: &[u8]) {
         match (content, message) {
             (CONTENT_ALERT, &[level, alert, ..])
@@ -89,11 +99,13 @@ impl Observed {
                     self.group = key_share(body).unwrap_or(self.group);
                 }
                 SERVER_KEY_EXCHANGE => {
+                    self.key_exchange_signed = !written;
                     if let Some((group, signature)) = server_key_exchange(body) {
                         self.group = group;
                         self.signature = if version == TLS12 { signature } else { 0 };
                     }
                 }
+                CLIENT_KEY_EXCHANGE if written => self.key_exchange_answered = true,
                 CERTIFICATE_REQUEST if !written => self.certificate_requested = true,
                 // No client shows a certificate here: it is the server's, of TLS 1.3.
                 CERTIFICATE_VERIFY => {

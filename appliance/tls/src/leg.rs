@@ -85,7 +85,9 @@ pub trait TlsLeg: Send {
     fn negotiated(&self) -> Option<Negotiated>;
 
     /// The peer's certificates, leaf first, as sent; known from the moment the server leg's
-    /// handshake is done. `None` on a client leg.
+    /// handshake is done. Of a server that fails it for want of a client certificate, before TLS 1.3:
+    /// from the moment its key has signed the handshake, which RSA key exchange does not have it do.
+    /// `None` on a client leg.
     fn peer_chain(&self) -> Option<Vec<CertificateDer<'static>>>;
 
     /// Server leg: the OCSP response that the server stapled (RFC 6066 section 8), at most

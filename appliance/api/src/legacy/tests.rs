@@ -29,7 +29,7 @@ fn from_worker() -> Vec<FromWorker> {
             chain: vec![vec![9; 3]],
             staple: Some(vec![8; 5]),
         })),
-        FromWorker::CertificateRequested,
+        FromWorker::CertificateRequested { chain: vec![vec![6; 700], vec![5; 600]] },
         FromWorker::PeerClosed,
         FromWorker::Done { wire: 1, plain: u32::MAX },
         FromWorker::Failed(Failure::AlertReceived(48)),

@@ -34,6 +34,8 @@ pub struct LegacyLeg {
     /// Of the server, until somebody takes it.
     staple: Cell<Option<Vec<u8>>>,
     client_certificate_requested: bool,
+    /// Of a server that asked for one, as long as nothing is established; leaf first.
+    chain: Vec<CertificateDer<'static>>,
     peer_closed: bool,
     closing: bool,
     failed: Option<LegError>,
@@ -54,6 +56,7 @@ impl LegacyLeg {
             established: None,
             staple: Cell::new(None),
             client_certificate_requested: false,
+            chain: Vec::new(),
             peer_closed: false,
             closing: false,
             failed: None,
@@ -119,7 +122,10 @@ impl LegacyLeg {
             FromWorker::Wire(bytes) => self.wire.extend_from_slice(&bytes),
             FromWorker::Plain(bytes) => self.plain.extend_from_slice(&bytes),
             FromWorker::Established(established) => self.establish(established),
-            FromWorker::CertificateRequested => self.client_certificate_requested = true,
+            FromWorker::CertificateRequested { chain } => {
+                self.client_certificate_requested = true;
+                self.chain = chain.into_iter().map(CertificateDer::from).collect();
+            }
             FromWorker::PeerClosed => self.peer_closed = true,
             FromWorker::Done { wire, plain } => {
                 let less = |before: usize, done: u32| {
@@ -144,6 +150,7 @@ impl LegacyLeg {
         }
         self.staple.set(staple);
         self.established = Some(established);
+        self.chain = Vec::new();
     }
 }
 
@@ -236,8 +243,12 @@ impl TlsLeg for LegacyLeg {
     }
 
     fn peer_chain(&self) -> Option<Vec<CertificateDer<'static>>> {
-        let chain = &self.established.as_ref()?.chain;
-        Some(chain.iter().cloned().map(CertificateDer::from).collect())
+        match &self.established {
+            Some(established) => {
+                Some(established.chain.iter().cloned().map(CertificateDer::from).collect())
+            }
+            None => Some(self.chain.clone()).filter(|chain| !chain.is_empty()),
+        }
     }
 
     fn stapled_response(&self) -> Option<Vec<u8>> {

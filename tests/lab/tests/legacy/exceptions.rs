@@ -52,6 +52,55 @@ fn excepted_server_that_only_the_legacy_stack_can_speak_with_is_relayed() {
     });
 }
 
+/// Before TLS 1.3 such a server fails the handshake with whoever shows no certificate; Weir has none, and
+/// must not be in the way of the client, which has.
+#[test]
+fn excepted_server_that_asks_for_a_client_certificate_is_relayed_to_it() {
+    passes(|bench| {
+        certificate_decides(bench)?;
+        let ecdhe = "ECDHE-RSA-AES128-SHA:@SECLEVEL=0";
+        let old = ["--tlsv1.1", "--ciphers", "ALL:@SECLEVEL=0"];
+        let servers: [(&str, &[&str], &[&str]); 3] = [
+            ("a.bank.example", &["-tls1_3"], &[]),
+            ("b.bank.example", &["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"], &[]),
+            ("c.bank.example", &["-tls1_1", "-cipher", ecdhe], &old),
+        ];
+        let own = bench.ends.certificates.public.clone();
+        let (certificate, key) =
+            (own.certificate.display().to_string(), own.key.display().to_string());
+        let shows = ["--cert", &certificate, "--key", &key];
+        let rsa = ["RSA", "rsa_keygen_bits:2048"];
+        for (name, server, client) in servers {
+            let identity = certified(&bench.ends, name, rsa)?;
+            let asking = [server, &["-Verify", "1"]].concat();
+            let _server = server_of(&bench.ends, &identity, &asking)?;
+            // Asked, then remembered.
+            for time in 0..2 {
+                let arguments = [&shows[..], client].concat();
+                let fetched =
+                    Fetch::new(name, "/").at(OLD).arguments(&arguments).run(&bench.ends)?;
+                fetched.succeeded()?;
+                assert_eq!(fetched.certificate()?, seen(&identity.certificate_pem()?)?, "{time}");
+                ensure_holds(&record_of(bench, &fetched)?, &[EXCEPTED]);
+            }
+        }
+        // With RSA key exchange such a server proves nothing before it fails: whose certificate it is
+        // cannot be known.
+        let name = "d.bank.example";
+        let identity = certified(&bench.ends, name, rsa)?;
+        let asking = ["-tls1_1", "-cipher", "AES128-SHA:@SECLEVEL=0", "-Verify", "1"];
+        let _server = server_of(&bench.ends, &identity, &asking)?;
+        let arguments = [&shows[..], &old].concat();
+        let fetched = Fetch::new(name, "/").at(OLD).arguments(&arguments).run(&bench.ends)?;
+        assert_ne!(fetched.exit, 0);
+        ensure_holds(
+            &record_of(bench, &fetched)?,
+            &["blocked (server asked for a client certificate)"],
+        );
+        Ok(())
+    });
+}
+
 /// Shows a chain, and signs with a key of its own.
 #[derive(Debug)]
 struct Impostor(Arc<CertifiedKey>);

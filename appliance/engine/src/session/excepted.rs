@@ -1,0 +1,131 @@
+//! Sessions that the server's certificate excepts from decryption (SPEC T5).
+//!
+//! For: seeing that certificate, also of servers that do not finish the handshake with us, and
+//! relaying what it excepts. The client has been told nothing until then. Not for: what is learnt of
+//! servers ([`crate::exceptions`]). Where nothing can be seen the session is not excepted.
+
+use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio::net::TcpStream;
+use weir_api::engine::{End, SessionRecord};
+use weir_dataplane::{FlowGuard, TakenFlow};
+use weir_policy::outcome::{Blocked, NotDecrypted, Outcome};
+use weir_policy::snapshot::DecryptionPolicy;
+use weir_policy::suites::Allowed;
+use weir_tls::Names;
+use weir_tls::hello::ClientHello;
+
+use super::HANDSHAKE_DEADLINE;
+use crate::compiled::{Excepted, FlowPolicy, Proxy};
+use crate::leg::LegFault;
+use crate::legacy::SessionScope;
+use crate::record::{certificate_record, failure};
+use crate::relay;
+use crate::stacks::{ServerFailed, Stacks, needs_legacy};
+
+/// The server's certificate excepts the session (SPEC T5). The connection to the server, on which
+/// we shook hands to see it, gives way to another, to which the client's bytes go as they came.
+pub(super) async fn relay_excepted(
+    client: TcpStream,
+    server: TcpStream,
+    received: Vec<u8>,
+    guard: FlowGuard,
+    record: &mut SessionRecord,
+) -> Outcome {
+    let again = guard.connect_again(server, record.client, record.server);
+    match tokio::time::timeout(HANDSHAKE_DEADLINE, again).await {
+        Ok(Ok(server)) => {
+            relay::as_is(TakenFlow { client, server, received, guard }, record).await;
+            Outcome::NotDecrypted(NotDecrypted::DomainException)
+        }
+        Ok(Err(error)) => {
+            let fault = LegFault::Tcp(error);
+            record.failure = Some(failure(End::Server, false, &fault));
+            Outcome::Blocked(Blocked::ServerHandshakeFailed)
+        }
+        Err(_) => {
+            record.failure = Some(failure(End::Server, false, &LegFault::Slow));
+            Outcome::Blocked(Blocked::ServerHandshakeFailed)
+        }
+    }
+}
+
+/// A server that policy does not allow to be spoken with, or that wants a client certificate, may still
+/// be one not to decrypt, where its certificate decides so. Unless it was seen, the server is asked for
+/// it, with everything that the legacy stack has, and for nothing else. The connection on which it was
+/// seen.
+pub(super) async fn excepted_all_the_same(
+    failed: &mut ServerFailed,
+    stacks: &Stacks<'_>,
+    guard: &FlowGuard,
+    hello: &ClientHello,
+    flow: &FlowPolicy<'_>,
+    record: &mut SessionRecord,
+) -> Option<TcpStream> {
+    let Excepted::AskServer(policy) = flow.excepted(hello, record.server) else { return None };
+    if failed.asked && !failed.chain.is_empty() {
+        return excepted_by_chain(failed, hello, flow, policy, record);
+    }
+    needs_legacy(&failed.fault)?;
+    let name = hello.server_name.as_deref();
+    let old = failed.stream.take()?;
+    let again = guard.connect_again(old, record.client, record.server);
+    let server = tokio::time::timeout(HANDSHAKE_DEADLINE, again).await.ok()?.ok()?;
+    // What is agreed on here is never to be resumed where policy has its bounds.
+    let (everything, sessions) = (Allowed::everything(), SessionScope::new().ok()?);
+    let stacks = Stacks { modern: None, allowed: &everything, sessions: &sessions, ..*stacks };
+    let offered = hello.alpn.clone();
+    let shaken =
+        stacks.server_handshake(server, guard, name, offered, record, HANDSHAKE_DEADLINE).await;
+    match shaken {
+        Ok(server) => {
+            let chain = server.tls.peer_chain().unwrap_or_default();
+            record.certificate = certificate_record(&chain);
+            let excepted = is_excepted(&chain, hello, flow, policy);
+            flow.learn_exception(hello, record.server, excepted);
+            excepted.then_some(server.stream)
+        }
+        Err(mut failed) if failed.asked => {
+            excepted_by_chain(&mut failed, hello, flow, policy, record)
+        }
+        Err(_) => None,
+    }
+}
+
+/// The same by a certificate whose key has signed the handshake that then failed.
+fn excepted_by_chain(
+    failed: &mut ServerFailed,
+    hello: &ClientHello,
+    flow: &FlowPolicy<'_>,
+    policy: &DecryptionPolicy,
+    record: &mut SessionRecord,
+) -> Option<TcpStream> {
+    record.certificate = certificate_record(&failed.chain);
+    let excepted = is_excepted(&failed.chain, hello, flow, policy);
+    // A chain that was not told decides nothing.
+    if !failed.chain.is_empty() {
+        flow.learn_exception(hello, record.server, excepted);
+    }
+    failed.stream.take().filter(|_| excepted)
+}
+
+/// Whether the certificate is that of a domain not to decrypt: one that verifies for the name that
+/// the client gave; without a name, one that verifies and has such a name.
+pub(super) fn is_excepted(
+    chain: &[CertificateDer<'static>],
+    hello: &ClientHello,
+    flow: &FlowPolicy<'_>,
+    policy: &DecryptionPolicy,
+) -> bool {
+    let Proxy::Client { proxy, anchors, .. } = &flow.proxy else { return false };
+    let (name, minimum) = (hello.server_name.as_deref(), proxy.minimum_rsa_key_length.into());
+    if !anchors.verify(chain, name, minimum, UnixTime::now()).is_verified() {
+        return false;
+    }
+    match name {
+        Some(name) => policy.excepts(name),
+        None => chain
+            .first()
+            .and_then(|leaf| Names::of(leaf))
+            .is_some_and(|names| names.dns.iter().any(|name| policy.excepts(name))),
+    }
+}
