@@ -21,7 +21,7 @@ use weir_tls::verify::TrustAnchors;
 
 use crate::exceptions::Exceptions;
 use crate::learnt::Learnt;
-use crate::legacy::SessionScope;
+use crate::legacy::{KnownServers, SessionScope};
 use weir_tls::{Intermediates, LeafKeys, LeafKind, ModernStack, ServerCertificates};
 
 /// Policy as flows use it. Immutable; a session keeps the one it started with (SPEC P10).
@@ -48,13 +48,15 @@ pub struct CompiledPolicy {
 struct Stack {
     /// `None` where the proxy allows no suite that it has.
     modern: Option<ModernStack>,
+    modern_servers: KnownServers,
     /// Sessions of the legacy stack.
     sessions: SessionScope,
 }
 
 impl Stack {
     fn under(allowed: &Allowed) -> anyhow::Result<Self> {
-        Ok(Self { modern: ModernStack::under(allowed)?, sessions: SessionScope::new()? })
+        let (modern, sessions) = (ModernStack::under(allowed)?, SessionScope::new()?);
+        Ok(Self { modern, modern_servers: KnownServers::default(), sessions })
     }
 }
 
@@ -66,6 +68,8 @@ pub struct FlowPolicy<'a> {
     pub rules: [&'a Arc<RuleSet>; 2],
     pub proxy: Proxy<'a>,
     pub stack: Option<&'a ModernStack>,
+    /// Those that it has spoken with.
+    pub modern_servers: &'a KnownServers,
     /// Of the legacy stack.
     pub sessions: &'a SessionScope,
     /// SPEC T3.
@@ -322,6 +326,7 @@ impl CompiledPolicy {
             ],
             proxy,
             stack: stack.modern.as_ref(),
+            modern_servers: &stack.modern_servers,
             sessions: &stack.sessions,
             encrypt_then_mac: self.snapshot.device.encrypt_then_mac,
             decryption,

@@ -122,6 +122,7 @@ async fn handshakes(
     let allowed = flow.proxy.allowed();
     let stacks = Stacks {
         modern: flow.stack,
+        modern_servers: flow.modern_servers,
         legacy: &surroundings.legacy,
         allowed,
         sessions: flow.sessions,

@@ -2,29 +2,33 @@
 //! need both.
 //!
 //! A client's hello tells its stack: the legacy one only where the modern one cannot answer. To a
-//! server the modern stack goes first, but for servers that are known; one that it cannot speak with
-//! is asked once more on the legacy stack, on a new connection of the same addresses and ports. The
-//! client is not answered before, and sees only a delay. A server is remembered only where what the
-//! legacy stack agreed on with it is beyond the modern one: a reset by chance, or by somebody on the
-//! path, puts one session on the legacy stack and no other. Fails by the fault of the last attempt.
+//! server the modern stack goes first, but for servers that are known to need the other; one that it
+//! cannot speak with is asked once more on the legacy stack, on a new connection of the same addresses
+//! and ports. The client is not answered before, and sees only a delay.
+//!
+//! What a connection's end says is not what the server says: after a reset or a close the modern stack
+//! is tried once more, on a connection of its own. A server that it has spoken with is not put on the
+//! legacy stack by that at all, and by alerts only where it says so twice; it is counted then. And a
+//! server is remembered as old only where what the legacy stack agreed on with it is beyond the modern
+//! one. Three connections at most. Fails by the fault of the last attempt.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tracing::debug;
 use weir_api::engine::SessionRecord;
 use weir_api::legacy::{Open, Role};
-use rustls_pki_types::CertificateDer;
 use weir_dataplane::FlowGuard;
 use weir_policy::suites::Allowed;
 use weir_tls::hello::ClientHello;
 use weir_tls::{Alert, LegError, LegKey, LegacyBounds, ModernStack, TlsLeg, Verdict, modern_could};
 
 use crate::leg::{Leg, LegFault};
-use crate::legacy::{Evidence, Legacy, SessionScope};
+use crate::legacy::{Evidence, KnownServers, Legacy, MODERN_LASTS, SessionScope};
 
 /// A server that was there a moment ago.
 const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
@@ -33,6 +37,8 @@ const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
 pub struct Stacks<'a> {
     /// `None` where the proxy allows no suite of the modern stack.
     pub modern: Option<&'a ModernStack>,
+    /// Servers that it has spoken with.
+    pub modern_servers: &'a KnownServers,
     pub legacy: &'a Legacy,
     pub allowed: &'a Allowed,
     /// Of the legacy stack; the modern one has its own.
@@ -57,14 +63,40 @@ pub struct ServerFailed {
     pub fault: LegFault,
     /// The server asked for a client certificate.
     pub asked: bool,
+    /// Its own, leaf first, where its key has signed the handshake: see [`TlsLeg::peer_chain`].
+    pub chain: Vec<CertificateDer<'static>>,
     /// The connection, where it is still there.
     pub stream: Option<TcpStream>,
 }
 
+impl ServerFailed {
+    /// That the server may need the legacy stack.
+    fn evidence(&self) -> Option<Evidence> {
+        needs_legacy(&self.fault).filter(|_| !self.asked)
+    }
+
+    /// Another connection in the place of the failed one; `None`: that one's failure stands.
+    async fn connect_again(
+        &mut self,
+        again: &impl ConnectAgain,
+        record: &SessionRecord,
+        count: &AtomicU64,
+    ) -> Option<TcpStream> {
+        let old = self.stream.take()?;
+        count.fetch_add(1, Ordering::Relaxed);
+        let connected = tokio::time::timeout(CONNECTS_WITHIN, again.again(old, record)).await;
+        match connected.ok()? {
+            Ok(server) => Some(server),
+            Err(error) => {
+                debug!(session = record.id, %error, "no further connection to the server");
+                None
+            }
+        }
+    }
+}
+
 impl Stacks<'_> {
     /// The handshake with the server, to its end, offering it what `alpn` says.
-    /// Its own, leaf first, where its key has signed the handshake: see [`TlsLeg::peer_chain`].
-    pub chain: Vec<CertificateDer<'static>>,
     pub async fn server_handshake(
         &self,
         server: TcpStream,
@@ -79,7 +111,8 @@ impl Stacks<'_> {
         let Some(modern) = self.modern else {
             return self.on_legacy(server, name, alpn, record, deadline).await;
         };
-        if known {
+        // One proxy may be bound to what another need not ask for.
+        if known && !self.modern_servers.knows(record.server, name, Instant::now()) {
             let shaken = self.on_legacy(server, name, alpn, record, deadline).await;
             // It was upgraded, or it is another by now.
             if shaken.as_ref().map_or(true, is_for_modern) {
@@ -87,33 +120,60 @@ impl Stacks<'_> {
             }
             return shaken;
         }
-        let tls = match modern.server_leg(name, record.server, alpn.clone()) {
-            Ok(tls) => tls,
-            Err(error) => return Err(not_made(error, server)),
-        };
-        let mut failed = match shake_hands(Leg::new(server, tls), deadline).await {
+        let mut failed = match self.on_modern(modern, server, name, &alpn, record, deadline).await {
             Ok(leg) => return Ok(leg),
             Err(failed) => failed,
         };
-        let evidence = needs_legacy(&failed.fault).filter(|_| !failed.asked);
-        let Some(evidence) = evidence else { return Err(failed) };
-        let Some(old) = failed.stream.take() else { return Err(failed) };
-        debug!(session = record.id, fault = %failed.fault, "the server is asked again, on the legacy stack");
-        self.legacy.counts().opened_again.fetch_add(1, Ordering::Relaxed);
-        let connected = tokio::time::timeout(CONNECTS_WITHIN, again.again(old, record)).await;
-        let server = match connected {
-            Ok(Ok(server)) => server,
-            Ok(Err(error)) => {
-                debug!(session = record.id, %error, "no second connection to the server");
-                return Err(failed);
+        let Some(mut evidence) = failed.evidence() else { return Err(failed) };
+        let is_modern = self.modern_servers.knows(record.server, name, Instant::now());
+        if is_modern || evidence == Evidence::Silence {
+            let counts = self.legacy.counts();
+            let server = failed.connect_again(again, record, &counts.opened_again_on_modern).await;
+            let Some(server) = server else { return Err(failed) };
+            let before = evidence;
+            failed = match self.on_modern(modern, server, name, &alpn, record, deadline).await {
+                Ok(leg) => return Ok(leg),
+                Err(failed) => failed,
+            };
+            evidence = match failed.evidence() {
+                Some(evidence) => evidence,
+                None => return Err(failed),
+            };
+            if is_modern {
+                if [before, evidence].contains(&Evidence::Silence) {
+                    return Err(failed);
+                }
+                counts.aged.fetch_add(1, Ordering::Relaxed);
+                self.modern_servers.forget(record.server, name);
             }
-            Err(_) => return Err(failed),
-        };
+        }
+        debug!(session = record.id, fault = %failed.fault, "the server is asked again, on the legacy stack");
+        let counts = self.legacy.counts();
+        let server = failed.connect_again(again, record, &counts.opened_again).await;
+        let Some(server) = server else { return Err(failed) };
         // Only where it helped: a server that refuses both has no need of the second stack.
         let leg = self.on_legacy(server, name, alpn, record, deadline).await?;
         if !is_for_modern(&leg) {
-            servers.remember(record.server, name, evidence, Instant::now());
+            servers.remember(record.server, name, evidence.lasts(), Instant::now());
         }
+        Ok(leg)
+    }
+
+    async fn on_modern(
+        &self,
+        modern: &ModernStack,
+        server: TcpStream,
+        name: Option<&str>,
+        alpn: &[Vec<u8>],
+        record: &SessionRecord,
+        deadline: Duration,
+    ) -> Result<Leg, ServerFailed> {
+        let tls = match modern.server_leg(name, record.server, alpn.to_vec()) {
+            Ok(tls) => tls,
+            Err(error) => return Err(not_made(error, server)),
+        };
+        let leg = shake_hands(Leg::new(server, tls), deadline).await?;
+        self.modern_servers.remember(record.server, name, MODERN_LASTS, Instant::now());
         Ok(leg)
     }
 

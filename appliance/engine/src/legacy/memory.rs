@@ -1,20 +1,25 @@
-//! Servers that the modern stack could not speak with, by address and name.
+//! Servers by the stack that could speak with them, by address and name.
 //!
-//! For: opening the next session with such a server on the legacy stack at once. What is remembered is
-//! what a handshake on the legacy stack came to, whose end the server's key vouches for: nobody on
-//! the path makes a server look older than it is by a reset or an alert. How long it is remembered is
-//! what the failure on the modern stack was worth. Not for: clients, whose hello tells. Ends with the
-//! engine. Cannot fail: what was forgotten costs one more attempt.
+//! For: opening the next session with a server that needs the legacy stack there at once, and none
+//! there with a server that does not, whatever happens to a connection. What is remembered is what a
+//! handshake came to, whose end the server's key vouches for: nobody on the path makes a server look
+//! older than it is by a reset or an alert. Two tables of this kind: of servers that need the legacy
+//! stack (for as long as the failure on the modern one was worth; ends with the engine) and of those
+//! that do not (one for each proxy of each policy generation: what one allows another may not). Not
+//! for: clients, whose hello tells. Cannot fail: what was forgotten costs one more attempt.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
-/// Servers; past it the least recently used goes.
-const BOUND: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
+/// Servers, about 150 bytes each; past it the least recently used goes.
+const BOUND: usize = 4096;
+
+/// How long a server that the modern stack spoke with is known for it. One that became older since, and
+/// does not say so but closes, is not reached for so long.
+pub const MODERN_LASTS: Duration = Duration::from_secs(3600);
 
 /// How the modern stack failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +32,7 @@ pub enum Evidence {
 
 impl Evidence {
     /// After it the modern stack is tried again: servers are upgraded.
-    const fn lasts(self) -> Duration {
+    pub const fn lasts(self) -> Duration {
         match self {
             Self::Protocol => Duration::from_secs(6 * 3600),
             Self::Silence => Duration::from_secs(600),
@@ -36,26 +41,24 @@ impl Evidence {
 }
 
 /// By server, until when.
-pub struct LegacyServers(Mutex<LruCache<Server, Instant>>);
+pub struct KnownServers(Mutex<LruCache<Server, Instant>>);
 
 type Server = (SocketAddr, Option<String>);
 
-impl Default for LegacyServers {
+impl Default for KnownServers {
+    /// No room in advance: most proxies know few. [`Self::remember`] keeps the bound.
     fn default() -> Self {
-        Self(Mutex::new(LruCache::new(BOUND)))
+        Self(Mutex::new(LruCache::unbounded()))
     }
 }
 
-impl LegacyServers {
-    pub fn remember(
-        &self,
-        address: SocketAddr,
-        name: Option<&str>,
-        evidence: Evidence,
-        now: Instant,
-    ) {
-        if let Some(until) = now.checked_add(evidence.lasts()) {
-            self.servers().put(server(address, name), until);
+impl KnownServers {
+    pub fn remember(&self, address: SocketAddr, name: Option<&str>, lasts: Duration, now: Instant) {
+        let Some(until) = now.checked_add(lasts) else { return };
+        let mut servers = self.servers();
+        servers.put(server(address, name), until);
+        if servers.len() > BOUND {
+            servers.pop_lru();
         }
     }
 
@@ -72,7 +75,7 @@ impl LegacyServers {
         }
     }
 
-    /// It turned out that the modern stack can speak with it.
+    /// It turned out to be otherwise.
     pub fn forget(&self, address: SocketAddr, name: Option<&str>) {
         self.servers().pop(&server(address, name));
     }
@@ -98,8 +101,8 @@ mod tests {
     fn server_is_known_by_address_and_name_for_as_long_as_the_evidence_is_good() {
         let address = "192.0.2.1:443".parse().unwrap();
         for evidence in [Evidence::Protocol, Evidence::Silence] {
-            let (servers, now) = (LegacyServers::default(), Instant::now());
-            servers.remember(address, Some("Old.example."), evidence, now);
+            let (servers, now) = (KnownServers::default(), Instant::now());
+            servers.remember(address, Some("Old.example."), evidence.lasts(), now);
             let later = |time| now.checked_add(time).unwrap();
             assert!(servers.knows(address, Some("old.example"), later(evidence.lasts() / 2)));
             assert!(!servers.knows(address, None, now));
@@ -112,21 +115,21 @@ mod tests {
 
     #[test]
     fn server_that_learnt_better_is_forgotten() {
-        let (servers, now) = (LegacyServers::default(), Instant::now());
+        let (servers, now) = (KnownServers::default(), Instant::now());
         let address = "192.0.2.1:443".parse().unwrap();
-        servers.remember(address, Some("old.example"), Evidence::Protocol, now);
+        servers.remember(address, Some("old.example"), MODERN_LASTS, now);
         servers.forget(address, Some("Old.Example"));
         assert!(!servers.knows(address, Some("old.example"), now));
     }
 
     #[test]
     fn memory_stays_bounded() {
-        let (servers, now) = (LegacyServers::default(), Instant::now());
+        let (servers, now) = (KnownServers::default(), Instant::now());
         let address = "192.0.2.1:443".parse().unwrap();
         for number in 0..6000 {
             let name = format!("host-{number}.example");
-            servers.remember(address, Some(&name), Evidence::Silence, now);
+            servers.remember(address, Some(&name), MODERN_LASTS, now);
         }
-        assert_eq!(servers.count(), BOUND.get());
+        assert_eq!(servers.count(), BOUND);
     }
 }

@@ -23,7 +23,7 @@ use weir_api::legacy::{CONTROL_LEG, Open};
 use weir_tls::{LegError, TlsLeg};
 
 use self::leg::LegacyLeg;
-pub use self::memory::{Evidence, LegacyServers};
+pub use self::memory::{Evidence, KnownServers, MODERN_LASTS};
 pub use self::sessions::SessionScope;
 
 /// How long a session waits for a worker that is being started.
@@ -34,7 +34,8 @@ pub struct Legacy {
     /// The control socket of the worker that is ready.
     control: watch::Receiver<Option<Arc<OwnedFd>>>,
     counts: Arc<Counts>,
-    pub servers: LegacyServers,
+    /// Servers that need this stack.
+    pub servers: KnownServers,
 }
 
 #[derive(Debug, Default)]
@@ -43,8 +44,12 @@ pub struct Counts {
     pub legs: AtomicU64,
     /// Workers that ended, or were killed because they were stuck.
     pub crashes: AtomicU64,
-    /// Server legs that failed on the modern stack and were opened again.
+    /// Server legs that failed on the modern stack and were opened again on this one.
     pub opened_again: AtomicU64,
+    /// Those that were opened again on the modern stack: nothing had said that it is not the right one.
+    pub opened_again_on_modern: AtomicU64,
+    /// Servers that the modern stack had spoken with, and which then said, twice, that it cannot.
+    pub aged: AtomicU64,
     /// The running worker; 0: none.
     pub process: AtomicU64,
 }
@@ -54,7 +59,7 @@ impl Legacy {
     pub fn start(program: PathBuf) -> anyhow::Result<Arc<Self>> {
         let counts = Arc::<Counts>::default();
         let control = worker::start(program, Arc::clone(&counts))?;
-        Ok(Arc::new(Self { control, counts, servers: LegacyServers::default() }))
+        Ok(Arc::new(Self { control, counts, servers: KnownServers::default() }))
     }
 
     /// A leg on the worker. Inside the runtime that will own it.
@@ -96,6 +101,11 @@ impl Legacy {
         [
             ("legs on the legacy stack", count(&self.counts.legs)),
             ("server legs opened again on the legacy stack", count(&self.counts.opened_again)),
+            (
+                "server legs opened again on the modern stack",
+                count(&self.counts.opened_again_on_modern),
+            ),
+            ("servers known as modern that no longer are", count(&self.counts.aged)),
             ("servers known to need the legacy stack", known),
             ("legacy workers that ended", count(&self.counts.crashes)),
         ]

@@ -4,6 +4,8 @@
 //! relaying what it excepts. The client has been told nothing until then. Not for: what is learnt of
 //! servers ([`crate::exceptions`]). Where nothing can be seen the session is not excepted.
 
+use std::time::Instant;
+
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::net::TcpStream;
 use weir_api::engine::{End, SessionRecord};
@@ -17,7 +19,7 @@ use weir_tls::hello::ClientHello;
 use super::HANDSHAKE_DEADLINE;
 use crate::compiled::{Excepted, FlowPolicy, Proxy};
 use crate::leg::LegFault;
-use crate::legacy::SessionScope;
+use crate::legacy::{Evidence, SessionScope};
 use crate::record::{certificate_record, failure};
 use crate::relay;
 use crate::stacks::{ServerFailed, Stacks, needs_legacy};
@@ -65,8 +67,12 @@ pub(super) async fn excepted_all_the_same(
     if failed.asked && !failed.chain.is_empty() {
         return excepted_by_chain(failed, hello, flow, policy, record);
     }
-    needs_legacy(&failed.fault)?;
+    let evidence = needs_legacy(&failed.fault)?;
     let name = hello.server_name.as_deref();
+    let is_modern = stacks.modern_servers.knows(record.server, name, Instant::now());
+    if is_modern && evidence == Evidence::Silence {
+        return None;
+    }
     let old = failed.stream.take()?;
     let again = guard.connect_again(old, record.client, record.server);
     let server = tokio::time::timeout(HANDSHAKE_DEADLINE, again).await.ok()?.ok()?;

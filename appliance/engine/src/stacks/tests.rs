@@ -62,6 +62,7 @@ fn only(version: Protocol, suite: &Suite) -> Allowed {
 struct World {
     legacy: Arc<Legacy>,
     modern: ModernStack,
+    modern_servers: KnownServers,
     everything: Allowed,
     /// Of two policy generations, and which is in force.
     sessions: [SessionScope; 2],
@@ -75,6 +76,7 @@ impl World {
         Rc::new(Self {
             legacy: Legacy::start(program()).unwrap(),
             modern: ModernStack::under(&everything).unwrap().unwrap(),
+            modern_servers: KnownServers::default(),
             everything,
             sessions: [SessionScope::new().unwrap(), SessionScope::new().unwrap()],
             generation: Cell::new(0),
@@ -85,6 +87,7 @@ impl World {
     fn stacks(&self) -> Stacks<'_> {
         Stacks {
             modern: Some(&self.modern),
+            modern_servers: &self.modern_servers,
             legacy: &self.legacy,
             allowed: &self.everything,
             sessions: &self.sessions[self.generation.get()],
@@ -454,21 +457,63 @@ async fn visits(world: &Rc<World>, server: SocketAddr, times: usize) -> Vec<(boo
 }
 
 #[test]
-fn modern_server_that_reset_once_is_not_remembered() {
+fn modern_server_that_resets_once_is_asked_again_on_the_modern_stack() {
+    for moods in [&[Mood::Resets, Mood::Modern][..], &[Mood::Modern, Mood::Resets, Mood::Modern]] {
+        run(async |world| {
+            let server = moody(Rc::clone(&world), moods).await;
+            assert_eq!(visits(&world, server, 2).await, [(false, Protocol::Tls13); 2]);
+            let counts = world.legacy.counts();
+            assert_eq!(counts.legs.load(Ordering::Relaxed), 0);
+            assert_eq!(counts.opened_again_on_modern.load(Ordering::Relaxed), 1);
+        });
+    }
+}
+
+/// It may still be modern, whoever resets its connections: one session is on the legacy stack.
+#[test]
+fn modern_server_that_resets_twice_before_it_is_known_is_not_remembered_as_old() {
     run(async |world| {
-        let server = moody(Rc::clone(&world), &[Mood::Resets, Mood::Modern]).await;
-        let legs = || world.legacy.counts().legs.load(Ordering::Relaxed);
-        let before = legs();
+        let server = moody(Rc::clone(&world), &[Mood::Resets, Mood::Resets, Mood::Modern]).await;
         assert_eq!(visits(&world, server, 2).await, [(false, Protocol::Tls13); 2]);
-        // The second connection of the first session was on the legacy stack, and no other.
-        assert_eq!(legs() - before, 1);
+        assert_eq!(world.legacy.counts().legs.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn server_known_as_modern_is_not_put_on_the_legacy_stack_by_resets() {
+    run(async |world| {
+        let server = moody(Rc::clone(&world), &[Mood::Modern, Mood::Resets]).await;
+        assert_eq!(visits(&world, server, 1).await, [(false, Protocol::Tls13)]);
+        let stream = TcpStream::connect(server).await.unwrap();
+        let record = SessionRecord::new(1, 0, SegmentId(1), server, server);
+        let (stacks, again) = (world.stacks(), Reconnect(server));
+        let failed =
+            stacks.server_handshake(stream, &again, Some(NAME), vec![], &record, TIME).await;
+        let failed = failed.map(drop).unwrap_err();
+        assert_eq!(needs_legacy(&failed.fault), Some(Evidence::Silence), "{}", failed.fault);
+        assert_eq!(world.legacy.counts().legs.load(Ordering::Relaxed), 0);
+        assert!(world.modern_servers.knows(server, Some(NAME), Instant::now()));
+    });
+}
+
+#[test]
+fn server_known_as_modern_that_says_otherwise_twice_is_believed_and_counted() {
+    run(async |world| {
+        let server = moody(Rc::clone(&world), &[Mood::Modern, Mood::Old]).await;
+        let expected = [(false, Protocol::Tls13), (true, Protocol::Tls10), (true, Protocol::Tls10)];
+        assert_eq!(visits(&world, server, 3).await, expected);
+        let counts = world.legacy.counts();
+        assert_eq!(counts.aged.load(Ordering::Relaxed), 1);
+        assert_eq!(counts.opened_again_on_modern.load(Ordering::Relaxed), 1);
+        assert_eq!(counts.opened_again.load(Ordering::Relaxed), 1);
     });
 }
 
 #[test]
 fn old_server_that_resets_is_remembered_for_minutes_only() {
     run(async |world| {
-        let server = moody(Rc::clone(&world), &[Mood::Resets, Mood::Old]).await;
+        let moods = &[Mood::Resets, Mood::Resets, Mood::Old];
+        let server = moody(Rc::clone(&world), moods).await;
         assert_eq!(visits(&world, server, 1).await, [(true, Protocol::Tls10)]);
         let knows = |seconds| {
             let then = Instant::now().checked_add(Duration::from_secs(seconds)).unwrap();
@@ -504,6 +549,37 @@ fn by_openssl(algorithm: &str) -> CertifiedKey {
     let read = |name: &str| std::fs::read(at.path().join(name)).unwrap();
     let pki: &dyn weir_policy::material::Certificates = &weir_pki::Pki;
     pki.certified_key(&read("c.pem"), &read("k.pem")).unwrap().certified
+}
+
+#[test]
+fn keys_that_the_agent_takes_from_a_document_are_keys_that_a_leg_can_show() {
+    for algorithm in ["rsa:2048", "rsa:4096"].map(str::to_owned).into_iter().chain(
+        ["P-224", "P-256", "P-384", "P-521"]
+            .map(|curve| format!("ec -pkeyopt ec_paramgen_curve:{curve}")),
+    ) {
+        let loaded = LegKey::new(&by_openssl(&algorithm));
+        assert!(loaded.is_ok(), "{algorithm}: {loaded:?}");
+    }
+}
+
+#[test]
+fn key_on_p521_is_shown_on_either_stack() {
+    run(async |world| {
+        let key =
+            Arc::new(LegKey::new(&by_openssl("ec -pkeyopt ec_paramgen_curve:P-521")).unwrap());
+        let server = serve(Rc::clone(&world), None).await;
+        let legs = || world.legacy.counts().legs.load(Ordering::Relaxed);
+        for (number, (version, suite)) in
+            cells().filter(|(_, suite)| suite.authentication == Authentication::Ecdsa).enumerate()
+        {
+            let role = client_role(u8::try_from(number).unwrap());
+            let client = world.legacy.leg(world.end(version, suite, role)).await.unwrap();
+            let (before, cell) = (legs(), format!("{version} {}", suite.name));
+            let [got, _] = through(&world, server, client, &key, &cell).await;
+            assert_eq!((got.version.0, got.suite.0), (version.code(), suite.id), "{cell}");
+            assert_eq!(legs() - before, u64::from(suite.stack == Stack::Legacy), "{cell}");
+        }
+    });
 }
 
 #[test]
@@ -546,34 +622,3 @@ fn key_on_p224_is_reached_and_shown_on_the_legacy_stack_only() {
         assert!(!hello.supported_by_legacy(key.kind(), &only));
     });
 }
-#[test]
-fn keys_that_the_agent_takes_from_a_document_are_keys_that_a_leg_can_show() {
-    for algorithm in ["rsa:2048", "rsa:4096"].map(str::to_owned).into_iter().chain(
-        ["P-224", "P-256", "P-384", "P-521"]
-            .map(|curve| format!("ec -pkeyopt ec_paramgen_curve:{curve}")),
-    ) {
-        let loaded = LegKey::new(&by_openssl(&algorithm));
-        assert!(loaded.is_ok(), "{algorithm}: {loaded:?}");
-    }
-}
-
-#[test]
-fn key_on_p521_is_shown_on_either_stack() {
-    run(async |world| {
-        let key =
-            Arc::new(LegKey::new(&by_openssl("ec -pkeyopt ec_paramgen_curve:P-521")).unwrap());
-        let server = serve(Rc::clone(&world), None).await;
-        let legs = || world.legacy.counts().legs.load(Ordering::Relaxed);
-        for (number, (version, suite)) in
-            cells().filter(|(_, suite)| suite.authentication == Authentication::Ecdsa).enumerate()
-        {
-            let role = client_role(u8::try_from(number).unwrap());
-            let client = world.legacy.leg(world.end(version, suite, role)).await.unwrap();
-            let (before, cell) = (legs(), format!("{version} {}", suite.name));
-            let [got, _] = through(&world, server, client, &key, &cell).await;
-            assert_eq!((got.version.0, got.suite.0), (version.code(), suite.id), "{cell}");
-            assert_eq!(legs() - before, u64::from(suite.stack == Stack::Legacy), "{cell}");
-        }
-    });
-}
-
