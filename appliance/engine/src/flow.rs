@@ -198,19 +198,9 @@ async fn decide_after_takeover(
     surroundings: &Rc<Surroundings>,
 ) -> Outcome {
     increment(&surroundings.totals.taken_before_judgement);
-    let deadline = Instant::now() + HELLO_DEADLINE;
-    let known = loop {
-        if let Some(known) = Known::from_peek(hello::peek(&taken.received)) {
-            break known;
-        }
-        let more = read_more(&taken.client, &mut taken.received);
-        match tokio::time::timeout_at(deadline, more).await {
-            Ok(Ok(true)) => {}
-            // The client closed amid its hello: nothing more can come.
-            Ok(Ok(false)) => break Known::Incomplete,
-            // It broke, or was slow enough to hope for a relay: both ends are reset.
-            Ok(Err(_)) | Err(_) => return Outcome::Blocked(Blocked::ClientHandshakeFailed),
-        }
+    let Some(known) = rest_of_hello(&taken.client, &mut taken.received).await else {
+        // Both ends are reset.
+        return Outcome::Blocked(Blocked::ClientHandshakeFailed);
     };
     note_hello(record, &known, surroundings);
     let decision = judge(&policy.snapshot, &candidate, &known.first_bytes());
@@ -230,6 +220,23 @@ async fn decide_after_takeover(
         (Decision::TakeOver(_), _) => {
             relay::as_is(taken, record).await;
             Outcome::Bypassed(Bypassed::IncompleteHello)
+        }
+    }
+}
+
+/// Reads until the first bytes can be judged. `None`: the client broke, or was slow enough to hope for
+/// a relay.
+async fn rest_of_hello(client: &TcpStream, received: &mut Vec<u8>) -> Option<Known> {
+    let deadline = Instant::now() + HELLO_DEADLINE;
+    loop {
+        if let Some(known) = Known::from_peek(hello::peek(received)) {
+            return Some(known);
+        }
+        match tokio::time::timeout_at(deadline, read_more(client, received)).await {
+            Ok(Ok(true)) => {}
+            // It closed amid its hello: nothing more can come.
+            Ok(Ok(false)) => return Some(Known::Incomplete),
+            Ok(Err(_)) | Err(_) => return None,
         }
     }
 }
@@ -381,3 +388,6 @@ impl Drop for LiveSession<'_> {
         self.0.leave();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -366,3 +366,6 @@ fn send_alert(client: &TcpStream, alert: Alert) {
         reset_on_close(client, false);
     }
 }
+
+#[cfg(test)]
+mod tests;
