@@ -195,8 +195,14 @@ impl<'a> Client<'a> {
     }
 }
 
-/// Of `s_client` and `s_server`: this version and suite alone.
-pub(super) fn openssl_options(cell: Cell) -> [String; 3] {
+/// Of `s_client` and `s_server`: this version and suite alone, and every curve a certificate may be on:
+/// P-224 is not in OpenSSL's own list.
+pub(super) fn openssl_options(cell: Cell) -> Vec<String> {
+    let curves = ["-curves".into(), "X25519:P-256:P-384:P-521:P-224".into()];
+    version_and_suite(cell).into_iter().chain(curves).collect()
+}
+
+fn version_and_suite(cell: Cell) -> [String; 3] {
     let suite = Peer::OpenSsl.suite(cell.suite);
     let version = match cell.version {
         Protocol::Ssl30 => "-ssl3",

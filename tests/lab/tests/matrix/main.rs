@@ -12,7 +12,8 @@ mod records;
 mod table;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io::Write as _;
+use std::net::{Shutdown, SocketAddr};
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -25,7 +26,7 @@ use weir_lab::document;
 use weir_lab::ends::{Ends, SERVER};
 use weir_lab::peers::{Cell, Client, EncryptThenMac, Listen, Peer, Resumed, Servers, cells, line};
 use weir_lab::wire::lab::Lab;
-use weir_policy::suites::{Authentication, Protocol, Stack, TABLE};
+use weir_policy::suites::{Authentication, Protocol, TABLE};
 
 /// What is asked for, and what the certificates are for.
 const NAME: &str = "matrix.example";
@@ -53,10 +54,18 @@ fn visits(peers: &[Peer]) -> Vec<Visit> {
     numbered.map(|((peer, cell), port)| Visit { column: peer.name(), peer, cell, port }).collect()
 }
 
-/// Whether the second session must be a short one. On the legacy stack it may be: there the client's
-/// word is held against Weir's.
-fn resumes(cell: Cell, peer: Peer) -> bool {
-    cell.suite.stack == Stack::Modern && peer.does_not_resume(cell).is_none()
+/// Curves of keys that only openssl, of the programs here, is asked for.
+const OTHER_CURVES: [(&str, [&str; 2]); 2] =
+    [("P-224", ["EC", "ec_paramgen_curve:P-224"]), ("P-521", ["EC", "ec_paramgen_curve:P-521"])];
+
+/// Whether a server with a key of this column's kind may use the cell.
+fn goes_with(cell: Cell, column: &str) -> bool {
+    match cell.suite.authentication {
+        // TLS 1.3, which has no signature scheme for P-224 (RFC 8446 section 4.2.3).
+        Authentication::Negotiated => column != "P-224",
+        Authentication::Rsa => column == "RSA",
+        Authentication::Ecdsa => column != "RSA",
+    }
 }
 
 /// What the servers show: of each kind of key one.
@@ -110,7 +119,7 @@ fn every_version_and_suite_is_spoken_with_every_client() {
     let (mut bench, identities) = permissive().unwrap();
     let visits = visits(&Peer::CLIENTS);
     let told = let_clients_visit(&mut bench, &identities, &visits, EncryptThenMac::Off);
-    judge("clients", &visits, told, |told| &told.client_leg);
+    judge("clients", &visits, told, |told| &told.client_leg, Peer::does_not_resume);
     bench.run.succeeded();
 }
 
@@ -127,7 +136,8 @@ fn encrypt_then_mac_is_agreed_on_where_the_device_says_so() {
     let mut visits = visits(&[Peer::GnuTls, Peer::TlsLite]);
     visits.retain(|visit| visit.cell.can_encrypt_then_mac());
     let told = let_clients_visit(&mut bench, &identities, &visits, EncryptThenMac::On);
-    judge("encrypt-then-MAC", &visits, told, |told| &told.client_leg);
+    let leg: fn(&Told) -> &String = |told| &told.client_leg;
+    judge("encrypt-then-MAC", &visits, told, leg, Peer::does_not_resume);
     bench.run.succeeded();
 }
 
@@ -143,11 +153,10 @@ fn every_version_and_suite_is_spoken_with_keys_of_our_own() {
     let mut document = permissive_document(&bench.ends).unwrap();
     let mut visits = Vec::new();
     let mut ports = PORTS..;
-    for (column, key) in KEYS {
+    for (column, key) in KEYS.into_iter().chain(OTHER_CURVES) {
         let first = ports.start;
         for cell in cells().filter(|cell| cell.forbidden().is_none()) {
-            let rsa = cell.suite.authentication == Authentication::Rsa;
-            if cell.suite.authentication != Authentication::Negotiated && rsa != (column == "RSA") {
+            if !goes_with(cell, column) {
                 continue;
             }
             // Where openssl cannot, the one that can.
@@ -163,7 +172,7 @@ fn every_version_and_suite_is_spoken_with_keys_of_our_own() {
     }
     bench.provision(&document).unwrap();
     let told = let_clients_visit(&mut bench, &identities, &visits, EncryptThenMac::Off);
-    judge("own keys", &visits, told, |told| &told.client_leg);
+    judge("own keys", &visits, told, |told| &told.client_leg, Peer::does_not_resume);
     bench.run.succeeded();
 }
 
@@ -236,16 +245,33 @@ fn let_clients_visit(
 #[test]
 fn every_version_and_suite_is_spoken_with_every_server() {
     let (mut bench, identities) = permissive().unwrap();
-    let visits = visits(&Peer::SERVERS);
+    let mut visits = visits(&Peer::SERVERS);
+    let mut on_other_curves = BTreeMap::new();
+    let mut ports = PORTS + u16::try_from(visits.len()).unwrap()..;
+    for (column, key) in OTHER_CURVES {
+        let file = format!("matrix-{column}");
+        on_other_curves
+            .insert(column, bench.ends.certificates.another(&file, key, &[NAME]).unwrap());
+        let cells = cells().filter(|cell| cell.forbidden().is_none() && goes_with(*cell, column));
+        visits.extend(cells.zip(&mut ports).map(|(cell, port)| {
+            let peer = Peer::OpenSsl;
+            Visit { column, peer, cell, port }
+        }));
+    }
     let listen = |visit: &Visit| Listen {
         peer: visit.peer,
         port: visit.port,
         cell: Some(visit.cell),
-        // Of TLS 1.3 that could be either.
-        identities: vec![match visit.cell.suite.authentication {
-            Authentication::Rsa => identities.rsa.clone(),
-            Authentication::Ecdsa | Authentication::Negotiated => identities.ecdsa.clone(),
-        }],
+        identities: vec![
+            match (on_other_curves.get(visit.column), visit.cell.suite.authentication) {
+                (Some(identity), _) => identity.clone(),
+                (None, Authentication::Rsa) => identities.rsa.clone(),
+                // Of TLS 1.3 that could be either.
+                (None, Authentication::Ecdsa | Authentication::Negotiated) => {
+                    identities.ecdsa.clone()
+                }
+            },
+        ],
     };
     let listen: Vec<Listen> = visits.iter().map(listen).collect();
     let servers = Servers::start(&bench.ends, &listen, EncryptThenMac::Off).unwrap();
@@ -265,36 +291,56 @@ fn every_version_and_suite_is_spoken_with_every_server() {
     drop(servers);
     let told = told(&mut bench, &visits).unwrap();
     let outcomes = Outcomes { said: results.into_inner().unwrap(), told };
-    judge("servers", &visits, outcomes, |told| &told.server_leg);
+    judge("servers", &visits, outcomes, |told| &told.server_leg, Peer::is_not_resumed);
     bench.run.succeeded();
 }
 
-/// By a client that knows nothing of old versions.
+/// By a client that knows nothing of old versions, and says good-bye: openssl's and GnuTLS's servers
+/// answer an end without close_notify by a fatal alert, after which no session may be resumed (RFC 5246
+/// section 7.2.2).
 fn modern_visit(ends: &Ends, port: u16) -> Result<()> {
     let mut tls = common::try_connect(ends, NAME, SocketAddr::from((SERVER, port)))?;
     common::write_record(&mut tls, format!("{}\n", line()).as_bytes())?;
     let (answer, end) = common::read_until(&mut tls, "\n", 1);
     end?;
     ensure!(answer.trim_end() == line(), "it answered {answer:?}");
+    tls.conn.send_close_notify();
+    tls.flush()?;
+    tls.sock.shutdown(Shutdown::Write)?;
+    // To the end, so that the next visit comes after this one.
+    let (rest, _) = common::read_until(&mut tls, "\n", 1);
+    ensure!(rest.is_empty(), "it went on: {rest:?}");
     Ok(())
 }
 
+/// Why a program's second session is not resumed.
+pub type NotResumed = fn(Peer, Cell) -> Option<&'static str>;
+
 /// Joins what the ends say with what Weir tells of the leg; writes the table; fails with all that is
 /// wrong.
-fn judge(of: &str, visits: &[Visit], mut outcomes: Outcomes, leg: fn(&Told) -> &String) {
+fn judge(
+    of: &str,
+    visits: &[Visit],
+    mut outcomes: Outcomes,
+    leg: fn(&Told) -> &String,
+    not_resumed: NotResumed,
+) {
     let mut judged = Vec::new();
     for visit in visits {
         let said = outcomes.said.remove(&visit.port).context("not visited");
         let told = outcomes.told.get(&visit.port).map(Vec::as_slice).unwrap_or_default();
         let result = said
             .and_then(|said| said)
-            .and_then(|said| told_rightly(*visit, said, told, leg))
+            .and_then(|said| {
+                let resumes = not_resumed(visit.peer, visit.cell).is_none();
+                told_rightly(*visit, said, told, leg, resumes)
+            })
             .map_err(|error| {
                 anyhow::anyhow!("{} {}: {error:#}; {told:?}", visit.peer.name(), visit.cell.name())
             });
         judged.push((*visit, result));
     }
-    let text = table::table(of, &judged);
+    let text = table::table(of, &judged, not_resumed);
     let file = format!("tls-matrix-{}.txt", of.replace(' ', "-"));
     std::fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join(file), &text).unwrap();
     println!("{text}");
@@ -312,6 +358,7 @@ fn told_rightly(
     said: Resumed,
     told: &[Told],
     leg: fn(&Told) -> &String,
+    resumes: bool,
 ) -> Result<bool> {
     ensure!(told.len() == visit.peer.sessions(), "{} sessions", told.len());
     for told in told {
@@ -324,8 +371,7 @@ fn told_rightly(
     let resumed = |told: &Told| leg(told).ends_with(", resumed");
     ensure!(!told.first().is_some_and(resumed), "the first session was resumed");
     let resumed = told.get(1).is_some_and(resumed);
-    let expected = resumes(visit.cell, visit.peer);
-    ensure!(resumed || !expected, "not resumed, by Weir's account");
+    ensure!(resumed || !resumes, "not resumed, by Weir's account");
     let as_said = match said {
         Resumed::Yes => resumed,
         Resumed::No => !resumed,

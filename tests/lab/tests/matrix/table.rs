@@ -6,10 +6,10 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use weir_lab::peers::{Cell, Peer, cells};
 
-use crate::Visit;
+use crate::{NotResumed, Visit};
 
 /// One line a cell, one column a program; below it what is not in it, and why.
-pub fn table(of: &str, judged: &[(Visit, Result<bool>)]) -> String {
+pub fn table(of: &str, judged: &[(Visit, Result<bool>)], not_resumed: NotResumed) -> String {
     let mut columns: Vec<(&str, Peer)> = Vec::new();
     for (visit, _) in judged {
         if !columns.iter().any(|(column, _)| *column == visit.column) {
@@ -26,6 +26,10 @@ pub fn table(of: &str, judged: &[(Visit, Result<bool>)]) -> String {
     }
     text.push('\n');
     let mut reasons = BTreeSet::new();
+    if columns.iter().any(|(column, _)| *column == "P-224") {
+        let why = "RFC 8446 section 4.2.3: TLS 1.3 has no signature scheme for the curve";
+        reasons.insert(format!("P-224: {why}"));
+    }
     let possible: Vec<Cell> = cells().filter(|cell| cell.forbidden().is_none()).collect();
     for &cell in &possible {
         let _ = write!(text, "{:55}", cell.name());
@@ -38,13 +42,13 @@ pub fn table(of: &str, judged: &[(Visit, Result<bool>)]) -> String {
                 None => "-",
             };
             let _ = write!(text, "{sign:9}");
-            let reason = peer.lacks(cell).or_else(|| peer.does_not_resume(cell));
+            let reason = peer.lacks(cell).or_else(|| not_resumed(peer, cell));
             let reason = reason.filter(|_| column == peer.name());
             reasons.extend(reason.map(|reason| format!("{}: {reason}", peer.name())));
         }
         text.push('\n');
     }
-    text += "\nWhat programs cannot:\n";
+    text += "\nWhat programs and keys cannot:\n";
     for reason in reasons {
         let _ = writeln!(text, "  {reason}");
     }
