@@ -59,6 +59,11 @@ impl Capture {
         Ok(Self { process, command: shown(&command), path })
     }
 
+    /// Its file, which has each frame as soon as it was seen.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Ends the capture; its file.
     pub fn stop(mut self) -> Result<PathBuf> {
         // tcpdump is given the time to see the connection's last frames.
