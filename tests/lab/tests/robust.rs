@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use common::{lab, read_until, try_connect, write_record};
 use nix::unistd::Pid;
+use weir_lab::bench::Bench;
 use weir_lab::ends::{Ends, INTERFACE, SERVER};
 use weir_lab::process::finish;
 use weir_lab::wire::Wire as _;
+use weir_lab::wire::lab::Lab;
 
 /// Where the misbehaving servers are.
 const ODD: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 4);
@@ -208,6 +210,43 @@ fn server_that_resets_at_any_stage_ends_its_session_and_no_other() {
     drop(other);
     assert_eq!(bench.wire.engine().unwrap(), engine);
     files_are_back(engine, before);
+    bench.run.succeeded();
+}
+
+/// On a new connection of the same addresses and ports, and on the stack that it was on.
+#[test]
+fn modern_server_that_resets_once_is_asked_again_and_its_client_sees_a_delay_only() {
+    let mut bench = lab();
+    let address = format!("{ODD}/24");
+    bench.ends.server.ip(&["address", "add", &address, "dev", INTERFACE]).unwrap();
+    let listener = bench.ends.server.enter(|| Ok(TcpListener::bind((ODD, 443))?)).unwrap();
+    let namespace = format!("/run/netns/{}", bench.ends.server.name());
+    let namespace = std::fs::File::open(namespace).unwrap();
+    // Ends with the test's process.
+    std::thread::spawn(move || -> std::io::Result<()> {
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
+        reset(listener.accept()?.0, Resets::AfterReading(200))?;
+        let (mut client, mut server) = (listener.accept()?.0, TcpStream::connect((SERVER, 443))?);
+        let (mut from, mut to) = (server.try_clone()?, client.try_clone()?);
+        std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+        std::io::copy(&mut client, &mut server).map(drop)
+    });
+    let mut tls = common::connect_to(&bench.ends, SocketAddr::from((ODD, 443)), HOST);
+    write_record(&mut tls, b"GET / HTTP/1.1\r\nHost: public.example\r\n\r\n").unwrap();
+    read_until(&mut tls, "benign page", 1).1.unwrap();
+    drop(tls);
+    let counted = |bench: &mut Bench<Lab>, what: &str| -> u64 {
+        let shown = bench.wire.console("show tls-inspection").unwrap();
+        let line = shown.lines().find(|line| line.contains(what)).unwrap_or_default().to_owned();
+        let count = line.split_whitespace().find_map(|word| word.parse().ok());
+        count.unwrap_or_else(|| panic!("no {what:?} in {shown}"))
+    };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while counted(&mut bench, "server legs opened again on the modern stack") != 1 {
+        assert!(Instant::now() < deadline, "never counted");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(counted(&mut bench, "  legs on the legacy stack"), 0);
     bench.run.succeeded();
 }
 
