@@ -19,6 +19,7 @@ COUNTER(gre_key_ambiguous_passed, "SYN-ACK whose GRE key could belong to several
 COUNTER(icmp_to_engine, "ICMP error about a taken flow, given to its socket")
 COUNTER(decapsulation_dropped, "packet of a taken flow whose tag or tunnel could not be taken off")
 COUNTER(encapsulation_dropped, "engine's packet that did not fit with its end's tunnel, or could not be rewritten")
+COUNTER(tunnel_congestion_dropped, "packet marked by its tunnel's path that says it cannot be marked, of a held or taken flow, dropped as its receiver would")
 COUNTER(filter_dropped, "packet that a traffic management filter blocks")
 COUNTER(rate_limit_dropped, "packet over its traffic management filter's rate")
 COUNTER(reputation_dropped, "packet from or to an address of bad reputation")

@@ -20,17 +20,25 @@ static __always_inline __u8 ecn_of_syn(struct __sk_buff *skb, struct packet *p)
 	return accurate & 1 ? 0 : END_ECN;
 }
 
-/* A packet of an end whose flow is, or may be, taken. */
-static __always_inline void note_congestion(struct packet *p, struct flow *f, struct end *end)
+/* A packet of an end whose flow is, or may be, taken. Whether its receiver would not get it: what the
+ * tunnel's path marked is marked, and dropped where it says that it cannot be (RFC 6040 4.2). */
+static __always_inline int note_congestion(struct packet *p, struct flow *f, struct end *end)
 {
 	__u8 ecn = p->tos & 3;
-	/* RFC 6040 4.2: what the tunnel's path marked is marked. */
-	if (ecn && p->key.tunnel && (p->outer_tos & 3) == ECN_CE)
+	if (p->key.tunnel && (p->outer_tos & 3) == ECN_CE) {
+		if (!ecn)
+			return 1;
 		ecn = ECN_CE;
-	if (ecn != ECN_CE && !(p->flags & TCP_CWR))
-		return;
-	if (f->end[0].flags & f->end[1].flags & END_ECN)
+	}
+	if ((ecn == ECN_CE || (p->flags & TCP_CWR)) && (f->end[0].flags & f->end[1].flags & END_ECN))
 		end->congested = ecn == ECN_CE;
+	return 0;
+}
+
+static __always_inline int drop_congested(__u32 segment)
+{
+	count(segment, tunnel_congestion_dropped);
+	return TC_ACT_SHOT;
 }
 
 /* Of a packet of the engine's sockets that has no tunnel yet. */

@@ -281,7 +281,8 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 		return TC_ACT_OK;
 	}
 	if (seen == SEEN_FIRST) {
-		note_congestion(p, f, &f->end[0]);
+		if (note_congestion(p, f, &f->end[0]))
+			return drop_congested(segment);
 		return hold(skb, p, f, word, c, segment, HELD_FIRST);
 	}
 	if (seen == SEEN_SERVER_FIRST) {
@@ -415,7 +416,8 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 		count(segment, client_ttl_dropped);
 		return TC_ACT_SHOT;
 	}
-	note_congestion(p, f, &f->end[0]);
+	if (note_congestion(p, f, &f->end[0]))
+		return drop_congested(segment);
 	return hold(skb, p, f, word, c, segment, HELD_MORE);
 race:
 	count(segment, state_race_dropped);
@@ -433,12 +435,15 @@ static __always_inline int on_taken(struct __sk_buff *skb, struct packet *p, str
 		count(port->segment, taken_other_pass_passed);
 		return TC_ACT_OK;
 	}
+	struct end *end = &f->end[from_server & 1];
+	if (note_congestion(p, f, end))
+		return drop_congested(port->segment);
 	if ((word & 0xff) == STATE_TOMBSTONE)
 		f->touched = bpf_ktime_get_ns();
-	else
-		note_keep_alive(p, f, word, from_server);
-	note_congestion(p, f, &f->end[from_server & 1]);
-	learn_path(skb, p, &f->end[from_server & 1]);
+	else if (is_keep_alive(p, end))
+		tell_keep_alive(p, f, word, from_server);
+	if (stands_next(p, end))
+		learn_path(skb, p, end);
 	return to_engine(skb, p, port);
 }
 

@@ -11,7 +11,8 @@
 
 static __always_inline __u8 ecn_of_syn(struct __sk_buff *skb, struct packet *p);
 
-/* An end's path may change under a taken flow (a router fails over). */
+/* An end's path may change under a taken flow (a router fails over). Only from packets that
+ * stands_next says are the end's own: anybody at its side may send some of the tuple. */
 static __always_inline void learn_path(struct __sk_buff *skb, struct packet *p, struct end *end)
 {
 	__u32 seen[3], known[3];

@@ -162,6 +162,7 @@ int engine_ingress(struct __sk_buff *skb)
 	struct end *end = &f->end[from_server & 1], *peer = &f->end[!from_server];
 	__u32 to_a = from_server ? f->client_side == SIDE_A : f->client_side != SIDE_A;
 	__u32 out = to_a ? port->interface[0] : port->interface[1];
+	note_expected(&p, peer);
 	if ((peer->congested && echo_congestion(skb, &p)) || wear(skb, &p, key, end)) {
 		count(segment, encapsulation_dropped);
 		return TC_ACT_SHOT;

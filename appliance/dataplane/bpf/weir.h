@@ -117,7 +117,7 @@ struct end {
 	__u32 isn;
 	union {
 		__u32 tsval; /* of its SYN */
-		__u32 next;  /* once taken: the sequence number after all that it sent */
+		__u32 next;  /* once taken: the sequence number that our socket expects of it */
 	};
 	__u16 syn_window;  /* never scaled */
 	__u16 mss;	   /* 0: no option */

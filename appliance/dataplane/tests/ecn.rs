@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 
 use weir_dataplane::Attach;
 use wire::capture::{Capture, Packet};
+use wire::ends::Tunnel;
 use wire::engine::{Does, Engine, PORT, judge_all};
 use wire::raw::{ACK, Arrived, CWR, ECE, PUSH, RAW_CLIENT, RAW_SERVER, Raw, SYN};
 use wire::{Wire, noise};
@@ -26,11 +27,16 @@ struct Flow {
 
 /// Two ends after their handshake, in which they agreed on ECN or did not.
 fn flow(does: Does, agreed: bool) -> Flow {
+    flow_in(Tunnel::None, does, agreed)
+}
+
+fn flow_in(tunnel: Tunnel, does: Does, agreed: bool) -> Flow {
     let wire = Wire::new();
     let (engine, held) = wire.engine(Attach::Auto);
     judge_all(held, 5, does);
     let mut client = Raw::client(&wire, 4000, RAW_SERVER);
     let mut server = Raw::server(&wire, (RAW_CLIENT, 4000));
+    (client.tunnel, server.tunnel) = (tunnel, tunnel);
     client.syn_flags = ECE | CWR;
     server.syn_flags = if agreed { ECE } else { 0 };
     Raw::shake(&mut client, &mut server);
@@ -113,6 +119,86 @@ fn a_mark_on_the_servers_packets_is_answered_to_the_server() {
     assert_eq!(answer.flags & ECE, ECE, "{answer:?}");
     let came = client.expect("the marked bytes", |a| a.payload == b"marked");
     assert_eq!((came.tos & 3, came.flags & ECE), (NOT_ECT, 0));
+}
+
+const TUNNELS: [Tunnel; 3] = [Tunnel::Ipip, Tunnel::Gre, Tunnel::GreKey([77, 88])];
+
+/// The same in a tunnel, the ECN bits of its header beside those of the packet.
+fn send_in(from: &Raw, at: i64, payload: &[u8], outer: u8, inner: u8) {
+    let mut segment = from.segment(at, payload);
+    (segment.outer_tos, segment.tos) = (outer, inner);
+    from.put(&segment);
+}
+
+#[test]
+fn a_mark_of_the_tunnels_path_is_answered_as_one_on_the_packet() {
+    for tunnel in TUNNELS {
+        let Flow { wire: _wire, engine, client, server } = flow_in(tunnel, Does::TakeOver, true);
+        send_in(&client, 0, b"hello", ECT_0, ECT_0);
+        let came = server.expect("the hello", |a| a.payload == b"hello");
+        assert_eq!((came.outer_tos, came.tos), (NOT_ECT, NOT_ECT), "{tunnel:?}");
+        server.acknowledge(0, 5);
+        client.expect("an acknowledgement", |a| acknowledges(&client, 5)(a) && a.flags & ECE == 0);
+
+        for (from, to, at) in [(&client, &server, 5), (&server, &client, 0)] {
+            send_in(from, at, b"marked", CE, ECT_0);
+            let answer = from.expect("an acknowledgement", acknowledges(from, at as u32 + 6));
+            assert_eq!(answer.flags & ECE, ECE, "{tunnel:?}: {answer:?}");
+            let came = to.expect("the marked bytes", |a| a.payload == b"marked");
+            assert_eq!((came.outer_tos, came.tos), (NOT_ECT, NOT_ECT), "{tunnel:?}");
+        }
+        assert_eq!(engine.counter("flow_taken_over"), 1);
+        assert_eq!(engine.counter("tunnel_congestion_dropped"), 0);
+    }
+}
+
+#[test]
+fn a_mark_on_the_packet_is_answered_whatever_its_tunnel_says() {
+    for (outer, inner) in [(NOT_ECT, CE), (ECT_0, CE), (CE, CE)] {
+        let Flow { wire: _wire, engine: _engine, client, server } =
+            flow_in(Tunnel::Ipip, Does::TakeOver, true);
+        send_in(&client, 0, b"hello", outer, inner);
+        server.expect("the hello", |a| a.payload == b"hello");
+        server.acknowledge(0, 5);
+        server.send(0, b"answer");
+        let came = client.expect("the answer", |a| a.payload == b"answer");
+        assert_eq!(came.flags & ECE, ECE, "{outer} around {inner}: {came:?}");
+    }
+}
+
+/// RFC 6040 4.2: where the packet says that nobody would answer a mark, its receiver drops it.
+#[test]
+fn a_marked_packet_that_cannot_be_marked_is_dropped_as_its_receiver_would() {
+    for tunnel in TUNNELS {
+        let Flow { wire: _wire, engine, client, server } = flow_in(tunnel, Does::TakeOver, true);
+        // While nothing was judged.
+        send_in(&client, 0, b"hello", CE, NOT_ECT);
+        engine.wait_for("tunnel_congestion_dropped", 1);
+        assert_eq!(engine.counter("flow_held"), 0, "{tunnel:?}");
+        send_in(&client, 0, b"hello", NOT_ECT, NOT_ECT);
+        server.expect("the hello", |a| a.payload == b"hello");
+        server.acknowledge(0, 5);
+        // And once it is taken.
+        send_in(&client, 5, b"more", CE, NOT_ECT);
+        engine.wait_for("tunnel_congestion_dropped", 2);
+        server.expect_none("more", |a| !a.payload.is_empty());
+        send_in(&client, 5, b"more", NOT_ECT, NOT_ECT);
+        let came = server.expect("more", |a| a.payload == b"more");
+        assert_eq!(came.flags & ECE, 0, "{came:?}");
+    }
+}
+
+#[test]
+fn marks_on_the_tunnel_cross_on_a_released_flow() {
+    let Flow { wire: _wire, engine, client, server } = flow_in(Tunnel::Gre, Does::Release, true);
+    send_in(&client, 0, b"hello", CE, ECT_0);
+    let came = server.expect("the hello", |a| a.payload == b"hello");
+    assert_eq!((came.outer_tos, came.tos), (CE, ECT_0));
+    server.acknowledge(0, 5);
+    engine.wait_for("release_final", 1);
+    send_in(&client, 5, b"more", CE, NOT_ECT);
+    let came = server.expect("more", |a| a.payload == b"more");
+    assert_eq!((came.outer_tos, came.tos), (CE, NOT_ECT));
 }
 
 #[test]

@@ -164,12 +164,7 @@ fn compare(crossing: &Crossing<'_>, [client, server]: &[Vec<Frame>; 2]) {
 
 /// As `Frame::tunnel` has it.
 fn tunnel_header(tunnel: Tunnel, end: usize) -> Option<Vec<u8>> {
-    let (protocol, gre) = match tunnel {
-        Tunnel::None => return None,
-        Tunnel::Ipip => (4, vec![]),
-        Tunnel::Gre => (47, vec![0, 0, 8, 0]),
-        Tunnel::GreKey(keys) => (47, [&[0x20, 0, 8, 0][..], &keys[end].to_be_bytes()].concat()),
-    };
+    let (protocol, gre) = tunnel.header(end)?;
     let ip = [0x45, 0, 0x40, 0, OUTER_TTL[end], protocol];
     Some([&ip[..], &OUTER[end], &OUTER[1 - end], &gre].concat())
 }

@@ -38,6 +38,16 @@ impl Tunnel {
             Self::GreKey(_) => 28,
         }
     }
+
+    /// The protocol number of an end's packets in it, and what follows their outer IPv4 header.
+    pub fn header(self, end: usize) -> Option<(u8, Vec<u8>)> {
+        Some(match self {
+            Self::None => return None,
+            Self::Ipip => (4, vec![]),
+            Self::Gre => (47, vec![0, 0, 8, 0]),
+            Self::GreKey(keys) => (47, [&[0x20, 0, 8, 0][..], &keys[end].to_be_bytes()].concat()),
+        })
+    }
 }
 
 /// Addresses and TTL of the tunnel's two ends.

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use weir_dataplane::namespace::inside;
 
+use super::ends::{OUTER, Tunnel};
 use super::engine::PORT;
+use super::packets::ipv4;
 use super::{Wire, ip};
 
 pub const FIN: u8 = 1;
@@ -52,8 +54,9 @@ pub struct Segment<'a> {
     pub urgent: u16,
     /// Tags before the packet: VLAN ids.
     pub tags: &'a [u8],
-    /// DSCP and ECN of its IPv4 header.
+    /// DSCP and ECN of its IPv4 header, and of its tunnel's.
     pub tos: u8,
+    pub outer_tos: u8,
 }
 
 /// A segment that arrived.
@@ -63,8 +66,12 @@ pub struct Arrived {
     pub acknowledged: u32,
     pub flags: u8,
     pub window: u16,
+    /// Destination, source.
+    pub mac: [u8; 12],
     pub ttl: u8,
     pub tos: u8,
+    /// Of its tunnel's header; 0 where there is none.
+    pub outer_tos: u8,
     pub options: Vec<u8>,
     pub payload: Vec<u8>,
 }
@@ -72,7 +79,8 @@ pub struct Arrived {
 /// One end of one connection.
 pub struct Raw {
     socket: File,
-    mac: [u8; 12],
+    /// Destination, source.
+    pub mac: [u8; 12],
     pub local: ([u8; 4], u16),
     pub remote: ([u8; 4], u16),
     /// Sequence number of its first byte, and of the peer's once that is known.
@@ -89,6 +97,8 @@ pub struct Raw {
     /// A program on its interface puts tag and tunnel around what it sends (`wire::ends`); it hears
     /// what comes, whatever is around it.
     pub behind_program: bool,
+    /// It puts this tunnel around what it sends by itself; it hears what comes in any tunnel.
+    pub tunnel: Tunnel,
 }
 
 /// MSS 1460 and nothing else.
@@ -132,6 +142,7 @@ impl Raw {
             syn_flags: 0,
             vlan: None,
             behind_program: false,
+            tunnel: Tunnel::None,
         }
     }
 
@@ -150,6 +161,7 @@ impl Raw {
             urgent: 0,
             tags: &[],
             tos: 0,
+            outer_tos: 0,
         }
     }
 
@@ -194,8 +206,20 @@ impl Raw {
         let own = self.vlan.map(|tci| [[0x81, 0], tci.to_be_bytes()].concat());
         let tags: Vec<u8> = segment.tags.iter().flat_map(|id| [0x81, 0, 0, *id]).collect();
         let tags = [own.as_deref().unwrap_or_default(), &tags].concat();
-        let frame = [&self.mac[..], &tags, &[8, 0], &ip, &tcp].concat();
+        let packet = self.encapsulated(segment.outer_tos, [ip, tcp].concat());
+        let frame = [&self.mac[..], &tags, &[8, 0], &packet].concat();
         (&self.socket).write_all(&frame).unwrap();
+    }
+
+    fn encapsulated(&self, tos: u8, packet: Vec<u8>) -> Vec<u8> {
+        let end = usize::from(self.local.0 == RAW_SERVER);
+        let Some((protocol, gre)) = self.tunnel.header(end) else { return packet };
+        let mut outer = ipv4(OUTER[end], OUTER[1 - end], protocol, 0x4000, &[gre, packet].concat());
+        outer[1] = tos;
+        outer[10..12].fill(0);
+        let sum = checksum(&outer[..20]);
+        outer[10..12].copy_from_slice(&sum.to_be_bytes());
+        outer
     }
 
     /// The next segment of the connection that arrives in the given time.
@@ -223,7 +247,9 @@ impl Raw {
 
     fn read(&self, frame: &[u8]) -> Option<Arrived> {
         let mut ip = frame.get(14..)?;
-        if self.behind_program && matches!(ip[9], 4 | 47) {
+        let mut outer_tos = 0;
+        if (self.behind_program || self.tunnel != Tunnel::None) && matches!(ip[9], 4 | 47) {
+            outer_tos = ip[1];
             let gre = match (ip[9], ip[20]) {
                 (4, _) => 0,
                 (_, 0x20) => 8,
@@ -250,8 +276,10 @@ impl Raw {
             acknowledged: four(8),
             flags: tcp[13],
             window: u16::from_be_bytes([tcp[14], tcp[15]]),
+            mac: frame[..12].try_into().unwrap(),
             ttl: ip[8],
             tos: ip[1],
+            outer_tos,
             options: tcp[20..offset].to_vec(),
             payload: tcp[offset..].to_vec(),
         })
