@@ -150,6 +150,8 @@ pub struct Finished {
     pub key: FlowKey,
     pub id: u64,
     pub disposition: Disposition,
+    /// Whether its entry says so; else the kernel would not change it yet.
+    pub changed: bool,
 }
 
 /// What becomes of a flow's packets that still come by the ring.
@@ -247,7 +249,10 @@ counts! {
     ReleasedUnjudged => "flow_released_unjudged", "held flow given back unjudged: too many flows were held, or a runtime's queue was full";
     BlockedUnjudged => "flow_blocked_unjudged", "held flow blocked unjudged by policy: too many flows were held, or a runtime's queue was full";
     Lost => "take_over_lost", "flow taken, but its sockets could not speak: both ends were reset";
-    TakeOverFailed => "take_over_failed", "takeover that failed, the flow was given back";
+    NotHeld => "take_over_not_held", "takeover of a flow that had ended, or was given back, by then";
+    NoSocket => "take_over_no_socket", "takeover for which no socket was left: given back, or blocked by policy";
+    NoMemory => "take_over_no_memory", "takeover for which the kernel had no memory: given back, or blocked by policy";
+    TakeOverFailed => "take_over_failed", "takeover that the kernel refused for another reason: given back, or blocked by policy";
     TupleOwned => "take_over_tuple_owned", "takeover refused because another flow's sockets have the same tuple";
     BadChecksum => "held_bad_checksum_dropped", "held packet with a wrong TCP checksum, which the server would not accept";
     BadHeaderChecksum => "held_bad_header_checksum_dropped", "held packet with a wrong IP header checksum, which the server would not accept";

@@ -56,14 +56,10 @@ pub enum ReleaseError {
     Table(#[from] io::Error),
 }
 
+/// It ended, or was given back to the bridge because the engine seemed dead.
 #[derive(Debug, thiserror::Error)]
-pub enum BlockError {
-    #[error("flow table: {0}")]
-    Table(#[from] io::Error),
-    /// It ended, or was given back to the bridge because the engine seemed dead.
-    #[error("the flow is not held any more")]
-    NotHeld,
-}
+#[error("the flow is not held any more")]
+pub struct NotHeld;
 
 /// Why a flow was not taken over; it has been released, except for [`TakeOverError::Lost`] and
 /// [`TakeOverError::Blocked`].
@@ -186,22 +182,25 @@ impl HeldFlow {
     }
 
     /// Drops the flow's packets from now on.
-    pub fn block(mut self, resets: Resets) -> Result<(), BlockError> {
+    pub fn block(mut self, resets: Resets) -> Result<(), NotHeld> {
         self.judged();
         self.block_now(resets)
     }
 
-    pub(crate) fn block_now(&mut self, resets: Resets) -> Result<(), BlockError> {
+    pub(crate) fn block_now(&mut self, resets: Resets) -> Result<(), NotHeld> {
         self.absorb();
-        let mut swap = self.core.state.swap(&self.key, self.id, State::Held, State::Blocked)?;
-        if swap == Swap::Found(State::Releasing) {
+        let mut swap = self.core.state.swap(&self.key, self.id, State::Held, State::Blocked);
+        if let Ok(Swap::Found(State::Releasing)) = swap {
             // The server spoke: it can still be blocked.
-            swap = self.core.state.swap(&self.key, self.id, State::Releasing, State::Blocked)?;
+            swap = self.core.state.swap(&self.key, self.id, State::Releasing, State::Blocked);
         }
-        if swap != Swap::Done {
-            return Err(BlockError::NotHeld); // released where it is dropped
+        match &swap {
+            Ok(Swap::Done) => {}
+            Ok(_) => return Err(NotHeld), // released where it is dropped
+            // It is blocked all the same: what its client sends comes by the ring, and goes no farther.
+            Err(error) => tracing::warn!(%error, "flow's entry stays as held for now"),
         }
-        self.finish(Disposition::Blocked);
+        self.finish_as(Disposition::Blocked, swap.is_ok());
         if let Some(links) = self.links() {
             links.counts.add(Count::Blocked);
             self.reset(links, resets);
@@ -288,7 +287,7 @@ impl HeldFlow {
         };
         state.disposition = disposition;
         drop(state);
-        self.finish(disposition);
+        self.finish_as(disposition, watched.is_ok());
         watched.map(drop).map_err(ReleaseError::Table)
     }
 
@@ -340,6 +339,11 @@ impl HeldFlow {
 
     /// Decided: says what becomes of the flow's late packets.
     pub(crate) fn finish(&mut self, disposition: Disposition) {
+        self.finish_as(disposition, true);
+    }
+
+    /// As above. `changed`: the flow's entry says so already.
+    fn finish_as(&mut self, disposition: Disposition, changed: bool) {
         self.shared.lock().disposition = disposition;
         if !self.decided {
             self.decided = true;
@@ -348,7 +352,7 @@ impl HeldFlow {
                 links.held_now.fetch_sub(1, Ordering::Relaxed);
             }
         }
-        self.core.finish(Finished { key: self.key, id: self.id, disposition });
+        self.core.finish(Finished { key: self.key, id: self.id, disposition, changed });
     }
 
     pub(crate) fn links(&self) -> Option<&SegmentLinks> {

@@ -173,7 +173,7 @@ impl Walker {
     fn inherit(&self, key: FlowKey, flow: &Flow) -> io::Result<()> {
         let core = &self.heir.core;
         let id = id_of(flow.word);
-        let bury = |disposition| core.finish(Finished { key, id, disposition });
+        let bury = |disposition| core.finish(Finished { key, id, disposition, changed: true });
         match State::of(flow.word) {
             Some(state @ (State::Held | State::Releasing | State::Watched)) => {
                 core.state.remove(&key, id, state)?;

@@ -38,7 +38,7 @@ mod test_run;
 mod traffic;
 
 pub use dataplane::{Dataplane, FlowsNow, OpenError, Options, TableSizes};
-pub use held::{BlockError, Held, HeldFlow, HeldFlows, ReleaseError, TakeOverError};
+pub use held::{Held, HeldFlow, HeldFlows, NotHeld, ReleaseError, TakeOverError};
 pub use histogram::HistogramReport;
 pub use programs::{Attach, ProgramError};
 pub use relay::Relayed;

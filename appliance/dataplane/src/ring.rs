@@ -4,6 +4,8 @@
 //! decided, and removing finished flows' entries. Not for: judging. It waits for nothing but the
 //! kernel: a judge that does not keep up loses frames (counted), which TCP sends again.
 
+mod due;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -23,26 +25,16 @@ use crate::frame::{Frame, FrameError};
 use crate::held::{HeldFlow, other};
 use crate::layout::{
     EVASION_DECOY, EVASION_TABLE_FULL, Flow, FlowKey, HELD_CLIENT_ALIVE, HELD_FINAL, HELD_FIRST,
-    HELD_SERVER_ALIVE, HELD_SERVER_ENDED, HELD_SERVER_FIRST, HELD_SERVER_SPOKE, Held, MAX_RINGS,
-    State, id_of, read_held,
+    HELD_SERVER_ALIVE, HELD_SERVER_ENDED, HELD_SERVER_FIRST, HELD_SERVER_SPOKE, Held, State,
+    read_held,
 };
-use crate::state::Swap;
 
-/// How long the entry of a finished flow (tombstone, blocked) stays after its last packet.
-const TOMBSTONE: Duration = Duration::from_secs(60);
 /// How long a held flow waits for a first packet that can be judged.
 const UNREAD: Duration = Duration::from_secs(5);
-/// How long a released flow's server has for acknowledging what was judged.
-const WATCHED: Duration = Duration::from_secs(30);
 /// Finished flows are looked after this often when no packet comes.
 const TICK_MILLISECONDS: u16 = 100;
 /// Most records of a ring read before finished flows, tombstones and the end are looked after again.
 const RECORDS_A_TURN: usize = 1024;
-/// Most of each kind that are looked after before rings are read again: the engine is late while
-/// its threads are at anything else, and what falls due may do so all at once.
-const DUE_A_TURN: usize = 512;
-/// As above, of flows that their judges ended: more than held ones come in the same time.
-const FINISHED_A_TURN: usize = 4 * RECORDS_A_TURN * MAX_RINGS;
 
 /// Bounds of what one thread keeps.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +58,9 @@ pub struct RingThread {
     known: HashMap<(FlowKey, u64), Arc<Shared>>,
     /// Entries to remove, by the time they may go. As many as the flow table has, at most.
     graves: VecDeque<(Instant, FlowKey, u64, State)>,
+    /// Flows whose entry could not be changed to what became of them, and when that is tried again. As
+    /// many as the flow table has, at most.
+    unchanged: VecDeque<(Instant, FlowKey, u64, Disposition)>,
     /// Held flows none of whose packets could be judged yet, and until when they are waited for.
     unread: HashSet<(FlowKey, u64)>,
     unread_until: VecDeque<(Instant, FlowKey, u64)>,
@@ -95,6 +90,7 @@ impl RingThread {
             stop,
             known: HashMap::new(),
             graves: VecDeque::new(),
+            unchanged: VecDeque::new(),
             unread: HashSet::new(),
             unread_until: VecDeque::new(),
             watched: VecDeque::new(),
@@ -124,6 +120,7 @@ impl RingThread {
             }
             more = self.read_finished();
             more |= self.remove_tombstones();
+            more |= self.change_unchanged();
             more |= self.block_unread();
             more |= self.end_watches();
         }
@@ -291,172 +288,6 @@ impl RingThread {
         self.unread.insert((held.key, held.id));
         self.unread_until.push_back((Instant::now() + UNREAD, held.key, held.id));
     }
-
-    /// As the others of its kind: whether more may be due.
-    fn block_unread(&mut self) -> bool {
-        let now = Instant::now();
-        for _ in 0..DUE_A_TURN {
-            let Some((_, key, id)) = pop_due(&mut self.unread_until, |(until, ..)| *until <= now)
-            else {
-                return false;
-            };
-            if self.unread.remove(&(key, id)) {
-                self.block(key, id);
-            }
-        }
-        true
-    }
-
-    /// A flow that sent nothing the server would take, and did not send again what was lost: on the
-    /// bridge its next packet would pass unjudged. One whose server spoke meanwhile is given back.
-    fn block(&mut self, key: FlowKey, id: u64) {
-        match self.core.state.swap(&key, id, State::Held, State::Blocked) {
-            Ok(Swap::Done) => {
-                if let Some(links) = self.core.segments.get(&key.segment) {
-                    links.counts.add(Count::UnreadBlocked);
-                }
-                self.bury_blocked(key, id);
-            }
-            Ok(Swap::Found(State::Releasing)) => {
-                if let Err(error) = self.core.state.remove(&key, id, State::Releasing) {
-                    tracing::warn!(%error, "held flow not given back");
-                }
-            }
-            Ok(_) => {} // given back because the engine seemed dead
-            Err(error) => tracing::warn!(%error, "held flow stays held"),
-        }
-    }
-
-    /// What the ring still has of it is not sent on.
-    fn bury_blocked(&mut self, key: FlowKey, id: u64) {
-        self.known.insert((key, id), Arc::new(Shared::blocked()));
-        self.graves.push_back((Instant::now() + TOMBSTONE, key, id, State::Blocked));
-    }
-
-    fn block_watched(&mut self, key: FlowKey, id: u64) {
-        match self.core.state.swap(&key, id, State::Watched, State::Blocked) {
-            Ok(Swap::Done) => {
-                if let Some(links) = self.core.segments.get(&key.segment) {
-                    links.counts.add(Count::WatchBlocked);
-                }
-                self.bury_blocked(key, id);
-            }
-            Ok(_) => {} // final, or a new connection took its place
-            Err(error) => tracing::warn!(%error, "released flow stays watched"),
-        }
-    }
-
-    fn read_finished(&mut self) -> bool {
-        for _ in 0..FINISHED_A_TURN {
-            let Ok(finished) = self.finished.try_recv() else { return false };
-            let Finished { key, id, disposition } = finished;
-            let state = match disposition {
-                Disposition::Watched => {
-                    self.watch(key, id);
-                    continue;
-                }
-                Disposition::Held | Disposition::Taken => continue,
-                Disposition::Released => {
-                    self.known.remove(&(key, id));
-                    continue;
-                }
-                Disposition::Tombstone => State::Tombstone,
-                Disposition::Blocked => State::Blocked,
-            };
-            self.graves.push_back((Instant::now() + TOMBSTONE, key, id, state));
-        }
-        true
-    }
-
-    fn watch(&mut self, key: FlowKey, id: u64) {
-        if self.watched.len() >= self.limits.watched
-            && let Some((_, key, id)) = self.watched.pop_front()
-        {
-            self.end_watch(key, id);
-        }
-        self.watched.push_back((Instant::now() + WATCHED, key, id));
-    }
-
-    fn end_watches(&mut self) -> bool {
-        let now = Instant::now();
-        for _ in 0..DUE_A_TURN {
-            let Some((_, key, id)) = pop_due(&mut self.watched, |(until, ..)| *until <= now) else {
-                return false;
-            };
-            self.end_watch(key, id);
-        }
-        true
-    }
-
-    /// No room or no patience any more; nothing to do where the release is final, as it mostly is.
-    fn end_watch(&mut self, key: FlowKey, id: u64) {
-        let watched = |shared: &Arc<Shared>| shared.lock().disposition == Disposition::Watched;
-        if !self.known.get(&(key, id)).is_some_and(watched) {
-            return;
-        }
-        self.known.remove(&(key, id));
-        if self.core.blocks(EVASION_DECOY) {
-            return self.block_watched(key, id);
-        }
-        match self.core.state.remove(&key, id, State::Watched) {
-            Ok(Swap::Done) => {
-                if let Some(links) = self.core.segments.get(&key.segment) {
-                    links.counts.add(Count::WatchGivenUp);
-                }
-            }
-            Ok(_) => {} // final, or a new connection took its place
-            Err(error) => tracing::warn!(%error, "released flow stays watched"),
-        }
-    }
-
-    fn remove_tombstones(&mut self) -> bool {
-        let now = Instant::now();
-        for _ in 0..DUE_A_TURN {
-            let Some((_, key, id, state)) = pop_due(&mut self.graves, |(due, ..)| *due <= now)
-            else {
-                return false;
-            };
-            if let Some(rest) = self.rest_of(&key, id) {
-                self.graves.push_back((now + rest, key, id, state));
-                continue;
-            }
-            self.known.remove(&(key, id));
-            // From here on the bridge carries what the client sends: its server must have ended.
-            if state == State::Blocked
-                && let Ok(flow) = self.flows.get(&key, 0)
-                && id_of(flow.word) == id
-                && let Some(links) = self.core.segments.get(&key.segment)
-            {
-                links.reset_server(&key, &flow);
-            }
-            match self.core.state.remove(&key, id, state) {
-                Ok(Swap::Done) => {
-                    if let Some(links) = self.core.segments.get(&key.segment) {
-                        links.counts.add(Count::TombstoneRemoved);
-                    }
-                }
-                Ok(_) => {} // a new SYN replaced it
-                Err(error) => tracing::warn!(%error, "tombstone not removed"),
-            }
-        }
-        true
-    }
-
-    /// How long a finished flow's entry must still stay, because packets of its flow still come.
-    fn rest_of(&self, key: &FlowKey, id: u64) -> Option<Duration> {
-        let flow = self.flows.get(key, 0).ok()?;
-        if id_of(flow.word) != id || flow.touched == 0 {
-            return None;
-        }
-        let now = monotonic_nanoseconds().ok()?;
-        let age = Duration::from_nanos(now.saturating_sub(flow.touched));
-        TOMBSTONE.checked_sub(age).filter(|rest| !rest.is_zero())
-    }
-}
-
-/// The first, where it is due.
-fn pop_due<T>(queue: &mut VecDeque<T>, due: impl Fn(&T) -> bool) -> Option<T> {
-    if queue.front().is_some_and(due) { queue.pop_front() } else { None }
 }
 
 /// The clock of bpf_ktime_get_ns.

@@ -171,11 +171,11 @@ impl Drop for FlowGuard {
     fn drop(&mut self) {
         self.core.taken_now.fetch_sub(1, Ordering::Relaxed);
         let swap = self.core.state.swap(&self.key, self.id, State::Taken, State::Tombstone);
-        if let Err(error) = swap {
-            tracing::warn!(%error, "flow's entry stays as taken");
+        if let Err(error) = &swap {
+            tracing::warn!(%error, "flow's entry stays as taken for now");
         }
-        let disposition = Disposition::Tombstone;
-        self.core.finish(Finished { key: self.key, id: self.id, disposition });
+        let (disposition, changed) = (Disposition::Tombstone, swap.is_ok());
+        self.core.finish(Finished { key: self.key, id: self.id, disposition, changed });
     }
 }
 
@@ -194,10 +194,7 @@ impl HeldFlow {
             Ok(streams) => streams,
             Err(error) => {
                 if let Some(links) = self.links() {
-                    links.counts.add(match error {
-                        TakeOverError::TupleOwned => Count::TupleOwned,
-                        _ => Count::TakeOverFailed,
-                    });
+                    links.counts.add(count_of(&error));
                 }
                 let way = match error {
                     TakeOverError::NotHeld => EVASION_DECOY,
@@ -399,6 +396,27 @@ fn not_placed(error: io::Error, otherwise: fn(io::Error) -> TakeOverError) -> Ta
         io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable => TakeOverError::TupleOwned,
         _ => otherwise(error),
     }
+}
+
+fn count_of(error: &TakeOverError) -> Count {
+    match error {
+        TakeOverError::TupleOwned => Count::TupleOwned,
+        TakeOverError::NotHeld => Count::NotHeld,
+        TakeOverError::Socket(_) => Count::NoSocket,
+        TakeOverError::Client(error)
+        | TakeOverError::Server(error)
+        | TakeOverError::Table(error)
+            if is_want_of_memory(error) =>
+        {
+            Count::NoMemory
+        }
+        _ => Count::TakeOverFailed,
+    }
+}
+
+/// ENOSPC is epoll's for too many sockets.
+fn is_want_of_memory(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC))
 }
 
 fn stream(socket: Socket) -> io::Result<TcpStream> {
