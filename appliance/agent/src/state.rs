@@ -21,7 +21,7 @@ use weir_api::init::{MachineStatus, Mode};
 use weir_api::links::LinkStatus;
 use weir_api::sight::VirtualSegmentCounters;
 use weir_policy::snapshot::{
-    Layer2Fallback, LinkDownSynchronisation, Segment, SegmentId, Snapshot,
+    Layer2Fallback, LinkDownSynchronisation, OverThreshold, Segment, SegmentId, Snapshot,
 };
 
 use crate::accounts::Accounts;
@@ -204,6 +204,17 @@ impl State {
         }
         if self.engine.connections == 0 {
             warnings.push("no engine is connected: new flows cross uninspected".into());
+        }
+        if self.counters().is_some_and(|counters| counters.over_threshold) {
+            let device = &self.snapshot().device;
+            let becomes = match device.over_threshold {
+                OverThreshold::Bypass => "bypassed",
+                OverThreshold::Block => "blocked",
+            };
+            warnings.push(format!(
+                "TLS inspection is over its threshold of {} concurrent sessions: new ones are {becomes}",
+                device.max_concurrent_sessions
+            ));
         }
         if let Some(refused) = &self.engine.refused {
             warnings.push(format!("the engine refused the policy: {refused}"));

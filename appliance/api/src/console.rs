@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use weir_policy::SecretBytes;
-use weir_policy::snapshot::{SegmentId, Snapshot};
+use weir_policy::snapshot::{OverThreshold, QuicAction, SegmentId, Snapshot};
 use weir_policy::suites::{Suite, TABLE};
 
 use crate::capture::{FromCapture, ToCapture};
@@ -246,8 +246,13 @@ pub struct TlsInspectionView {
     pub server_inspection: bool,
     pub max_concurrent_sessions: u32,
     #[serde(default)]
+    pub over_threshold: OverThreshold,
+    #[serde(default)]
     pub encrypt_then_mac: bool,
     pub counters: Option<Counters>,
+    /// Client policies, and what each does about QUIC.
+    #[serde(default)]
+    pub quic: Vec<(String, QuicAction)>,
     /// What is configured, by name.
     pub server_proxies: Vec<String>,
     pub client_proxies: Vec<String>,
@@ -260,8 +265,15 @@ impl TlsInspectionView {
             client_inspection: snapshot.device.client_inspection,
             server_inspection: snapshot.device.server_inspection,
             max_concurrent_sessions: snapshot.device.max_concurrent_sessions,
+            over_threshold: snapshot.device.over_threshold,
             encrypt_then_mac: snapshot.device.encrypt_then_mac,
             counters: None,
+            quic: snapshot
+                .profiles
+                .iter()
+                .flat_map(|profile| &profile.client_policies)
+                .map(|policy| (policy.name.clone(), policy.quic))
+                .collect(),
             server_proxies: snapshot.server_proxies.iter().map(|p| p.name.clone()).collect(),
             client_proxies: snapshot.client_proxies.iter().map(|p| p.name.clone()).collect(),
         }

@@ -124,6 +124,9 @@ pub struct Counters {
     pub uptime: u64,
     /// Now.
     pub sessions_decrypted_now: u64,
+    /// Now: new sessions are not decrypted, for there are as many as there may be (SPEC D9).
+    #[serde(default)]
+    pub over_threshold: bool,
     /// Sessions by outcome and reason, in the outcome's words: (`outcome`, `reason`, count).
     pub outcomes: Vec<(String, Option<String>, u64)>,
     pub segments: Vec<SegmentCounters>,

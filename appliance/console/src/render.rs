@@ -12,6 +12,7 @@ pub mod sight;
 use weir_api::capture::{CaptureFile, FromCapture};
 use weir_api::console::{Greeting, Response, Role, TlsInspectionView};
 use weir_api::engine::LearntBypass;
+use weir_policy::snapshot::{OverThreshold, QuicAction};
 
 use crate::grammar;
 use crate::text::{bytes, field, fold, moment};
@@ -94,12 +95,28 @@ fn tls_inspection(view: &TlsInspectionView) -> String {
     text += &field("Server inspection", on(view.server_inspection));
     text += &field("Client proxies", &names(&view.client_proxies));
     text += &field("Server proxies", &names(&view.server_proxies));
-    text += &field("Concurrent at most", &view.max_concurrent_sessions.to_string());
+    let past = match view.over_threshold {
+        OverThreshold::Bypass => "bypassed",
+        OverThreshold::Block => "blocked",
+    };
+    let most = view.max_concurrent_sessions;
+    text += &field("Concurrent at most", &format!("{most}; new sessions past them are {past}"));
+    text += &field("QUIC blocked by", &names(&policies(view, QuicAction::Block)));
+    text += &field("QUIC passed by", &names(&policies(view, QuicAction::Bypass)));
     text += &field("Encrypt-then-MAC", on(view.encrypt_then_mac));
     let Some(counted) = &view.counters else {
         return text + &field("Counters", "none: no engine is connected");
     };
-    text += &field("Decrypted now", &counted.sessions_decrypted_now.to_string());
+    let now = counted.sessions_decrypted_now;
+    let over = if counted.over_threshold {
+        format!(", over the threshold: new sessions are {past}")
+    } else {
+        String::new()
+    };
+    text += &field("Decrypted now", &format!("{now}{over}"));
+    let segments = counted.segments.iter().flat_map(|segment| &segment.counters);
+    let quic: u64 = segments.filter(|(name, _)| *name == QUIC_DROPPED).map(|(_, n)| n).sum();
+    text += &field("QUIC packets blocked", &quic.to_string());
     text += "Sessions by outcome\n";
     for (outcome, reason, count) in &counted.outcomes {
         let what = match reason {
@@ -117,6 +134,14 @@ fn tls_inspection(view: &TlsInspectionView) -> String {
         text += &counted.learnt.iter().map(learnt).collect::<String>();
     }
     text
+}
+
+/// The data plane's counter.
+const QUIC_DROPPED: &str = "quic_dropped";
+
+fn policies(view: &TlsInspectionView, action: QuicAction) -> Vec<String> {
+    let of_it = view.quic.iter().filter(|(_, one)| *one == action);
+    of_it.map(|(name, _)| name.clone()).collect()
 }
 
 fn learnt(bypass: &LearntBypass) -> String {
@@ -157,7 +182,7 @@ fn configuration(document: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use weir_api::engine::Counters;
+    use weir_api::engine::{Counters, SegmentCounters};
 
     use super::*;
     use crate::text::WIDTH;
@@ -177,12 +202,14 @@ mod tests {
             max_concurrent_sessions: u32::MAX,
             counters: Some(Counters {
                 sessions_decrypted_now: u64::MAX,
+                over_threshold: true,
                 outcomes: vec![(long.clone(), Some(long.clone()), u64::MAX)],
                 tls: vec![(long.clone(), u64::MAX)],
                 ..Counters::default()
             }),
             server_proxies: vec![long.clone(); 3],
             client_proxies: vec![long.clone(); 3],
+            quic: vec![(long.clone(), QuicAction::Block); 3],
             ..TlsInspectionView::default()
         }));
         fits(&banner(&Greeting {
@@ -228,8 +255,19 @@ mod tests {
                         seconds: 70,
                     },
                 ],
+                sessions_decrypted_now: 9_900,
+                over_threshold: true,
+                segments: vec![SegmentCounters {
+                    counters: vec![("quic_dropped".to_owned(), 5)],
+                    ..SegmentCounters::default()
+                }],
                 ..Counters::default()
             }),
+            quic: vec![
+                ("staff".into(), QuicAction::Block),
+                ("guests".into(), QuicAction::Bypass),
+                ("lab".into(), QuicAction::Block),
+            ],
             ..TlsInspectionView::default()
         };
         let expected = "\
@@ -237,9 +275,12 @@ Client inspection       on
 Server inspection       off
 Client proxies          staff, guests
 Server proxies          none
-Concurrent at most      10000
+Concurrent at most      10000; new sessions past them are bypassed
+QUIC blocked by         staff, lab
+QUIC passed by          guests
 Encrypt-then-MAC        off
-Decrypted now           0
+Decrypted now           9900, over the threshold: new sessions are bypassed
+QUIC packets blocked    5
 Sessions by outcome
                      3  decrypted and inspected
                      1  blocked (filter 7)

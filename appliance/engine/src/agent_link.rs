@@ -230,6 +230,7 @@ fn counters(link: &Link, started: Instant) -> Counters {
         generation: link.publish.borrow().snapshot.generation,
         uptime: started.elapsed().as_secs(),
         sessions_decrypted_now: link.totals.threshold.live().into(),
+        over_threshold: link.totals.threshold.is_over(),
         outcomes: link.totals.tallies.outcomes(),
         segments: link
             .dataplane

@@ -306,7 +306,7 @@ fn admit<'a>(
     let tell = match threshold.admit(device.max_concurrent_sessions) {
         Admission::Admitted { back_under } => {
             if back_under {
-                info!("TLS inspection is back under the threshold of max concurrent connections");
+                tell_back_under();
             }
             return (decision, Some(LiveSession(threshold)));
         }
@@ -332,6 +332,10 @@ fn admit<'a>(
         );
     }
     (refused, None)
+}
+
+fn tell_back_under() {
+    info!("TLS inspection is back under the threshold of max concurrent connections");
 }
 
 fn note_hello(record: &mut SessionRecord, known: &Known, surroundings: &Surroundings) {
@@ -385,7 +389,9 @@ struct LiveSession<'a>(&'a Threshold);
 
 impl Drop for LiveSession<'_> {
     fn drop(&mut self) {
-        self.0.leave();
+        if self.0.leave() {
+            tell_back_under();
+        }
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Threshold {
     /// Decrypted sessions that live now.
     live: AtomicU32,
     over: AtomicBool,
+    /// While it is over: below so many, sessions are admitted again.
+    reopens_below: AtomicU32,
     started: Instant,
     /// When a crossing was last told: milliseconds since `started`, plus 1; 0: never.
     told: AtomicU64,
@@ -39,6 +41,7 @@ impl Default for Threshold {
         Self {
             live: AtomicU32::new(0),
             over: AtomicBool::new(false),
+            reopens_below: AtomicU32::new(0),
             started: Instant::now(),
             told: AtomicU64::new(0),
             announced: AtomicBool::new(false),
@@ -62,7 +65,8 @@ impl Threshold {
     fn admit_at(&self, maximum: u32, now: Duration) -> Admission {
         // While it is over, a twentieth must be free first, one session at least.
         let was_over = self.is_over();
-        let bound = if was_over { maximum - (maximum / 20).min(maximum) } else { maximum };
+        let reopens_below = maximum - maximum / 20;
+        let bound = if was_over { reopens_below } else { maximum };
         let admitted = self
             .live
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |live| {
@@ -70,18 +74,23 @@ impl Threshold {
             })
             .is_ok();
         if admitted {
-            let left = was_over && self.over.swap(false, Ordering::Relaxed);
-            return Admission::Admitted {
-                back_under: left && self.announced.swap(false, Ordering::Relaxed),
-            };
+            // The maximum is another than it was.
+            return Admission::Admitted { back_under: was_over && self.reopen() };
         }
+        self.reopens_below.store(reopens_below, Ordering::Relaxed);
         let crossed = !self.over.swap(true, Ordering::Relaxed);
         Admission::Refused { tell: crossed && self.may_tell(now) }
     }
 
-    /// A session that was admitted has ended.
-    pub fn leave(&self) {
-        self.live.fetch_sub(1, Ordering::Relaxed);
+    /// A session that was admitted has ended. Whether the log is to be told that sessions are admitted
+    /// again.
+    pub fn leave(&self) -> bool {
+        let live = self.live.fetch_sub(1, Ordering::Relaxed).saturating_sub(1);
+        self.is_over() && live < self.reopens_below.load(Ordering::Relaxed) && self.reopen()
+    }
+
+    fn reopen(&self) -> bool {
+        self.over.swap(false, Ordering::Relaxed) && self.announced.swap(false, Ordering::Relaxed)
     }
 
     fn may_tell(&self, now: Duration) -> bool {
@@ -125,12 +134,22 @@ mod tests {
         }
         let _ = threshold.admit_at(40, at(0));
         for _ in 0..2 {
-            threshold.leave();
+            assert!(!threshold.leave());
             assert_eq!(threshold.admit_at(40, at(1)), Admission::Refused { tell: false });
         }
-        threshold.leave();
-        assert_eq!(threshold.admit_at(40, at(1)), Admission::Admitted { back_under: true });
+        assert!(threshold.is_over());
+        assert!(threshold.leave(), "told, though no session asks");
+        assert!(!threshold.is_over());
         assert_eq!(threshold.admit_at(40, at(1)), ADMITTED);
+        assert!(!threshold.leave());
+    }
+
+    #[test]
+    fn a_maximum_that_is_raised_admits_again() {
+        let threshold = Threshold::default();
+        let _ = threshold.admit_at(1, at(0));
+        let _ = threshold.admit_at(1, at(0));
+        assert_eq!(threshold.admit_at(2, at(0)), Admission::Admitted { back_under: true });
         assert!(!threshold.is_over());
     }
 
@@ -139,8 +158,8 @@ mod tests {
         let threshold = Threshold::default();
         assert_eq!(threshold.admit_at(1, at(0)), ADMITTED);
         assert_eq!(threshold.admit_at(1, at(0)), Admission::Refused { tell: true });
-        threshold.leave();
-        assert_eq!(threshold.admit_at(1, at(0)), Admission::Admitted { back_under: true });
+        assert!(threshold.leave());
+        assert_eq!(threshold.admit_at(1, at(0)), ADMITTED);
     }
 
     #[test]

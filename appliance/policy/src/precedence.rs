@@ -20,7 +20,7 @@ pub use matching::{ICMP, ICMPV6, Match, PacketFacts, TCP, UDP};
 pub use reputation::{Reputation, Standing};
 
 use crate::judge::covering;
-use crate::snapshot::{QuicAction, Snapshot};
+use crate::snapshot::{ClientPolicy, QuicAction, Snapshot};
 
 /// Most virtual segments.
 pub const MAX_VIRTUAL_SEGMENTS: usize = 512;
@@ -185,23 +185,29 @@ pub const QUIC_PORT: u16 = 443;
 /// QUIC of a client whose TCP a client policy on that port would decrypt, and which says so.
 fn blocks_quic(snapshot: &Snapshot, virtual_segment: Option<usize>, facts: &PacketFacts) -> bool {
     let Some((source, _)) = facts.addresses else { return false };
+    quic_policy(snapshot, virtual_segment, facts).is_some_and(|policy| {
+        policy.quic == QuicAction::Block
+            && !policy.source_exceptions.iter().any(|network| network.contains(&source))
+    })
+}
+
+/// The client policy that says what becomes of a packet as one of QUIC.
+pub fn quic_policy<'a>(
+    snapshot: &'a Snapshot,
+    virtual_segment: Option<usize>,
+    facts: &PacketFacts,
+) -> Option<&'a ClientPolicy> {
     if facts.protocol != UDP
         || facts.destination_port != QUIC_PORT
         || !snapshot.device.client_inspection
     {
-        return false;
+        return None;
     }
-    let segment = virtual_segment.and_then(|index| snapshot.virtual_segments.get(index));
-    let profile = segment.and_then(|segment| snapshot.profiles.get(segment.profile));
-    let policy = profile.and_then(|profile| {
-        profile.client_policies.iter().find(|policy| {
-            snapshot.client_proxies.get(policy.client_proxy).is_some_and(|proxy| {
-                proxy.detection_ports.iter().any(|range| range.contains(QUIC_PORT))
-            })
+    let segment = snapshot.virtual_segments.get(virtual_segment?)?;
+    let profile = snapshot.profiles.get(segment.profile)?;
+    profile.client_policies.iter().find(|policy| {
+        snapshot.client_proxies.get(policy.client_proxy).is_some_and(|proxy| {
+            proxy.detection_ports.iter().any(|range| range.contains(QUIC_PORT))
         })
-    });
-    policy.is_some_and(|policy| {
-        policy.quic == QuicAction::Block
-            && !policy.source_exceptions.iter().any(|network| network.contains(&source))
     })
 }

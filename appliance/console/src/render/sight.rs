@@ -136,7 +136,7 @@ fn flows(segment: &SegmentView) -> String {
         segment.counters.iter().find(|(one, _)| one == name).map_or(0, |(_, count)| *count)
     };
     format!(
-        "{} held, {} released, {} taken over, {} blocked",
+        "{} held since the boot; by this engine {} released, {} taken over, {} blocked",
         count("flow_held"),
         count("flow_released"),
         count("flow_taken_over"),

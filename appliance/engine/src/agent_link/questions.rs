@@ -13,9 +13,9 @@ use weir_api::rules::{
 use weir_dataplane::{Dataplane, RuleReport};
 use weir_policy::judge::PolicyKind;
 use weir_policy::precedence::{
-    BlockedBy, Classified, PacketFacts, Passage, TCP, TrafficAction, evaluate, words,
+    BlockedBy, Classified, PacketFacts, Passage, TCP, TrafficAction, evaluate, quic_policy, words,
 };
-use weir_policy::snapshot::Side;
+use weir_policy::snapshot::{ClientPolicy, QuicAction, Side};
 use weir_policy::{Candidate, Decision, FirstBytes, Inspection, Snapshot, judge};
 
 use crate::compiled::{CompiledPolicy, Proxy};
@@ -199,10 +199,23 @@ fn steps(
             format!("{} is quarantined", hosts.join(", "))
         },
     );
-    if said.passage == Passage::Blocked(BlockedBy::Quic) {
-        step("QUIC", "the client policy blocks it, so that its client falls back to TCP".into());
+    if matches!(said.passage, Passage::Blocked(BlockedBy::Quic) | Passage::Inspected)
+        && let Some(policy) = quic_policy(snapshot, said.virtual_segment, facts)
+    {
+        step("QUIC", quic(policy, said));
     }
     steps
+}
+
+fn quic(policy: &ClientPolicy, said: &Classified) -> String {
+    let name = &policy.name;
+    match (said.passage, policy.quic) {
+        (Passage::Blocked(_), _) => {
+            format!("client policy {name} blocks it, so that its client falls back to TCP")
+        }
+        (_, QuicAction::Bypass) => format!("client policy {name} lets it pass"),
+        (_, QuicAction::Block) => format!("client policy {name} excepts the source: it passes"),
+    }
 }
 
 /// Counted from 1, as everywhere on the console.

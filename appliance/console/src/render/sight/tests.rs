@@ -58,7 +58,8 @@ Segment dmz (ports 1A and 1B)
   Port      packets in    bytes in   packets out   bytes out     dropped
   1A                12      1.2 KB             7      2.0 MB           3
   Flows held now        1
-  Flows                 10 held, 9 released, 0 taken over, 0 blocked
+  Flows                 10 held since the boot; by this engine 9 released, 0
+                        taken over, 0 blocked
   Flows by outcome
                      9  bypassed (not TLS)
   Packets dropped       4
