@@ -10,6 +10,7 @@ use weir_policy::suites::Protocol;
 
 use super::conversation::{Conversation, echoed};
 use super::{Cell, EncryptThenMac, Peer, gnutls_priority, interpreter, line};
+use crate::certificates::Certificates;
 use crate::ends::{Ends, SERVER};
 use crate::process::{finish, succeed};
 
@@ -43,7 +44,10 @@ impl<'a> Client<'a> {
             Peer::OpenSsl | Peer::Curl | Peer::GnuTls | Peer::Nss => None,
         };
         if peer == Peer::Nss {
-            nss_database(ends)?;
+            std::fs::create_dir_all(ends.run.path("nss"))?;
+            nss_database(&ends.certificates, &nss_path(ends))?;
+            let request = "GET / HTTP/1.1\r\nHost: example\r\n\r\n";
+            std::fs::write(ends.run.path("nss-request"), request)?;
         }
         let stays = match arguments {
             Some(arguments) => {
@@ -214,21 +218,17 @@ fn version_and_suite(cell: Cell) -> [String; 3] {
     [version.into(), "-cipher".into(), format!("{suite}:@SECLEVEL=0")]
 }
 
-/// NSS keeps what it trusts in a database.
-fn nss_database(ends: &Ends) -> Result<()> {
-    let database = nss_path(ends);
-    std::fs::create_dir_all(ends.run.path("nss"))?;
-    succeed(Command::new("certutil").args(["-N", "--empty-password", "-d", &database]))?;
-    let certificates = &ends.certificates;
+/// NSS keeps what it trusts in a database; its directory exists.
+pub(super) fn nss_database(certificates: &Certificates, database: &str) -> Result<()> {
+    succeed(Command::new("certutil").args(["-N", "--empty-password", "-d", database]))?;
     for (name, authority) in
         [("public", &certificates.public_ca), ("signing", &certificates.signing_ca)]
     {
         let mut command = Command::new("certutil");
-        command.args(["-A", "-n", name, "-t", "C,,", "-d", &database, "-i"]);
+        command.args(["-A", "-n", name, "-t", "C,,", "-d", database, "-i"]);
         succeed(command.arg(&authority.certificate))?;
     }
-    let request = "GET / HTTP/1.1\r\nHost: example\r\n\r\n";
-    Ok(std::fs::write(ends.run.path("nss-request"), request)?)
+    Ok(())
 }
 
 fn nss_path(ends: &Ends) -> String {

@@ -7,6 +7,7 @@
 //! `tests/lab/peers`.
 
 mod cell;
+mod chromium;
 mod client;
 mod conversation;
 mod server;
@@ -18,6 +19,7 @@ use anyhow::{Context as _, Result, ensure};
 use weir_policy::suites::{Authentication, Bulk, KeyExchange, Mac, Protocol, Suite};
 
 pub use self::cell::{Cell, cells};
+pub use self::chromium::{Chromium, Page};
 pub use self::client::{Client, Resumed};
 pub use self::conversation::Conversation;
 pub use self::server::{Listen, Servers};

@@ -21,7 +21,7 @@ use weir_lab::certificates::{Identity, SIGNING_CA};
 use weir_lab::document;
 use weir_lab::ends::SERVER;
 use weir_lab::fetch::{Fetch, Fetched};
-use weir_lab::peers::{Client, EncryptThenMac, Listen, Peer, Servers, cells};
+use weir_lab::peers::{Chromium, Client, EncryptThenMac, Listen, Peer, Servers, cells};
 use weir_lab::wire::Wire as _;
 use weir_lab::wire::lab::Lab;
 use weir_tls::Signer;
@@ -207,11 +207,23 @@ fn strict_clients_of_others_take_the_copies_of_good_certificates_and_no_others()
     let mut clients: Vec<(Peer, Client<'_>)> = peers
         .map(|peer| (peer, Client::start(peer, &bench.ends, EncryptThenMac::Off).unwrap()))
         .into();
+    // It chooses the leaf's key by itself.
+    let mut chromium = Chromium::start(&bench.ends, SERVER.into(), &[]).unwrap();
     for (port, animal) in numbered.into_iter().rev() {
         let takes = expected(animal.name).verdict == "verified";
         std::thread::scope(|scope| {
+            let wrong = &wrong;
+            scope.spawn(|| {
+                let said = chromium.visit(&format!("https://{}:{port}/", animal.asked));
+                let right = match &said {
+                    Ok(page) => takes && page.issuer == SIGNING_CA,
+                    Err(error) => !takes && error.to_string().contains("net::ERR_CERT_"),
+                };
+                if !right {
+                    wrong.lock().unwrap().push(format!("{} by Chromium: {said:?}", animal.name));
+                }
+            });
             for (peer, client) in &mut clients {
-                let wrong = &wrong;
                 scope.spawn(move || {
                     for cell in &keys[..if takes { 2 } else { 1 }] {
                         let said = client.visit(*cell, port, animal.asked);
@@ -224,8 +236,8 @@ fn strict_clients_of_others_take_the_copies_of_good_certificates_and_no_others()
             }
         });
     }
+    drop((clients, chromium));
     let wrong = wrong.into_inner().unwrap();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    drop(clients);
     bench.run.succeeded();
 }
