@@ -49,6 +49,12 @@ fn is_inspected(bench: &Bench<Lab>) -> anyhow::Result<bool> {
     Ok(!checks::is_own(&bench.ends.certificates, &fetched.certificate()?)?)
 }
 
+/// An engine that is stuck counts as such after half a second.
+fn provision_impatient(bench: &Bench<Lab>) -> anyhow::Result<()> {
+    let document = document::weir_section(&bench.ends.certificates)?;
+    bench.provision(&document::impatient(&document))
+}
+
 fn is_reset(tls: &mut Tls) -> bool {
     let (_, end) = read_until(tls, "nothing of this kind", 1);
     end.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
@@ -83,6 +89,7 @@ fn a_session_outlives_a_planned_restart_and_new_ones_are_inspected_all_the_while
 #[test]
 fn an_engine_that_was_stuck_falls_back_says_so_and_recovers_by_itself() {
     passes(|bench| {
+        provision_impatient(bench)?;
         let engine = bench.wire.engine()?;
         kill(engine, Signal::SIGSTOP)?;
         std::thread::sleep(Duration::from_millis(700));
@@ -103,6 +110,7 @@ fn an_engine_that_was_stuck_falls_back_says_so_and_recovers_by_itself() {
 #[test]
 fn a_stopped_engine_is_killed_by_the_supervisor_and_replaced() {
     passes(|bench| {
+        provision_impatient(bench)?;
         let mut tls = connect(&bench.ends, "public.example");
         asks(bench, &mut tls)?;
         let engine = bench.wire.engine()?;
@@ -187,8 +195,22 @@ fn sessions_over_the_threshold_are_bypassed_and_come_back_under_it() {
         }
         let line = format!("{LINE}allow but bypass inspection");
         assert_eq!(bench.wire.log()?.matches(&line).count(), 1);
+        let tells = |bench: &mut Bench<Lab>, command: &str, words: &str| {
+            wait_for(words, || Ok(bench.wire.console(command)?.contains(words)))
+        };
+        tells(
+            bench,
+            "show tls-inspection",
+            "Decrypted now           1, over the threshold: new sessions are bypassed\n",
+        )?;
+        tells(bench, "show health", "over its threshold of 1 concurrent")?;
+        // By itself: nobody asks.
         drop(tls);
-        wait_for("inspection", || is_inspected(bench))
+        let back = "TLS inspection is back under the threshold of max concurrent connections";
+        wait_for(back, || Ok(bench.wire.log()?.contains(back)))?;
+        tells(bench, "show tls-inspection", "Decrypted now           0\n")?;
+        assert!(is_inspected(bench)?);
+        Ok(())
     });
 }
 

@@ -66,6 +66,8 @@ fn connections_survive_a_killed_engine_and_inspection_comes_back() {
 #[test]
 fn a_stopped_engine_lets_new_connections_cross() {
     passes(|bench, _| {
+        let document = document::weir_section(&bench.ends.certificates)?;
+        bench.provision(&document::impatient(&document))?;
         let engine = bench.wire.engine()?;
         kill(engine, Signal::SIGSTOP)?;
         // Longer than the heartbeat's age at which eBPF holds nothing any more.

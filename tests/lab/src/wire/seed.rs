@@ -13,16 +13,8 @@ pub const USER: &str = "admin";
 /// Of the lab's appliance only, which lives as long as the run.
 pub const PASSWORD: &str = "weir-demo";
 
-/// What the engine may be late by on a processor that QEMU emulates on a busy machine, where a second
-/// without a turn is no fault of the engine. Below `device:`.
-const EMULATED: &str = "    health:\n      heartbeat-timeout: 10000\n      overload-lag: 10000\n";
-
 /// user-data with `weir_section` at its end.
 pub fn user_data(weir_section: &str) -> Result<String> {
-    let mut weir_section = weir_section.to_owned();
-    if super::accelerator().0.starts_with("tcg") {
-        weir_section = weir_section.replacen("  device:\n", &format!("  device:\n{EMULATED}"), 1);
-    }
     let hash = succeed(Command::new("openssl").args(["passwd", "-6", PASSWORD]))?;
     Ok(format!(
         "#cloud-config\nhostname: {HOSTNAME}\nusers:\n  - name: {USER}\n    passwd: {}\n{weir_section}",
