@@ -55,6 +55,12 @@ fn provision_impatient(bench: &Bench<Lab>) -> anyhow::Result<()> {
     bench.provision(&document::impatient(&document))
 }
 
+/// What was logged behind so many bytes: a machine that starved the engine before is told of, too.
+fn log_since(bench: &Bench<Lab>, before: usize) -> anyhow::Result<String> {
+    let log = bench.wire.log()?.into_bytes();
+    Ok(String::from_utf8_lossy(log.get(before..).unwrap_or_default()).into_owned())
+}
+
 fn is_reset(tls: &mut Tls) -> bool {
     let (_, end) = read_until(tls, "nothing of this kind", 1);
     end.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
@@ -90,16 +96,16 @@ fn a_session_outlives_a_planned_restart_and_new_ones_are_inspected_all_the_while
 fn an_engine_that_was_stuck_falls_back_says_so_and_recovers_by_itself() {
     passes(|bench| {
         provision_impatient(bench)?;
-        let engine = bench.wire.engine()?;
+        let (engine, before) = (bench.wire.engine()?, bench.wire.log()?.len());
         kill(engine, Signal::SIGSTOP)?;
         std::thread::sleep(Duration::from_millis(700));
         assert!(!is_inspected(bench)?);
         kill(engine, Signal::SIGCONT)?;
         wait_for("the reason", || {
-            Ok(bench.wire.log()?.contains("Layer-2 fallback: engine was stuck"))
+            Ok(log_since(bench, before)?.contains("Layer-2 fallback: engine was stuck"))
         })?;
         wait_for("the recovery", || {
-            Ok(bench.wire.log()?.contains("normal operation: healthy again"))
+            Ok(log_since(bench, before)?.contains("normal operation: healthy again"))
         })?;
         assert!(is_inspected(bench)?);
         assert_eq!(bench.wire.engine()?, engine, "it was not killed");
@@ -113,10 +119,10 @@ fn a_stopped_engine_is_killed_by_the_supervisor_and_replaced() {
         provision_impatient(bench)?;
         let mut tls = connect(&bench.ends, "public.example");
         asks(bench, &mut tls)?;
-        let engine = bench.wire.engine()?;
+        let (engine, before) = (bench.wire.engine()?, bench.wire.log()?.len());
         kill(engine, Signal::SIGSTOP)?;
         wait_for("the agent's line", || {
-            Ok(bench.wire.log()?.contains("Layer-2 fallback: engine stuck"))
+            Ok(log_since(bench, before)?.contains("Layer-2 fallback: engine stuck"))
         })?;
         let shown = bench.wire.console("show high-availability")?;
         assert!(shown.contains("Layer-2 fallback (engine stuck)"), "{shown}");
