@@ -64,6 +64,7 @@ impl Leg {
     /// Drives the handshake to its end. `received` is fed first.
     pub async fn handshake(&mut self, received: &[u8]) -> Result<(), LegFault> {
         let mut fed = if received.is_empty() { Ok(()) } else { self.tls.read_wire(received) };
+        let mut closed = false;
         loop {
             self.collect();
             self.flush_all().await?;
@@ -72,10 +73,22 @@ impl Leg {
                 return Ok(());
             }
             fed?;
+            if closed && self.tls.in_progress().wire == 0 {
+                return Err(LegFault::Closed);
+            }
             fed = tokio::select! {
-                ready = self.stream.readable(), if self.tls.wants_read() || self.tls.peer_closed() => {
+                ready = self.stream.readable(), if !closed
+                    && (self.tls.wants_read() || self.tls.peer_closed()) =>
+                {
                     ready?;
-                    self.receive()?
+                    match self.receive() {
+                        // What came before may be the handshake's end, still with the worker.
+                        Err(LegFault::Closed) if self.tls.in_progress().wire > 0 => {
+                            closed = true;
+                            Ok(())
+                        }
+                        received => received?,
+                    }
                 }
                 () = progress(&mut self.tls) => self.tls.read_wire(&[]),
             };
