@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use tokio::io::BufReader;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,6 +26,8 @@ use crate::state::{Orders, State};
 /// Connections at one time: an engine, its successor, those that drain, and one to spare. Past it they are refused.
 const MOST_CONNECTIONS: usize = 5;
 
+/// Bytes asked of the kernel at one time.
+const READ: usize = 64 << 10;
 /// Largest message of an engine: counters of all segments.
 const LARGEST_MESSAGE: usize = 4 << 20;
 
@@ -212,7 +215,9 @@ async fn tell_changes(
     Ok(())
 }
 
-async fn listen(connection: &mut Connection, mut from: OwnedReadHalf) -> Result<(), FrameError> {
+async fn listen(connection: &mut Connection, from: OwnedReadHalf) -> Result<(), FrameError> {
+    // Events come many at once; none of them holds a secret.
+    let mut from = BufReader::with_capacity(READ, from);
     while let Some(message) = frame::read_at_most(&mut from, LARGEST_MESSAGE).await? {
         connection.hear(message);
     }

@@ -56,15 +56,30 @@ where
     T: Serialize,
     W: AsyncWrite + Unpin,
 {
-    let body = Zeroizing::new(serde_json::to_vec(message)?);
-    let length = u32::try_from(body.len())
-        .ok()
-        .filter(|_| body.len() <= MAX_FRAME)
-        .ok_or(FrameError::TooLarge { length: body.len(), bound: MAX_FRAME })?;
-    to.write_all(&length.to_be_bytes()).await?;
-    to.write_all(&body).await?;
+    let mut frame = Zeroizing::new(Vec::new());
+    append(&mut frame, message)?;
+    to.write_all(&frame).await?;
     to.flush().await?;
     Ok(())
+}
+
+/// Appends one message's frame, for several that are written at once; on an error nothing.
+pub fn append(frames: &mut Vec<u8>, message: &impl Serialize) -> Result<(), FrameError> {
+    let start = frames.len();
+    frames.extend_from_slice(&[0; 4]);
+    let encoded = serde_json::to_writer(&mut *frames, message).map_err(FrameError::Json);
+    let length = frames.len().saturating_sub(start + 4);
+    let within = u32::try_from(length).ok().filter(|_| length <= MAX_FRAME);
+    match (encoded, within, frames.get_mut(start..start + 4)) {
+        (Ok(()), Some(length), Some(head)) => {
+            head.copy_from_slice(&length.to_be_bytes());
+            Ok(())
+        }
+        (encoded, ..) => {
+            frames.truncate(start);
+            encoded.and(Err(FrameError::TooLarge { length, bound: MAX_FRAME }))
+        }
+    }
 }
 
 /// How long the frame of a message is, whether or not it is within the bound.

@@ -12,11 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 use weir_api::engine::{Counters, FromEngine, SegmentCounters, ToEngine};
-use weir_api::frame;
+use weir_api::frame::{self, FrameError};
 use weir_api::sight::{Direction, Histogram, PortTraffic};
 use weir_dataplane::{Dataplane, FallbackCause, HistogramReport, SegmentReport};
 use weir_policy::Snapshot;
@@ -34,6 +36,10 @@ const CAUSES: [FallbackCause; 3] =
 const RETRY: Duration = Duration::from_millis(250);
 /// Learnt bypasses told with the counters.
 const LEARNT_TOLD: usize = 50;
+/// How long an event waits for others, to be told together with them.
+const GATHER: Duration = Duration::from_millis(10);
+/// Bytes told at once; one event may come on top.
+const PIECE: usize = 64 << 10;
 const COUNTERS_EVERY: Duration = Duration::from_secs(1);
 
 pub struct Link {
@@ -121,11 +127,16 @@ async fn serve_one_agent(link: &mut Link, started: Instant, told: &mut bool) {
     link.health.mark_changed();
     while result.is_ok() {
         let message = tokio::select! {
+            // Sessions end by the hundred: each that is told by itself wakes two processes.
+            Some(first) = link.outbox.recv() => {
+                tokio::time::sleep(GATHER).await;
+                result = tell(&mut writer, first, &mut link.outbox).await;
+                continue;
+            }
             arrival = arrivals.recv() => match arrival {
                 Some(message) => apply(link, message),
                 None => break,
             },
-            event = link.outbox.recv() => event,
             Ok(()) = link.health.changed() => {
                 let told = *link.health.borrow_and_update();
                 Some(FromEngine::Health { fallback: told.fallback, draining: told.draining })
@@ -140,6 +151,22 @@ async fn serve_one_agent(link: &mut Link, started: Instant, told: &mut bool) {
         warn!(%error, "connection to the agent broke");
     }
     reading.abort();
+}
+
+/// The first event and those that wait behind it, in one piece as far as that is [`PIECE`] long.
+async fn tell(
+    writer: &mut OwnedWriteHalf,
+    first: FromEngine,
+    outbox: &mut mpsc::Receiver<FromEngine>,
+) -> Result<(), FrameError> {
+    let mut piece = Vec::new();
+    let mut next = Some(first);
+    while let Some(event) = next {
+        frame::append(&mut piece, &event)?;
+        next = if piece.len() < PIECE { outbox.try_recv().ok() } else { None };
+    }
+    writer.write_all(&piece).await?;
+    Ok(())
 }
 
 fn apply(link: &Link, message: ToEngine) -> Option<FromEngine> {
