@@ -38,6 +38,8 @@ const RETRY: Duration = Duration::from_millis(250);
 const LEARNT_TOLD: usize = 50;
 /// How long an event waits for others, to be told together with them.
 const GATHER: Duration = Duration::from_millis(10);
+/// So many waiting are told at once.
+const MANY: usize = 64;
 /// Bytes told at once; one event may come on top.
 const PIECE: usize = 64 << 10;
 const COUNTERS_EVERY: Duration = Duration::from_secs(1);
@@ -129,8 +131,10 @@ async fn serve_one_agent(link: &mut Link, started: Instant, told: &mut bool) {
         let message = tokio::select! {
             // Sessions end by the hundred: each that is told by itself wakes two processes.
             Some(first) = link.outbox.recv() => {
-                tokio::time::sleep(GATHER).await;
-                result = tell(&mut writer, first, &mut link.outbox).await;
+                if link.outbox.len() < MANY {
+                    tokio::time::sleep(GATHER).await;
+                }
+                result = tell(&mut writer, first, link).await;
                 continue;
             }
             arrival = arrivals.recv() => match arrival {
@@ -154,18 +158,28 @@ async fn serve_one_agent(link: &mut Link, started: Instant, told: &mut bool) {
 }
 
 /// The first event and those that wait behind it, in one piece as far as that is [`PIECE`] long.
+/// What is lost is counted.
 async fn tell(
     writer: &mut OwnedWriteHalf,
     first: FromEngine,
-    outbox: &mut mpsc::Receiver<FromEngine>,
+    link: &mut Link,
 ) -> Result<(), FrameError> {
-    let mut piece = Vec::new();
+    let lost = |events| link.totals.events_lost.fetch_add(events, Ordering::Relaxed);
+    let (mut piece, mut events) = (Vec::new(), 0_u64);
     let mut next = Some(first);
     while let Some(event) = next {
-        frame::append(&mut piece, &event)?;
-        next = if piece.len() < PIECE { outbox.try_recv().ok() } else { None };
+        match frame::append(&mut piece, &event) {
+            Ok(()) => events = events.saturating_add(1),
+            Err(error) => {
+                warn!(%error, "an event that has no frame");
+                lost(1);
+            }
+        }
+        next = if piece.len() < PIECE { link.outbox.try_recv().ok() } else { None };
     }
-    writer.write_all(&piece).await?;
+    writer.write_all(&piece).await.inspect_err(|_| {
+        lost(events);
+    })?;
     Ok(())
 }
 

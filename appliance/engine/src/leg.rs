@@ -185,6 +185,13 @@ impl Leg {
         Ok(())
     }
 
+    /// Forgets what is still to be sent.
+    pub fn discard(&mut self) {
+        self.collect();
+        self.out = Vec::new();
+        self.sent = 0;
+    }
+
     /// Waits until TCP has taken everything.
     pub async fn flush_all(&mut self) -> io::Result<()> {
         loop {

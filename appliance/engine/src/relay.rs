@@ -256,13 +256,15 @@ impl<'a> Relay<'a> {
             // Neither side comes first always.
             let first = if reads.is_multiple_of(2) { End::Client } else { End::Server };
             let event = poll_fn(|context| {
-                if let Poll::Ready(asked) = asked.as_mut().poll(context) {
-                    return Poll::Ready(Ok(Event::Asked(asked)));
-                }
                 if drain.as_mut().is_some_and(|drain| drain.as_mut().poll(context).is_ready()) {
                     return Poll::Ready(Ok(Event::Drained));
                 }
-                self.poll_sides(first, wanted, context)
+                // Where bytes come and go, nobody need ask.
+                let sides = self.poll_sides(first, wanted, context);
+                if sides.is_ready() {
+                    return sides;
+                }
+                asked.as_mut().poll(context).map(|asked| Ok(Event::Asked(asked)))
             });
             match event.await? {
                 Event::Readable(end) => {
@@ -454,6 +456,11 @@ enum Input {
 impl Side {
     /// Sends what TCP takes, and FIN after the last byte.
     fn push(&mut self) -> Result<(), LegFault> {
+        if self.fin_sent {
+            // What TLS would answer to its peer has no way any more (a KeyUpdate, for one).
+            self.leg.discard();
+            return Ok(());
+        }
         self.leg.flush_some()?;
         if self.closing && !self.fin_sent && self.leg.pending() == 0 {
             self.fin_sent = true;

@@ -2,8 +2,9 @@
 //!
 //! rustls does the handshake and whatever is no application data; records of application data are
 //! sealed and opened here, by the same keys ([`super::protection`]), with one copy each way into
-//! buffers that a thread's legs share. rustls is fed whole records, one at a time, so that each
-//! record is its or ours.
+//! buffers that a thread's legs share. rustls is fed whole records, so that each record is its or
+//! ours. What it counts of its own accord we have to count, or show it: see [`ModernLeg::record`].
+//! It does not see data between the fragments of one handshake message, which it would refuse.
 
 use std::cell::RefCell;
 use std::io::{self, BufRead, Read, Write};
@@ -33,6 +34,10 @@ const SPARE_BOUND: usize = 4 * PLAIN_BOUND;
 
 /// What rustls makes room for when it has nothing.
 const SMALL_RECORD: usize = 4096;
+
+/// Records of application data without a byte of it, in a row; past it the peer only keeps us busy.
+/// rustls' own bound.
+const EMPTY_BOUND: u8 = 32;
 
 /// A source that never has anything.
 struct NothingYet;
@@ -70,6 +75,11 @@ pub(super) struct ModernLeg {
     failed: Option<LegError>,
     /// Wire bytes since the last [`Self::shrink`] that did something.
     fed: usize,
+    /// The peer has changed its key since rustls saw data of its: rustls lets it change so often only
+    /// without any.
+    shows_data: bool,
+    /// Records without a byte, in a row.
+    empty: u8,
     /// We sent close_notify.
     closing: bool,
     /// The peer did.
@@ -80,6 +90,15 @@ pub(super) struct ModernLeg {
 struct Traffic {
     sealing: Arc<Protection>,
     opening: Arc<Protection>,
+}
+
+/// Bytes of the whole records that a stream begins with.
+fn whole_records(stream: &[u8]) -> usize {
+    let mut rest = stream;
+    while let Next::Record(_, behind) = next(rest) {
+        rest = behind;
+    }
+    stream.len().saturating_sub(rest.len())
 }
 
 impl ModernLeg {
@@ -95,6 +114,8 @@ impl ModernLeg {
             sent: 0,
             failed: None,
             fed: 0,
+            shows_data: false,
+            empty: 0,
             closing: false,
             peer_closed: false,
         }
@@ -124,6 +145,12 @@ impl ModernLeg {
         }
         while !self.peer_closed {
             match next(wire) {
+                // rustls counts rejected early data by what it has at one time.
+                Next::Record(..) if self.traffic.is_none() => {
+                    let (records, rest) = wire.split_at(whole_records(wire));
+                    self.feed(records)?;
+                    wire = rest;
+                }
                 Next::Record(record, rest) => {
                     self.record(record)?;
                     wire = rest;
@@ -148,18 +175,35 @@ impl ModernLeg {
         Err(LegError::Internal("what is no record was taken for one".to_owned()))
     }
 
+    /// One record: opened here where it is of application data.
     fn record(&mut self, record: &[u8]) -> Result<(), LegError> {
-        if let Some(traffic) = &self.traffic
-            && record.first() == Some(&APPLICATION_DATA)
-        {
-            if self.plain.capacity() == 0 {
-                self.plain = SPARE.take();
-            }
-            if traffic.opening.open(record, &mut self.plain) {
-                return Ok(());
-            }
+        let Some(traffic) = self.traffic.as_ref() else { return self.feed(record) };
+        if record.first() != Some(&APPLICATION_DATA) {
+            return self.feed(record);
         }
-        self.feed(record)
+        let before = self.plain.len();
+        if self.shows_data {
+            self.feed(record)?;
+            self.shows_data &= self.plain.len() == before;
+            return Ok(());
+        }
+        if self.plain.capacity() == 0 {
+            self.plain = SPARE.take();
+        }
+        if !traffic.opening.open(record, &mut self.plain) {
+            return self.feed(record);
+        }
+        if self.plain.len() > before {
+            self.empty = 0;
+        } else {
+            self.empty = self.empty.saturating_add(1);
+        }
+        if self.empty <= EMPTY_BOUND {
+            return Ok(());
+        }
+        let (fault, alert) = (Fault::Misbehaved, Alert::UNEXPECTED_MESSAGE);
+        self.fatal_alert(alert);
+        Err(LegError::Refused { fault, alert })
     }
 
     /// Feeds rustls, which takes 4 KiB at a time, and empties its plaintext buffer after each.
@@ -193,10 +237,12 @@ impl ModernLeg {
         };
         let before = self.traffic.replace(Traffic { sealing, opening });
         if let (Some(before), Some(now)) = (before, &self.traffic)
-            && !Arc::ptr_eq(&before.sealing, &now.sealing)
+            && !(Arc::ptr_eq(&before.sealing, &now.sealing)
+                && Arc::ptr_eq(&before.opening, &now.opening))
         {
+            self.shows_data |= !Arc::ptr_eq(&before.opening, &now.opening);
             // rustls keeps the KeyUpdate that it answers with until it has data to send.
-            let _ = self.connection.writer().write(&[]);
+            let _ = observing(&self.observed, || self.connection.writer().write(&[]));
         }
     }
 
@@ -261,6 +307,7 @@ impl ModernLeg {
             let Some(traffic) = &self.traffic else { break };
             if traffic.sealing.seal(part, &mut self.out) == Err(Exhausted) {
                 if !self.renew_key() {
+                    self.close_notify();
                     break;
                 }
                 let Some(traffic) = &self.traffic else { break };
@@ -343,7 +390,7 @@ impl TlsLeg for ModernLeg {
         if self.traffic.is_some() {
             return self.seal(plain);
         }
-        self.connection.writer().write(plain).unwrap_or(0)
+        observing(&self.observed, || self.connection.writer().write(plain).unwrap_or(0))
     }
 
     fn close_notify(&mut self) {
@@ -511,6 +558,40 @@ mod tests {
             // The peer was asked for a new key of its own, and gave one.
             assert!(before.iter().zip(&after).all(|(before, after)| !Arc::ptr_eq(before, after)));
             carries_data(&mut legs);
+        }
+    }
+
+    #[test]
+    fn keys_may_change_for_ever_where_data_flows_between() {
+        let mut legs = joined(&rustls::version::TLS13);
+        for _ in 0..40 {
+            for from in [0, 1] {
+                assert!(legs[from].renew_key());
+                exchange(&mut legs);
+                exchange(&mut legs);
+            }
+            carries_data(&mut legs);
+        }
+    }
+
+    #[test]
+    fn peer_that_sends_nothing_but_empty_records_is_refused() {
+        for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+            let mut legs = joined(version);
+            let mut empty = |count: usize| {
+                let mut wire = vec![];
+                for _ in 0..count {
+                    let traffic = legs[0].traffic.as_ref().unwrap();
+                    traffic.sealing.seal(b"", &mut wire).unwrap();
+                }
+                legs[1].read_wire(&wire)
+            };
+            assert_eq!(empty(usize::from(EMPTY_BOUND)), Ok(()));
+            let (fault, alert) = (Fault::Misbehaved, Alert::UNEXPECTED_MESSAGE);
+            assert_eq!(empty(1), Err(LegError::Refused { fault, alert }));
+            let mut wire = vec![];
+            legs[1].write_wire(&mut wire);
+            assert_eq!(legs[0].read_wire(&wire), Err(LegError::AlertReceived(alert)));
         }
     }
 

@@ -242,7 +242,11 @@ impl Protection {
     ) -> Result<InboundPlainMessage<'a>, Error> {
         let sequence = self.sequence.load(Relaxed);
         let whole = message.payload.len();
-        let plain = whole.checked_sub(self.sealed_length(0)).ok_or(Error::DecryptError)?;
+        let beside = match self.construction {
+            Construction::Tls13 => TAG, // the type that it lacks then is told as such
+            _ => self.sealed_length(0),
+        };
+        let plain = whole.checked_sub(beside).ok_or(Error::DecryptError)?;
         let (nonce, skipped) = match self.construction {
             Construction::Tls12Explicit => {
                 let (nonce, _) = self.carried_nonce(&message.payload).ok_or(Error::DecryptError)?;

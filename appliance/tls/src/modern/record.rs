@@ -9,6 +9,10 @@ pub(super) const APPLICATION_DATA: u8 = 23;
 /// What a header may announce: rustls' own bound, the most that TLS 1.2 has (RFC 5246 section 6.2.3).
 const LONGEST: usize = (1 << 14) + 2048;
 
+/// Versions that rustls takes for a record's beside 3.x, and then says something to: SSL 2.0, DTLS.
+const OTHERS: [&[u8]; 4] = [&[2, 0], &[0xfe, 0xff], &[0xfe, 0xfd], &[0xfe, 0xfc]];
+const MAJORS: [u8; 3] = [2, 3, 0xfe];
+
 /// What a stream begins with.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next<'a> {
@@ -21,7 +25,10 @@ pub(super) enum Next<'a> {
 
 pub(super) fn next(bytes: &[u8]) -> Next<'_> {
     if bytes.first().is_some_and(|kind| !(20..=24).contains(kind))
-        || bytes.get(1).is_some_and(|major| *major != 3)
+        || bytes.get(1).is_some_and(|major| !MAJORS.contains(major))
+        || bytes
+            .get(1..3)
+            .is_some_and(|version| version.first() != Some(&3) && !OTHERS.contains(&version))
     {
         return Next::NoRecord;
     }
@@ -54,7 +61,7 @@ mod tests {
 
     #[test]
     fn what_is_no_record_is_told_with_its_first_wrong_byte() {
-        for bytes in [&b"H"[..], &[22, 2], &[23, 3, 3, 0xff, 0xff], &[19], &[25]] {
+        for bytes in [&b"H"[..], &[22, 4], &[22, 2, 1], &[23, 3, 3, 0xff, 0xff], &[19], &[25]] {
             assert_eq!(next(bytes), Next::NoRecord, "{bytes:?}");
         }
         assert_eq!(next(&[]), Next::Incomplete(5));

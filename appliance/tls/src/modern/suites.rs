@@ -178,7 +178,7 @@ impl Tls13AeadAlgorithm for Tls13 {
     }
 }
 
-/// `None`: a key that cannot be; nothing is encrypted then.
+/// `None`: a key of a length that rustls, which asks for it, does not make; nothing goes out then.
 struct Encrypter(Option<Arc<Protection>>);
 
 impl MessageEncrypter for Encrypter {
