@@ -228,10 +228,11 @@ impl Bench<'_> {
         let weir = self.target(Way::WeirForging, What::SessionP256)?;
         let direct = self.target(Way::Direct, What::SessionP256)?;
         let sessions = self.settings.idle.min(site::most_sessions()?);
-        let modern =
-            memory::of_modern(self.site, &weir, &direct, sessions).context("idle sessions")?;
+        // First: the engine would use again what the many modern ones have left.
         let legacy = memory::of_legacy(self.site, self.settings.idle_legacy)
             .context("idle sessions of old")?;
+        let modern =
+            memory::of_modern(self.site, &weir, &direct, sessions).context("idle sessions")?;
         Ok([modern, legacy])
     }
 
