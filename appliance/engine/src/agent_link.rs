@@ -36,7 +36,7 @@ const CAUSES: [FallbackCause; 3] =
 const RETRY: Duration = Duration::from_millis(250);
 /// Learnt bypasses told with the counters.
 const LEARNT_TOLD: usize = 50;
-/// How long an event waits for others, to be told together with them.
+/// How long an event that comes sooner than so behind another waits for more, to be told together.
 const GATHER: Duration = Duration::from_millis(10);
 /// So many waiting are told at once.
 const MANY: usize = 64;
@@ -126,15 +126,17 @@ async fn serve_one_agent(link: &mut Link, started: Instant, told: &mut bool) {
     };
     let mut result = frame::write(&mut writer, &hello).await;
     let mut counters_due = tokio::time::interval(COUNTERS_EVERY);
+    let mut told_at = Instant::now();
     link.health.mark_changed();
     while result.is_ok() {
         let message = tokio::select! {
             // Sessions end by the hundred: each that is told by itself wakes two processes.
             Some(first) = link.outbox.recv() => {
-                if link.outbox.len() < MANY {
+                if told_at.elapsed() < GATHER && link.outbox.len() < MANY {
                     tokio::time::sleep(GATHER).await;
                 }
                 result = tell(&mut writer, first, link).await;
+                told_at = Instant::now();
                 continue;
             }
             arrival = arrivals.recv() => match arrival {

@@ -148,6 +148,11 @@ impl Leg {
 
     /// Moves what TLS wants to send into the out buffer.
     pub fn collect(&mut self) {
+        // A peer that takes some at a time, and never all, would have what it took kept as well.
+        if self.sent > self.unsent() {
+            self.out.drain(..self.sent.min(self.out.len()));
+            self.sent = 0;
+        }
         while self.tls.wants_write() {
             let before = self.out.len();
             self.tls.write_wire(&mut self.out);

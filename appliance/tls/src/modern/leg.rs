@@ -294,6 +294,10 @@ impl ModernLeg {
 
     /// Seals as much as there is room for; fewer bytes only where the keys are used up.
     fn seal(&mut self, plain: &[u8]) -> usize {
+        if self.sent > 0 {
+            self.out.drain(..self.sent.min(self.out.len()));
+            self.sent = 0;
+        }
         self.collect();
         let room = WIRE_BOUND.saturating_sub(self.unsent().len());
         let plain = plain.get(..room).unwrap_or(plain);
