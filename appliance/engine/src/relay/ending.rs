@@ -1,0 +1,118 @@
+//! How a relayed session ends before its time: a side breaks, or inspection drops the session.
+//!
+//! For: giving the other side what came before and the nearest alert, and telling a client that
+//! left because of its certificate. Not for: sessions that close by themselves
+//! ([`crate::closing::close_in_order`]). Each wait has a bound, past which streams are reset.
+
+use std::io;
+use std::time::Duration;
+
+use tracing::debug;
+use weir_api::engine::{BreakRecord, End, FilterAction};
+use weir_inspect::{Direction, Dropped};
+use weir_policy::outcome::Blocked;
+use weir_tls::LegError;
+
+use super::direction::{Input, Progress};
+use super::{Fault, Relay, sent_by};
+use crate::closing::{DRAIN, part, wait_for_acknowledgement};
+use crate::leg::{HIGH_WATER, LegFault, progress, reset_on_close};
+
+/// A client that closes so soon after the handshake, having said nothing, did not like the
+/// certificate: so do programs that compare it with one that they know only once TLS is done.
+const REJECTS_WITHIN: Duration = Duration::from_secs(1);
+
+/// Within it the runtime has asked the kernel for what has already happened.
+const NEXT_EVENT: Duration = Duration::from_millis(1);
+
+impl Relay<'_> {
+    /// `by` broke the session, or ended it by an alert.
+    pub(super) async fn broken(&mut self, by: End, fault: &LegFault) -> Option<Blocked> {
+        debug!(session = self.record.id, %by, %fault, "session broken");
+        self.record.broken = Some(BreakRecord { by, words: fault.in_short() });
+        let direction = sent_by(by);
+        if by == End::Client {
+            self.rejected |= match fault {
+                LegFault::Tls(LegError::AlertReceived(alert)) => alert.rejects_certificate(),
+                LegFault::Tcp(_) => self.left_at_once(),
+                _ => false,
+            };
+        }
+        self.wind_down(direction, fault.alert_for_other_side()).await
+    }
+
+    /// Of a client that leaves now.
+    pub(super) fn left_at_once(&self) -> bool {
+        !self.client_spoke && self.started.elapsed() < REJECTS_WITHIN
+    }
+
+    /// The session is dropped: both sides are closed as the proxy's options say.
+    pub(super) fn block(&self, dropped: &Dropped) -> Blocked {
+        reset_on_close(&self.client.leg.stream, self.resets_on_block.client);
+        reset_on_close(&self.server.leg.stream, self.resets_on_block.server);
+        if let Dropped::Filter(alert) = dropped {
+            self.tell(alert, FilterAction::Block);
+        }
+        dropped.into()
+    }
+
+    /// The side that sends in `direction` broke. What it sent before still goes to the other side,
+    /// as it would without us (a server that answers and then resets is common); then the other
+    /// side gets `alert` and an orderly end, or is reset by the drop of its stream.
+    async fn wind_down(
+        &mut self,
+        direction: Direction,
+        alert: Option<weir_tls::Alert>,
+    ) -> Option<Blocked> {
+        loop {
+            let (from, to) = self.sides(direction);
+            if !from.reads() || to.leg.pending() >= HIGH_WATER {
+                break;
+            }
+            match self.take_in(direction, Input::Wire) {
+                Ok(Progress::Some) => {}
+                Ok(Progress::None) => {
+                    // What came since the last event is told by the next.
+                    let more = self.sides(direction).0.leg.stream.readable();
+                    if tokio::time::timeout(NEXT_EVENT, more).await.is_err() {
+                        break;
+                    }
+                }
+                Err(Fault::Client(_) | Fault::Server(_)) => break,
+                Err(Fault::Dropped(dropped)) => return Some(self.block(&dropped)),
+            }
+        }
+        // What a leg whose work is done elsewhere was given before.
+        let settled = async {
+            while self.sides(direction).0.leg.tls.in_progress().wire > 0 {
+                progress(&mut self.sides(direction).0.leg.tls).await;
+                match self.take_in(direction, Input::Buffered) {
+                    Ok(_) => {}
+                    Err(Fault::Client(_) | Fault::Server(_)) => break,
+                    Err(Fault::Dropped(dropped)) => return Some(self.block(&dropped)),
+                }
+            }
+            None
+        };
+        if let Ok(Some(blocked)) = tokio::time::timeout(DRAIN, settled).await {
+            return Some(blocked);
+        }
+        let (from, to) = self.sides(direction);
+        if let Some(alert) = alert {
+            tokio::join!(part(&mut from.leg, None), part(&mut to.leg, Some(alert)));
+            return None;
+        }
+        // An alert to the broken side, if TLS has one and TCP takes it.
+        from.leg.collect();
+        let _ = from.leg.flush_some();
+        to.leg.collect();
+        let delivered = async {
+            to.leg.flush_all().await?;
+            wait_for_acknowledgement(&to.leg.stream).await;
+            Ok::<(), io::Error>(())
+        };
+        // Past it the other side is reset with what it did not take.
+        let _ = tokio::time::timeout(DRAIN, delivered).await;
+        None
+    }
+}
