@@ -15,7 +15,7 @@ use weir_inspect::rules::{RuleSet, RuleText};
 use weir_policy::layers::{Layer, Syntax};
 use weir_policy::located::MAX_TEXT;
 use weir_policy::material::{Files, Material, Rules};
-use weir_policy::snapshot::{CertifiedKey, Segment, Snapshot};
+use weir_policy::snapshot::{CertifiedKey, Snapshot};
 use weir_policy::{Configuration, LocatedError};
 use weir_provisioning::{Provisioned, Weir};
 
@@ -75,13 +75,10 @@ impl Sources {
         })
     }
 
-    /// The segments that init is to make, where the configuration with this provisioned part is
-    /// valid as a whole.
-    pub fn boot_segments(
-        &self,
-        provisioned: &Provisioned,
-    ) -> Result<Vec<Segment>, Vec<LocatedError>> {
-        Ok(self.configuration(Some(provisioned))?.boot_segments().to_vec())
+    /// What init is to go by, where the configuration with this provisioned part is valid as a
+    /// whole.
+    pub fn at_boot(&self, provisioned: &Provisioned) -> Result<Configuration, Vec<LocatedError>> {
+        self.configuration(Some(provisioned))
     }
 
     fn configuration(

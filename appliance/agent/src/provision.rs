@@ -14,7 +14,7 @@ use clap::Args;
 use nix::unistd::{User, chown};
 use serde::Serialize;
 use weir_api::init::{BootPlan, Management, PlannedSegment};
-use weir_policy::snapshot::Segment;
+use weir_policy::Configuration;
 use weir_provisioning::Provisioned;
 use zeroize::Zeroizing;
 
@@ -77,17 +77,17 @@ fn apply(options: &Options, places: &Places) -> Result<Vec<String>, Refused> {
     let provisioned = weir_provisioning::parse(&seed)
         .map_err(|errors| Refused(errors.iter().map(ToString::to_string).collect()))?;
     let sources = Sources::new(&options.configuration, Path::new(""));
-    let segments = sources
-        .boot_segments(&provisioned)
+    let configuration = sources
+        .at_boot(&provisioned)
         .map_err(|errors| Refused(errors.iter().map(ToString::to_string).collect()))?;
-    places.leave(&boot_plan(&provisioned, &segments), &provisioned)?;
+    places.leave(&boot_plan(&provisioned, &configuration), &provisioned)?;
     let mut messages: Vec<String> =
         provisioned.warnings.iter().map(|warning| format!("warning: {warning}")).collect();
     messages.push(format!("provisioned from {}", seed.origin));
     Ok(messages)
 }
 
-fn boot_plan(provisioned: &Provisioned, segments: &[Segment]) -> BootPlan {
+fn boot_plan(provisioned: &Provisioned, configuration: &Configuration) -> BootPlan {
     BootPlan {
         hostname: provisioned.hostname.clone(),
         management: provisioned.management.as_ref().map(|management| Management {
@@ -95,7 +95,9 @@ fn boot_plan(provisioned: &Provisioned, segments: &[Segment]) -> BootPlan {
             gateway: management.gateway,
             name_servers: management.name_servers.clone(),
         }),
-        segments: segments
+        flow_table: Some(configuration.boot_flow_table()),
+        segments: configuration
+            .boot_segments()
             .iter()
             .map(|segment| PlannedSegment {
                 id: segment.id,

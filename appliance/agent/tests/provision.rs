@@ -27,6 +27,7 @@ weir:
         # attacks
         drop http any any -> any any (msg:\"attack\"; content:\"evil\"; sid:7; rev:1;)
   profiles: [ { name: default, filters: [web] } ]
+  device: { flow-table: 2048 }
 ";
 
 const NETWORK_CONFIG: &str = "\
@@ -50,6 +51,7 @@ fn valid_seed_leaves_the_plan_and_what_the_agent_needs() {
     assert_eq!(plan.segments.len(), 1);
     assert_eq!(plan.segments[0].id, SegmentId(1));
     assert_eq!(plan.segments[0].layer2_fallback, Layer2Fallback::BlockAll);
+    assert_eq!(plan.flow_table, Some(2048));
     let provisioned = fs::metadata(seed.left("agent/provisioned.json")).unwrap();
     assert_eq!(provisioned.permissions().mode() & 0o777, 0o600);
     assert!(!seed.left("agent/provisioning-errors").exists());
@@ -87,7 +89,7 @@ fn what_is_not_supported_is_named_in_a_warning() {
     let seed = Seed::new(&format!("{USER_DATA}packages: [vim]\n"));
     let output = seed.provision();
     assert!(output.status.success());
-    assert!(text(&output).contains("weir: warning: user-data:15: packages"), "{}", text(&output));
+    assert!(text(&output).contains("weir: warning: user-data:16: packages"), "{}", text(&output));
 }
 
 struct Seed {

@@ -16,6 +16,10 @@ pub struct BootPlan {
     pub management: Option<Management>,
     /// Empty: a segment for each pair of NICs after the first.
     pub segments: Vec<PlannedSegment>,
+    /// Entries of the engine's flow table, whose size cannot change while it is in use; `None`: the
+    /// built-in number.
+    #[serde(default)]
+    pub flow_table: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -50,6 +50,7 @@ pub struct Dataplane {
     reports: Reports,
     explain: Explain,
     options: Options,
+    flow_table: u32,
     rings: Vec<JoinHandle<()>>,
     answers: Option<JoinHandle<()>>,
     stop: EventFd,
@@ -109,6 +110,8 @@ impl Dataplane {
         let counters = tables::map(&mut ebpf, "counters")?;
         let reports = Reports::new(names, &options.segments, counters)
             .map_err(|error| OpenError::Namespace { path: names.wire(), error })?;
+        // A table of an earlier engine has the size of that one.
+        let flow_table = tables::entries(&ebpf, "flows")?;
         let flows = Arc::new(tables::map(&mut ebpf, "flows")?);
         let readers = rings.readers(options.runtimes);
         let shares = rings.share(&mut ebpf, readers)?;
@@ -195,7 +198,7 @@ impl Dataplane {
             engines,
             query,
             own: number,
-            most_flows: options.tables.flows as usize,
+            most_flows: flow_table as usize,
         };
         let inheritance = Inheritance::start(heir).map_err(|error| system("thread", error))?;
         let mut threads = Vec::with_capacity(readers.len());
@@ -215,6 +218,7 @@ impl Dataplane {
             reports,
             explain,
             options,
+            flow_table,
             rings: threads,
             answers: Some(answers),
             stop,
@@ -263,6 +267,11 @@ impl Dataplane {
             held_limit: self.options.tables.held,
             taken: self.core.taken_now.load(Ordering::Relaxed),
         }
+    }
+
+    /// Entries that the table of held, taken and finished flows has room for, as the kernel has it.
+    pub fn flow_table(&self) -> u32 {
+        self.flow_table
     }
 
     /// Puts a snapshot's rules, candidates and fallback settings in force, in one step: a packet

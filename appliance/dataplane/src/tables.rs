@@ -266,6 +266,14 @@ pub fn map<M: TryFrom<aya::maps::Map, Error = MapError>>(
     M::try_from(map).map_err(in_table(name))
 }
 
+/// Entries that a hash map has room for.
+pub fn entries(ebpf: &Ebpf, name: &'static str) -> Result<u32, ApplyError> {
+    match ebpf.map(name) {
+        Some(aya::maps::Map::HashMap(map)) => Ok(map.info().map_err(in_table(name))?.max_entries()),
+        _ => Err(ApplyError::Missing(name)),
+    }
+}
+
 fn in_table(table: &'static str) -> impl Fn(MapError) -> ApplyError {
     move |error| ApplyError::Table { table, error }
 }

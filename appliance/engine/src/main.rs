@@ -36,7 +36,8 @@ use clap::Parser;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 use weir_dataplane::segment::Names;
-use weir_dataplane::{Attach, Dataplane, Options};
+use weir_dataplane::{Attach, Dataplane, Options, TableSizes};
+use weir_policy::snapshot::FLOW_TABLE;
 
 use crate::compiled::CompiledPolicy;
 use crate::counters::Totals;
@@ -69,9 +70,17 @@ struct Arguments {
     /// Program of the legacy TLS stack's worker [default: `weir-legacy` beside this program].
     #[arg(long)]
     legacy_worker: Option<PathBuf>,
+    /// Entries of the flow table, where none is pinned yet (`device.flow-table`).
+    #[arg(long, default_value_t = TableSizes::default().flows, value_parser = flow_table())]
+    flow_table: u32,
     /// How eBPF programs are attached to ports.
     #[arg(long, value_enum, default_value_t = AttachBy::Auto)]
     attach: AttachBy,
+}
+
+fn flow_table() -> clap::builder::RangedI64ValueParser<u32> {
+    let (least, most) = (*FLOW_TABLE.start(), *FLOW_TABLE.end());
+    clap::value_parser!(u32).range(i64::from(least)..=i64::from(most))
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -109,6 +118,7 @@ fn main() -> anyhow::Result<()> {
             AttachBy::Tcx => Attach::Tcx,
             AttachBy::Clsact => Attach::Clsact,
         },
+        tables: TableSizes { flows: arguments.flow_table, ..TableSizes::default() },
         ..Options::new(names, segments.clone(), arguments.pin_directory.clone())
     };
     let (dataplane, held) = Dataplane::prepare(options).context("cannot open the data plane")?;
@@ -133,7 +143,8 @@ fn main() -> anyhow::Result<()> {
         in_force: Arc::clone(&in_force),
         told,
     })?;
-    info!(segments = segments.len(), runtimes, "engine started");
+    let flow_table = dataplane.flow_table();
+    info!(segments = segments.len(), runtimes, flow_table, "engine started");
 
     agent_link::run(agent_link::Link {
         socket: arguments.agent_socket,

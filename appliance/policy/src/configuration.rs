@@ -74,4 +74,9 @@ impl Configuration {
     pub fn boot_segments(&self) -> &[Segment] {
         &self.snapshot.segments
     }
+
+    /// Entries of the flow table, which is made at boot.
+    pub fn boot_flow_table(&self) -> u32 {
+        self.snapshot.device.flow_table
+    }
 }

@@ -19,7 +19,7 @@ use weir_lab::ends::{MALWARE, OWN_SERVER, sha256};
 use weir_lab::fetch::Fetch;
 use weir_lab::report::Evidence;
 use weir_lab::wire::Wire as _;
-use weir_lab::wire::lab::Lab;
+use weir_lab::wire::lab::{FLOW_TABLE, Lab};
 
 fn passes(check: impl FnOnce(&mut Bench<Lab>, &mut Evidence) -> anyhow::Result<()>) {
     let mut bench = lab();
@@ -36,6 +36,16 @@ fn der(pem: &str) -> Vec<u8> {
 #[test]
 fn a_benign_download_is_decrypted_inspected_and_whole() {
     passes(checks::benign_download);
+}
+
+#[test]
+fn the_flow_table_has_the_size_that_the_engine_was_started_with() {
+    passes(|bench, _| {
+        let log = bench.wire.log()?;
+        let told = log.lines().find(|line| line.contains("engine started")).unwrap();
+        assert!(told.contains(&FLOW_TABLE.to_string()), "{told}");
+        Ok(())
+    });
 }
 
 #[test]

@@ -52,7 +52,9 @@ pub fn boot(
     step(warnings, "status", |warnings| {
         serve_status(supervisor, machine, &nics, &planned, accounts, warnings);
     });
-    waiting_step(warnings, "services", |warnings| start_services(supervisor, readiness, warnings))?;
+    waiting_step(warnings, "services", |warnings| {
+        start_services(supervisor, &plan, readiness, warnings)
+    })?;
     step(warnings, "console", |_| supervisor.add(services::console()));
     Ok(())
 }
@@ -109,11 +111,12 @@ fn serve_status(
 /// What is not ready in time is waited for by the main loop.
 fn start_services(
     supervisor: &mut Supervisor,
+    plan: &BootPlan,
     readiness: &mut Readiness,
     warnings: &mut Warnings,
 ) -> Result<(), Wish> {
     supervisor.add(services::agent());
-    supervisor.add(services::engine());
+    supervisor.add(services::engine(plan.flow_table));
     supervisor.add(services::capture());
     if wait(supervisor, SERVICES_READY, services_ready)? {
         readiness.look(true, slot::mark_good);

@@ -79,8 +79,12 @@ pub fn agent() -> Service {
 }
 
 /// The short watchdog is what bounds the outage of new inspected flows when it hangs; flows cross
-/// meanwhile, because the data plane has a heartbeat of its own.
-pub fn engine() -> Service {
+/// meanwhile, because the data plane has a heartbeat of its own. `flow_table`: entries of that; `None`:
+/// the engine's own number.
+pub fn engine(flow_table: Option<u32>) -> Service {
+    let entries = flow_table.map(|entries| entries.to_string());
+    let mut command = vec!["/usr/bin/weir-engine"];
+    command.extend(entries.iter().flat_map(|entries| ["--flow-table", entries.as_str()]));
     Service {
         user: Some(ENGINE_USER.to_owned()),
         capabilities: vec![
@@ -100,7 +104,7 @@ pub fn engine() -> Service {
         // Longer than `device.health.drain-time` may be: the engine goes by that.
         drain_time: Some(3700.0),
         open_files: Some(ENGINE_FILES),
-        ..service("engine", &["/usr/bin/weir-engine"], Restart::Always)
+        ..service("engine", &command, Restart::Always)
     }
 }
 
@@ -174,9 +178,15 @@ mod tests {
 
     #[test]
     fn the_engine_is_not_root_and_has_a_short_watchdog() {
-        let engine = engine();
+        let engine = engine(None);
         assert_eq!(engine.user.as_deref(), Some("weir-engine"));
         assert_eq!(engine.watchdog, Some(5.0));
         assert!(engine.no_new_privileges);
+    }
+
+    #[test]
+    fn the_engine_is_told_the_size_of_its_flow_table() {
+        assert_eq!(engine(None).command, ["/usr/bin/weir-engine"]);
+        assert_eq!(engine(Some(2048)).command, ["/usr/bin/weir-engine", "--flow-table", "2048"]);
     }
 }

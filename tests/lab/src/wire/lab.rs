@@ -31,6 +31,9 @@ const ENGINE: &str = "weir-engine";
 const AGENT: &str = "weir-agent";
 const CAPTURE: &str = "weir-capture";
 
+/// Entries of the flow table, as init would pass them on: another number than the engine's own.
+pub const FLOW_TABLE: u32 = 200_000;
+
 /// Weir's processes, under `weir-init supervise`.
 pub struct Lab {
     supervisor: Process,
@@ -286,6 +289,8 @@ fn services(run: &Run, binaries: &Path) -> String {
         run.prefix(),
         "--pin-directory".into(),
         run.pin_directory().display().to_string(),
+        "--flow-table".into(),
+        FLOW_TABLE.to_string(),
     ];
     format!(
         "[{{\"name\": \"{AGENT}\", \"command\": {agent:?}, \"restart\": \"always\", \
