@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use weir_lab::exchange::{Ended, Served};
 
@@ -48,7 +49,7 @@ impl Verdict {
             let fate = fate(flow, kills, server).unwrap_or_else(|why| {
                 let age = flow.ended.duration_since(flow.began);
                 let since = |kill: &Kill| {
-                    let seconds = |of: std::time::Duration| of.as_secs_f32();
+                    let seconds = |of: Duration| of.as_secs_f32();
                     match kill.after.checked_duration_since(flow.began) {
                         Some(after) => format!("{:.3} s after its start", seconds(after)),
                         None => {
@@ -83,8 +84,8 @@ impl Verdict {
         verdict
     }
 
-    /// All that should not be; `flows` is how many there had to be.
-    pub fn wrong(&self, flows: usize) -> Vec<String> {
+    /// All that should not be; `flows` and `kills` are how many there had to be.
+    pub fn wrong(&self, flows: usize, kills: usize) -> Vec<String> {
         let mut wrong = self.bad.clone();
         let mut at_least = |what: &str, wanted: usize, count: usize| {
             if count < wanted {
@@ -92,7 +93,7 @@ impl Verdict {
             }
         };
         at_least("flows", flows, self.flows);
-        at_least("kills", 1, self.kills);
+        at_least("kills", kills, self.kills);
         let died = self.count(|_, _, fate| fate == Fate::DiedWithEngine);
         at_least("decrypted flows that died with an engine", self.kills, died);
         let inspected = self.count(|_, inspected, fate| inspected && fate == Fate::Whole);
@@ -166,5 +167,35 @@ fn fate(flow: &Flow, kills: &[Kill], server: Option<&Served>) -> Result<Fate, &'
     {
         return Err("the client's end died, but the server's was not reset");
     }
+    if established.is_some() && !inspected {
+        return Err("a flow on the bridge died: the server's own certificate had been shown");
+    }
     if !inspected { Ok(Fate::DiedInHandshake) } else { Ok(Fate::DiedWithEngine) }
+}
+
+/// A flow whose life met a kill, and that was reset.
+fn reset_after(established: Option<bool>) -> Result<Fate, &'static str> {
+    let began = Instant::now();
+    let at = |second| began + Duration::from_secs(second);
+    let flow = Flow {
+        kind: Kind::Inspected,
+        seed: 1,
+        port: 1,
+        began,
+        established: established.map(|inspected| (at(1), inspected)),
+        last_round: established.map(|_| at(2)),
+        rounds: established.map_or(0, |_| 1),
+        ended: at(9),
+        end: Err(Ended::Reset),
+    };
+    let kill = Kill { before: at(3), after: at(4) };
+    fate(&flow, &[kill], None)
+}
+
+#[test]
+fn only_a_flow_that_was_decrypted_or_in_its_handshake_may_die_with_an_engine() {
+    assert_eq!(reset_after(None), Ok(Fate::DiedInHandshake));
+    assert_eq!(reset_after(Some(true)), Ok(Fate::DiedWithEngine));
+    let why = reset_after(Some(false)).unwrap_err();
+    assert!(why.starts_with("a flow on the bridge died"), "{why}");
 }
