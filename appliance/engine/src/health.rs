@@ -10,6 +10,8 @@ use std::time::Duration;
 use weir_api::engine::FallbackReason;
 use weir_policy::snapshot::Health as Settings;
 
+use crate::HEARTBEAT;
+
 /// Trouble must last so long before it counts as overload: one long step, or one burst that fills a
 /// bound for a moment, is none. A bound that is full does its own work meanwhile.
 const LASTS: Duration = Duration::from_secs(1);
@@ -78,7 +80,9 @@ impl Monitor {
             losing => losing.filter(|(_, last)| sample.now.saturating_sub(*last) <= LOSS_ENDS),
         };
         let losing = self.losing.is_some_and(|(since, last)| last.saturating_sub(since) >= LASTS);
-        let late = sample.lateness.max(sample.silence) > settings.overload_lag;
+        // A beat's silence is none.
+        let silence = sample.silence.saturating_sub(HEARTBEAT);
+        let late = sample.lateness.max(silence) > settings.overload_lag;
         let late = lasts(&mut self.late_since, late, sample.now);
         // Once full, it must be well below its bound to count as healthy.
         let bound = match self.fallback() {
@@ -190,6 +194,22 @@ mod tests {
         monitor.look(&Sample { held: 79, ..at(6000) }, &settings);
         monitor.look(&Sample { held: 79, ..at(8000) }, &settings);
         assert_eq!(monitor.fallback(), None);
+    }
+
+    #[test]
+    fn an_engine_that_turns_with_every_beat_is_not_late_by_the_smallest_lag() {
+        let (mut monitor, mut settings) = (Monitor::default(), Settings::default());
+        settings.overload_lag = Duration::from_millis(10);
+        let silent = |milliseconds, silence| Sample {
+            silence: Duration::from_millis(silence),
+            ..at(milliseconds)
+        };
+        for beat in 0..60 {
+            assert!(!monitor.look(&silent(beat * 55, 55), &settings), "beat {beat}");
+        }
+        monitor.look(&silent(4000, 61), &settings);
+        monitor.look(&silent(5000, 61), &settings);
+        assert_eq!(monitor.fallback(), Some(FallbackReason::Late));
     }
 
     #[test]

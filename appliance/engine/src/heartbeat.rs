@@ -2,8 +2,8 @@
 //!
 //! Each runtime shows from its own loop when it turned last; one thread passes the oldest of these
 //! times on as the engine's heartbeat, which eBPF compares with the clock. A runtime that is stuck
-//! therefore sends new flows over the bridge after the heartbeat's time-out (SPEC D2), and gets the
-//! engine killed and restarted after the watchdog's. The same thread enters and leaves fallback
+//! therefore sends new flows over the bridge after the heartbeat's time-out (SPEC D2); for as long as it
+//! is stuck the supervisor hears nothing, and kills and restarts the engine after the watchdog's. The same thread enters and leaves fallback
 //! ([`crate::health`]) and ends an engine that has a successor and no flow left.
 
 use std::os::unix::net::UnixDatagram;
@@ -15,13 +15,12 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 use weir_api::engine::FallbackReason;
 use weir_dataplane::{Dataplane, FallbackCause, monotonic_nanoseconds};
+use weir_policy::snapshot::Health;
 
 use crate::HEARTBEAT;
 use crate::compiled::CompiledPolicy;
 use crate::health::{Monitor, Sample};
 
-/// A runtime that did not turn for so long keeps the supervisor's watchdog silent.
-const STUCK_AFTER: Duration = Duration::from_millis(500);
 /// Heartbeats between two words to the supervisor: 500 ms.
 const WATCHDOG_EVERY: u32 = 10;
 /// Heartbeats between two looks at other engines, and at lost packets.
@@ -121,7 +120,7 @@ impl Heart {
                 // After fallback was entered: what was stuck is not taken for healthy at once.
                 self.dataplane.heartbeat_of(oldest);
             }
-            if round.is_multiple_of(WATCHDOG_EVERY) && silence < STUCK_AFTER {
+            if round.is_multiple_of(WATCHDOG_EVERY) && is_alive(silence, &settings) {
                 notify("WATCHDOG=1");
             }
             if round.is_multiple_of(OTHERS_EVERY) && self.dataplane.superseded() {
@@ -155,6 +154,11 @@ impl Heart {
         }
         self.told.send_modify(|told| told.fallback = reason);
     }
+}
+
+/// Whether the supervisor is to hear so: what is no stuck engine for eBPF is none for it.
+fn is_alive(silence: Duration, settings: &Health) -> bool {
+    silence <= settings.heartbeat_timeout
 }
 
 /// An engine that has a successor, on its way to its end.
@@ -201,6 +205,14 @@ mod tests {
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(300);
+
+    #[test]
+    fn the_watchdog_is_as_patient_as_the_heartbeat() {
+        let patient = Health { heartbeat_timeout: Duration::from_secs(10), ..Health::default() };
+        let silence = Duration::from_millis(700);
+        assert!(!is_alive(silence, &Health::default()));
+        assert!(is_alive(silence, &patient));
+    }
 
     #[test]
     fn an_engine_drains_until_its_flows_have_ended() {

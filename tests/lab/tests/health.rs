@@ -4,10 +4,14 @@
 mod common;
 
 use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::{Tls, connect, lab, read_until, write_record};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use weir_lab::bench::Bench;
 use weir_lab::checks;
 use weir_lab::document;
@@ -109,6 +113,69 @@ fn an_engine_that_was_stuck_falls_back_says_so_and_recovers_by_itself() {
         })?;
         assert!(is_inspected(bench)?);
         assert_eq!(bench.wire.engine()?, engine, "it was not killed");
+        Ok(())
+    });
+}
+
+/// Stops the engine for 150 ms again and again, as a machine does that has no time for it, until dropped.
+struct Starved {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Starved {
+    fn begin(engine: Pid) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                kill(engine, Signal::SIGSTOP).unwrap();
+                std::thread::sleep(Duration::from_millis(150));
+                kill(engine, Signal::SIGCONT).unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Starved {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+#[test]
+fn an_overloaded_engine_leaves_new_flows_to_the_segments_fallback_until_it_is_healthy() {
+    passes(|bench| {
+        let document = document::impatient(&document::weir_section(&bench.ends.certificates)?);
+        let health = "health: { heartbeat-timeout: 10000, overload-lag: 50, recovery-time: 1 }";
+        for fallback in ["permit-all", "block-all"] {
+            let document = document
+                .replace("  segments:\n", &format!("    {health}\n  segments:\n"))
+                .replace("layer-2-fallback: permit-all", &format!("layer-2-fallback: {fallback}"));
+            bench.provision(&document)?;
+            bench.wait_for_inspection()?;
+            let (engine, before) = (bench.wire.engine()?, bench.wire.log()?.len());
+            let starved = Starved::begin(engine);
+            wait_for("the reason", || {
+                let told = "Layer-2 fallback: overloaded: engine runs late";
+                Ok(log_since(bench, before)?.contains(told))
+            })?;
+            if fallback == "permit-all" {
+                assert!(!is_inspected(bench)?);
+            } else {
+                let fetched = Fetch::new("public.example", "/").limit(2).run(&bench.ends)?;
+                assert_eq!((fetched.exit, fetched.chain.as_str()), (28, ""), "timed out");
+            }
+            drop(starved);
+            wait_for("the recovery", || {
+                Ok(log_since(bench, before)?.contains("normal operation: healthy again"))
+            })?;
+            assert!(is_inspected(bench)?);
+            assert_eq!(bench.wire.engine()?, engine, "it was not killed");
+        }
         Ok(())
     });
 }
