@@ -18,6 +18,7 @@ pub mod leg;
 pub mod modern;
 pub mod names;
 pub mod server_certificates;
+mod sharded;
 pub mod verify;
 
 pub use alert::Alert;
@@ -29,4 +30,5 @@ pub use key::{KeyError, KeyKind, LegKey};
 pub use leg::{Fault, InProgress, LegError, Negotiated, PlainState, TlsLeg};
 pub use modern::{ModernStack, modern_could};
 pub use server_certificates::ServerCertificates;
+pub use sharded::ShardedCache;
 pub use verify::{Action, Intermediates, TrustAnchors, Verdict, says_revoked};

@@ -9,10 +9,9 @@
 //! for: clients, whose hello tells. Cannot fail: what was forgotten costs one more attempt.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use lru::LruCache;
+use weir_tls::ShardedCache;
 
 /// Servers, about 150 bytes each; past it the least recently used goes.
 const BOUND: usize = 4096;
@@ -41,34 +40,28 @@ impl Evidence {
 }
 
 /// By server, until when.
-pub struct KnownServers(Mutex<LruCache<Server, Instant>>);
+pub struct KnownServers(ShardedCache<Server, Instant>);
 
 type Server = (SocketAddr, Option<String>);
 
 impl Default for KnownServers {
-    /// No room in advance: most proxies know few. [`Self::remember`] keeps the bound.
     fn default() -> Self {
-        Self(Mutex::new(LruCache::unbounded()))
+        Self(ShardedCache::new(BOUND))
     }
 }
 
 impl KnownServers {
     pub fn remember(&self, address: SocketAddr, name: Option<&str>, lasts: Duration, now: Instant) {
         let Some(until) = now.checked_add(lasts) else { return };
-        let mut servers = self.servers();
-        servers.put(server(address, name), until);
-        if servers.len() > BOUND {
-            servers.pop_lru();
-        }
+        self.0.put(server(address, name), until);
     }
 
     pub fn knows(&self, address: SocketAddr, name: Option<&str>, now: Instant) -> bool {
         let server = server(address, name);
-        let mut servers = self.servers();
-        match servers.get(&server) {
-            Some(until) if now < *until => true,
-            Some(_) => {
-                servers.pop(&server);
+        match self.0.find(&server, |until| now < *until) {
+            Some(true) => true,
+            Some(false) => {
+                self.0.remove(&server);
                 false
             }
             None => false,
@@ -77,15 +70,11 @@ impl KnownServers {
 
     /// It turned out to be otherwise.
     pub fn forget(&self, address: SocketAddr, name: Option<&str>) {
-        self.servers().pop(&server(address, name));
+        self.0.remove(&server(address, name));
     }
 
     pub fn count(&self) -> usize {
-        self.servers().len()
-    }
-
-    fn servers(&self) -> std::sync::MutexGuard<'_, LruCache<Server, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.count()
     }
 }
 
@@ -126,7 +115,7 @@ mod tests {
     fn memory_stays_bounded() {
         let (servers, now) = (KnownServers::default(), Instant::now());
         let address = "192.0.2.1:443".parse().unwrap();
-        for number in 0..6000 {
+        for number in 0..2 * BOUND {
             let name = format!("host-{number}.example");
             servers.remember(address, Some(&name), MODERN_LASTS, now);
         }

@@ -7,19 +7,17 @@
 //! authority, as the verdict says ([`crate::verify::Verdict::signer`]). Not for: deciding that.
 //!
 //! Forged certificates are kept in a cache of [`CACHE_BOUND`] entries, least recently used first
-//! out; an entry that fell out is forged again when asked for. Parallel first visits to one server
+//! out ([`ShardedCache`]); an entry that fell out is forged again when asked for. Parallel first visits to one server
 //! wait for one forge. Fails by [`ForgeError`] where the server's certificate has no frame that
 //! could be copied, and, when made, by [`ForgerError`].
 
 mod copy;
 mod leaf_key;
 
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use lru::LruCache;
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 use weir_policy::snapshot::CertifiedKey;
@@ -29,9 +27,10 @@ pub use self::leaf_key::{LeafKeys, LeafKind};
 use crate::certificate::Certificate;
 use crate::der::DerError;
 use crate::key::{KeyError, LegKey};
+use crate::sharded::ShardedCache;
 
 /// Forged certificates kept, about 3 KiB each.
-pub const CACHE_BOUND: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
+pub const CACHE_BOUND: usize = 4096;
 
 /// Who signs a forged certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,7 +46,7 @@ pub struct Forger {
     trusted: Authority,
     untrusted: Authority,
     leaf_keys: Arc<LeafKeys>,
-    cache: Mutex<LruCache<CacheKey, Slot>>,
+    cache: ShardedCache<CacheKey, Slot>,
     signatures: AtomicU64,
 }
 
@@ -94,7 +93,7 @@ impl Forger {
             trusted: authority(signing, "signing")?,
             untrusted: authority(untrusted, "untrusted authority's")?,
             leaf_keys,
-            cache: Mutex::new(LruCache::new(CACHE_BOUND)),
+            cache: ShardedCache::new(CACHE_BOUND),
             signatures: AtomicU64::new(0),
         })
     }
@@ -116,10 +115,7 @@ impl Forger {
     ) -> Result<Arc<LegKey>, ForgeError> {
         let mut key = ([0; 32], signer, kind);
         key.0.copy_from_slice(digest(&SHA256, server_leaf).as_ref());
-        let slot = {
-            let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-            cache.get_or_insert(key, Slot::default).clone()
-        };
+        let slot = self.cache.with(key, Slot::default, |slot| slot.clone());
         slot.get_or_init(|| self.forge_anew(server_leaf, signer, kind).map(Arc::new)).clone()
     }
 

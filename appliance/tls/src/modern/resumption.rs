@@ -16,7 +16,6 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,11 +30,12 @@ use zeroize::Zeroizing;
 
 use super::witness::Observed;
 use crate::key::LegKey;
+use crate::sharded::ShardedCache;
 use crate::verify::Verdict;
 
 /// Servers whose sessions one proxy keeps, about 5 KiB each (150 KiB where a server sends the longest
 /// tickets it can); past it the least recently used goes.
-pub const SERVERS_BOUND: NonZeroUsize = NonZeroUsize::MIN.saturating_add(511);
+pub const SERVERS_BOUND: usize = 512;
 /// Tickets of TLS 1.3 kept for a server, which are used once each; past it the oldest goes.
 const TICKETS: usize = 2;
 /// Certificates of a server, together: sessions of one that sends more are not kept.
@@ -193,7 +193,7 @@ type Server = (SocketAddr, Option<String>);
 
 /// Sessions with servers, of one proxy.
 #[derive(Debug)]
-pub(super) struct ServerSessions(Mutex<LruCache<Server, Known>>);
+pub(super) struct ServerSessions(ShardedCache<Server, Known>);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -204,7 +204,7 @@ struct Known {
 
 impl Default for ServerSessions {
     fn default() -> Self {
-        Self(Mutex::new(LruCache::new(SERVERS_BOUND)))
+        Self(ShardedCache::new(SERVERS_BOUND))
     }
 }
 
@@ -228,14 +228,12 @@ impl SessionsOf {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Known) -> T) -> T {
-        let mut all = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
-        act(all.get_or_insert_mut_ref(&self.server, Known::default))
+        self.all.0.with(self.server.clone(), Known::default, act)
     }
 
     /// Without making an entry for a server that has none.
     fn peek<T>(&self, act: impl FnOnce(&mut Known) -> Option<T>) -> Option<T> {
-        let mut all = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get_mut(&self.server).and_then(act)
+        self.all.0.find(&self.server, act).flatten()
     }
 }
 

@@ -4,20 +4,18 @@
 //! certificates is crossed, and one of "no path" as long as nothing new was learnt. Names, key
 //! lengths and the leaf's own dates are no part of it: they are looked at each time. Cannot fail.
 
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 
 use aws_lc_rs::digest::{Context, SHA256};
-use lru::LruCache;
 use rustls_pki_types::CertificateDer;
 
 use super::learnt::Intermediates;
 use super::path::WeakestRsa;
 use super::verdict::Failure;
+use crate::sharded::ShardedCache;
 
 /// Chains of which the result is kept, about 150 bytes each; past it the least recently used goes.
-pub const PATHS_BOUND: NonZeroUsize = NonZeroUsize::MIN.saturating_add(8191);
+pub const PATHS_BOUND: usize = 8192;
 
 /// What a search came to.
 pub(super) struct Found {
@@ -40,13 +38,13 @@ pub(super) struct Kept {
 
 #[derive(Debug)]
 pub(super) struct PathCache {
-    kept: Mutex<LruCache<[u8; 32], Kept>>,
+    kept: ShardedCache<[u8; 32], Kept>,
     searches: AtomicU64,
 }
 
 impl Default for PathCache {
     fn default() -> Self {
-        Self { kept: Mutex::new(LruCache::new(PATHS_BOUND)), searches: AtomicU64::new(0) }
+        Self { kept: ShardedCache::new(PATHS_BOUND), searches: AtomicU64::new(0) }
     }
 }
 
@@ -60,7 +58,7 @@ impl PathCache {
         look: impl FnOnce() -> Found,
     ) -> Kept {
         let key = key_of(chain);
-        let known = self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
+        let known = self.kept.find(&key, |kept| *kept);
         if let Some(kept) = known
             && (kept.from..kept.until).contains(&now)
             && (kept.result.is_ok() || kept.learnt == learnt.generation())
@@ -75,7 +73,7 @@ impl PathCache {
             until: found.dates.iter().copied().filter(|date| *date > now).min().unwrap_or(i64::MAX),
             learnt: found.learnt,
         };
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).put(key, kept);
+        self.kept.put(key, kept);
         kept
     }
 
