@@ -283,6 +283,10 @@ impl State {
                 sources: one.sources.iter().map(ToString::to_string).collect(),
                 destinations: one.destinations.iter().map(ToString::to_string).collect(),
                 profile: profile.map(|profile| profile.name.clone()).unwrap_or_default(),
+                meanings: counted
+                    .as_ref()
+                    .map(|counted| self.meanings(&counted.counters))
+                    .unwrap_or_default(),
                 counted: VirtualSegmentCounters {
                     name: one.name.clone(),
                     ..counted.unwrap_or_default()

@@ -238,6 +238,9 @@ pub struct VirtualSegmentView {
     pub destinations: Vec<String>,
     pub profile: String,
     pub counted: VirtualSegmentCounters,
+    /// What one count of its counters means.
+    #[serde(default)]
+    pub meanings: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -44,6 +44,15 @@ pub struct VirtualSegmentCounters {
     /// Judged flows.
     #[serde(default)]
     pub outcomes: Vec<OutcomeCount>,
+    /// What user space counted of its held and taken flows; those that counted.
+    #[serde(default)]
+    pub counters: Vec<(String, u64)>,
+    /// From the hold of a flow's first packet to its judgement.
+    #[serde(default)]
+    pub hold_time: Histogram,
+    /// From the decision to take a flow over to its two sockets speaking.
+    #[serde(default)]
+    pub take_over_time: Histogram,
 }
 
 /// Times in µs, by powers of two: bucket 0 counts those under 1 µs, bucket n those from 2^(n-1) up

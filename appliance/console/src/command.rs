@@ -124,10 +124,9 @@ pub fn ask(
         }
         (Command::ShowVirtualSegments, Response::VirtualSegments(views)) => {
             sight::chosen_virtual_segments(views, line.argument("virtual-segments")).map(|chosen| {
-                if line.has("json") {
-                    sight::json(&chosen)
-                } else {
-                    sight::virtual_segments(&chosen)
+                match (line.has("json"), line.has("detail")) {
+                    (true, _) => sight::json(&chosen),
+                    (false, detail) => sight::virtual_segments(&chosen, detail),
                 }
             })
         }

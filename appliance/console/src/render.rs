@@ -33,7 +33,7 @@ pub fn response(response: &Response) -> String {
         Response::Health(health) => machine::health(health),
         Response::Segments(segments) => sight::segments(segments, false),
         Response::Capture(answer) => capture(answer),
-        Response::VirtualSegments(views) => sight::virtual_segments(views),
+        Response::VirtualSegments(views) => sight::virtual_segments(views, false),
         Response::HighAvailability(state) => machine::high_availability(state),
         Response::TlsInspection(view) => tls_inspection(view),
         Response::Ciphers(table) => ciphers::ciphers(table),

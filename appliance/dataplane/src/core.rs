@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use weir_policy::snapshot::Side;
@@ -14,7 +15,7 @@ use weir_policy::snapshot::Side;
 use crate::assembly::Judged;
 use crate::frame::{ACK, Frame, RST};
 use crate::held::{empty_segment, other};
-use crate::histogram::Histogram;
+use crate::histogram::{Histogram, HistogramReport};
 use crate::layout::{End, Flow, FlowKey, ring_of};
 use crate::link::Link;
 use crate::segment_of_ours::Segment;
@@ -170,11 +171,42 @@ pub enum Disposition {
     Blocked,
 }
 
+/// What is counted of some flows, those of one virtual segment, beside their segments' counts.
+#[derive(Debug, Default)]
+pub struct FlowCounts {
+    counts: Counts,
+    hold_time: Histogram,
+    take_over_time: Histogram,
+}
+
+/// [`FlowCounts`] as they were when they were read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FlowReport {
+    /// Those that counted.
+    pub counters: Vec<(&'static str, u64)>,
+    /// From the hold of a flow's first packet to its judgement.
+    pub hold_time: HistogramReport,
+    /// From the decision to take a flow over to its two sockets speaking.
+    pub take_over_time: HistogramReport,
+}
+
+impl FlowCounts {
+    pub fn read(&self) -> FlowReport {
+        FlowReport {
+            counters: self.counts.read().filter(|(_, count)| *count > 0).collect(),
+            hold_time: self.hold_time.read(),
+            take_over_time: self.take_over_time.read(),
+        }
+    }
+}
+
 /// Between the ring's thread and the flow's judge: a lock of this flow alone.
 #[derive(Debug)]
 pub struct Shared {
     state: Mutex<SharedState>,
     pub arrived: Notify,
+    /// Where the flow counts beside its segment, once that is known.
+    pub counted_for: OnceLock<Arc<FlowCounts>>,
 }
 
 #[derive(Debug)]
@@ -207,7 +239,7 @@ impl Shared {
             judged: None,
             kept_alive: [false; 2],
         };
-        Self { state: Mutex::new(state), arrived: Notify::new() }
+        Self::of(state)
     }
 
     /// Of a flow that is blocked without a judge.
@@ -221,7 +253,33 @@ impl Shared {
             judged: None,
             kept_alive: [false; 2],
         };
-        Self { state: Mutex::new(state), arrived: Notify::new() }
+        Self::of(state)
+    }
+
+    fn of(state: SharedState) -> Self {
+        Self { state: Mutex::new(state), arrived: Notify::new(), counted_for: OnceLock::new() }
+    }
+
+    /// Counts something of this flow.
+    pub fn count(&self, links: &SegmentLinks, count: Count) {
+        links.counts.add(count);
+        if let Some(counted_for) = self.counted_for.get() {
+            counted_for.counts.add(count);
+        }
+    }
+
+    pub fn held_for(&self, links: &SegmentLinks, time: Duration) {
+        links.hold_time.record(time);
+        if let Some(counted_for) = self.counted_for.get() {
+            counted_for.hold_time.record(time);
+        }
+    }
+
+    pub fn taken_over_in(&self, links: &SegmentLinks, time: Duration) {
+        links.take_over_time.record(time);
+        if let Some(counted_for) = self.counted_for.get() {
+            counted_for.take_over_time.record(time);
+        }
     }
 
     pub fn lock(&self) -> MutexGuard<'_, SharedState> {

@@ -15,7 +15,9 @@ use weir_policy::snapshot::{SegmentId, Side};
 use weir_policy::{Candidate, Resets};
 
 use crate::assembly::{Assembly, Judged, Pushed};
-use crate::core::{Core, Count, Disposition, Finished, SegmentLinks, Shared, SharedState};
+use crate::core::{
+    Core, Count, Disposition, Finished, FlowCounts, SegmentLinks, Shared, SharedState,
+};
 use crate::encapsulation::Encapsulation;
 use crate::frame::{ACK, Frame, RST};
 use crate::layout::{END_TIMESTAMPS, End, Flow, FlowKey, Held as HeldRecord, State};
@@ -140,6 +142,11 @@ impl HeldFlow {
         }
     }
 
+    /// Counts the flow there as well as with its segment, from now on; once.
+    pub fn count_for(&self, counts: Arc<FlowCounts>) {
+        let _ = self.shared.counted_for.set(counts);
+    }
+
     /// The client's bytes so far, from its first, without gaps.
     pub fn payload(&self) -> &[u8] {
         self.assembly.payload()
@@ -202,7 +209,7 @@ impl HeldFlow {
         }
         self.finish_as(Disposition::Blocked, swap.is_ok());
         if let Some(links) = self.links() {
-            links.counts.add(Count::Blocked);
+            self.shared.count(links, Count::Blocked);
             self.reset(links, resets);
         }
         Ok(())
@@ -214,7 +221,7 @@ impl HeldFlow {
             && let Ok(now) = monotonic_nanoseconds()
         {
             let held = now.saturating_sub(self.flow.touched);
-            links.hold_time.record(Duration::from_nanos(held));
+            self.shared.held_for(links, Duration::from_nanos(held));
         }
     }
 
@@ -234,7 +241,7 @@ impl HeldFlow {
             let old = |value: u32| (value.wrapping_sub(client.tsval) as i32) < 0;
             if timestamps && frame.flags & RST == 0 && frame.timestamp().is_some_and(old) {
                 if let Some(links) = self.core.segments.get(&self.key.segment) {
-                    links.counts.add(Count::OldTimestamp);
+                    self.shared.count(links, Count::OldTimestamp);
                 }
                 continue;
             }
@@ -244,7 +251,7 @@ impl HeldFlow {
                 Pushed::Conflicting => Count::Conflicting,
             };
             if let Some(links) = self.core.segments.get(&self.key.segment) {
-                links.counts.add(count);
+                self.shared.count(links, count);
             }
         }
     }
@@ -263,7 +270,7 @@ impl HeldFlow {
             for frame in self.assembly.frames() {
                 links.send(other(self.from()), frame);
             }
-            links.counts.add(Count::Released);
+            self.shared.count(links, Count::Released);
         }
         let watched = match swap {
             Ok(_) if judged == 0 => {

@@ -26,6 +26,16 @@ pub struct HistogramReport {
     pub maximum: u64,
 }
 
+impl HistogramReport {
+    /// The values of both.
+    pub fn add(&mut self, other: &Self) {
+        for (own, values) in self.buckets.iter_mut().zip(other.buckets) {
+            *own = own.saturating_add(values);
+        }
+        self.maximum = self.maximum.max(other.maximum);
+    }
+}
+
 impl Histogram {
     pub fn record(&self, time: Duration) {
         let microseconds = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);

@@ -37,6 +37,7 @@ mod taken;
 mod test_run;
 mod traffic;
 
+pub use self::core::{FlowCounts, FlowReport};
 pub use dataplane::{Dataplane, FlowsNow, OpenError, Options, TableSizes};
 pub use held::{Held, HeldFlow, HeldFlows, NotHeld, ReleaseError, TakeOverError};
 pub use histogram::HistogramReport;

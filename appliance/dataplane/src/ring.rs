@@ -197,12 +197,16 @@ impl RingThread {
         let frame = match frame {
             Ok(frame) => frame,
             Err(error) => {
-                links.counts.add(match error {
+                let count = match error {
                     FrameError::Checksum => Count::BadChecksum,
                     FrameError::HeaderChecksum => Count::BadHeaderChecksum,
                     FrameError::NoAcknowledgement => Count::NoAcknowledgement,
                     FrameError::NotTcp => Count::NotUnderstood,
-                });
+                };
+                match &known {
+                    Some(shared) => shared.count(links, count),
+                    None => links.counts.add(count),
+                }
                 // A decoy (SPEC D15): the flow waits for a packet that the server would accept.
                 if known.is_none() && held.kind == HELD_FIRST {
                     self.wait_for_first(held);
@@ -223,7 +227,7 @@ impl RingThread {
                 let mut state = shared.lock();
                 match state.disposition {
                     Disposition::Held if state.weight + frame.bytes().len() > Shared::MAX_INBOX => {
-                        links.counts.add(Count::QueueFull);
+                        shared.count(links, Count::QueueFull);
                     }
                     Disposition::Held => {
                         state.weight += frame.bytes().len();
@@ -232,24 +236,24 @@ impl RingThread {
                         shared.arrived.notify_one();
                     }
                     Disposition::Released => {
-                        links.counts.add(Count::ForwardedLate);
+                        shared.count(links, Count::ForwardedLate);
                         links.send(other(client_side(&held.flow)), &frame);
                     }
                     Disposition::Watched => {
                         let conflicts = state.judged.as_ref().is_some_and(|j| j.conflicts(&frame));
                         if conflicts {
-                            links.counts.add(Count::WatchedConflicting);
+                            shared.count(links, Count::WatchedConflicting);
                             drop(state);
                             if core.blocks(EVASION_DECOY) {
-                                self.block_watched(held.key, held.id);
+                                self.block_watched(held.key, held.id, &shared);
                             }
                         } else {
-                            links.counts.add(Count::WatchedRepeated);
+                            shared.count(links, Count::WatchedRepeated);
                             links.send(other(client_side(&held.flow)), &frame);
                         }
                     }
                     Disposition::Taken | Disposition::Tombstone => {
-                        links.counts.add(Count::InjectedLate);
+                        shared.count(links, Count::InjectedLate);
                         links.inject(frame);
                     }
                     Disposition::Blocked => {}

@@ -111,7 +111,7 @@ impl FlowGuard {
         match ask(to) {
             Ok(()) => {
                 if let Some(links) = self.core.segments.get(&self.key.segment) {
-                    links.counts.add(Count::KeepAlivePassed);
+                    self.shared.count(links, Count::KeepAlivePassed);
                 }
             }
             Err(error) => tracing::debug!(%error, "keep-alive not passed on"),
@@ -194,7 +194,7 @@ impl HeldFlow {
             Ok(streams) => streams,
             Err(error) => {
                 if let Some(links) = self.links() {
-                    links.counts.add(count_of(&error));
+                    self.shared.count(links, count_of(&error));
                 }
                 let way = match error {
                     TakeOverError::NotHeld => EVASION_DECOY,
@@ -212,14 +212,14 @@ impl HeldFlow {
             // Before the guard is dropped: the flow is no held one that could be given back.
             self.finish(Disposition::Taken);
             if let Some(links) = self.links() {
-                links.counts.add(Count::Lost);
+                self.shared.count(links, Count::Lost);
                 self.reset(links, Resets::BOTH);
             }
             return Err(TakeOverError::Lost(error));
         }
         let received = self.hand_over();
         if let Some(links) = self.links() {
-            links.take_over_time.record(decided.elapsed());
+            self.shared.taken_over_in(links, decided.elapsed());
         }
         Ok(TakenFlow { client, server, received, guard })
     }
@@ -321,7 +321,7 @@ impl HeldFlow {
             for frame in rest {
                 links.inject(frame);
             }
-            links.counts.add(Count::TakenOver);
+            self.shared.count(links, Count::TakenOver);
         }
         self.finish(Disposition::Taken);
         received

@@ -19,8 +19,8 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 use weir_api::engine::{Counters, FromEngine, SegmentCounters, ToEngine};
 use weir_api::frame::{self, FrameError};
-use weir_api::sight::{Direction, Histogram, PortTraffic};
-use weir_dataplane::{Dataplane, FallbackCause, HistogramReport, SegmentReport};
+use weir_api::sight::{Direction, PortTraffic};
+use weir_dataplane::{Dataplane, FallbackCause, SegmentReport};
 use weir_policy::Snapshot;
 use weir_policy::snapshot::SegmentId;
 
@@ -29,6 +29,7 @@ use crate::compiled::CompiledPolicy;
 use crate::counters::Totals;
 use crate::heartbeat::Told;
 use crate::legacy::Legacy;
+use crate::tally::histogram;
 
 const CAUSES: [FallbackCause; 3] =
     [FallbackCause::Told, FallbackCause::Overloaded, FallbackCause::Recovering];
@@ -324,8 +325,4 @@ fn port_traffic(port: weir_dataplane::PortTraffic) -> PortTraffic {
         errors: of.errors,
     };
     PortTraffic { received: direction(port.received), sent: direction(port.sent) }
-}
-
-fn histogram(report: &HistogramReport) -> Histogram {
-    Histogram { buckets: report.buckets.to_vec(), maximum: report.maximum }
 }

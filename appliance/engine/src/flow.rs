@@ -37,6 +37,11 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(30);
 pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
     let policy = Arc::clone(&surroundings.policy.borrow());
     let mut record = new_record(&policy, &held.candidate(), &surroundings);
+    if let Some(name) = &record.virtual_segment
+        && let Some(counts) = surroundings.tally.flows_of(name)
+    {
+        held.count_for(counts);
+    }
     let candidate = held.candidate();
 
     let first = wait_for_hello(&mut held).await;

@@ -1,19 +1,26 @@
-//! Flows by segment, virtual segment and outcome.
+//! Flows by segment, virtual segment and outcome; and each virtual segment's holds, takeovers and
+//! drops.
 //!
 //! Counted by the typed outcome itself; the words are made when the counters are told. Each runtime
-//! has a tally of its own, so that nobody waits for its lock but the reader, once a second.
+//! has a tally of its own, so that nobody waits for its locks but the reader, once a second. Flows that
+//! no judge saw (too many were held) are in their segments' counts only.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use weir_api::sight::{OutcomeCount, VirtualSegmentCounters};
+use weir_api::sight::{Histogram, OutcomeCount, VirtualSegmentCounters};
+use weir_dataplane::{FlowCounts, FlowReport, HistogramReport};
 use weir_policy::Outcome;
 use weir_policy::outcome::Blocked;
 use weir_policy::snapshot::SegmentId;
 
 /// One runtime's count.
 #[derive(Debug, Default)]
-pub struct Tally(Mutex<HashMap<Line, u64>>);
+pub struct Tally {
+    outcomes: Mutex<HashMap<Line, u64>>,
+    /// By virtual segment.
+    flows: Mutex<HashMap<String, Arc<FlowCounts>>>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Line {
@@ -25,10 +32,13 @@ struct Line {
 /// Lines of a tally. Past it flows of new lines count without their virtual segment, filters
 /// without their number; what is left is bounded by segments and reasons.
 const MAX_LINES: usize = 16_384;
+/// Virtual segments of a tally, under 1 KiB each. Past it, after many changes of names, the flows of
+/// further ones are in their segments' counts only.
+const MAX_VIRTUAL_SEGMENTS: usize = 2048;
 
 impl Tally {
     pub fn count(&self, segment: SegmentId, virtual_segment: Option<&str>, outcome: Outcome) {
-        let mut lines = lock(&self.0);
+        let mut lines = lock(&self.outcomes);
         let mut line =
             Line { segment, virtual_segment: virtual_segment.map(ToOwned::to_owned), outcome };
         if lines.len() >= MAX_LINES && !lines.contains_key(&line) {
@@ -36,6 +46,18 @@ impl Tally {
         }
         let count = lines.entry(line).or_default();
         *count = count.saturating_add(1);
+    }
+
+    /// Where flows of a virtual segment count, but for their outcome; `None`: there are too many.
+    pub fn flows_of(&self, virtual_segment: &str) -> Option<Arc<FlowCounts>> {
+        let mut flows = lock(&self.flows);
+        if let Some(counts) = flows.get(virtual_segment) {
+            return Some(Arc::clone(counts));
+        }
+        if flows.len() >= MAX_VIRTUAL_SEGMENTS {
+            return None;
+        }
+        Some(Arc::clone(flows.entry(virtual_segment.to_owned()).or_default()))
     }
 }
 
@@ -68,14 +90,23 @@ impl Tallies {
             .collect()
     }
 
-    /// Each virtual segment's flows by outcome, filters together.
+    /// What is counted of each virtual segment: its flows by outcome, filters together, its holds and
+    /// takeovers.
     pub fn by_virtual_segment(&self) -> Vec<VirtualSegmentCounters> {
-        self.grouped(|line| Some((line.virtual_segment.clone()?, without_number(line.outcome))))
+        let mut outcomes = self
+            .grouped(|line| Some((line.virtual_segment.clone()?, without_number(line.outcome))));
+        let mut flows: BTreeMap<String, Vec<FlowReport>> =
+            outcomes.keys().map(|name| (name.clone(), Vec::new())).collect();
+        for tally in lock(&self.0).iter() {
+            for (name, counts) in lock(&tally.flows).iter() {
+                flows.entry(name.clone()).or_default().push(counts.read());
+            }
+        }
+        flows
             .into_iter()
-            .map(|(name, outcomes)| VirtualSegmentCounters {
-                name,
-                outcomes: in_words(outcomes),
-                ..VirtualSegmentCounters::default()
+            .map(|(name, reports)| VirtualSegmentCounters {
+                outcomes: in_words(outcomes.remove(&name).unwrap_or_default()),
+                ..together(name, &reports)
             })
             .collect()
     }
@@ -86,7 +117,7 @@ impl Tallies {
     ) -> BTreeMap<K, BTreeMap<Outcome, u64>> {
         let mut groups: BTreeMap<K, BTreeMap<Outcome, u64>> = BTreeMap::new();
         for tally in lock(&self.0).iter() {
-            for (line, flows) in lock(&tally.0).iter() {
+            for (line, flows) in lock(&tally.outcomes).iter() {
                 if let Some((group, outcome)) = key(line) {
                     let count = groups.entry(group).or_default().entry(outcome).or_default();
                     *count = count.saturating_add(*flows);
@@ -95,6 +126,32 @@ impl Tallies {
         }
         groups
     }
+}
+
+/// The runtimes' shares of one virtual segment.
+fn together(name: String, reports: &[FlowReport]) -> VirtualSegmentCounters {
+    let mut counters: BTreeMap<&str, u64> = BTreeMap::new();
+    let (mut hold_time, mut take_over_time) = <(HistogramReport, HistogramReport)>::default();
+    for report in reports {
+        for (counter, value) in &report.counters {
+            let sum = counters.entry(*counter).or_default();
+            *sum = sum.saturating_add(*value);
+        }
+        hold_time.add(&report.hold_time);
+        take_over_time.add(&report.take_over_time);
+    }
+    VirtualSegmentCounters {
+        name,
+        counters: counters.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        hold_time: histogram(&hold_time),
+        take_over_time: histogram(&take_over_time),
+        ..VirtualSegmentCounters::default()
+    }
+}
+
+/// As the console has it.
+pub fn histogram(report: &HistogramReport) -> Histogram {
+    Histogram { buckets: report.buckets.to_vec(), maximum: report.maximum }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -142,6 +199,18 @@ mod tests {
         let lines = tallies.outcomes();
         assert!(lines.len() <= MAX_LINES + 2, "{}", lines.len());
         assert_eq!(lines.iter().map(|(_, _, count)| count).sum::<u64>(), 20_000);
+    }
+
+    #[test]
+    fn virtual_segments_that_are_counted_stay_bounded() {
+        let tallies = Tallies::default();
+        let tally = tallies.add();
+        for number in 0..MAX_VIRTUAL_SEGMENTS {
+            assert!(tally.flows_of(&number.to_string()).is_some());
+        }
+        assert!(tally.flows_of("one more").is_none());
+        assert!(tally.flows_of("0").is_some());
+        assert_eq!(tallies.by_virtual_segment().len(), MAX_VIRTUAL_SEGMENTS);
     }
 
     #[test]

@@ -11,6 +11,8 @@ use common::{connect, connect_in_pieces, lab, read_until, write_record};
 use nix::sys::signal::{Signal, kill};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use weir_api::console::VirtualSegmentView;
+use weir_api::sight::Histogram;
 use weir_lab::bench::Bench;
 use weir_lab::certificates::{seen, verify_strictly};
 use weir_lab::checks;
@@ -377,6 +379,25 @@ fn a_bad_configuration_is_refused_and_a_good_one_taken_while_traffic_goes_on() {
 }
 
 #[test]
+fn a_virtual_segment_tells_of_its_own_holds_and_takeovers() {
+    passes(|bench, _| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let told = bench.wire.console("show virtual-segments all json")?;
+            let views: Vec<VirtualSegmentView> = serde_json::from_str(&told)?;
+            let counted = &views[0].counted;
+            let taken = counted.counters.iter().find(|(name, _)| name == "flow_taken_over");
+            let times = [&counted.hold_time, &counted.take_over_time].map(Histogram::count);
+            if taken.is_some_and(|(_, count)| *count > 0) && times.iter().all(|flows| *flows > 0) {
+                return Ok(());
+            }
+            assert!(Instant::now() < deadline, "{told}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+}
+
+#[test]
 fn every_show_command_fits_eighty_columns_and_tells_no_key() {
     passes(|bench, _| {
         Fetch::new("public.example", "/").run(&bench.ends)?.succeeded()?;
@@ -393,6 +414,7 @@ fn every_show_command_fits_eighty_columns_and_tells_no_key() {
             "configuration",
             "high-availability",
             "virtual-segments",
+            "virtual-segments all detail",
             "captures",
             "quarantine",
             "traffic-filters",

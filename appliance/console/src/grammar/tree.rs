@@ -351,8 +351,20 @@ const SEGMENTS_DETAIL: Node = both(
 const SEGMENTS_JSON: Node = leaf("json", "All of it as JSON, for programs", Command::ShowSegments);
 
 static VIRTUAL_SEGMENTS: &[Node] = &[
-    text("<name>", "One virtual segment", Command::ShowVirtualSegments, &[VIRTUAL_SEGMENTS_JSON]),
+    text(
+        "<name>",
+        "One virtual segment",
+        Command::ShowVirtualSegments,
+        &[VIRTUAL_SEGMENTS_DETAIL, VIRTUAL_SEGMENTS_JSON],
+    ),
+    VIRTUAL_SEGMENTS_DETAIL,
     VIRTUAL_SEGMENTS_JSON,
 ];
+const VIRTUAL_SEGMENTS_DETAIL: Node = both(
+    "detail",
+    "Every counter with its meaning, and times",
+    Command::ShowVirtualSegments,
+    &[VIRTUAL_SEGMENTS_JSON],
+);
 const VIRTUAL_SEGMENTS_JSON: Node =
     leaf("json", "All of it as JSON, for programs", Command::ShowVirtualSegments);

@@ -1,7 +1,10 @@
-//! `show segments`, `show virtual-segments`: state, traffic, flows, times, and in detail every
-//! counter that counted, with its meaning.
+//! `show segments`, `show virtual-segments`: state, traffic, flows, and in detail times and every
+//! counter that counted, with its meaning. Of a virtual segment the engine's counters alone are known:
+//! what eBPF drops before a flow is held is its segment's.
 //!
 //! Not for: asking. Names that are not there are errors that list those that are.
+
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 use weir_api::console::{SegmentView, VirtualSegmentView};
@@ -78,27 +81,23 @@ fn segment(segment: &SegmentView, detail: bool) -> String {
     text += &field("  Layer-2 fallback", &segment.layer2_fallback);
     text += &traffic(segment);
     text += &field("  Flows held now", &segment.held_now.to_string());
-    text += &field("  Flows", &flows(segment));
+    text += &field("  Flows", &flows(&segment.counters));
     text += &outcomes(&segment.outcomes);
     if !detail {
-        let dropped: u64 = drops(segment).map(|(_, count)| count).sum();
-        return text + &field("  Packets dropped", &dropped.to_string());
+        return text + &field("  Packets dropped", &dropped(&segment.counters).to_string());
     }
     text += &times("  Hold time", &segment.hold_time);
     text += &times("  Takeover time", &segment.take_over_time);
-    let (dropped, others): (Vec<_>, Vec<_>) =
-        segment.counters.iter().filter(|(_, n)| *n > 0).partition(|(name, _)| is_drop(name));
-    text += &counters("  Drops by reason", segment, &dropped);
-    text += &counters("  Counters", segment, &others);
-    text
+    text + &every_counter(&segment.counters, &segment.meanings)
 }
 
 fn is_drop(name: &str) -> bool {
     name.ends_with("_dropped")
 }
 
-fn drops(segment: &SegmentView) -> impl Iterator<Item = (&str, u64)> {
-    segment.counters.iter().filter(|(name, _)| is_drop(name)).map(|(name, n)| (name.as_str(), *n))
+fn dropped(counters: &[(String, u64)]) -> u64 {
+    let drops = counters.iter().filter(|(name, _)| is_drop(name));
+    drops.fold(0, |sum, (_, count)| sum.saturating_add(*count))
 }
 
 /// A line a port.
@@ -131,17 +130,22 @@ fn short(count: u64) -> String {
 }
 
 /// What became of held flows, by the data plane's own count.
-fn flows(segment: &SegmentView) -> String {
-    let count = |name: &str| {
-        segment.counters.iter().find(|(one, _)| one == name).map_or(0, |(_, count)| *count)
-    };
+fn flows(counters: &[(String, u64)]) -> String {
+    let held = value(counters, "flow_held");
+    format!("{held} held since the boot; by this engine {}", judged(counters))
+}
+
+fn judged(counters: &[(String, u64)]) -> String {
     format!(
-        "{} held since the boot; by this engine {} released, {} taken over, {} blocked",
-        count("flow_held"),
-        count("flow_released"),
-        count("flow_taken_over"),
-        count("flow_blocked"),
+        "{} released, {} taken over, {} blocked",
+        value(counters, "flow_released"),
+        value(counters, "flow_taken_over"),
+        value(counters, "flow_blocked"),
     )
+}
+
+fn value(counters: &[(String, u64)], name: &str) -> u64 {
+    counters.iter().find(|(one, _)| one == name).map_or(0, |(_, count)| *count)
 }
 
 fn outcomes(outcomes: &[OutcomeCount]) -> String {
@@ -163,15 +167,26 @@ fn counter(what: &str, count: u64) -> String {
     fold(&format!("  {count:>20}  "), what)
 }
 
+/// Every counter that counted: those of dropped packets, then the others.
+fn every_counter(counted: &[(String, u64)], meanings: &BTreeMap<String, String>) -> String {
+    let (dropped, others): (Vec<_>, Vec<_>) =
+        counted.iter().filter(|(_, n)| *n > 0).partition(|(name, _)| is_drop(name));
+    counters("  Drops by reason", &dropped, meanings) + &counters("  Counters", &others, meanings)
+}
+
 /// Name, then what one count means.
-fn counters(heading: &str, segment: &SegmentView, counted: &[&(String, u64)]) -> String {
+fn counters(
+    heading: &str,
+    counted: &[&(String, u64)],
+    meanings: &BTreeMap<String, String>,
+) -> String {
     if counted.is_empty() {
         return field(heading, "none");
     }
     let mut text = format!("{heading}\n");
     for (name, count) in counted {
         let words = name.replace('_', " ");
-        let what = match segment.meanings.get(name) {
+        let what = match meanings.get(name) {
             Some(meaning) => format!("{words}: {meaning}"),
             None => words,
         };
@@ -207,14 +222,14 @@ fn microseconds(time: u64) -> String {
     }
 }
 
-pub fn virtual_segments(views: &[VirtualSegmentView]) -> String {
+pub fn virtual_segments(views: &[VirtualSegmentView], detail: bool) -> String {
     if views.is_empty() {
         return "No virtual segments.\n".into();
     }
-    views.iter().map(virtual_segment).collect()
+    views.iter().map(|view| virtual_segment(view, detail)).collect()
 }
 
-fn virtual_segment(view: &VirtualSegmentView) -> String {
+fn virtual_segment(view: &VirtualSegmentView, detail: bool) -> String {
     let listed = |items: &[String], none: &str| {
         if items.is_empty() { none.to_owned() } else { items.join(", ") }
     };
@@ -231,10 +246,21 @@ fn virtual_segment(view: &VirtualSegmentView) -> String {
     if let (Some(packets), Some(count)) = (view.counted.packets, view.counted.bytes) {
         text += &field("  Traffic", &format!("{packets} packets, {}", bytes(count)));
     }
-    if view.counted.outcomes.is_empty() {
+    let counted = &view.counted;
+    let held = counted.hold_time.count();
+    let flows = format!("{held} held; {}", judged(&counted.counters));
+    text += &field("  Flows", &flows);
+    if counted.outcomes.is_empty() {
         text += &field("  Flows by outcome", "none yet");
     }
-    text + &outcomes(&view.counted.outcomes)
+    text += &outcomes(&counted.outcomes);
+    if !detail {
+        let dropped = dropped(&counted.counters);
+        return text + &field("  Held packets dropped", &dropped.to_string());
+    }
+    text += &times("  Hold time", &counted.hold_time);
+    text += &times("  Takeover time", &counted.take_over_time);
+    text + &every_counter(&counted.counters, &view.meanings)
 }
 
 #[cfg(test)]

@@ -75,11 +75,11 @@ impl RingThread {
         self.graves.push_back((Instant::now() + TOMBSTONE, key, id, State::Blocked));
     }
 
-    pub(super) fn block_watched(&mut self, key: FlowKey, id: u64) {
+    pub(super) fn block_watched(&mut self, key: FlowKey, id: u64, shared: &Shared) {
         match self.core.state.swap(&key, id, State::Watched, State::Blocked) {
             Ok(Swap::Done) => {
                 if let Some(links) = self.core.segments.get(&key.segment) {
-                    links.counts.add(Count::WatchBlocked);
+                    shared.count(links, Count::WatchBlocked);
                 }
                 self.bury_blocked(key, id);
             }
@@ -140,18 +140,18 @@ impl RingThread {
 
     /// No room or no patience any more; nothing to do where the release is final, as it mostly is.
     fn end_watch(&mut self, key: FlowKey, id: u64) {
-        let watched = |shared: &Arc<Shared>| shared.lock().disposition == Disposition::Watched;
-        if !self.known.get(&(key, id)).is_some_and(watched) {
+        let Some(shared) = self.known.get(&(key, id)).cloned() else { return };
+        if shared.lock().disposition != Disposition::Watched {
             return;
         }
         self.known.remove(&(key, id));
         if self.core.blocks(EVASION_DECOY) {
-            return self.block_watched(key, id);
+            return self.block_watched(key, id, &shared);
         }
         match self.core.state.remove(&key, id, State::Watched) {
             Ok(Swap::Done) => {
                 if let Some(links) = self.core.segments.get(&key.segment) {
-                    links.counts.add(Count::WatchGivenUp);
+                    shared.count(links, Count::WatchGivenUp);
                 }
             }
             Ok(_) => {} // final, or a new connection took its place

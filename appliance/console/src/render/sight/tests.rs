@@ -134,7 +134,15 @@ fn a_virtual_segment_shows_what_it_matches_and_what_it_matched() {
             packets: Some(5),
             bytes: Some(700),
             outcomes: example().outcomes,
+            counters: vec![
+                ("flow_released".into(), 8),
+                ("flow_taken_over".into(), 2),
+                ("held_conflicting_dropped".into(), 3),
+            ],
+            hold_time: example().hold_time,
+            take_over_time: Histogram::default(),
         },
+        meanings: [("flow_released".to_owned(), "held flow given back".to_owned())].into(),
         ..VirtualSegmentView::default()
     };
     let expected = "\
@@ -146,11 +154,24 @@ fn a_virtual_segment_shows_what_it_matches_and_what_it_matched() {
   Destinations          any
   Profile               staff
   Traffic               5 packets, 700 B
+  Flows                 10 held; 8 released, 2 taken over, 0 blocked
   Flows by outcome
                      9  bypassed (not TLS)
 ";
-    assert_eq!(virtual_segments(&[view]), expected);
-    assert_eq!(virtual_segments(&[]), "No virtual segments.\n");
+    let short = virtual_segments(&[view.clone()], false);
+    assert_eq!(short, format!("{expected}  Held packets dropped  3\n"));
+    let detail = "  Hold time             p50 64 us, p90 64 us, p99 900 us, max 900 us; 10 flows
+                     9  32 us to 64 us
+                     1  512 us to 1024 us
+  Takeover time         none yet
+  Drops by reason
+                     3  held conflicting dropped
+  Counters
+                     8  flow released: held flow given back
+                     2  flow taken over
+";
+    assert_eq!(virtual_segments(&[view], true), format!("{expected}{detail}"));
+    assert_eq!(virtual_segments(&[], false), "No virtual segments.\n");
 }
 
 #[test]
@@ -174,8 +195,8 @@ fn every_view_fits_with_the_longest_values() {
         outcomes: outcomes.clone(),
     };
     fits(&segments(std::slice::from_ref(&view), false));
-    fits(&segments(&[view], true));
-    fits(&virtual_segments(&[VirtualSegmentView {
+    fits(&segments(std::slice::from_ref(&view), true));
+    let virtual_segment = VirtualSegmentView {
         order: usize::MAX,
         segments: vec![long.clone(); 3],
         from: Some(long.clone()),
@@ -188,6 +209,12 @@ fn every_view_fits_with_the_longest_values() {
             packets: Some(u64::MAX),
             bytes: Some(u64::MAX),
             outcomes,
+            counters: view.counters,
+            hold_time: view.hold_time,
+            take_over_time: view.take_over_time,
         },
-    }]));
+        meanings: view.meanings,
+    };
+    fits(&virtual_segments(std::slice::from_ref(&virtual_segment), false));
+    fits(&virtual_segments(&[virtual_segment], true));
 }
