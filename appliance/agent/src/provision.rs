@@ -105,6 +105,7 @@ fn boot_plan(provisioned: &Provisioned, configuration: &Configuration) -> BootPl
                 layer2_fallback: segment.layer2_fallback,
                 link_down_synchronisation: segment.link_down_synchronisation,
                 wait_time: segment.wait_time,
+                mtu: segment.mtu,
             })
             .collect(),
     }

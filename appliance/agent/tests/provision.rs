@@ -20,7 +20,7 @@ users:
     lock_passwd: false
 weir:
   segments:
-    - { id: 1, name: dmz, layer-2-fallback: block-all }
+    - { id: 1, name: dmz, layer-2-fallback: block-all, mtu: 9000 }
   filters:
     - name: web
       rules: |
@@ -51,6 +51,7 @@ fn valid_seed_leaves_the_plan_and_what_the_agent_needs() {
     assert_eq!(plan.segments.len(), 1);
     assert_eq!(plan.segments[0].id, SegmentId(1));
     assert_eq!(plan.segments[0].layer2_fallback, Layer2Fallback::BlockAll);
+    assert_eq!(plan.segments[0].mtu, Some(9000));
     assert_eq!(plan.flow_table, Some(2048));
     let provisioned = fs::metadata(seed.left("agent/provisioned.json")).unwrap();
     assert_eq!(provisioned.permissions().mode() & 0o777, 0o600);

@@ -41,6 +41,9 @@ pub struct PlannedSegment {
     /// Before a port follows its partner down.
     #[serde(default)]
     pub wait_time: Duration,
+    /// Of its ports; `None`: each port's own.
+    #[serde(default)]
+    pub mtu: Option<u32>,
 }
 
 /// The engine's name among init's services.

@@ -116,38 +116,40 @@ pub enum SegmentError {
     Block(#[from] ProgramError),
 }
 
+/// How a segment is made, beside its ports.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Making<'a> {
+    /// Of both ports; `None`: each keeps its own.
+    pub mtu: Option<u32>,
+    /// With `layer-2-fallback: block-all`: not a packet crosses before an engine has put its programs
+    /// in place of what is in this directory of pins then. Fails without joining the ports where it
+    /// cannot be blocked.
+    pub blocked: Option<(&'a Path, Attach)>,
+}
+
+/// A port that keeps the MTU it had.
+#[derive(Debug, thiserror::Error)]
+#[error("port {port} refuses an MTU of {mtu}, and keeps its own: {error}")]
+pub struct MtuRefused {
+    pub port: String,
+    pub mtu: u32,
+    pub error: SegmentError,
+}
+
 /// Makes a segment, or completes it: namespaces, ports (the two interfaces, named as they are in
 /// the caller's namespace, moved and renamed), bridge and engine veth. Needs root. Blocks; call it
 /// from any thread, inside a runtime or not.
 pub fn create(names: &Names, id: SegmentId, interfaces: [&str; 2]) -> Result<(), SegmentError> {
-    create_with(names, id, interfaces, || Ok(()))
+    create_as(names, id, interfaces, &Making::default()).map(drop)
 }
 
-/// The same for a segment with `layer-2-fallback: block-all`: not a packet crosses it before an
-/// engine has put its programs in place of what `pins` holds then. Fails without joining the ports
-/// where it cannot be blocked.
-pub fn create_blocked(
+/// The same with settings. A port that refuses its MTU is no failure: the segment bridges what fits it.
+pub fn create_as(
     names: &Names,
     id: SegmentId,
     interfaces: [&str; 2],
-    pins: &Path,
-    how: Attach,
-) -> Result<(), SegmentError> {
-    create_with(names, id, interfaces, || {
-        for side in [Side::A, Side::B] {
-            programs::attach_block(&names.port(id, side), pins, how)?;
-        }
-        Ok(())
-    })
-}
-
-/// `before`: in the wire namespace, with the ports there, not yet joined.
-fn create_with(
-    names: &Names,
-    id: SegmentId,
-    interfaces: [&str; 2],
-    before: impl FnOnce() -> Result<(), ProgramError> + Send,
-) -> Result<(), SegmentError> {
+    making: &Making<'_>,
+) -> Result<Vec<MtuRefused>, SegmentError> {
     if id.0 == 0 || id.0 > MAX_SEGMENT {
         return Err(SegmentError::Number(id.0));
     }
@@ -165,11 +167,34 @@ fn create_with(
             .join()
             .unwrap_or_else(|_| Err(setting("moving the ports", io::Error::other("panicked"))))
     })?;
-    in_namespace(&wire, before)??;
+    let refused = in_namespace(&wire, || prepare_ports(names, id, making))??;
     let mtu =
         in_namespace(&wire, || netlink(async |handle| join_ports(names, id, &handle).await))??;
     in_namespace(&engine, || engine_namespace::settle(names.engine_inner(), mtu))??;
-    Ok(())
+    Ok(refused)
+}
+
+/// In the wire namespace, with the ports there, not yet joined and not yet up.
+fn prepare_ports(
+    names: &Names,
+    id: SegmentId,
+    making: &Making<'_>,
+) -> Result<Vec<MtuRefused>, SegmentError> {
+    let mut refused = Vec::new();
+    for side in [Side::A, Side::B] {
+        let port = names.port(id, side);
+        if let Some((pins, how)) = making.blocked {
+            programs::attach_block(&port, pins, how)?;
+        }
+        let Some(mtu) = making.mtu else { continue };
+        let set = netlink(async |handle| {
+            set(&handle, &port, by_name(&handle, &port).await?.mtu(mtu)).await
+        });
+        if let Err(error) = set {
+            refused.push(MtuRefused { port, mtu, error });
+        }
+    }
+    Ok(refused)
 }
 
 /// What holds for the whole wire namespace: it speaks no IP of its own.

@@ -13,7 +13,7 @@ use aya::maps::{HashMap, Map, MapData};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use weir_dataplane::namespace::inside;
-use weir_dataplane::segment::Names;
+use weir_dataplane::segment::{Making, Names, create_as};
 use weir_dataplane::{Attach, Dataplane, FallbackCause, Options};
 use weir_policy::snapshot::{Health, Layer2Fallback};
 use wire::engine::{Does, Engine, judge_all, snapshot};
@@ -443,7 +443,8 @@ fn told_fallback_is_kept_over_engines_and_other_causes_are_not() {
 fn a_block_all_segment_blocks_from_its_making_until_an_engine_is_there_and_after_it_died() {
     for attach in [Attach::Auto, Attach::Clsact] {
         let wire = Wire::made_by(|names, pins, ports| {
-            weir_dataplane::segment::create_blocked(names, SEGMENT, ports, pins, attach).unwrap();
+            let making = Making { blocked: Some((pins, attach)), ..Making::default() };
+            create_as(names, SEGMENT, ports, &making).unwrap();
         });
         let listener = wire.listen();
         // An ARP request that was blocked is not sent again for seconds.

@@ -20,6 +20,9 @@ pub const HANDSHAKES_PER_CLIENT: RangeInclusive<u32> = 16..=4096;
 /// What [`Device::flow_table`] may be.
 pub const FLOW_TABLE: RangeInclusive<u32> = 1024..=4_194_304;
 
+/// What [`Segment::mtu`] may be.
+pub const SEGMENT_MTU: RangeInclusive<u32> = 1280..=9216;
+
 /// Device settings (SPEC P1, D8, D9, D10).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Device {
@@ -199,6 +202,9 @@ pub struct Segment {
     pub link_down_synchronisation: LinkDownSynchronisation,
     /// How long a link must be down before its partner is taken down.
     pub wait_time: Duration,
+    /// Largest IP packet that its ports carry; `None`: each port's own. In force from the next boot on.
+    #[serde(default)]
+    pub mtu: Option<u32>,
 }
 
 impl Segment {
@@ -210,6 +216,7 @@ impl Segment {
             layer2_fallback: Layer2Fallback::default(),
             link_down_synchronisation: LinkDownSynchronisation::default(),
             wait_time: Duration::ZERO,
+            mtu: None,
         }
     }
 }

@@ -158,6 +158,7 @@ pub(crate) struct SegmentSection {
     /// Seconds.
     #[serde(default)]
     pub wait_time: u32,
+    pub mtu: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]

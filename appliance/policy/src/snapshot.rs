@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use crate::device::{
     Device, Evasion, EvasionAction, FLOW_TABLE, HANDSHAKES_PER_CLIENT, Health, Layer2Fallback,
-    LinkDownSynchronisation, MOST_SESSIONS, OverThreshold, Segment,
+    LinkDownSynchronisation, MOST_SESSIONS, OverThreshold, SEGMENT_MTU, Segment,
 };
 use crate::precedence::Precedence;
 use crate::secret::SecretBytes;

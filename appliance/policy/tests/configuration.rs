@@ -273,7 +273,7 @@ fn all_errors_of_one_document_are_told() {
     let expected = [
         "user-data:3: segments[0].id: is a text; a whole number from 0 to 65535 is expected",
         "user-data:4: segments[1].naem: is not a known key; valid here: id, name, \
-         layer-2-fallback, link-down-synchronisation, wait-time; did you mean \"name\"?",
+         layer-2-fallback, link-down-synchronisation, wait-time, mtu; did you mean \"name\"?",
         "user-data:5: segments[2]: lacks the key \"id\", which is required",
         "user-data:7: server-proxies[0].name: contains '/'; letters, digits, `_`, `-` and space \
          are allowed in a name",

@@ -167,6 +167,7 @@ fn planned_segments(plan: &BootPlan, nics: &[Nic]) -> Vec<PlannedSegment> {
             layer2_fallback: Default::default(),
             link_down_synchronisation: Default::default(),
             wait_time: Default::default(),
+            mtu: None,
         })
         .collect()
 }
@@ -187,7 +188,7 @@ fn join(
         ));
         return Ok(());
     };
-    if one_shot(supervisor, services::segment(id, [&a.name, &b.name], segment.layer2_fallback))? {
+    if one_shot(supervisor, services::segment(segment, [&a.name, &b.name]))? {
         operator::say(&format!("segment {0} bridges {0}A and {0}B", id.0));
     } else {
         warnings.add(format!("segment {} does not bridge", id.0));
@@ -223,6 +224,7 @@ mod tests {
             layer2_fallback: Default::default(),
             link_down_synchronisation: Default::default(),
             wait_time: Default::default(),
+            mtu: None,
         };
         let plan = BootPlan { segments: vec![two.clone()], ..BootPlan::default() };
         assert_eq!(planned_segments(&plan, &nics(9)), [two]);

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use caps::Capability;
+use weir_api::init::PlannedSegment;
 use weir_api::paths;
-use weir_policy::snapshot::{Layer2Fallback, MOST_SESSIONS, SegmentId};
+use weir_policy::snapshot::MOST_SESSIONS;
 
 use super::ports::Nic;
 use crate::supervise::{Restart, Service, Stdio};
@@ -48,10 +49,12 @@ pub fn management(nic: Option<&Nic>) -> Service {
     Service { time_limit: Some(30.0), ..service("management", &command, Restart::Never) }
 }
 
-pub fn segment(id: SegmentId, interfaces: [&str; 2], fallback: Layer2Fallback) -> Service {
-    let number = id.0.to_string();
+pub fn segment(planned: &PlannedSegment, interfaces: [&str; 2]) -> Service {
+    let number = planned.id.0.to_string();
+    let mtu = planned.mtu.map(|mtu| mtu.to_string());
     let [a, b] = interfaces;
-    let command = [THIS_PROGRAM, "segment", &number, a, b, fallback.word()];
+    let mut command = vec![THIS_PROGRAM, "segment", &number, a, b, planned.layer2_fallback.word()];
+    command.extend(mtu.as_deref());
     Service {
         time_limit: Some(30.0),
         ..service(&format!("segment-{number}"), &command, Restart::Never)

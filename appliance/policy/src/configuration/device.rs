@@ -7,7 +7,8 @@ use super::check::{Check, path, path2};
 use crate::document::{DeviceSection, Document, EvasionSection, HealthSection};
 use crate::layers::{Path, child};
 use crate::snapshot::{
-    Device, Evasion, FLOW_TABLE, HANDSHAKES_PER_CLIENT, Health, MOST_SESSIONS, Segment, SegmentId,
+    Device, Evasion, FLOW_TABLE, HANDSHAKES_PER_CLIENT, Health, MOST_SESSIONS, SEGMENT_MTU,
+    Segment, SegmentId,
 };
 
 /// Longest wait before a port follows its partner down, seconds.
@@ -164,12 +165,18 @@ impl Check<'_> {
                 let message = format!("is {wait}; 0 to {LONGEST_WAIT} seconds are expected");
                 self.error(&child(&at, "wait-time"), message);
             }
+            if let Some(mtu) = section.mtu.filter(|mtu| !SEGMENT_MTU.contains(mtu)) {
+                let (least, most) = (SEGMENT_MTU.start(), SEGMENT_MTU.end());
+                let message = format!("is {mtu}; {least} to {most} bytes are expected");
+                self.error(&child(&at, "mtu"), message);
+            }
             segments.push(Segment {
                 id: SegmentId(section.id),
                 name,
                 layer2_fallback: section.layer_2_fallback,
                 link_down_synchronisation: section.link_down_synchronisation,
                 wait_time: Duration::from_secs(section.wait_time.into()),
+                mtu: section.mtu,
             });
         }
         segments

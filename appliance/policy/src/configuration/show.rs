@@ -88,6 +88,9 @@ impl Page {
             let synchronisation = segment.link_down_synchronisation;
             self.pair(3, "link-down-synchronisation", synchronisation.word());
             self.pair(3, "wait-time", segment.wait_time.as_secs());
+            if let Some(mtu) = segment.mtu {
+                self.pair(3, "mtu", mtu);
+            }
         }
     }
 
