@@ -16,10 +16,10 @@ use weir_api::legacy::{BINDING, Established, Failure, FromWorker, MAX_BYTES, Ope
 use weir_policy::suites::Protocol;
 
 use crate::alert::send_fatal_alert;
-use crate::bindings::forget_certificate;
-use crate::contexts::Contexts;
+use crate::bindings::{forget_certificate, forget_peer_chain};
+use crate::contexts::{Contexts, Prepared};
 use crate::observed::{Observed, observe};
-use crate::sessions::ServerSessions;
+use crate::sessions::{Chain, ServerSessions};
 
 /// Plaintext that waits for the end of the handshake; past it the leg fails.
 const EARLY_BOUND: usize = 128 << 10;
@@ -31,6 +31,8 @@ pub struct Endpoint {
     /// Under which the session with the server is kept; `None`: it is not.
     session: Option<[u8; BINDING]>,
     sessions: Rc<ServerSessions>,
+    /// What the server showed when that session began, until the handshake's end.
+    resuming: Option<Chain>,
     established: bool,
     request_told: bool,
     peer_closed: bool,
@@ -82,7 +84,7 @@ impl Write for Pipe {
 
 impl Endpoint {
     pub fn open(contexts: &Contexts, open: &Open) -> Result<Self, Failure> {
-        let ssl = contexts.prepare(open).map_err(internal)?;
+        let Prepared { ssl, resuming } = contexts.prepare(open).map_err(internal)?;
         let stream = SslStream::new(ssl, Pipe::default()).map_err(internal)?;
         let observed = Box::into_raw(Box::default());
         // SAFETY: valid until `drop`, which frees it together with the SSL; only `facts` looks at it,
@@ -97,6 +99,7 @@ impl Endpoint {
             observed,
             session,
             sessions: Rc::clone(&contexts.sessions),
+            resuming,
             established: false,
             request_told: false,
             peer_closed: false,
@@ -159,6 +162,8 @@ impl Endpoint {
                     let established = self.negotiated();
                     self.keep_session(&established);
                     forget_certificate(self.stream.ssl());
+                    forget_peer_chain(self.stream.ssl());
+                    self.resuming = None;
                     say(FromWorker::Established(Box::new(established)));
                 }
                 Err(error) => return self.waits(&error),
@@ -213,8 +218,11 @@ impl Endpoint {
         }
     }
 
-    /// The server's, leaf first.
+    /// The server's, leaf first; of a resumed session the one that it began with.
     fn chain(&self) -> Vec<Vec<u8>> {
+        if let Some(chain) = self.resuming.as_ref().filter(|_| self.stream.ssl().session_reused()) {
+            return chain.to_vec();
+        }
         let chain = self.stream.ssl().peer_cert_chain();
         chain.into_iter().flatten().filter_map(|one| one.to_der().ok()).collect()
     }

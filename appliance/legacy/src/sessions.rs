@@ -1,7 +1,7 @@
 //! Sessions that may be resumed (SPEC T12), on either side.
 //!
 //! For: keeping those with servers, by the binding that the engine asks for them with, and with
-//! them, in OpenSSL's own object, the chain that the server showed; and the key of the tickets that
+//! them the chain that the server showed, as it was; and the key of the tickets that
 //! clients get. Which sessions belong together (one proxy of one policy generation, one server or
 //! one certificate and verdict) is the engine's to say, by the bindings: what it does not ask for
 //! again is never resumed. TLS 1.3 is not resumed on this stack, which speaks it only by mistake.
@@ -10,6 +10,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::num::NonZeroUsize;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
@@ -34,8 +35,12 @@ const KEY_LASTS: Duration = Duration::from_secs(6 * 3600);
 
 pub struct ServerSessions(RefCell<LruCache<[u8; BINDING], Kept>>);
 
+/// What a server showed, leaf first, DER.
+pub type Chain = Rc<[Vec<u8>]>;
+
 struct Kept {
     session: SslSession,
+    chain: Chain,
     /// Of the full handshake.
     since: Instant,
 }
@@ -47,12 +52,12 @@ impl Default for ServerSessions {
 }
 
 impl ServerSessions {
-    /// The session to resume.
-    pub fn get(&self, binding: &[u8; BINDING], now: Instant) -> Option<SslSession> {
+    /// The session to resume, and the chain that it began with.
+    pub fn get(&self, binding: &[u8; BINDING], now: Instant) -> Option<(SslSession, Chain)> {
         let mut all = self.0.borrow_mut();
         let kept = all.get(binding)?;
         if now.saturating_duration_since(kept.since) < LASTS && is_resumable(&kept.session) {
-            return Some(kept.session.clone());
+            return Some((kept.session.clone(), Rc::clone(&kept.chain)));
         }
         all.pop(binding);
         None
@@ -78,7 +83,7 @@ impl ServerSessions {
             None if resumed => return,
             _ => now,
         };
-        all.put(*binding, Kept { session: session.to_owned(), since });
+        all.put(*binding, Kept { session: session.to_owned(), chain: chain.into(), since });
     }
 
     pub fn forget(&self, binding: &[u8; BINDING]) {

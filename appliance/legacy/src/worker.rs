@@ -26,7 +26,7 @@ pub struct Worker {
     control: OwnedFd,
     contexts: Contexts,
     epoll: Epoll,
-    legs: HashMap<u64, (Leg, Interest)>,
+    legs: HashMap<u64, (Box<Leg>, Interest)>,
     next: u64,
 }
 
@@ -108,7 +108,7 @@ impl Worker {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, self.next);
         if self.epoll.add(&socket, event).is_ok() {
             let interest = Interest { read: true, write: false };
-            self.legs.insert(self.next, (Leg::new(socket), interest));
+            self.legs.insert(self.next, (Box::new(Leg::new(socket)), interest));
         }
     }
 
