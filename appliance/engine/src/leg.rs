@@ -183,9 +183,8 @@ impl Leg {
         }
         if self.unsent() == 0 {
             self.sent = 0;
-            self.out.clear();
-            // An idle session keeps no large buffer.
-            self.out.shrink_to(4096);
+            // An idle session keeps no buffer: that of the handshake would stay as long as it lives.
+            self.out = Vec::new();
         }
         Ok(())
     }

@@ -178,6 +178,8 @@ async fn handshakes(
             return Err(refusal.blocked.into());
         }
     };
+    // Judged, and copied: nobody asks for it again.
+    server.tls.forget_peer_chain();
     let client_tls = stacks.client_leg(hello, &key, verdict, negotiated.and_then(|n| n.alpn)).await;
     let client_tls = client_tls.map_err(|error| {
         debug!(session = record.id, %error, "client leg not made");

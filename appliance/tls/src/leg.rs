@@ -90,6 +90,9 @@ pub trait TlsLeg: Send {
     /// `None` on a client leg.
     fn peer_chain(&self) -> Option<Vec<CertificateDer<'static>>>;
 
+    /// Frees what [`Self::peer_chain`] has told, where the leg keeps it for that only.
+    fn forget_peer_chain(&mut self) {}
+
     /// Server leg: the OCSP response that the server stapled (RFC 6066 section 8), at most
     /// [`crate::verify::STAPLE_BOUND`] bytes; told once, and not kept. `None` where the session was
     /// resumed.

@@ -182,7 +182,11 @@ impl TlsLeg for LegacyLeg {
     }
 
     fn write_wire(&mut self, out: &mut Vec<u8>) {
-        out.append(&mut self.wire);
+        if out.is_empty() {
+            std::mem::swap(out, &mut self.wire);
+        } else {
+            out.append(&mut self.wire);
+        }
         self.wire = Vec::new();
     }
 
@@ -248,6 +252,12 @@ impl TlsLeg for LegacyLeg {
                 Some(established.chain.iter().cloned().map(CertificateDer::from).collect())
             }
             None => Some(self.chain.clone()).filter(|chain| !chain.is_empty()),
+        }
+    }
+
+    fn forget_peer_chain(&mut self) {
+        if let Some(established) = &mut self.established {
+            established.chain = Vec::new();
         }
     }
 
