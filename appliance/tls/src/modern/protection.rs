@@ -48,8 +48,10 @@ pub(super) struct Protection {
     construction: Construction,
     iv: Zeroizing<[u8; NONCE]>,
     sequence: AtomicU64,
-    /// Records that may be sealed with the key (RFC 8446 section 5.5).
+    /// Records that may be sealed with the key.
     limit: u64,
+    /// Of what rustls had decrypted.
+    framing: HandshakeFraming,
 }
 
 impl std::fmt::Debug for Protection {
@@ -74,7 +76,8 @@ impl Protection {
         let mut whole = Zeroizing::new([0; NONCE]);
         whole.get_mut(..iv.len())?.copy_from_slice(iv);
         let key = LessSafeKey::new(UnboundKey::new(algorithm, key).ok()?);
-        Some(Self { key, construction, iv: whole, sequence: AtomicU64::new(0), limit })
+        let (sequence, framing) = (AtomicU64::new(0), HandshakeFraming::default());
+        Some(Self { key, construction, iv: whole, sequence, limit, framing })
     }
 
     /// Of the next record: its number, and its nonce.
@@ -268,13 +271,57 @@ impl Protection {
         let length = opened.map_err(|_| Error::DecryptError)?.len();
         self.sequence.fetch_add(1, Relaxed);
         message.payload.truncate(length);
-        if self.construction == Construction::Tls13 {
-            message.into_tls13_unpadded_message()
+        let message = if self.construction == Construction::Tls13 {
+            message.into_tls13_unpadded_message()?
         } else if length > LONGEST_PLAIN {
-            Err(Error::PeerSentOversizedRecord)
+            return Err(Error::PeerSentOversizedRecord);
         } else {
-            Ok(message.into_plain_message())
+            message.into_plain_message()
+        };
+        if message.typ == ContentType::Handshake {
+            self.framing.pass(message.payload);
         }
+        Ok(message)
+    }
+
+    /// The last record of a handshake message's beginning was not its end.
+    pub(super) fn amid_handshake_message(&self) -> bool {
+        self.framing.amid()
+    }
+}
+
+/// Where the stream of handshake messages stands that records of their type have carried so far: how
+/// many bytes of a header were seen, in the upper half, and in the lower the length that they tell,
+/// or what is missing of it. A key changes between messages only, so that each has its own.
+#[derive(Default)]
+struct HandshakeFraming(AtomicU64);
+
+impl HandshakeFraming {
+    /// Type, and three bytes of length (RFC 8446 section 4).
+    const HEADER: u64 = 4;
+
+    fn pass(&self, mut payload: &[u8]) {
+        let state = self.0.load(Relaxed);
+        let (mut seen, mut length) = (state >> 32, state & 0xff_ffff);
+        while let Some((byte, rest)) = payload.split_first() {
+            if seen < Self::HEADER {
+                length = if seen == 0 { 0 } else { (length << 8) | u64::from(*byte) };
+                seen = seen.saturating_add(1);
+                payload = rest;
+            } else {
+                let here = payload.len().min(usize::try_from(length).unwrap_or(usize::MAX));
+                length = length.saturating_sub(u64::try_from(here).unwrap_or(u64::MAX));
+                payload = payload.get(here..).unwrap_or_default();
+            }
+            if seen == Self::HEADER && length == 0 {
+                seen = 0;
+            }
+        }
+        self.0.store((seen << 32) | length, Relaxed);
+    }
+
+    fn amid(&self) -> bool {
+        self.0.load(Relaxed) != 0
     }
 }
 
@@ -345,6 +392,20 @@ mod tests {
                 assert!(!to.open(&record[..short], &mut vec![]));
             }
             assert!(to.open(&record, &mut vec![]));
+        }
+    }
+
+    #[test]
+    fn handshake_messages_end_where_their_headers_say_however_they_are_cut() {
+        let messages = [&[4, 0, 0, 2, 7, 7][..], &[0, 0, 0, 0], &[24, 0, 0, 1, 1]];
+        let ends: Vec<_> = (1..=messages.len()).map(|n| messages[..n].concat().len()).collect();
+        let stream = messages.concat();
+        for cut in 0..=stream.len() {
+            let framing = HandshakeFraming::default();
+            framing.pass(&stream[..cut]);
+            assert_eq!(framing.amid(), cut > 0 && !ends.contains(&cut), "{cut}");
+            stream[cut..].chunks(1).for_each(|byte| framing.pass(byte));
+            assert!(!framing.amid(), "{cut}");
         }
     }
 

@@ -50,8 +50,7 @@ fn wrapped(suite: SupportedCipherSuite) -> Option<SupportedCipherSuite> {
             } else {
                 Construction::Tls12Implicit
             };
-            let limit = suite.common.confidentiality_limit;
-            let keys = Keys { algorithm, construction, limit };
+            let keys = Keys { algorithm, construction, limit: TLS12_LIMIT };
             SupportedCipherSuite::Tls12(Box::leak(Box::new(Tls12CipherSuite {
                 common: common(&suite.common),
                 prf_provider: suite.prf_provider,
@@ -87,6 +86,13 @@ fn algorithm(suite: CipherSuite) -> Option<&'static Algorithm> {
         _ => return None,
     })
 }
+
+/// Records under one key of TLS 1.2. The bound of RFC 8446 section 5.5 (2^24 and a half for GCM, some
+/// 400 GB) is of TLS 1.3, where the next key is a message away. TLS 1.2 has no such message, and neither
+/// RFC 5246 nor RFC 5288 such a bound, nor has OpenSSL: its ends go on under the same key, and if we
+/// did not, their session would break in the middle for being inspected. What no key may do is come to
+/// the end of its numbers (RFC 5246 section 6.1), which is half of them away.
+const TLS12_LIMIT: u64 = 1 << 63;
 
 /// What a suite's keys are made with.
 #[derive(Clone, Copy)]

@@ -109,9 +109,12 @@ impl ModernLeg {
         } else {
             self.empty = self.empty.saturating_add(1);
         }
-        if self.empty <= EMPTY_BOUND {
+        // RFC 8446 section 5.1; rustls, which does not see this record, would refuse it as well.
+        let interleaved = traffic.opening.amid_handshake_message();
+        if self.empty <= EMPTY_BOUND && !interleaved {
             return Ok(());
         }
+        self.plain.truncate(before);
         let (fault, alert) = (Fault::Misbehaved, Alert::UNEXPECTED_MESSAGE);
         self.fatal_alert(alert);
         Err(LegError::Refused { fault, alert })

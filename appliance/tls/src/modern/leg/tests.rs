@@ -120,6 +120,33 @@ fn peer_that_sends_nothing_but_empty_records_is_refused() {
 }
 
 #[test]
+fn data_amid_a_handshake_message_is_refused() {
+    use rustls::crypto::cipher::{OutboundChunks, OutboundPlainMessage};
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let mut legs = joined(version);
+        carries_data(&mut legs);
+        let beginning = OutboundPlainMessage {
+            typ: rustls::ContentType::Handshake,
+            version: rustls::ProtocolVersion::TLSv1_2,
+            payload: OutboundChunks::Single(&[24, 0, 0, 1]),
+        };
+        let sealing = Arc::clone(&legs[0].traffic.as_ref().unwrap().sealing);
+        let mut wire = sealing.encrypt(&beginning).unwrap().encode();
+        assert_eq!(legs[1].read_wire(&wire), Ok(()));
+        wire.clear();
+        sealing.seal(b"data", &mut wire).unwrap();
+        let (fault, alert) = (Fault::Misbehaved, Alert::UNEXPECTED_MESSAGE);
+        assert_eq!(legs[1].read_wire(&wire), Err(LegError::Refused { fault, alert }));
+        let mut plain = vec![];
+        legs[1].read_plain(&mut plain);
+        assert!(plain.is_empty());
+        wire.clear();
+        legs[1].write_wire(&mut wire);
+        assert_eq!(legs[0].read_wire(&wire), Err(LegError::AlertReceived(alert)));
+    }
+}
+
+#[test]
 fn worn_out_key_of_tls_1_2_ends_the_session() {
     let mut legs = joined(&rustls::version::TLS12);
     carries_data(&mut legs);
