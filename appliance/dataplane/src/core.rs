@@ -52,6 +52,15 @@ impl Core {
 }
 
 impl Core {
+    /// Sees the ports as they are now.
+    pub fn look_at_links(&self) {
+        for port in self.segments.values().flat_map(|links| [&links.port_a, &links.port_b]) {
+            if let Err(error) = port.look() {
+                tracing::debug!(%error, "port not looked at");
+            }
+        }
+    }
+
     /// Whether policy blocks a way of evasion (SPEC D15).
     pub fn blocks(&self, way: u32) -> bool {
         self.evasion.load(Ordering::Relaxed) & way != 0

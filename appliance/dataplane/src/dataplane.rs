@@ -301,6 +301,7 @@ impl Dataplane {
         if self.rings.iter().any(JoinHandle::is_finished) {
             return;
         }
+        self.core.look_at_links();
         let turned = self.core.turned.iter().map(|turned| turned.load(Ordering::Relaxed));
         let time = turned.fold(time, u64::min);
         if let Err(error) = lock(&self.instance).beat(time) {

@@ -81,8 +81,8 @@ impl Frame {
     }
 
     /// A segment made here, whose TCP checksum is not there yet.
-    pub fn of_ours(bytes: &[u8]) -> Option<Self> {
-        let mut frame = Self::dissect(bytes.to_vec(), 0)?;
+    pub fn of_ours(bytes: Vec<u8>) -> Option<Self> {
+        let mut frame = Self::dissect(bytes, 0)?;
         frame.leave_checksum_to_kernel();
         Some(frame)
     }

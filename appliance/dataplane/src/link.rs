@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::frame::Frame;
 
@@ -15,6 +16,8 @@ use crate::frame::Frame;
 pub struct Link {
     socket: File,
     interface: String,
+    /// As [`Link::look`] found it last; 0: not yet.
+    mtu: AtomicU32,
 }
 
 impl Link {
@@ -46,11 +49,19 @@ impl Link {
         if bound < 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { socket: File::from(socket), interface: interface.to_owned() })
+        let (socket, interface) = (File::from(socket), interface.to_owned());
+        let link = Self { socket, interface, mtu: AtomicU32::new(0) };
+        link.look()?;
+        Ok(link)
     }
 
-    /// The interface's MTU at this moment: the largest IP packet.
-    pub fn mtu(&self) -> io::Result<u32> {
+    /// The interface's MTU, the largest IP packet, as [`Link::look`] found it last.
+    pub fn mtu(&self) -> u32 {
+        self.mtu.load(Ordering::Relaxed)
+    }
+
+    /// Looks for what may change meanwhile: the interface's MTU.
+    pub fn look(&self) -> io::Result<()> {
         // SAFETY: plain integers, zero is valid for each.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         // One less: the name ends with a zero.
@@ -71,7 +82,9 @@ impl Link {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: SIOCGIFMTU fills this member of the union.
-        Ok(unsafe { request.ifr_ifru.ifru_mtu } as u32)
+        let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+        self.mtu.store(mtu.cast_unsigned(), Ordering::Relaxed);
+        Ok(())
     }
 
     pub fn send(&self, frame: &Frame) -> io::Result<()> {

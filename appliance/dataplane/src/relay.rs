@@ -1,22 +1,30 @@
 //! Moving a taken flow's bytes from one socket to the other, unread.
 //!
 //! For: flows that were taken over and then proved excepted (SPEC D12). Not for: bytes that anybody
-//! looks at. Bytes stay in the kernel: they go from socket to socket through a pipe (splice(2)).
-//! What one end ends in order is ended at the other; an error of either ends both ways, and the
-//! streams, dropped as they come, reset both ends.
+//! looks at. Little at a time is copied, which costs least; where there is much, bytes stay in the
+//! kernel: they go from socket to socket through a pipe (splice(2)). What one end ends in order is
+//! ended at the other; an error of either ends both ways, and the streams, dropped as they come, reset
+//! both ends.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use socket2::SockRef;
-use tokio::io::Interest;
+use tokio::io::{AsyncRead as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
 
 use crate::taken::TakenFlow;
 
+/// Bytes that are copied at one time, on the stack. As many at once are taken for many to come.
+const COPIED: usize = 16 * 1024;
 /// Bytes a pipe takes at one time. Where the kernel grants no pipe of that size (its bound for each
 /// user, /proc/sys/fs/pipe-user-pages-soft, is reached) a smaller one serves, in smaller steps.
 const CHUNK: usize = 256 * 1024;
@@ -46,53 +54,157 @@ impl TakenFlow {
         let received = std::mem::take(&mut self.received);
         write(&self.server, &received).await?;
         relayed.to_server = received.len() as u64;
-        let Relayed { to_server, to_client } = relayed;
-        let both_ways = async {
-            tokio::try_join!(
-                one_way(&self.client, &self.server, to_server),
-                one_way(&self.server, &self.client, to_client)
-            )
-        };
-        tokio::select! {
-            ended = both_ways => ended.map(drop),
-            never = self.guard.pass_keep_alives(&self.client, &self.server) => match never {},
+        drop(received);
+
+        let (from_client, to_client) = self.client.split();
+        let (from_server, to_server) = self.server.split();
+        let [client, server] = [to_client.as_ref(), to_server.as_ref()];
+        let mut to_server = OneWay::new(from_client, server);
+        let mut to_client = OneWay::new(from_server, client);
+        let mut asked = pin!(self.guard.asked());
+        poll_fn(|cx| {
+            while let Poll::Ready(ends) = asked.as_mut().poll(cx) {
+                self.guard.pass_on(ends, client, server);
+                asked.set(self.guard.asked());
+            }
+            let ended = [
+                to_server.poll(cx, &mut relayed.to_server)?,
+                to_client.poll(cx, &mut relayed.to_client)?,
+            ];
+            if ended.iter().all(Poll::is_ready) { Poll::Ready(Ok(())) } else { Poll::Pending }
+        })
+        .await
+    }
+}
+
+/// From one end to the other.
+struct OneWay<'a> {
+    from: ReadHalf<'a>,
+    to: &'a TcpStream,
+    /// Received, and not yet taken by `to`.
+    waiting: Option<Waiting>,
+    /// Much came at once the last time.
+    much: bool,
+    ended: bool,
+}
+
+enum Waiting {
+    Copied { bytes: Vec<u8>, sent: usize },
+    Piped { pipe: Pipe, bytes: usize },
+}
+
+impl<'a> OneWay<'a> {
+    fn new(from: ReadHalf<'a>, to: &'a TcpStream) -> Self {
+        Self { from, to, waiting: None, much: false, ended: false }
+    }
+
+    /// Until `from` has ended, and `to` has all of it and has been told so; adds to `moved` what `to`
+    /// has taken.
+    fn poll(&mut self, cx: &mut Context<'_>, moved: &mut u64) -> Poll<io::Result<()>> {
+        for _ in 0..TURN {
+            if self.ended {
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(waiting) = &mut self.waiting {
+                ready!(waiting.poll_send(self.to, cx, moved))?;
+                if let Some(Waiting::Piped { pipe, .. }) = self.waiting.take() {
+                    pipe.put_back();
+                }
+            }
+            let received = match self.much.then(Pipe::take) {
+                Some(Ok(pipe)) => self.poll_splice(pipe, cx),
+                // Little; or no descriptors, or no memory, for a pipe: slower is better than broken.
+                None | Some(Err(_)) => self.poll_copy(cx, moved),
+            };
+            match ready!(received)? {
+                0 => {
+                    self.ended = true;
+                    end(self.to)?;
+                }
+                received => self.much = received >= COPIED,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Receives by way of this process, and sends on what is taken at once; how much was received.
+    fn poll_copy(&mut self, cx: &mut Context<'_>, moved: &mut u64) -> Poll<io::Result<usize>> {
+        let mut storage = [MaybeUninit::uninit(); COPIED];
+        let mut buffer = ReadBuf::uninit(&mut storage);
+        ready!(Pin::new(&mut self.from).poll_read(cx, &mut buffer))?;
+        let bytes = buffer.filled();
+        if !bytes.is_empty() {
+            let sent = match self.to.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                sent => sent?,
+            };
+            *moved = moved.saturating_add(sent as u64);
+            let bytes = bytes.get(sent..).unwrap_or_default();
+            if !bytes.is_empty() {
+                self.waiting = Some(Waiting::Copied { bytes: bytes.to_vec(), sent: 0 });
+            }
+        }
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    /// Receives into the pipe, which then waits to be sent; how much was received.
+    fn poll_splice(&mut self, pipe: Pipe, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let from = self.from.as_ref();
+        loop {
+            if from.poll_read_ready(cx)?.is_pending() {
+                pipe.put_back();
+                return Poll::Pending;
+            }
+            match pipe.fill(from) {
+                Ok(0) => {
+                    pipe.put_back();
+                    return Poll::Ready(Ok(0));
+                }
+                Ok(bytes) => {
+                    self.waiting = Some(Waiting::Piped { pipe, bytes });
+                    return Poll::Ready(Ok(bytes));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
         }
     }
 }
 
-async fn one_way(from: &TcpStream, to: &TcpStream, moved: &mut u64) -> io::Result<()> {
-    let mut chunks: u32 = 0;
-    loop {
-        from.readable().await?;
-        let pipe = match Pipe::take() {
-            Ok(pipe) => pipe,
-            // No descriptors, or no memory, for a pipe: slower is better than broken.
-            Err(_) => {
-                let Some(bytes) = copy(from, to).await? else { return end(to) };
-                *moved = moved.saturating_add(bytes);
-                chunks = chunks.wrapping_add(1);
-                if chunks.is_multiple_of(TURN) {
-                    tokio::task::yield_now().await;
+impl Waiting {
+    /// Until `to` has taken all.
+    fn poll_send(
+        &mut self,
+        to: &TcpStream,
+        cx: &mut Context<'_>,
+        moved: &mut u64,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let taken = match self {
+                Self::Copied { bytes, sent } => match bytes.get(*sent..).unwrap_or_default() {
+                    [] => return Poll::Ready(Ok(())),
+                    waiting => {
+                        let taken = to.try_write(waiting);
+                        *sent = sent.saturating_add(*taken.as_ref().unwrap_or(&0));
+                        taken
+                    }
+                },
+                Self::Piped { bytes: 0, .. } => return Poll::Ready(Ok(())),
+                Self::Piped { pipe, bytes } => {
+                    let taken = pipe.empty(to, *bytes);
+                    *bytes = bytes.saturating_sub(*taken.as_ref().unwrap_or(&0));
+                    taken
                 }
-                continue;
+            };
+            match taken {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(taken) => *moved = moved.saturating_add(taken as u64),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(to.poll_write_ready(cx))?;
+                }
+                Err(error) => return Poll::Ready(Err(error)),
             }
-        };
-        match pipe.fill(from) {
-            Ok(0) => {
-                pipe.put_back();
-                return end(to);
-            }
-            Ok(bytes) => {
-                pipe.empty(to, bytes).await?;
-                *moved = moved.saturating_add(bytes as u64);
-                pipe.put_back();
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => pipe.put_back(),
-            Err(error) => return Err(error),
-        }
-        chunks = chunks.wrapping_add(1);
-        if chunks.is_multiple_of(TURN) {
-            tokio::task::yield_now().await;
         }
     }
 }
@@ -106,22 +218,7 @@ fn end(to: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// Moves what `from` has by way of this process, a little at a time; `None` at its end.
-async fn copy(from: &TcpStream, to: &TcpStream) -> io::Result<Option<u64>> {
-    const COPIED: usize = 16 * 1024;
-    let mut bytes = Vec::with_capacity(COPIED);
-    match from.try_read_buf(&mut bytes) {
-        Ok(0) => Ok(None),
-        Ok(read) => {
-            write(to, &bytes).await?;
-            Ok(Some(read as u64))
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Some(0)),
-        Err(error) => Err(error),
-    }
-}
-
-/// A pipe without bytes in it, except between [`Pipe::fill`] and [`Pipe::empty`].
+/// A pipe without bytes in it, except between [`Pipe::fill`] and the last [`Pipe::empty`].
 struct Pipe {
     output: OwnedFd,
     input: OwnedFd,
@@ -153,17 +250,9 @@ impl Pipe {
         from.try_io(Interest::READABLE, || move_bytes(from, &self.input, CHUNK))
     }
 
-    /// Gives `to` all that [`Pipe::fill`] took.
-    async fn empty(&self, to: &TcpStream, mut bytes: usize) -> io::Result<()> {
-        while bytes > 0 {
-            match to.try_io(Interest::WRITABLE, || move_bytes(&self.output, to, bytes)) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(moved) => bytes = bytes.saturating_sub(moved),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.writable().await?,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+    /// Gives `to` of the `bytes` that it has what `to` takes.
+    fn empty(&self, to: &TcpStream, bytes: usize) -> io::Result<usize> {
+        to.try_io(Interest::WRITABLE, || move_bytes(&self.output, to, bytes))
     }
 }
 

@@ -71,6 +71,6 @@ impl Segment {
             bytes.extend(value.to_be_bytes());
             bytes.extend(echo.to_be_bytes());
         }
-        Frame::of_ours(&bytes)
+        Frame::of_ours(bytes)
     }
 }

@@ -157,7 +157,8 @@ fn transparent(domain: Domain) -> io::Result<Socket> {
         set_option(&socket, libc::SOL_IP, libc::IP_TRANSPARENT, 1)?;
     }
     socket.set_tcp_nodelay(true)?;
-    // Whatever the machine's own is: BBR's pacing costs a timer for every few segments.
+    // Whatever the machine's own is: BBR's pacing costs a timer for every few segments. (A namespace
+    // takes no default of its own that the first one does not allow to everybody.)
     socket.set_tcp_congestion(b"cubic")?;
     // An engine that dies resets both ends; an orderly close clears this.
     socket.set_linger(Some(Duration::ZERO))?;
@@ -223,26 +224,30 @@ pub fn place(socket: &Socket, position: &Position<'_>) -> io::Result<()> {
     } else {
         0
     };
-    let mut options = vec![(OPTION_MSS, mss), (OPTION_WINDOW_SCALE, scale)];
-    if position.both(END_SACK) {
-        options.push((OPTION_SACK, 0));
-    }
-    if position.both(END_TIMESTAMPS) {
-        options.push((OPTION_TIMESTAMPS, 0));
-    }
-    set_option_bytes(socket, libc::SOL_TCP, libc::TCP_REPAIR_OPTIONS, &words(options))?;
+    // struct tcp_repair_opt: code, value. In the place of one not agreed on the MSS comes again.
+    let agreed = |flag, option| if position.both(flag) { [option, 0] } else { [OPTION_MSS, mss] };
+    let options = [
+        [OPTION_MSS, mss],
+        [OPTION_WINDOW_SCALE, scale],
+        agreed(END_SACK, OPTION_SACK),
+        agreed(END_TIMESTAMPS, OPTION_TIMESTAMPS),
+    ];
+    let options = options.map(words);
+    let options = options.as_flattened().as_flattened();
+    set_option_bytes(socket, libc::SOL_TCP, libc::TCP_REPAIR_OPTIONS, options)?;
     if let Some(timestamp) = position.timestamp {
         tcp(libc::TCP_TIMESTAMP, timestamp)?;
     }
     // struct tcp_repair_window: snd_wl1, snd_wnd, max_window, rcv_wnd, rcv_wup.
     let window = words([
-        (position.receive.wrapping_sub(1), position.send_window),
-        (position.send_window, position.receive_window),
-    ])
-    .into_iter()
-    .chain(position.receive.to_ne_bytes())
-    .collect::<Vec<u8>>();
-    set_option_bytes(socket, libc::SOL_TCP, libc::TCP_REPAIR_WINDOW, &window)
+        position.receive.wrapping_sub(1),
+        position.send_window,
+        position.send_window,
+        position.receive_window,
+        position.receive,
+    ]);
+    let window = window.as_flattened();
+    set_option_bytes(socket, libc::SOL_TCP, libc::TCP_REPAIR_WINDOW, window)
 }
 
 /// Ends repair mode without a window probe: the socket speaks for its end from now on.
@@ -265,9 +270,6 @@ pub fn timestamp_after(seen: u32) -> u32 {
     seen.wrapping_add(2) & !1
 }
 
-fn words(pairs: impl IntoIterator<Item = (u32, u32)>) -> Vec<u8> {
-    pairs
-        .into_iter()
-        .flat_map(|(first, second)| [first.to_ne_bytes(), second.to_ne_bytes()].concat())
-        .collect()
+fn words<const N: usize>(values: [u32; N]) -> [[u8; 4]; N] {
+    values.map(u32::to_ne_bytes)
 }

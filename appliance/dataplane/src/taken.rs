@@ -243,8 +243,7 @@ impl HeldFlow {
         let Some(links) = self.links().filter(|_| !state.server_ended) else {
             return Err(TakeOverError::NotHeld);
         };
-        let mtu = |side| links.port(side).mtu().map_err(TakeOverError::Socket);
-        let mtu = [mtu(self.from())?, mtu(other(self.from()))?];
+        let mtu = [self.from(), other(self.from())].map(|side| links.port(side).mtu());
         let [towards_client, towards_server] = self.positions(mtu);
         let [client, server] = sockets;
         // All that can fail comes before the change of state; closed before `speak`, the sockets

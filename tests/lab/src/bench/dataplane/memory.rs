@@ -7,7 +7,17 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 /// Maps that flows are kept in or go through, as the kernel has their names (15 bytes).
-const FLOW_MAPS: &[&str] = &["half_open", "flows", "engine_tuples", "scratch"];
+const FLOW_MAPS: &[&str] = &[
+    "half_open",
+    "flows",
+    "engine_tuples",
+    "gre_pairs",
+    "gre_aliases",
+    "client_flows",
+    "syn_shares",
+    "ring_shares",
+    "scratch",
+];
 const RINGS: &str = "held_ring_";
 
 /// Bytes of the maps for flows that this process has open, each counted once.

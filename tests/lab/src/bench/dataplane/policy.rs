@@ -38,14 +38,14 @@ pub struct Fill {
 
 /// A policy whose last virtual segment, and none before it, matches the bench's flows.
 pub fn snapshot() -> (Snapshot, Fill) {
-    let each = NETWORKS / VIRTUAL_SEGMENTS;
-    let mut virtual_segments: Vec<_> = (0..VIRTUAL_SEGMENTS - 1)
+    let fillers = VIRTUAL_SEGMENTS - 1;
+    let mut virtual_segments: Vec<_> = (0..fillers)
         .map(|number| VirtualSegment {
             name: format!("filler {number}"),
             segments: vec![],
             from: None,
             vlans: vec![],
-            sources: (0..each).map(|network| filler(number * each + network)).collect(),
+            sources: (number..NETWORKS).step_by(fillers).map(filler).collect(),
             destinations: vec![],
             profile: 0,
         })
