@@ -17,6 +17,7 @@ mod lifecycle;
 mod notice;
 mod notify;
 mod predecessor;
+mod requests;
 mod service;
 mod spawn;
 mod terminal;
@@ -30,7 +31,7 @@ use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use weir_api::init::{FromInit, ServiceStatus, ToInit};
+use weir_api::init::ServiceStatus;
 
 use account::Accounts;
 use clock::{Lived, LivedClock};
@@ -47,6 +48,9 @@ const POLL: u16 = 200;
 
 /// Most children reaped in one turn; more wait for the next, which follows at once.
 const REAPED_A_TURN: usize = 256;
+
+/// How long the kernel is given to end a process after SIGKILL before the stop goes on without it.
+const STOP_AFTER_KILL: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Where lines for the operator go: few, and each means something (the log has the rest).
 pub type Announce = Box<dyn FnMut(&str)>;
@@ -346,77 +350,6 @@ impl Supervisor {
         }
     }
 
-    fn control(&mut self) -> Option<Wish> {
-        let mut control = self.control.take()?;
-        let mut wish = None;
-        for (client, request) in control.requests() {
-            let answer = match request {
-                ToInit::Status => {
-                    let mut status = control.machine();
-                    status.services = self.statuses();
-                    FromInit::Status(status)
-                }
-                ToInit::Reboot => {
-                    wish = Some(Wish::Reboot);
-                    FromInit::Going
-                }
-                ToInit::PowerOff => {
-                    wish = Some(Wish::PowerOff);
-                    FromInit::Going
-                }
-                ToInit::KillService { name } => self.kill(&name),
-                ToInit::ReplaceService { name } => self.replace(&name),
-            };
-            control.answer(client, &answer);
-        }
-        self.control = Some(control);
-        wish
-    }
-
-    fn kill(&mut self, name: &str) -> FromInit {
-        match self.services.iter().find(|s| s.service.name == name) {
-            Some(supervised) if supervised.pid.is_some() => {
-                tracing::warn!(service = name, "killed on request");
-                supervised.signal(Signal::SIGKILL);
-                FromInit::Going
-            }
-            Some(_) => FromInit::Refused(format!("service {name} does not run")),
-            None => self.no_service(name),
-        }
-    }
-
-    /// Starts a successor beside the running process, which then ends by itself.
-    fn replace(&mut self, name: &str) -> FromInit {
-        let now = self.clock.now();
-        let Some(supervised) = self.services.iter_mut().find(|s| s.service.name == name) else {
-            return self.no_service(name);
-        };
-        let Some(drain_time) = supervised.service.drain_time() else {
-            return FromInit::Refused(format!("service {name} cannot have a successor beside it"));
-        };
-        if supervised.predecessors.len() >= predecessor::MOST {
-            return FromInit::Refused(format!(
-                "{} processes of service {name} are still ending; try again later",
-                predecessor::MOST
-            ));
-        }
-        if !supervised.lifecycle.hand_over(now) {
-            return FromInit::Refused(format!("service {name} is not ready"));
-        }
-        if let (Some(pid), Some(notify)) = (supervised.pid.take(), supervised.notify.take()) {
-            tracing::warn!(service = name, pid = pid.as_raw(), "replaced on request");
-            let watchdog = supervised.service.watchdog();
-            supervised.predecessors.push(Predecessor::new(pid, notify, now, drain_time, watchdog));
-            supervised.replaced += 1;
-        }
-        FromInit::Going
-    }
-
-    fn no_service(&self, name: &str) -> FromInit {
-        let names: Vec<&str> = self.services.iter().map(|s| s.service.name.as_str()).collect();
-        FromInit::Refused(format!("there is no service {name}; services are: {}", names.join(", ")))
-    }
-
     fn tell(&mut self, index: usize, notice: Option<Notice>) {
         let (Some(supervised), Some(notice)) = (self.services.get(index), notice) else { return };
         // That a service without READY=1 runs is known to nobody, only that it ended.
@@ -425,9 +358,6 @@ impl Supervisor {
         }
     }
 }
-
-/// How long the kernel is given to end a process after SIGKILL before the stop goes on without it.
-const STOP_AFTER_KILL: std::time::Duration = std::time::Duration::from_secs(2);
 
 impl Supervised {
     fn signal(&self, signal: Signal) {
