@@ -30,6 +30,8 @@
 #include "hold.h"
 #include "keep_alive.h"
 #include "flow.h"
+#include "handshake.h"
+#include "judged.h"
 #include "icmp.h"
 
 SEC("classifier")

@@ -1,0 +1,256 @@
+/* A flow's handshake, up to the first packet after it: what is learnt of both ends, and which first
+ * payload is one that the other end would take. For: SYNs of candidates, their answers, and data of
+ * handshakes that were seen by half. Not for: holding that payload (hold.h). What is not as it should
+ * be passes or is dropped as policy says, and is counted by its reason. */
+#ifndef WEIR_HANDSHAKE_H
+#define WEIR_HANDSHAKE_H
+
+static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, int candidate)
+{
+	__u32 segment = port->segment, zero = 0;
+	struct tcp_options options = {};
+	if (!candidate)
+		return TC_ACT_OK;
+	count(segment, candidate_syn);
+	if (c->fallback) {
+		count(segment, fallback_passed);
+		return TC_ACT_OK;
+	}
+	if (engine_dead(c, INSTANCE)) {
+		count(segment, engine_dead_passed);
+		return TC_ACT_OK;
+	}
+	if (p->payload && (c->evasion & EVASION_SYN_DATA)) {
+		count(segment, syn_payload_dropped);
+		return TC_ACT_SHOT;
+	}
+	if (!takeable_options(skb, p, segment, c, &options))
+		return c->evasion & EVASION_UNTAKEABLE_OPTIONS ? TC_ACT_SHOT : TC_ACT_OK;
+
+	struct flow *old = bpf_map_lookup_elem(&half_open, &p->key);
+	if (old && old->end[0].isn == p->seq && old->client_low == p->from_low) {
+		if (old->client_side != port->side) {
+			/* The same SYN came in by the other port: the tuple crosses twice (SPEC D16). */
+			__u64 word = *(volatile __u64 *)&old->word;
+			if (!(c->evasion & EVASION_TWO_PASSES) && (word & 0xff) == STATE_HALF_OPEN)
+				swap(old, word, STATE_IGNORED);
+			return on_other_pass(c, segment);
+		} else {
+			/* A retransmission. */
+			if (options.flags & END_TIMESTAMPS)
+				old->end[0].tsval = options.tsval;
+			if (p->payload > old->syn_payload)
+				old->syn_payload = p->payload;
+		}
+		return TC_ACT_OK;
+	}
+	if (over_syn_share(p, c)) {
+		if (c->evasion & EVASION_CLIENT_FLOOD) {
+			count(segment, syn_flood_dropped);
+			return TC_ACT_SHOT;
+		}
+		count(segment, syn_flood_passed);
+		return TC_ACT_OK;
+	}
+	__u64 now = bpf_ktime_get_ns();
+	__u8 contested = 0;
+	/* A SYN with another sequence number, which a server that has the first one ignores. Where no
+	 * SYN-ACK ever came, an old entry is of a connection that is long over. */
+	if (old && (*(volatile __u64 *)&old->word & 0xff) == STATE_HALF_OPEN) {
+		/* The server's side says in its client's name that there is another connection. */
+		if (old->client_low == p->from_low && old->client_side != port->side &&
+		    now - old->touched < SYN_ANSWERED)
+			return on_other_pass(c, segment);
+		contested = old->contested || (old->end[1].flags & END_SEEN) || now - old->touched < SYN_ANSWERED;
+	}
+	struct flow *fresh = bpf_map_lookup_elem(&scratch, &zero);
+	if (!fresh)
+		return TC_ACT_OK;
+	__builtin_memset(fresh, 0, sizeof(*fresh));
+	fresh->word = new_id() << 8 | STATE_HALF_OPEN;
+	fresh->client_low = p->from_low;
+	fresh->client_side = port->side;
+	fresh->touched = now;
+	fresh->contested = contested;
+	fresh->served = candidate == 2;
+	fresh->syn_payload = p->payload;
+	learn_syn(skb, p, &options, &fresh->end[0]);
+	bpf_map_update_elem(&half_open, &p->key, fresh, BPF_ANY);
+	if (is_gre(p->key.tunnel))
+		note_gre_syn(p);
+	return TC_ACT_OK;
+}
+
+/* A SYN-ACK whose SYN was not seen, or forgotten under a flood of them. */
+static __noinline int on_unknown_answer(struct packet *p, struct port *port, struct configuration *c)
+{
+	if (!p || !port || !c)
+		return TC_ACT_OK;
+	p->from_low = !p->from_low; /* what the rules say of its client's SYN */
+	struct verdict *v = verdict_of(p, port->segment * 2 + !port->side, c->generation);
+	if (!v || !v->candidate)
+		return TC_ACT_OK;
+	if ((c->evasion & EVASION_UNSEEN_HANDSHAKE) && !c->fallback && !engine_dead(c, INSTANCE)) {
+		/* Where it only was forgotten its client sends the SYN again. */
+		count(port->segment, handshake_unknown_dropped);
+		return TC_ACT_SHOT;
+	}
+	count(port->segment, handshake_unknown_passed);
+	return TC_ACT_OK;
+}
+
+enum { SEEN_PASS, SEEN_DROP, SEEN_FIRST, SEEN_SERVER_FIRST };
+
+/* Data of a handshake that was seen by half: the flow is watched on, for a SYN-ACK may still come. */
+static __always_inline int on_unseen(struct configuration *c, struct flow *f, __u32 segment)
+{
+	if (f && f->contested) {
+		count(segment, contested_dropped);
+		return SEEN_DROP;
+	}
+	if (c->evasion & EVASION_UNSEEN_HANDSHAKE) {
+		count(segment, unseen_dropped);
+		return SEEN_DROP;
+	}
+	count(segment, unseen_passed);
+	return SEEN_PASS;
+}
+
+/* A packet of a handshake that is watched, or the first after it: what is to be done with it. */
+static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f, __u64 word)
+{
+	__u32 segment = port->segment;
+	__u32 from_client = p->from_low == f->client_low;
+	if ((f->client_side == port->side) != from_client)
+		return on_other_pass(c, segment) == TC_ACT_OK ? SEEN_PASS : SEEN_DROP;
+	/* One packet that its receiver may ignore (a wrong sequence number, acknowledgement or checksum)
+	 * never makes us forget the flow: what ends it is left to the ends, and the entry to the LRU. */
+	if (p->flags & TCP_RST)
+		return SEEN_PASS;
+	struct end *server = &f->end[1];
+	if (!from_client) {
+		struct tcp_options options = {};
+		if ((p->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && !p->payload) {
+			__u32 taken = p->ack - (f->end[0].isn + 1);
+			if (taken && taken <= f->syn_payload && swap(f, word, STATE_IGNORED))
+				count(segment, syn_payload_passed);
+			if (taken)
+				return SEEN_PASS;
+			if (!takeable_options(skb, p, segment, c, &options)) {
+				if (c->evasion & EVASION_UNTAKEABLE_OPTIONS)
+					return SEEN_DROP;
+				swap(f, word, STATE_IGNORED);
+				return SEEN_PASS;
+			}
+			learn_syn(skb, p, &options, server);
+			f->contested = 0;
+			return SEEN_PASS;
+		}
+		if (!p->payload && !(p->flags & TCP_FIN)) {
+			learn_window(p, f);
+			return SEEN_PASS;
+		}
+		if (p->flags & TCP_SYN) {
+			/* A SYN-ACK with payload; of another connection, the client ignores it. */
+			if (p->ack != f->end[0].isn + 1)
+				return SEEN_PASS;
+		} else if (!(server->flags & END_SEEN)) {
+			/* Nothing says where its sequence is: its SYN-ACK took another path, or it is the other
+			 * end of a connection that was opened from both. */
+			return on_unseen(c, f, segment);
+		} else if (!server_in_window(p, f)) {
+			count(segment, server_outside_window_dropped);
+			return SEEN_DROP;
+		}
+		/* STARTTLS, or no TLS at all. */
+		if (p->payload && (f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST)))
+			return SEEN_SERVER_FIRST;
+		/* The server speaks or ends first: not TLS as we know it, not ours. */
+		if (swap(f, word, STATE_IGNORED)) {
+			count(segment, server_spoke_first);
+			return SEEN_PASS;
+		}
+		/* Another CPU is holding the flow at this moment; the server will send this again. */
+		count(segment, state_race_dropped);
+		return SEEN_DROP;
+	}
+	if (!p->payload)
+		return SEEN_PASS;
+	if ((p->flags & (TCP_SYN | TCP_ACK)) != TCP_ACK) {
+		count(segment, client_invalid_dropped); /* RFC 9293 3.10.7: no segment that carries data */
+		return SEEN_DROP;
+	}
+	if (!(server->flags & END_SEEN)) {
+		return on_unseen(c, f, segment);
+	}
+	__s32 acknowledged = p->ack - (server->isn + 1);
+	if (acknowledged < 0) {
+		count(segment, client_invalid_dropped);
+		return SEEN_DROP;
+	}
+	if (acknowledged > 0) {
+		/* Bytes of the server that took another path: all that follows acknowledges them too. Where
+		 * there are none the server ignores this packet, and the next one is held. */
+		return on_unseen(c, 0, segment);
+	}
+	__u32 offset = p->seq - (f->end[0].isn + 1);
+	if ((__s32)offset < 0) {
+		if ((__s32)(offset + p->payload) <= 0)
+			return SEEN_PASS; /* a keep-alive: no byte that the server would take */
+		/* The server would trim it and take the rest; no client sends such. */
+		count(segment, client_invalid_dropped);
+		return SEEN_DROP;
+	}
+	if (offset >= server->syn_window) {
+		/* The server would not take it either (SPEC D15), if the window is what the server said. */
+		if (c->evasion & EVASION_DECOY) {
+			count(segment, outside_window_dropped);
+			return SEEN_DROP;
+		}
+		count(segment, outside_window_passed);
+		return SEEN_PASS;
+	}
+	if (expires_early(p, &f->end[0])) {
+		count(segment, client_ttl_dropped);
+		return SEEN_DROP;
+	}
+	return SEEN_FIRST;
+}
+
+static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f)
+{
+	__u32 segment = port->segment;
+	__u64 word = *(volatile __u64 *)&f->word;
+	if ((word & 0xff) == STATE_IGNORED)
+		return TC_ACT_OK;
+	if ((p->flags & TCP_URG) && clear_urgent(skb, p->l4)) {
+		p->flags &= ~TCP_URG;
+		count(segment, urgent_cleared);
+	}
+	int seen = see_handshake(skb, p, port, c, f, word);
+	if (seen == SEEN_PASS)
+		return TC_ACT_OK;
+	if (c->fallback || engine_dead(c, INSTANCE)) {
+		/* Nobody judges: what would be dropped crosses as well (SPEC D2). */
+		if (swap(f, word, STATE_IGNORED)) {
+			if (c->fallback)
+				count(segment, fallback_passed);
+			else
+				count(segment, engine_dead_passed);
+		}
+		return TC_ACT_OK;
+	}
+	if (seen == SEEN_FIRST) {
+		if (note_congestion(p, f, &f->end[0]))
+			return drop_congested(segment);
+		return hold(skb, p, f, word, c, segment, HELD_FIRST);
+	}
+	if (seen == SEEN_SERVER_FIRST) {
+		if (!client_adds(&p->key, f->client_low, c))
+			return on_client_flood(f, word, c, segment);
+		return hold_server_first(p, f, word, segment);
+	}
+	return TC_ACT_SHOT;
+}
+
+#endif

@@ -1,0 +1,161 @@
+/* A flow from its first payload on: held until it is judged, then released and watched until the
+ * server acknowledged what was judged, or taken. Not for: handing packets to user space (hold.h), nor
+ * the judgement, which is user space's. Without the flow's engine what is held is given back. */
+#ifndef WEIR_JUDGED_H
+#define WEIR_JUDGED_H
+
+/* Whether a packet of the server acknowledges all bytes that were judged. A RST says nothing: a server
+ * may answer one wrong segment with it and keep the connection. */
+static __always_inline int acknowledges_judged(struct packet *p, struct flow *f)
+{
+	__u32 acknowledged = p->ack - (f->end[0].isn + 1);
+	return (p->flags & (TCP_ACK | TCP_SYN | TCP_RST)) == TCP_ACK && (__s32)acknowledged >= 0 &&
+	       acknowledged >= f->judged;
+}
+
+static __always_inline void forget_watched(struct packet *p, struct flow *f, __u64 word, __u32 segment)
+{
+	if (swap(f, word, STATE_RELEASED)) {
+		forget_flow(&p->key, f);
+		count(segment, release_final);
+	}
+}
+
+/* The release is final (SPEC D15): the flow is the bridge's alone. User space need not be woken. */
+static __always_inline void end_watch(struct packet *p, struct flow *f, __u64 word, __u32 segment)
+{
+	struct held *h = reserve(word, sizeof(*h));
+	if (!h) {
+		forget_watched(p, f, word, segment);
+		return; /* asked again below, the verifier of 6.1 would not know that there is none */
+	}
+	describe(0, p, f, word, h, HELD_FINAL, 0);
+	forget_watched(p, f, word, segment);
+	bpf_ringbuf_submit(h, BPF_RB_NO_WAKEUP);
+}
+
+/* A released flow until its server acknowledged what was judged: the client cannot put other bytes
+ * in their place, whatever became of the packets that were judged. */
+static __always_inline int on_watched(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f, __u64 word)
+{
+	__u32 segment = port->segment;
+	__u32 from_client = p->from_low == f->client_low;
+	if ((f->client_side == port->side) != from_client)
+		return on_other_pass(c, segment);
+	if (from_client && (p->flags & TCP_URG) && clear_urgent(skb, p->l4))
+		count(segment, urgent_cleared);
+	if (!from_client) {
+		if (acknowledges_judged(p, f))
+			end_watch(p, f, word, segment);
+		return TC_ACT_OK;
+	}
+	__s32 start = p->seq - (f->end[0].isn + 1), end = start + p->payload;
+	if (!p->payload || end <= 0 || start >= (__s32)f->judged)
+		return TC_ACT_OK;
+	if (engine_dead(c, f->owner)) {
+		if (swap(f, word, STATE_RELEASED)) {
+			forget_flow(&p->key, f);
+			count(segment, held_given_back);
+		}
+		return TC_ACT_OK;
+	}
+	if (f->owner != INSTANCE) {
+		/* Only the engine that drains knows what was judged; it gives the watch up in time. */
+		count(segment, draining_held_dropped);
+		return TC_ACT_SHOT;
+	}
+	return hold(skb, p, f, word, c, segment, HELD_REPEATED);
+}
+
+static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f, __u64 word)
+{
+	__u32 segment = port->segment;
+	__u32 from_client = p->from_low == f->client_low;
+	if ((f->client_side == port->side) != from_client)
+		return on_other_pass(c, segment);
+	if (from_client && (p->flags & TCP_URG) && clear_urgent(skb, p->l4))
+		count(segment, urgent_cleared);
+	if (!from_client) {
+		if ((word & 0xff) == STATE_RELEASING && acknowledges_judged(p, f)) {
+			/* state_command looks at this after its change of state, as we do at the state. */
+			f->acknowledged = 1;
+			__u64 now = __sync_val_compare_and_swap(&f->word, word, word);
+			if (now == ((word & ~0xffULL) | STATE_WATCHED))
+				end_watch(p, f, now, segment);
+		}
+		if ((p->flags & TCP_SYN) || (word & 0xff) == STATE_RELEASING)
+			return TC_ACT_OK;
+		if (!p->payload && !(p->flags & (TCP_FIN | TCP_RST)))
+			return TC_ACT_OK;
+		if (!server_in_window(p, f)) {
+			count(segment, server_outside_window_dropped);
+			return TC_ACT_SHOT;
+		}
+		if (!engine_dead(c, f->owner)) {
+			if (expires_early(p, &f->end[1])) {
+				count(segment, server_ttl_dropped);
+				return TC_ACT_SHOT;
+			}
+			return server_ends_hold(p, f, word, c, segment);
+		}
+	}
+	if (engine_dead(c, f->owner)) {
+		/* Nothing was acknowledged: the client sends it all again, and the bridge carries it. */
+		if (!swap(f, word, STATE_RELEASED))
+			goto race;
+		client_leaves(&p->key, f);
+		forget_flow(&p->key, f);
+		count(segment, held_given_back);
+		return TC_ACT_OK;
+	}
+	if (!p->payload && !(p->flags & (TCP_FIN | TCP_RST | TCP_SYN)) && p->seq == f->end[0].isn + 1)
+		return TC_ACT_OK; /* the handshake's last ACK, late or again */
+	/* The server said nothing yet: it drops what acknowledges anything else, and so do we, or bytes
+	 * would be judged that it never takes. A RST needs no acknowledgement. */
+	if ((word & 0xff) == STATE_HELD && !(p->flags & TCP_RST) &&
+	    (!(p->flags & TCP_ACK) || p->ack != f->end[1].isn + 1)) {
+		count(segment, client_invalid_dropped);
+		return TC_ACT_SHOT;
+	}
+	if (f->owner != INSTANCE) {
+		/* An engine that drains has its ring elsewhere. It judges by what it has, or the client
+		 * sends this again to whoever decides then. */
+		count(segment, draining_held_dropped);
+		return TC_ACT_SHOT;
+	}
+	if ((word & 0xff) == STATE_HELD && expires_early(p, &f->end[0])) {
+		count(segment, client_ttl_dropped);
+		return TC_ACT_SHOT;
+	}
+	if (note_congestion(p, f, &f->end[0]))
+		return drop_congested(segment);
+	return hold(skb, p, f, word, c, segment, HELD_MORE);
+race:
+	count(segment, state_race_dropped);
+	return TC_ACT_SHOT;
+}
+
+static __always_inline int on_taken(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f, __u64 word)
+{
+	__u32 from_server = p->from_low != f->client_low;
+	if ((f->client_side == port->side) != !from_server) {
+		/* The tuple crosses twice, and the pass by the other ports is the one that was taken: this is
+		 * the client's own packet on its way there, or what our sockets sent on its way back. */
+		if (c->evasion & EVASION_TWO_PASSES)
+			return on_other_pass(c, port->segment);
+		count(port->segment, taken_other_pass_passed);
+		return TC_ACT_OK;
+	}
+	struct end *end = &f->end[from_server & 1];
+	if (note_congestion(p, f, end))
+		return drop_congested(port->segment);
+	if ((word & 0xff) == STATE_TOMBSTONE)
+		f->touched = bpf_ktime_get_ns();
+	else if (is_keep_alive(p, end))
+		tell_keep_alive(p, f, word, from_server);
+	if (stands_next(p, end))
+		learn_path(skb, p, end);
+	return to_engine(skb, p, port);
+}
+
+#endif
