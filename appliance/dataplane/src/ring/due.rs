@@ -63,10 +63,14 @@ impl RingThread {
             Ok(_) => {} // given back because the engine seemed dead
             Err(error) => {
                 tracing::warn!(%error, "held flow not blocked yet");
-                self.known.insert((key, id), Arc::new(Shared::blocked()));
-                self.try_again(key, id, Disposition::Blocked);
+                self.block_later(key, id);
             }
         }
+    }
+
+    fn block_later(&mut self, key: FlowKey, id: u64) {
+        self.known.insert((key, id), Arc::new(Shared::blocked()));
+        self.try_again(key, id, Disposition::Blocked);
     }
 
     /// What the ring still has of it is not sent on.
@@ -86,8 +90,7 @@ impl RingThread {
             Ok(_) => {} // final, or a new connection took its place
             Err(error) => {
                 tracing::warn!(%error, "released flow not blocked yet");
-                self.known.insert((key, id), Arc::new(Shared::blocked()));
-                self.try_again(key, id, Disposition::Blocked);
+                self.block_later(key, id);
             }
         }
     }
