@@ -158,7 +158,7 @@ fn a_virtual_segment_shows_what_it_matches_and_what_it_matched() {
   Flows by outcome
                      9  bypassed (not TLS)
 ";
-    let short = virtual_segments(&[view.clone()], false);
+    let short = virtual_segments(std::slice::from_ref(&view), false);
     assert_eq!(short, format!("{expected}  Held packets dropped  3\n"));
     let detail = "  Hold time             p50 64 us, p90 64 us, p99 900 us, max 900 us; 10 flows
                      9  32 us to 64 us
