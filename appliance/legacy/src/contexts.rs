@@ -96,11 +96,15 @@ impl Contexts {
     /// What is to be spoken, before its first byte.
     pub fn prepare(&self, open: &Open) -> Result<Prepared, ErrorStack> {
         let mut ssl = match open.role {
-            Role::ToServer { .. } => Ssl::new(&self.with_suites(Peer::Server, &open.suites)?)?,
+            Role::ToServer { .. } => {
+                let context = self.with_suites(Peer::Server, &open.suites)?;
+                Ssl::new(&context)?
+            }
             Role::ToClient { .. } => {
                 // Sessions and tickets stay those of the first context.
                 let mut ssl = Ssl::new(&self.to_client)?;
-                ssl.set_ssl_context(&self.with_suites(Peer::Client, &open.suites)?)?;
+                let context = self.with_suites(Peer::Client, &open.suites)?;
+                ssl.set_ssl_context(&context)?;
                 ssl
             }
         };
