@@ -14,7 +14,7 @@ use weir_policy::snapshot::{
     ClientProxy, DecidedBy, DecryptionPolicy, Profile, ServerProxy, Service, TrustStore,
 };
 use weir_policy::suites::Allowed;
-use weir_policy::{Inspection, Snapshot};
+use weir_policy::{Inspection, Resets, Snapshot};
 use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
 use weir_tls::verify::TrustAnchors;
@@ -142,6 +142,14 @@ impl Proxy<'_> {
         match self {
             Self::Server { proxy, .. } => (&proxy.name, proxy.logging),
             Self::Client { proxy, .. } => (&proxy.name, proxy.logging),
+        }
+    }
+
+    /// Which ends of a session that it blocks are reset (SPEC T8).
+    pub fn resets_on_block(&self) -> Resets {
+        match self {
+            Self::Server { proxy, .. } => proxy.resets_on_block(),
+            Self::Client { proxy, .. } => proxy.resets_on_block(),
         }
     }
 

@@ -18,7 +18,7 @@ use weir_dataplane::{Held, HeldFlow, TakeOverError, TakenFlow};
 use weir_policy::judge::virtual_segment;
 use weir_policy::outcome::{Blocked, Bypassed, NotDecrypted, Outcome};
 use weir_policy::snapshot::OverThreshold;
-use weir_policy::{Candidate, Decision, FirstBytes, Inspection, Resets, judge, policy_of};
+use weir_policy::{Candidate, Decision, FirstBytes, Resets, judge, policy_of};
 use weir_tls::hello::{self, ClientHello, Peek};
 
 use crate::compiled::{CompiledPolicy, Excepted, Proxy};
@@ -303,9 +303,9 @@ fn admit<'a>(
     surroundings: &'a Surroundings,
     decision: Decision,
 ) -> (Decision, Option<LiveSession<'a>>) {
-    if !matches!(decision, Decision::TakeOver(Inspection { .. })) {
+    let Decision::TakeOver(inspection) = decision else {
         return (decision, None);
-    }
+    };
     let device = &policy.snapshot.device;
     let threshold = &surroundings.totals.threshold;
     let tell = match threshold.admit(device.max_concurrent_sessions) {
@@ -326,7 +326,9 @@ fn admit<'a>(
             "block",
             Decision::Block {
                 outcome: Outcome::Blocked(Blocked::SessionThreshold),
-                resets: Resets::BOTH,
+                resets: policy
+                    .of(inspection)
+                    .map_or(Resets::BOTH, |flow| flow.proxy.resets_on_block()),
             },
         ),
     };

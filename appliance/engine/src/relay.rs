@@ -30,7 +30,7 @@ use self::direction::Input;
 pub use self::direction::Scratch;
 use self::side::{Event, Side, Wanted};
 use crate::closing::{DRAIN, close_in_order};
-use crate::compiled::{FlowPolicy, Proxy};
+use crate::compiled::FlowPolicy;
 use crate::leg::{HIGH_WATER, Leg, LegFault};
 use crate::runtime::Surroundings;
 
@@ -75,10 +75,6 @@ impl<'a> Relay<'a> {
         surroundings: &'a Rc<Surroundings>,
         record: &'a mut SessionRecord,
     ) -> Self {
-        let resets_on_block = match &flow.proxy {
-            Proxy::Server { proxy, .. } => proxy.resets_on_block(),
-            Proxy::Client { proxy, .. } => proxy.resets_on_block(),
-        };
         Self {
             client: Side::of(client),
             server: Side::of(server),
@@ -87,7 +83,7 @@ impl<'a> Relay<'a> {
                 flow.rules.map(Arc::clone),
                 service,
             ),
-            resets_on_block,
+            resets_on_block: flow.proxy.resets_on_block(),
             surroundings,
             record,
             started: Instant::now(),

@@ -166,16 +166,14 @@ async fn handshakes(
             cause: FailureCause::CertificateRequested,
             words: "the server asked for a client certificate".to_owned(),
         });
-        send_alert(&client, Alert::HANDSHAKE_FAILURE);
+        refuse(&client, Some(&server.stream), flow, Alert::HANDSHAKE_FAILURE);
         return Err(Blocked::ClientCertificateRequested.into());
     }
     let (key, verdict) = match certificate(server.tls.as_ref(), hello, flow, record, totals) {
         Ok(shown) => shown,
-        Err(refusal) => {
-            if !refusal.reset_client {
-                send_alert(&client, refusal.alert);
-            }
-            return Err(refusal.blocked.into());
+        Err(Refusal { blocked, alert }) => {
+            refuse(&client, Some(&server.stream), flow, alert);
+            return Err(blocked.into());
         }
     };
     // Judged, and copied: nobody asks for it again.
@@ -219,17 +217,31 @@ fn server_failed(
     record: &mut SessionRecord,
     totals: &Totals,
 ) -> Blocked {
-    let ServerFailed { fault, asked, .. } = failed;
+    let ServerFailed { fault, asked, stream, .. } = failed;
     debug!(session = record.id, %fault, "handshake with the server failed");
     record.failure = Some(failure(End::Server, *asked, fault));
-    send_alert(client, nearest_alert(fault));
     if *asked {
         increment(&totals.client_certificates_requested);
         learn_request(flow, record);
+        refuse(client, stream.as_ref(), flow, nearest_alert(fault));
         Blocked::ClientCertificateRequested
     } else {
         increment(&totals.server_handshake_failures);
+        // Nobody's policy: the client is told what happened, whatever is reset on block.
+        send_alert(client, nearest_alert(fault));
         Blocked::ServerHandshakeFailed
+    }
+}
+
+/// Policy blocks a session whose client has not been answered. The ends are reset as the proxy's options
+/// say (SPEC T8); where they say no, the client gets this alert, and either an orderly end.
+fn refuse(client: &TcpStream, server: Option<&TcpStream>, flow: &FlowPolicy<'_>, alert: Alert) {
+    let resets = flow.proxy.resets_on_block();
+    if !resets.client {
+        send_alert(client, alert);
+    }
+    if let (Some(server), false) = (server, resets.server) {
+        reset_on_close(server, false);
     }
 }
 
@@ -269,7 +281,6 @@ fn rejects_certificate(fault: &LegFault) -> bool {
 struct Refusal {
     blocked: Blocked,
     alert: Alert,
-    reset_client: bool,
 }
 
 /// The certificate the client is shown: the server's own, or a forged one; and the verdict on what
@@ -308,8 +319,7 @@ fn forged(
     record: &mut SessionRecord,
     totals: &Totals,
 ) -> Result<(Arc<LegKey>, Verdict), Refusal> {
-    let refusal =
-        |blocked, alert| Refusal { blocked, alert, reset_client: proxy.reset_client_on_block };
+    let refusal = |blocked, alert| Refusal { blocked, alert };
     let chain = server.peer_chain().unwrap_or_default();
     let minimum = proxy.minimum_rsa_key_length.into();
     let leaf = chain.first().map(|leaf| leaf.as_ref()).unwrap_or_default();
