@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use weir_api::engine::{FromEngine, SessionRecord};
 use weir_dataplane::{Held, HeldFlow, TakeOverError, TakenFlow};
-use weir_policy::judge::virtual_segment;
+use weir_policy::judge::{unsupported, virtual_segment};
 use weir_policy::outcome::{Blocked, Bypassed, NotDecrypted, Outcome};
 use weir_policy::snapshot::OverThreshold;
 use weir_policy::{Candidate, Decision, FirstBytes, Resets, judge, policy_of};
@@ -260,8 +260,8 @@ async fn read_more(client: &TcpStream, received: &mut Vec<u8>) -> std::io::Resul
 }
 
 /// The last step of the judgement needs the certificate that the client would get: one it cannot
-/// verify would break what a bypass leaves whole. And sessions that were learnt to fail are left
-/// alone where policy says so.
+/// verify would break what a bypass leaves whole. And what was learnt to be excepted, or to fail, is left
+/// alone where policy says so, whatever the client can do.
 fn answerable(
     policy: &CompiledPolicy,
     candidate: &Candidate,
@@ -271,17 +271,23 @@ fn answerable(
     let (Decision::TakeOver(inspection), Known::Hello(hello)) = (&decision, known) else {
         return decision;
     };
-    let release = |reason| Decision::Release(Outcome::Bypassed(reason));
-    let Some(flow) = policy.of(*inspection).filter(|flow| flow.proxy.can_answer(hello)) else {
-        return release(Bypassed::UnsupportedTls);
-    };
+    // There is one: the inspection was judged from this very snapshot.
+    let Some(flow) = policy.of(*inspection) else { return decision };
     if matches!(flow.excepted(hello, candidate.server), Excepted::Yes) {
         return Decision::Release(Outcome::NotDecrypted(NotDecrypted::DomainException));
     }
-    let Proxy::Client { proxy, .. } = flow.proxy else { return decision };
-    let (client, name) = (candidate.client.ip(), hello.server_name.as_deref());
-    let now = std::time::Instant::now();
-    policy.learnt.bypass(proxy, client, candidate.server, name, now).map_or(decision, release)
+    if let Proxy::Client { proxy, .. } = flow.proxy {
+        let (client, name) = (candidate.client.ip(), hello.server_name.as_deref());
+        let now = std::time::Instant::now();
+        let learnt = policy.learnt.bypass(proxy, client, candidate.server, name, now);
+        if let Some(reason) = learnt {
+            return Decision::Release(Outcome::Bypassed(reason));
+        }
+    }
+    if flow.proxy.can_answer(hello) {
+        return decision;
+    }
+    unsupported(&policy.snapshot, flow.proxy.resets_on_block())
 }
 
 /// Idle sessions live as long as their ends do (SPEC D17): an end that vanished without a word is

@@ -78,7 +78,11 @@ impl Statistics {
         if record.broken.is_some() {
             increment(&self.broken);
         }
-        let unsupported = record.outcome == Outcome::Bypassed(Bypassed::UnsupportedTls);
+        let unsupported = [
+            Outcome::Bypassed(Bypassed::UnsupportedTls),
+            Outcome::Blocked(Blocked::UnsupportedTls),
+        ];
+        let unsupported = unsupported.contains(&record.outcome);
         if unsupported {
             increment(&self.client.suite_other);
         }
@@ -245,6 +249,7 @@ mod tests {
     fn what_has_no_suite_in_common_is_refused_and_counted_as_other() {
         let statistics = Statistics::default();
         statistics.count(&record(Outcome::Bypassed(Bypassed::UnsupportedTls)));
+        statistics.count(&record(Outcome::Blocked(Blocked::UnsupportedTls)));
         let failed = |cause| {
             let mut session = record(Outcome::Blocked(Blocked::ServerHandshakeFailed));
             session.failure =
@@ -254,11 +259,11 @@ mod tests {
         failed(FailureCause::Incompatible);
         FailureCause::ALL.into_iter().for_each(failed);
         let lines = statistics.inspection(0);
-        assert_eq!(value(&lines, "refusedConnections"), 3);
+        assert_eq!(value(&lines, "refusedConnections"), 4);
         assert_eq!(value(&lines, "serverConnectionFailures"), 10);
         assert_eq!(value(&lines, "clientConnectionFailures"), 0);
         let lines = statistics.protocols();
-        assert_eq!(value(&lines, "clientCipherOther"), 1);
+        assert_eq!(value(&lines, "clientCipherOther"), 2);
         assert_eq!(value(&lines, "serverCipherOther"), 2);
         assert_eq!(value(&lines, "serverFailureIncompatible"), 2);
         assert_eq!(value(&lines, "serverFailureTimedOut"), 1);

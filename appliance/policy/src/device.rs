@@ -126,6 +126,9 @@ pub struct Evasion {
     pub oversize_hello: EvasionAction,
     /// A ClientHello that one of its ends ends in the middle.
     pub incomplete_hello: EvasionAction,
+    /// No version and suite that this device, or the proxy, decrypts; or on a client proxy a hello in
+    /// SSLv2's format (a server proxy blocks it, SPEC T9).
+    pub unsupported_tls: EvasionAction,
 }
 
 impl Default for Evasion {
@@ -145,6 +148,7 @@ impl Default for Evasion {
             malformed_hello: EvasionAction::Bypass,
             oversize_hello: EvasionAction::Bypass,
             incomplete_hello: EvasionAction::Bypass,
+            unsupported_tls: EvasionAction::Bypass,
         }
     }
 }

@@ -64,6 +64,7 @@ unread-headers = \"bypass\"
 malformed-hello = \"bypass\"
 oversize-hello = \"bypass\"
 incomplete-hello = \"bypass\"
+unsupported-tls = \"bypass\"
 ";
 
 #[derive(Debug, Deserialize)]
@@ -130,6 +131,7 @@ pub(crate) struct EvasionSection {
     pub malformed_hello: EvasionAction,
     pub oversize_hello: EvasionAction,
     pub incomplete_hello: EvasionAction,
+    pub unsupported_tls: EvasionAction,
 }
 
 #[derive(Debug, Deserialize)]

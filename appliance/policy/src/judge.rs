@@ -134,7 +134,7 @@ pub enum PolicyKind {
 /// 6. domains not to decrypt (client policy), by the client's word where that is trusted (SPEC T5);
 ///    else the engine asks the server's certificate;
 /// 7. an encrypted hello (client policy), as the proxy says;
-/// 8. no version and suite that we decrypt: bypassed;
+/// 8. no version and suite that we decrypt: bypassed, or blocked where policy says so (SPEC D15);
 /// 9. take over.
 pub fn judge(rules: &impl Rules, candidate: &Candidate, first: &FirstBytes<'_>) -> Decision {
     let snapshot = rules.snapshot();
@@ -184,7 +184,7 @@ pub fn judge(rules: &impl Rules, candidate: &Candidate, first: &FirstBytes<'_>) 
             };
         }
         (FirstBytes::NotTls, Owner::Client(..)) => return bypass(Bypassed::NotTls),
-        (FirstBytes::Sslv2Hello, Owner::Client(..)) => return bypass(Bypassed::UnsupportedTls),
+        (FirstBytes::Sslv2Hello, Owner::Client(..)) => return unsupported(snapshot, resets),
         (FirstBytes::Malformed, _) => {
             let blocked = Blocked::MalformedHello;
             return evasion(ways.malformed_hello, Bypassed::MalformedHello, blocked);
@@ -229,7 +229,7 @@ pub fn judge(rules: &impl Rules, candidate: &Candidate, first: &FirstBytes<'_>) 
         }
     }
     if !supported {
-        return bypass(Bypassed::UnsupportedTls);
+        return unsupported(snapshot, resets);
     }
     let trusted = packets.passage == Passage::Trusted;
     let of_answers = answers.virtual_segment.and_then(|index| snapshot.virtual_segments.get(index));
@@ -269,6 +269,16 @@ pub fn policy_of(rules: &impl Rules, candidate: &Candidate) -> Option<Inspection
     let answers = Answers { profile, trusted: false };
     let policy = policy.kind();
     Some(Inspection { virtual_segment, profile, policy, trusted: false, answers })
+}
+
+/// A hello that says nothing we could answer, on a flow whose ends are reset so where it is blocked.
+pub fn unsupported(snapshot: &Snapshot, resets: Resets) -> Decision {
+    match snapshot.device.evasion.unsupported_tls {
+        EvasionAction::Bypass => bypass(Bypassed::UnsupportedTls),
+        EvasionAction::Block => {
+            Decision::Block { outcome: Outcome::Blocked(Blocked::UnsupportedTls), resets }
+        }
+    }
 }
 
 fn bypass(reason: Bypassed) -> Decision {

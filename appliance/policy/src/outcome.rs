@@ -101,6 +101,7 @@ pub enum Blocked {
     MalformedHello,
     OversizeHello,
     IncompleteHello,
+    UnsupportedTls,
     ServerSpokeFirst,
     /// It could not be taken over, as [`Bypassed::TakeoverFailed`], where policy blocks that.
     TakeoverFailed,
@@ -199,6 +200,7 @@ impl fmt::Display for Blocked {
             Self::MalformedHello => f.write_str("malformed ClientHello"),
             Self::OversizeHello => f.write_str("ClientHello over 64 KiB"),
             Self::IncompleteHello => f.write_str("incomplete ClientHello"),
+            Self::UnsupportedTls => f.write_str("TLS version or suites not supported"),
             Self::ServerSpokeFirst => f.write_str("server spoke first"),
             Self::TakeoverFailed => f.write_str("takeover failed"),
             Self::LostInTakeover => f.write_str("lost in takeover"),

@@ -128,7 +128,7 @@ fn settings_of_device_and_segments_have_their_defaults_and_can_be_given() {
     over-threshold: block
     max-handshakes-per-client: 100
     health: { heartbeat-timeout: 700, recovery-time: 5 }
-    evasion: { fragments: block, decoy: block }
+    evasion: { fragments: block, unsupported-tls: block }
   segments:
     - { id: 1, link-down-synchronisation: wire, wait-time: 3 }
     - { id: 2, link-down-synchronisation: breaker }
@@ -142,7 +142,7 @@ fn settings_of_device_and_segments_have_their_defaults_and_can_be_given() {
     assert_eq!(snapshot.device.health.drain_time, Duration::from_secs(300));
     let evasion = snapshot.device.evasion;
     let block = EvasionAction::Block;
-    assert_eq!(evasion, Evasion { fragments: block, decoy: block, ..Evasion::default() });
+    assert_eq!(evasion, Evasion { fragments: block, unsupported_tls: block, ..Evasion::default() });
     let links = snapshot.segments.iter().map(|s| (s.link_down_synchronisation, s.wait_time));
     let wait = Duration::from_secs;
     assert_eq!(

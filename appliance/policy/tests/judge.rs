@@ -184,6 +184,39 @@ fn hello_that_cannot_be_decrypted_is_bypassed_with_its_reason() {
 }
 
 #[test]
+fn hello_that_cannot_be_decrypted_is_blocked_where_policy_says_so() {
+    let mut snapshot = whole();
+    snapshot.device.evasion.unsupported_tls = EvasionAction::Block;
+    let unsupported =
+        FirstBytes::ClientHello { server_name: None, supported: false, encrypted: false };
+    let outcome = Outcome::Blocked(Blocked::UnsupportedTls);
+    for reset in [true, false] {
+        snapshot.client_proxies[0].reset_client_on_block = reset;
+        snapshot.server_proxies[0].reset_server_on_block = reset;
+        for (server, resets) in [
+            (ELSEWHERE, Resets { client: reset, server: true }),
+            (SERVED, Resets { client: true, server: reset }),
+        ] {
+            let blocked = Decision::Block { outcome, resets };
+            assert_eq!(judge(&snapshot, &flow(server), &unsupported), blocked);
+        }
+        let resets = Resets { client: reset, server: true };
+        let decided = judge(&snapshot, &flow(ELSEWHERE), &FirstBytes::Sslv2Hello);
+        assert_eq!(decided, Decision::Block { outcome, resets });
+    }
+    // What is excepted is nobody's to decrypt, and what can be decrypted is.
+    let excepted = FirstBytes::ClientHello {
+        server_name: Some("www.bank.example"),
+        supported: false,
+        encrypted: false,
+    };
+    let released = Decision::Release(Outcome::NotDecrypted(NotDecrypted::DomainException));
+    assert_eq!(judge(&snapshot, &flow(ELSEWHERE), &excepted), released);
+    let taken = take_over(PolicyKind::Client(0));
+    assert_eq!(judge(&snapshot, &flow(ELSEWHERE), &hello("x.example")), taken);
+}
+
+#[test]
 fn domain_exception_holds_for_client_policies_only() {
     let snapshot = whole();
     let excepted = Decision::Release(Outcome::NotDecrypted(NotDecrypted::DomainException));

@@ -199,5 +199,6 @@ fn evasion(section: &EvasionSection) -> Evasion {
         malformed_hello: section.malformed_hello,
         oversize_hello: section.oversize_hello,
         incomplete_hello: section.incomplete_hello,
+        unsupported_tls: section.unsupported_tls,
     }
 }

@@ -74,6 +74,7 @@ impl Page {
             ("malformed-hello", evasion.malformed_hello),
             ("oversize-hello", evasion.oversize_hello),
             ("incomplete-hello", evasion.incomplete_hello),
+            ("unsupported-tls", evasion.unsupported_tls),
         ] {
             self.pair(3, way, action.word());
         }

@@ -1,8 +1,8 @@
 //! Sessions that policy blocks before the client is answered: a reset where the proxy's option says so,
 //! else an alert (SPEC T8).
 
-use std::io::{ErrorKind, Read as _};
-use std::net::TcpListener;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -10,9 +10,12 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
+use weir_lab::bench::Bench;
 use weir_lab::certificates::Identity;
-use weir_lab::ends::{Ends, OWN_SERVER};
+use weir_lab::checks;
+use weir_lab::ends::{Ends, OWN_SERVER, SERVER};
 use weir_lab::fetch::{Fetch, Fetched};
+use weir_lab::wire::lab::Lab;
 
 use super::{OTHER, configure, give_address, passes, record_of, serve};
 
@@ -105,4 +108,59 @@ fn own_server_that_asks_for_a_certificate_is_reset_or_closed_as_set_and_its_clie
         }
         Ok(())
     });
+}
+
+/// Of TLS 1.2 with a suite that no stack has.
+const NO_SUITE: [&str; 4] = ["--tls-max", "1.2", "--ciphers", "AES128-CCM"];
+/// What the proxy of clients is told not to speak, in the test below.
+const NO_VERSION: [&str; 2] = ["--tls-max", "1.2"];
+
+/// A hello of RFC 5246 section E.2.
+const SSLV2_FORMAT: &[u8] = &[
+    0x80, 0x1c, 1, 3, 1, 0, 3, 0, 0, 0, 16, 0, 0, 0x2f, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,
+    14, 15, 16,
+];
+
+/// SPEC D15.
+#[test]
+fn hello_that_nobody_here_can_answer_passes_unread_or_is_blocked_as_set() {
+    passes(|bench| {
+        let modern_only = format!("{CLIENT_RESET}\n      protocols: [TLS 1.3]");
+        let health = "    health:\n";
+        for blocks in [false, true] {
+            let action = if blocks { "block" } else { "bypass" };
+            let evasion = format!("    evasion: {{ unsupported-tls: {action} }}\n{health}");
+            configure(bench, &[(CLIENT_RESET, &modern_only), (health, &evasion)])?;
+            let wanted = format!(
+                "Outcome {}ed (TLS version or suites not supported)",
+                if blocks { "block" } else { "bypass" }
+            );
+            for fetch in [
+                Fetch::new("public.example", "/").arguments(&NO_SUITE),
+                Fetch::new("public.example", "/").arguments(&NO_VERSION),
+                Fetch::new("shop.example", "/").own_server().arguments(&NO_SUITE),
+            ] {
+                let fetched = fetch.run(&bench.ends)?;
+                let record = record_of(bench, fetched.port)?;
+                assert!(record.contains(&wanted), "{record}");
+                if blocks {
+                    ensure_told(&fetched, true, "");
+                }
+            }
+            let mut stream = bench.ends.connect_from_client(SocketAddr::from((SERVER, 443)))?;
+            stream.write_all(SSLV2_FORMAT)?;
+            let record = record_of(bench, stream.local_addr()?.port())?;
+            assert!(record.contains(&wanted), "{record}");
+            let ended = stream.read(&mut [0; 64]);
+            let reset = ended.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset);
+            assert_eq!(reset, blocks);
+        }
+        still_inspects(bench)
+    });
+}
+
+fn still_inspects(bench: &Bench<Lab>) -> anyhow::Result<()> {
+    let fetched = Fetch::new("public.example", "/").run(&bench.ends)?;
+    fetched.succeeded()?;
+    checks::ensure_signed_by_weir(&fetched)
 }
