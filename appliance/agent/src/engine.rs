@@ -15,7 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, spawn_local};
 use tracing::{info, warn};
-use weir_api::engine::{FilterAction, FilterEvent, FromEngine, LegRecord, SessionRecord, ToEngine};
+use weir_api::engine::{FilterAction, FilterEvent, FromEngine, SessionRecord, ToEngine};
 use weir_api::frame::{self, FrameError};
 use weir_api::rules::Answer;
 
@@ -268,10 +268,12 @@ fn log_session(session: &SessionRecord) {
         profile = session.profile.as_deref(),
         policy = session.policy.as_deref(),
         proxy = session.proxy.as_deref(),
-        client_tls = session.client_leg.as_ref().map(tls).as_deref(),
-        server_tls = session.server_leg.as_ref().map(tls).as_deref(),
+        client_tls = session.client_leg.as_ref().map(ToString::to_string).as_deref(),
+        server_tls = session.server_leg.as_ref().map(ToString::to_string).as_deref(),
         certificate = session.certificate.as_ref().and_then(|names| names.subject.as_deref()),
-        failure = session.failure.as_ref().map(|failure| failure.words.as_str()),
+        certificate_names = session.certificate.as_ref().map(ToString::to_string).as_deref(),
+        failure = session.failure.as_ref().map(ToString::to_string).as_deref(),
+        broken = session.broken.as_ref().map(ToString::to_string).as_deref(),
         outcome = %session.outcome,
         reason = session.outcome.reason().as_deref(),
         verdict = session.verdict.as_deref(),
@@ -283,10 +285,6 @@ fn log_session(session: &SessionRecord) {
         session.server,
         session.outcome,
     );
-}
-
-fn tls(leg: &LegRecord) -> String {
-    format!("{} {}", leg.version, leg.suite_name())
 }
 
 fn log_event(event: &FilterEvent) {
@@ -316,9 +314,73 @@ fn log_event(event: &FilterEvent) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use tokio::task::LocalSet;
+    use weir_api::engine::{BreakRecord, CertificateRecord, End, LegRecord};
+    use weir_policy::snapshot::SegmentId;
+    use weir_policy::suites::Protocol;
 
     use super::*;
+
+    /// Keeps what is logged.
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// SPEC T4: the console's memory is short, the system log is what stays.
+    #[test]
+    fn logged_session_tells_all_that_both_sides_agreed_on_and_who_broke_it() {
+        let (client, server) = ("10.0.0.1:50000", "192.0.2.1:443");
+        let mut session = SessionRecord::new(
+            7,
+            0,
+            SegmentId(1),
+            client.parse().unwrap(),
+            server.parse().unwrap(),
+        );
+        let leg = |version, signature: Option<&str>, resumed| LegRecord {
+            version,
+            suite: 0x1301,
+            group: Some("X25519".into()),
+            signature: signature.map(str::to_owned),
+            alpn: Some("h2".into()),
+            resumed,
+        };
+        session.client_leg = Some(leg(Protocol::Tls13, Some("rsa_pss_rsae_sha256"), false));
+        session.server_leg = Some(leg(Protocol::Tls12, None, true));
+        session.certificate = Some(CertificateRecord {
+            names: vec!["a.example".into(), "b.example".into()],
+            more_names: 3,
+            ..CertificateRecord::default()
+        });
+        session.broken =
+            Some(BreakRecord { by: End::Server, words: "alert access_denied".to_owned() });
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || log_session(&session));
+        let logged = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        let suite = "TLS_AES_128_GCM_SHA256 X25519";
+        for part in [
+            format!("client_tls=\"TLS 1.3 {suite} rsa_pss_rsae_sha256, ALPN h2\""),
+            format!("server_tls=\"TLS 1.2 {suite}, ALPN h2, resumed\""),
+            "certificate_names=\"a.example, b.example and 3 more\"".to_owned(),
+            "broken=\"by the server: alert access_denied\"".to_owned(),
+        ] {
+            assert!(logged.contains(&part), "{part:?} is not in {logged}");
+        }
+    }
 
     #[tokio::test]
     async fn a_connection_that_panics_is_counted_no_more_and_writes_no_more() {

@@ -1,8 +1,8 @@
 //! The record of a session: one typed value that the log, `show sessions` and the counters are made
 //! from (SPEC T4, T11).
 //!
-//! Not for: words; those are made where a record is shown. Cannot fail. Foreign text in it is
-//! bounded where the record is made.
+//! For: what each part is called, wherever a record is shown. Not for: the layout of that. Cannot
+//! fail. Foreign text in it is bounded where the record is made.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -165,6 +165,49 @@ impl fmt::Display for End {
             Self::Client => "client",
             Self::Server => "server",
         })
+    }
+}
+
+/// As a log or a console has it: version, suite, group, signature, ALPN, and whether it was resumed.
+impl fmt::Display for LegRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.version, self.suite_name())?;
+        for part in [&self.group, &self.signature].into_iter().flatten() {
+            write!(f, " {part}")?;
+        }
+        if let Some(alpn) = &self.alpn {
+            write!(f, ", ALPN {alpn}")?;
+        }
+        if self.resumed {
+            f.write_str(", resumed")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for FailureRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "handshake with the {}: {}", self.with, self.words)
+    }
+}
+
+impl fmt::Display for BreakRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "by the {}: {}", self.by, self.words)
+    }
+}
+
+/// Its DNS names, and how many were left off.
+impl fmt::Display for CertificateRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.names.as_slice() {
+            [] => f.write_str("none")?,
+            names => f.write_str(&names.join(", "))?,
+        }
+        if self.more_names > 0 {
+            write!(f, " and {} more", self.more_names)?;
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! `show sessions`, `show sessions detail`, `show events`.
 
-use weir_api::engine::{CertificateRecord, FilterAction, FilterEvent, LegRecord, SessionRecord};
+use weir_api::engine::{FilterAction, FilterEvent, SessionRecord};
 
 use crate::text::{bytes, field, fold, moment};
 
@@ -98,50 +98,27 @@ fn detail(session: &SessionRecord) -> String {
     text += &field("Policy generation", &session.generation.to_string());
     text += &field("Outcome", &outcome(session));
     if let Some(failure) = &session.failure {
-        let what = format!("handshake with the {}: {}", failure.with, failure.words);
-        text += &field("Failure", &what);
+        text += &field("Failure", &failure.to_string());
     }
     if let Some(broken) = &session.broken {
-        text += &field("Broken off", &format!("by the {}: {}", broken.by, broken.words));
+        text += &field("Broken off", &broken.to_string());
     }
     if let Some(record) = &session.certificate {
         text += &field("Server certificate", &optional(&record.subject));
-        text += &field("Certificate's names", &certificate_names(record));
+        text += &field("Certificate's names", &record.to_string());
         text += &field("Certificate's issuer", &optional(&record.issuer));
     }
     if let Some(verdict) = &session.verdict {
         text += &field("Verdict", verdict);
     }
     if let Some(record) = &session.client_leg {
-        text += &field("TLS with the client", &leg(record));
+        text += &field("TLS with the client", &record.to_string());
     }
     if let Some(record) = &session.server_leg {
-        text += &field("TLS with the server", &leg(record));
+        text += &field("TLS with the server", &record.to_string());
     }
     text += &field("To server", &bytes(session.bytes_to_server));
     text += &field("To client", &bytes(session.bytes_to_client));
-    text
-}
-
-fn certificate_names(record: &CertificateRecord) -> String {
-    let mut text = if record.names.is_empty() { "none".into() } else { record.names.join(", ") };
-    if record.more_names > 0 {
-        text += &format!(" and {} more", record.more_names);
-    }
-    text
-}
-
-fn leg(record: &LegRecord) -> String {
-    let mut text = format!("{} {}", record.version, record.suite_name());
-    for part in [&record.group, &record.signature].into_iter().flatten() {
-        text += &format!(" {part}");
-    }
-    if let Some(alpn) = &record.alpn {
-        text += &format!(", ALPN {alpn}");
-    }
-    if record.resumed {
-        text += ", resumed";
-    }
     text
 }
 
@@ -152,7 +129,9 @@ mod tests {
     use weir_policy::snapshot::SegmentId;
     use weir_policy::suites::Protocol;
 
-    use weir_api::engine::{BreakRecord, End, FailureCause, FailureRecord};
+    use weir_api::engine::{
+        BreakRecord, CertificateRecord, End, FailureCause, FailureRecord, LegRecord,
+    };
 
     use super::*;
     use crate::text::WIDTH;
