@@ -2,8 +2,8 @@
 //! once (SPEC T7).
 //!
 //! For: choosing the signer of a forged certificate, blocking invalid or expired ones, and the log.
-//! Not for: revocation and fetching (both come later), and the handshake's signature, which the leg
-//! has verified.
+//! Not for: fetching anything (intermediates are learnt from other servers, of revocations those are
+//! known that a server staples), and the handshake's signature, which the leg has verified.
 //!
 //! | verdict | signer of the copy | blocked by |
 //! |---|---|---|
