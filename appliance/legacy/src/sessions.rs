@@ -118,3 +118,48 @@ fn renew(context: &SslContextRef) -> Result<(), ErrorStack> {
     openssl::rand::rand_bytes(key.as_mut_slice())?;
     set_ticket_key(context, &mut key)
 }
+
+#[cfg(test)]
+mod tests {
+    use foreign_types_shared::ForeignTypeRef as _;
+    use openssl::ssl::{SslContext, SslMethod};
+
+    use super::*;
+
+    /// SSL_CTX_get_tlsext_ticket_keys(3), a macro around this.
+    const GET_TICKET_KEYS: std::os::raw::c_int = 58;
+
+    fn key(context: &SslContextRef) -> Vec<u8> {
+        let mut key = vec![0_u8; TICKET_KEY];
+        let length = std::os::raw::c_long::try_from(key.len()).unwrap();
+        // SAFETY: the call writes so many bytes at this place, and keeps nothing.
+        let got = unsafe {
+            let context = context.as_ptr();
+            openssl_sys::SSL_CTX_ctrl(context, GET_TICKET_KEYS, length, key.as_mut_ptr().cast())
+        };
+        assert_eq!(got, 1);
+        key
+    }
+
+    #[test]
+    fn key_of_tickets_is_another_after_six_hours_and_not_before() {
+        let context = SslContext::builder(SslMethod::tls()).unwrap().build();
+        let own = key(&context);
+        let start = Instant::now();
+        let tickets = TicketKey::first(&context, start).unwrap();
+        let first = key(&context);
+        assert_ne!(first, own);
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let six_hours = 6 * 3600;
+        let renewed = |now| {
+            tickets.renew_in_time(&context, now).unwrap();
+            key(&context)
+        };
+        assert_eq!(renewed(after(six_hours - 1)), first);
+        let second = renewed(after(six_hours));
+        assert_ne!(second, first);
+        // Six hours of its own.
+        assert_eq!(renewed(after(2 * six_hours - 1)), second);
+        assert_ne!(renewed(after(2 * six_hours)), second);
+    }
+}

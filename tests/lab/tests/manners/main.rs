@@ -4,6 +4,8 @@
 mod blocks;
 #[path = "../common/mod.rs"]
 mod common;
+mod ends;
+mod never;
 
 use std::net::Ipv4Addr;
 use std::process::Command;
