@@ -13,6 +13,11 @@ use weir_tls::{Alert, LegError, TlsLeg};
 /// of the other side may come on top.
 pub const HIGH_WATER: usize = 256 << 10;
 
+/// Wire bytes that a peer has not taken; past it nothing more is read from itself. Data of the other
+/// side, bound by [`HIGH_WATER`], stays under it: it is what TLS answers to a peer that makes it
+/// answer and does not listen (renegotiation refused, a KeyUpdate for each one asked for).
+pub const UNHEARD: usize = 2 * HIGH_WATER;
+
 /// One side of a session.
 pub struct Leg {
     pub stream: TcpStream,

@@ -1,7 +1,8 @@
 //! Plaintext between the two legs of a session, inspected before it is forwarded; and bytes as they
 //! are between the two streams of a flow that was taken and then excepted.
 //!
-//! Back-pressure: a side is read only while the other side's out buffer is under its high water.
+//! Back-pressure: a side is read only while the other side's out buffer is under its high water, and
+//! its own is not full of answers that its peer does not take.
 //! Ends: a closed direction is closed on the other side the same way (with a close_notify where
 //! there was one), the other direction lives on; a side that ends by an alert ends the other by the
 //! nearest one; a side whose TCP breaks resets the other; a dropped session resets as the proxy's
@@ -31,7 +32,7 @@ pub use self::direction::Scratch;
 use self::side::{Event, Side, Wanted};
 use crate::closing::{DRAIN, close_in_order};
 use crate::compiled::FlowPolicy;
-use crate::leg::{HIGH_WATER, Leg, LegFault};
+use crate::leg::{Leg, LegFault};
 use crate::runtime::Surroundings;
 
 /// Reads of 64 KiB after which a session lets the runtime's others have a turn. Tokio's own measure
@@ -161,11 +162,7 @@ impl<'a> Relay<'a> {
 
     /// Of the client's side and the server's.
     fn wanted(&self) -> [Wanted; 2] {
-        let wanted = |side: &Side, other: &Side| Wanted {
-            read: side.reads() && other.leg.pending() < HIGH_WATER,
-            write: side.leg.unsent() > 0,
-        };
-        [wanted(&self.client, &self.server), wanted(&self.server, &self.client)]
+        [self.client.wanted(&self.server), self.server.wanted(&self.client)]
     }
 
     fn poll_sides(

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use weir_api::engine::End;
 
 use crate::closing::shut_down;
-use crate::leg::{Leg, LegFault};
+use crate::leg::{HIGH_WATER, Leg, LegFault, UNHEARD};
 
 pub(super) struct Side {
     pub(super) leg: Leg,
@@ -61,7 +61,18 @@ impl Side {
     }
 
     pub(super) fn reads(&self) -> bool {
-        !self.ended && !self.fin_received && self.leg.tls.wants_read()
+        !self.ended
+            && !self.fin_received
+            && self.leg.tls.wants_read()
+            && self.leg.unsent() < UNHEARD
+    }
+
+    /// What of it is to be waited for, beside that other side.
+    pub(super) fn wanted(&self, other: &Self) -> Wanted {
+        Wanted {
+            read: self.reads() && other.leg.pending() < HIGH_WATER,
+            write: self.leg.unsent() > 0,
+        }
     }
 
     pub(super) fn done(&self) -> bool {
@@ -86,5 +97,104 @@ impl Side {
             return Poll::Ready(ready.map(|()| Event::Writable).map_err(LegFault::Tcp));
         }
         self.leg.tls.poll_progress(context).map(|()| Ok(Event::Progress(end)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+    use weir_tls::{Alert, LegError, Negotiated, PlainState, TlsLeg};
+
+    use super::*;
+
+    /// TLS that answers each byte with one, as a stack answers renegotiation hellos.
+    #[derive(Default)]
+    struct Answering(Vec<u8>);
+
+    impl TlsLeg for Answering {
+        fn read_wire(&mut self, wire: &[u8]) -> Result<(), LegError> {
+            self.0.extend_from_slice(wire);
+            Ok(())
+        }
+
+        fn wants_read(&self) -> bool {
+            true
+        }
+
+        fn write_wire(&mut self, out: &mut Vec<u8>) {
+            out.append(&mut self.0);
+        }
+
+        fn wants_write(&self) -> bool {
+            !self.0.is_empty()
+        }
+
+        fn read_plain(&mut self, _: &mut Vec<u8>) -> PlainState {
+            PlainState::Open
+        }
+
+        fn write_plain(&mut self, plain: &[u8]) -> usize {
+            self.0.extend_from_slice(plain);
+            plain.len()
+        }
+
+        fn close_notify(&mut self) {}
+
+        fn fatal_alert(&mut self, _: Alert) {}
+
+        fn peer_closed(&self) -> bool {
+            false
+        }
+
+        fn handshaking(&self) -> bool {
+            false
+        }
+
+        fn negotiated(&self) -> Option<Negotiated> {
+            None
+        }
+
+        fn peer_chain(&self) -> Option<Vec<rustls_pki_types::CertificateDer<'static>>> {
+            None
+        }
+
+        fn client_certificate_requested(&self) -> bool {
+            false
+        }
+    }
+
+    async fn side() -> (Side, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        (Side::of(Leg::new(stream, Box::new(Answering::default()))), peer)
+    }
+
+    /// As the relay does for each event.
+    fn takes(side: &mut Side, wire: &[u8]) {
+        side.leg.tls.read_wire(wire).unwrap();
+        side.leg.collect();
+        side.push().unwrap();
+    }
+
+    #[tokio::test]
+    async fn peer_that_makes_tls_answer_and_does_not_listen_is_read_no_more() {
+        const READ: usize = 64 << 10;
+        let ((mut side, peer), (other, _its_peer)) = (side().await, side().await);
+        // More than TCP takes for a peer that reads nothing.
+        for _ in 0..1000 {
+            if side.wanted(&other).read {
+                takes(&mut side, &[0; READ]);
+            }
+        }
+        assert!(side.leg.unsent() < UNHEARD + READ, "{}", side.leg.unsent());
+        assert!(!side.reads());
+        // The other side's data is not kept from it, as far as that goes.
+        assert!(!other.wanted(&side).read);
+        while !side.wanted(&other).read {
+            peer.readable().await.unwrap();
+            let _ = peer.try_read(&mut [0; READ]);
+            side.push().unwrap();
+        }
     }
 }

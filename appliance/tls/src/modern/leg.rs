@@ -44,6 +44,9 @@ pub(super) struct ModernLeg {
     /// The peer has changed its key since rustls saw data of its: rustls lets it change so often only
     /// without any.
     shows_data: bool,
+    /// The peer asked for a new key of ours. rustls answers by one KeyUpdate, whatever comes of requests
+    /// until it goes out: with our next data, so that a peer earns no answer by asking alone.
+    answer_due: bool,
     /// Records without a byte, in a row.
     empty: u8,
     /// We sent close_notify.
@@ -72,6 +75,7 @@ impl ModernLeg {
             failed: None,
             fed: 0,
             shows_data: false,
+            answer_due: false,
             empty: 0,
             closing: false,
             peer_closed: false,

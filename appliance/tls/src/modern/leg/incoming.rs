@@ -4,7 +4,7 @@
 //! Not for: what the leg's owner asks of it, nor what goes to the peer ([`super::outgoing`]). Fails
 //! by [`LegError`]; the leg remembers it and reads no more.
 
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 
 use super::fault::explain;
@@ -155,8 +155,7 @@ impl ModernLeg {
                 && Arc::ptr_eq(&before.opening, &now.opening))
         {
             self.shows_data |= !Arc::ptr_eq(&before.opening, &now.opening);
-            // rustls keeps the KeyUpdate that it answers with until it has data to send.
-            let _ = observing(&self.observed, || self.connection.writer().write(&[]));
+            self.answer_due |= !Arc::ptr_eq(&before.sealing, &now.sealing);
         }
     }
 

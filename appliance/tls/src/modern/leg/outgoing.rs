@@ -4,6 +4,8 @@
 //! what the peer sent ([`super::incoming`]). Does not fail: a key without a successor ends the leg
 //! by close_notify.
 
+use std::io::Write as _;
+
 use super::ModernLeg;
 use super::spare::{SPARE_OUT, give_back};
 use crate::leg::{TlsLeg, WIRE_BOUND};
@@ -36,6 +38,10 @@ impl ModernLeg {
         if self.sent > 0 {
             self.out.drain(..self.sent.min(self.out.len()));
             self.sent = 0;
+        }
+        if !plain.is_empty() && std::mem::take(&mut self.answer_due) {
+            // The KeyUpdate that stands before the first data under the key it tells of.
+            let _ = observing(&self.observed, || self.connection.writer().write(&[]));
         }
         self.collect();
         let room = WIRE_BOUND.saturating_sub(self.unsent().len());

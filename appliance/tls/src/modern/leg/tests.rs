@@ -98,6 +98,29 @@ fn keys_may_change_for_ever_where_data_flows_between() {
     }
 }
 
+/// Data between its requests is what makes rustls allow more of them.
+#[test]
+fn peer_that_asks_for_new_keys_and_reads_nothing_is_owed_one_answer() {
+    let mut legs = joined(&rustls::version::TLS13);
+    let [asking, asked] = &mut legs;
+    for _ in 0..100 {
+        for _ in 0..20 {
+            assert!(asking.renew_key());
+        }
+        assert_eq!(asking.write_plain(b"x"), 1);
+        let (mut wire, mut plain, mut answers) = (vec![], vec![], vec![]);
+        asking.write_wire(&mut wire);
+        asked.read_wire(&wire).unwrap();
+        asked.read_plain(&mut plain);
+        assert_eq!(plain, b"x");
+        asked.write_wire(&mut answers);
+        assert!(answers.is_empty(), "{} bytes", answers.len());
+    }
+    // It gets it before the first data under the new key.
+    carries_data(&mut legs);
+    carries_data(&mut legs);
+}
+
 #[test]
 fn peer_that_sends_nothing_but_empty_records_is_refused() {
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
