@@ -28,6 +28,9 @@ pub const MAX_BYTES: usize = 32 << 10;
 const MAX_ITEMS: usize = 256;
 const HEADER: usize = 5;
 
+/// Legs of a worker at a time. The engine opens no more; a worker that is told of more closes them.
+pub const MAX_LEGS: usize = 16_384;
+
 /// Control socket, engine to worker: with a leg's socket (`SCM_RIGHTS`).
 pub const CONTROL_LEG: u8 = b'L';
 /// Control socket: the engine asks by it and the worker answers by the same.

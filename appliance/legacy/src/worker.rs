@@ -12,15 +12,26 @@ use anyhow::Context as _;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, send};
-use weir_api::legacy::{CONTROL_LEG, CONTROL_PING, CONTROL_READY};
+use weir_api::legacy::{CONTROL_LEG, CONTROL_PING, CONTROL_READY, MAX_LEGS};
 
 use crate::contexts::Contexts;
 use crate::leg::{Interest, Leg};
 
-/// Legs at a time; past it a new one is closed at once. Two sockets are the engine's, one is ours.
-const MAX_LEGS: usize = 16_384;
 const CONTROL: u64 = 0;
 const EVENTS: usize = 256;
+/// Legs that have their turn before the control socket has its own: a new leg, and the question
+/// whether we turn, wait behind no more of them.
+const LEGS_A_TURN: usize = 16;
+/// Datagrams of the control socket in one turn; the others wait for the next.
+const DATAGRAMS_A_TURN: usize = 64;
+
+/// What reading the control socket came to.
+enum Datagram {
+    Taken,
+    None,
+    /// The engine is gone.
+    End,
+}
 
 pub struct Worker {
     control: OwnedFd,
@@ -48,21 +59,30 @@ impl Worker {
                 Err(Errno::EINTR) => 0,
                 Err(error) => return Err(error).context("epoll"),
             };
-            for event in events.iter().take(ready) {
-                match event.data() {
-                    CONTROL => {
-                        if !self.control()? {
-                            return Ok(());
-                        }
-                    }
-                    number => self.turn(number, &mut buffer),
+            for events in events.get(..ready).unwrap_or_default().chunks(LEGS_A_TURN) {
+                if !self.control()? {
+                    return Ok(());
+                }
+                for event in events.iter().filter(|event| event.data() != CONTROL) {
+                    self.turn(event.data(), &mut buffer);
                 }
             }
         }
     }
 
-    /// One datagram of the engine; `false`: the engine is gone.
+    /// What the engine has said; `false`: the engine is gone.
     fn control(&mut self) -> anyhow::Result<bool> {
+        for _ in 0..DATAGRAMS_A_TURN {
+            match self.datagram()? {
+                Datagram::Taken => {}
+                Datagram::None => break,
+                Datagram::End => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    fn datagram(&mut self) -> anyhow::Result<Datagram> {
         let mut byte = [0];
         let mut room = nix::cmsg_space!([std::os::fd::RawFd; 1]);
         let mut vectors = [IoSliceMut::new(&mut byte)];
@@ -78,17 +98,17 @@ impl Worker {
                 // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
                 (message.bytes, passed.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
             }
-            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(true),
-            Err(Errno::ECONNRESET) => return Ok(false),
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Datagram::None),
+            Err(Errno::ECONNRESET) => return Ok(Datagram::End),
             Err(error) => return Err(error).context("control"),
         };
         match (length, byte, leg) {
-            (0, ..) => return Ok(false),
+            (0, ..) => return Ok(Datagram::End),
             (_, [CONTROL_LEG], Some(leg)) => self.add(leg),
             (_, [CONTROL_PING], _) => self.tell(CONTROL_PING)?,
             _ => {}
         }
-        Ok(true)
+        Ok(Datagram::Taken)
     }
 
     fn tell(&self, what: u8) -> anyhow::Result<()> {

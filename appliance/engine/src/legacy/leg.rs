@@ -16,11 +16,14 @@ use weir_tls::names::{Group, SignatureScheme, Suite, Version};
 use weir_tls::verify::STAPLE_BOUND;
 use weir_tls::{Alert, Fault, InProgress, LegError, Negotiated, PlainState, TlsLeg, says_revoked};
 
+use super::OpenLeg;
+
 /// One read of the socket to the worker.
 const READ: usize = 16 << 10;
 
 pub struct LegacyLeg {
     socket: UnixStream,
+    _counted: OpenLeg,
     frames: Frames,
     /// Frames for the worker: `to_worker[sent..]`. Bounded by what the leg takes: [`WIRE_BOUND`] each
     /// way, and one input.
@@ -44,9 +47,10 @@ pub struct LegacyLeg {
 
 impl LegacyLeg {
     /// Inside the runtime that will own it.
-    pub fn new(socket: UnixStream, open: Open) -> Result<Self, LegError> {
+    pub fn new(socket: UnixStream, counted: OpenLeg, open: Open) -> Result<Self, LegError> {
         let mut leg = Self {
             socket,
+            _counted: counted,
             frames: Frames::default(),
             to_worker: Vec::new(),
             sent: 0,

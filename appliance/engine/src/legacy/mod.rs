@@ -10,24 +10,46 @@ mod sessions;
 mod worker;
 
 use std::io::IoSlice;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
-use weir_api::legacy::{CONTROL_LEG, Open};
+use weir_api::legacy::{CONTROL_LEG, MAX_LEGS, Open};
 use weir_tls::{LegError, TlsLeg};
 
 use self::leg::LegacyLeg;
 pub use self::memory::{Evidence, KnownServers, MODERN_LASTS};
 pub use self::sessions::SessionScope;
 
-/// How long a session waits for a worker that is being started.
+/// How long a session waits for a worker that is being started, and for one that has more legs to
+/// take than its socket has room for.
 const STARTS_WITHIN: Duration = Duration::from_secs(5);
+/// Between two attempts to tell the worker of a leg: from the first it doubles to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LAST_PAUSE: Duration = Duration::from_millis(50);
+
+/// Counts a leg as long as it lives.
+pub struct OpenLeg(Arc<Counts>);
+
+impl OpenLeg {
+    /// `None`: there are [`MAX_LEGS`].
+    fn count(counts: &Arc<Counts>) -> Option<Self> {
+        let before = counts.open.fetch_add(1, Ordering::Relaxed);
+        Some(Self(Arc::clone(counts))).filter(|_| before < MAX_LEGS)
+    }
+}
+
+impl Drop for OpenLeg {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Shared by all runtimes.
 pub struct Legacy {
@@ -44,6 +66,10 @@ pub struct Counts {
     pub legs: AtomicU64,
     /// Workers that ended, or were killed because they were stuck.
     pub crashes: AtomicU64,
+    /// Those that are open.
+    open: AtomicUsize,
+    /// Legs that were not opened: there were [`MAX_LEGS`], or no worker took them.
+    pub refused: AtomicU64,
     /// Server legs that failed on the modern stack and were opened again on this one.
     pub opened_again: AtomicU64,
     /// Those that were opened again on the modern stack: nothing had said that it is not the right one.
@@ -65,29 +91,52 @@ impl Legacy {
     /// A leg on the worker. Inside the runtime that will own it.
     pub async fn leg(&self, open: Open) -> Result<Box<dyn TlsLeg>, LegError> {
         let internal = |error: &dyn std::fmt::Display| LegError::Internal(error.to_string());
-        let mut control = self.control.clone();
-        let ready = tokio::time::timeout(STARTS_WITHIN, control.wait_for(Option::is_some)).await;
-        let control = match ready {
-            Ok(Ok(control)) => control.clone(),
-            _ => None,
-        };
-        let control = control.ok_or_else(|| internal(&"no legacy worker runs"))?;
         let (ours, its) =
             std::os::unix::net::UnixStream::pair().map_err(|error| internal(&error))?;
-        let descriptors = [its.as_raw_fd()];
-        sendmsg::<()>(
-            control.as_raw_fd(),
-            &[IoSlice::new(&[CONTROL_LEG])],
-            &[ControlMessage::ScmRights(&descriptors)],
-            MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
-            None,
-        )
-        .map_err(|error| internal(&error))?;
-        drop(its);
         ours.set_nonblocking(true).map_err(|error| internal(&error))?;
         let socket = UnixStream::from_std(ours).map_err(|error| internal(&error))?;
-        self.counts.legs.fetch_add(1, Ordering::Relaxed);
-        Ok(Box::new(LegacyLeg::new(socket, open)?))
+        let counted = OpenLeg::count(&self.counts);
+        let taken = match &counted {
+            Some(_) => tokio::time::timeout(STARTS_WITHIN, self.give(its.as_fd())).await,
+            None => Ok(Err("as many legs are open as there may be".to_owned())),
+        };
+        match (taken.unwrap_or_else(|_| Err("no legacy worker takes legs".to_owned())), counted) {
+            (Ok(()), Some(counted)) => {
+                self.counts.legs.fetch_add(1, Ordering::Relaxed);
+                Ok(Box::new(LegacyLeg::new(socket, counted, open)?))
+            }
+            (taken, _) => {
+                self.counts.refused.fetch_add(1, Ordering::Relaxed);
+                Err(internal(&taken.err().unwrap_or_default()))
+            }
+        }
+    }
+
+    /// Tells the worker of a leg by its end of the leg's socket, once there is one that has room for
+    /// it. The error, in words.
+    async fn give(&self, socket: BorrowedFd<'_>) -> Result<(), String> {
+        let mut control = self.control.clone();
+        let descriptors = [socket.as_raw_fd()];
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let ready = control.wait_for(Option::is_some).await.map(|control| control.clone());
+            let Ok(Some(control)) = ready else { return Err("no legacy worker runs".to_owned()) };
+            let told = sendmsg::<()>(
+                control.as_raw_fd(),
+                &[IoSlice::new(&[CONTROL_LEG])],
+                &[ControlMessage::ScmRights(&descriptors)],
+                MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
+                None,
+            );
+            match told {
+                Ok(_) => return Ok(()),
+                // It has not taken those before; of this one, and of all descriptors on their way.
+                Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ETOOMANYREFS) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
     }
 
     pub fn counts(&self) -> &Counts {
@@ -107,9 +156,26 @@ impl Legacy {
             ),
             ("servers known as modern that no longer are", count(&self.counts.aged)),
             ("servers known to need the legacy stack", known),
+            ("legs that the legacy stack could not take", count(&self.counts.refused)),
             ("legacy workers that ended", count(&self.counts.crashes)),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_legs_are_opened_than_a_worker_takes() {
+        let counts = Arc::<Counts>::default();
+        counts.open.store(MAX_LEGS - 1, Ordering::Relaxed);
+        let last = OpenLeg::count(&counts);
+        assert!(last.is_some());
+        assert!(OpenLeg::count(&counts).is_none());
+        drop(last);
+        assert!(OpenLeg::count(&counts).is_some());
     }
 }

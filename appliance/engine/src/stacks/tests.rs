@@ -5,6 +5,8 @@ mod keys;
 mod remembered;
 mod worker;
 
+mod crowd;
+
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
