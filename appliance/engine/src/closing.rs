@@ -5,9 +5,11 @@
 //! is dropped: that is how every stream closes unless it is said otherwise here.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use nix::libc::{TIOCOUTQ, c_int};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::net::TcpStream;
 use weir_tls::Alert;
 
@@ -82,7 +84,8 @@ nix::ioctl_read_bad!(
     output_queue, TIOCOUTQ, c_int
 );
 
-fn unacknowledged(stream: &TcpStream) -> bool {
+/// Whether the peer has yet to acknowledge something.
+pub fn unacknowledged(stream: &TcpStream) -> bool {
     if stream.peer_addr().is_err() {
         return false; // reset by its peer: closed, whatever the queue says
     }
@@ -91,6 +94,15 @@ fn unacknowledged(stream: &TcpStream) -> bool {
     // safe wrapper of this ioctl exists for sockets.
     let result = unsafe { output_queue(std::os::fd::AsRawFd::as_raw_fd(stream), &raw mut bytes) };
     result.is_ok() && bytes > 0
+}
+
+/// Whether the peer's FIN is there, or its reset, also behind bytes that nobody has read.
+pub fn has_said_its_last(stream: &TcpStream) -> bool {
+    let ends = PollFlags::POLLRDHUP | PollFlags::POLLHUP | PollFlags::POLLERR;
+    let mut asked = [PollFd::new(stream.as_fd(), PollFlags::POLLRDHUP)];
+    // Its error is that the question cannot be asked: then nobody knows.
+    let said = poll(&mut asked, PollTimeout::ZERO).is_ok();
+    said && asked.iter().any(|one| one.revents().is_some_and(|events| events.intersects(ends)))
 }
 
 /// FIN; the stream stays readable.

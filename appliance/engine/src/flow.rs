@@ -13,7 +13,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
-use weir_api::engine::{FromEngine, SessionRecord};
+use weir_api::engine::{End, FromEngine, SessionRecord};
 use weir_dataplane::{Held, HeldFlow, TakeOverError, TakenFlow};
 use weir_policy::judge::{unsupported, virtual_segment};
 use weir_policy::outcome::{Blocked, Bypassed, NotDecrypted, Outcome};
@@ -23,7 +23,8 @@ use weir_tls::hello::{self, ClientHello, Peek};
 
 use crate::compiled::{CompiledPolicy, Excepted, Proxy};
 use crate::counters::increment;
-use crate::leg::reset_on_close;
+use crate::leg::{LegFault, reset_on_close};
+use crate::record::failure;
 use crate::runtime::Surroundings;
 use crate::threshold::{Admission, Threshold};
 use crate::{relay, session};
@@ -203,9 +204,14 @@ async fn decide_after_takeover(
     surroundings: &Rc<Surroundings>,
 ) -> Outcome {
     increment(&surroundings.totals.taken_before_judgement);
-    let Some(known) = rest_of_hello(&taken.client, &mut taken.received).await else {
+    let known = match rest_of_hello(&taken.client, &mut taken.received).await {
+        Ok(known) => known,
         // Both ends are reset.
-        return Outcome::Blocked(Blocked::ClientHandshakeFailed);
+        Err(fault) => {
+            increment(&surroundings.totals.client_handshake_failures);
+            record.failure = Some(failure(End::Client, false, &fault));
+            return Outcome::Blocked(Blocked::ClientHandshakeFailed);
+        }
     };
     note_hello(record, &known, surroundings);
     let decision = judge(&policy.snapshot, &candidate, &known.first_bytes());
@@ -229,19 +235,20 @@ async fn decide_after_takeover(
     }
 }
 
-/// Reads until the first bytes can be judged. `None`: the client broke, or was slow enough to hope for
-/// a relay.
-async fn rest_of_hello(client: &TcpStream, received: &mut Vec<u8>) -> Option<Known> {
+/// Reads until the first bytes can be judged. Fails where the client broke, or was slow enough to hope
+/// for a relay.
+async fn rest_of_hello(client: &TcpStream, received: &mut Vec<u8>) -> Result<Known, LegFault> {
     let deadline = Instant::now() + HELLO_DEADLINE;
     loop {
         if let Some(known) = Known::from_peek(hello::peek(received)) {
-            return Some(known);
+            return Ok(known);
         }
         match tokio::time::timeout_at(deadline, read_more(client, received)).await {
             Ok(Ok(true)) => {}
             // It closed amid its hello: nothing more can come.
-            Ok(Ok(false)) => return Some(Known::Incomplete),
-            Ok(Err(_)) | Err(_) => return None,
+            Ok(Ok(false)) => return Ok(Known::Incomplete),
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => return Err(LegFault::Slow),
         }
     }
 }

@@ -23,7 +23,7 @@ use weir_tls::hello::ClientHello;
 use weir_tls::{Action, Alert, LeafKind, LegError, LegKey, TlsLeg, TrustAnchors, Verdict};
 
 use self::excepted::{excepted_all_the_same, is_excepted, relay_excepted};
-use crate::closing::part;
+use crate::closing::{has_said_its_last, part, unacknowledged};
 use crate::compiled::{CompiledPolicy, Excepted, FlowPolicy, Proxy};
 use crate::counters::{Totals, increment};
 use crate::leg::{Leg, LegFault, reset_on_close};
@@ -179,16 +179,18 @@ async fn handshakes(
     // Judged, and copied: nobody asks for it again.
     server.tls.forget_peer_chain();
     let client_tls = stacks.client_leg(hello, &key, verdict, negotiated.and_then(|n| n.alpn)).await;
-    let client_tls = client_tls.map_err(|error| {
-        debug!(session = record.id, %error, "client leg not made");
-        Blocked::ClientHandshakeFailed
-    })?;
+    let client_tls = match client_tls {
+        Ok(tls) => tls,
+        Err(error) => return Err(client_leg_not_made(error, &client, record, totals).into()),
+    };
+    // One that has left already has seen no certificate.
+    let left_before = has_said_its_last(&client);
     let mut client = Leg::new(client, client_tls);
     if let Err(fault) = in_time(client.handshake(received)).await {
         increment(&totals.client_handshake_failures);
         debug!(session = record.id, %fault, "handshake with the client failed");
         record.failure = Some(failure(End::Client, false, &fault));
-        if rejects_certificate(&fault) {
+        if !left_before && rejects_certificate(&fault, &client.stream) {
             certificate_rejected(flow, record, verdict, totals);
         }
         // The server has finished its own handshake: it is told what the client said.
@@ -247,6 +249,20 @@ fn refuse(client: &TcpStream, server: Option<&TcpStream>, flow: &FlowPolicy<'_>,
 
 /// The client does not believe the certificate it was shown. Twice so, its next session may be left
 /// alone.
+/// Tells the client, the record and the counters of a leg to it that cannot be had.
+fn client_leg_not_made(
+    error: LegError,
+    client: &TcpStream,
+    record: &mut SessionRecord,
+    totals: &Totals,
+) -> Blocked {
+    debug!(session = record.id, %error, "client leg not made");
+    increment(&totals.client_handshake_failures);
+    record.failure = Some(failure(End::Client, false, &error.into()));
+    send_alert(client, Alert::INTERNAL_ERROR);
+    Blocked::ClientHandshakeFailed
+}
+
 fn certificate_rejected(
     flow: &FlowPolicy<'_>,
     record: &SessionRecord,
@@ -268,11 +284,11 @@ fn learn_request(flow: &FlowPolicy<'_>, record: &SessionRecord) {
     flow.learnt.client_certificate_requested(record.server, name, Instant::now());
 }
 
-/// The client said so, or closed instead of finishing its handshake.
-fn rejects_certificate(fault: &LegFault) -> bool {
+/// The client said so, or closed instead of finishing its handshake: when it had got all of ours.
+fn rejects_certificate(fault: &LegFault, client: &TcpStream) -> bool {
     match fault {
         LegFault::Tls(LegError::AlertReceived(alert)) => alert.rejects_certificate(),
-        LegFault::Closed => true,
+        LegFault::Closed => !unacknowledged(client),
         _ => false,
     }
 }

@@ -390,3 +390,55 @@ fn slow_ends_are_waited_for() {
     assert!(!bench.wire.log().unwrap().contains("panicked"));
     bench.run.succeeded();
 }
+
+/// It cannot have rejected a certificate that it was never shown.
+#[test]
+fn client_that_leaves_while_its_server_is_slow_is_not_taken_for_one_that_pins() {
+    let mut bench = lab();
+    let address = format!("{ODD}/24");
+    bench.ends.server.ip(&["address", "add", &address, "dev", INTERFACE]).unwrap();
+    let document = weir_lab::document::weir_section(&bench.ends.certificates).unwrap();
+    let logging = "logging: true\n";
+    let bypass = format!("{logging}      on-pinned-client: bypass\n");
+    assert!(document.contains(logging));
+    bench.provision(&document.replace(logging, &bypass)).unwrap();
+    let listener = bench.ends.server.enter(|| Ok(TcpListener::bind((ODD, 443))?)).unwrap();
+    let namespace = format!("/run/netns/{}", bench.ends.server.name());
+    let namespace = std::fs::File::open(namespace).unwrap();
+    let (left, has_left) = std::sync::mpsc::channel::<()>();
+    // Says nothing until it is told that its client has left. Ends with the test's process.
+    std::thread::spawn(move || -> std::io::Result<()> {
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
+        for client in listener.incoming() {
+            let (mut client, mut server) = (client?, TcpStream::connect((SERVER, 443))?);
+            let (mut from, mut to) = (server.try_clone()?, client.try_clone()?);
+            let _ = has_left.recv();
+            std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            std::thread::spawn(move || std::io::copy(&mut client, &mut server));
+        }
+        Ok(())
+    });
+    let hello = hello_of(&bench.ends, &["-tls1_3"]);
+    for _ in 0..3 {
+        let mut client = bench.ends.connect_from_client(SocketAddr::from((ODD, 443))).unwrap();
+        client.write_all(&hello).unwrap();
+        // By then it is taken over; its FIN is on its way before the server says anything.
+        std::thread::sleep(Duration::from_millis(200));
+        drop(client);
+        std::thread::sleep(Duration::from_millis(200));
+        left.send(()).unwrap();
+    }
+    let failed = "blocked (TLS handshake with the client failed)";
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while bench.wire.console("show sessions detail 3").unwrap().matches(failed).count() < 3 {
+        assert!(Instant::now() < deadline, "the sessions do not end");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let shown = bench.wire.console("show tls-inspection").unwrap();
+    assert!(!shown.contains("which rejects forged"), "{shown}");
+    left.send(()).unwrap();
+    let fetched = weir_lab::fetch::Fetch::new(HOST, "/").at(ODD).run(&bench.ends).unwrap();
+    fetched.succeeded().unwrap();
+    weir_lab::checks::ensure_signed_by_weir(&fetched).unwrap();
+    bench.run.succeeded();
+}

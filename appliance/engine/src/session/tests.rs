@@ -1,9 +1,11 @@
-//! How long a client has for its handshake, on a clock that only runs while everybody waits.
+//! How long a client has for its handshake, on a clock that only runs while everybody waits; and what
+//! becomes of one that cannot have any.
 
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use weir_policy::SecretBytes;
-use weir_policy::snapshot::CertifiedKey;
+use weir_policy::snapshot::{CertifiedKey, SegmentId};
 use weir_tls::ModernStack;
 
 use super::*;
@@ -43,5 +45,41 @@ async fn client_that_never_ends_its_handshake_is_given_up_at_the_deadline() {
         let took = started.elapsed();
         let most = HANDSHAKE_DEADLINE + Duration::from_millis(20);
         assert!((HANDSHAKE_DEADLINE..most).contains(&took), "{took:?}");
+    }
+}
+
+#[tokio::test]
+async fn client_whose_leg_cannot_be_had_gets_an_alert_and_its_session_a_cause() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut record = SessionRecord::new(1, 0, SegmentId(1), address, address);
+    let totals = Totals::default();
+    let error = LegError::Internal("no legacy worker runs".to_owned());
+    let blocked = client_leg_not_made(error, &stream, &mut record, &totals);
+    drop(stream);
+    assert_eq!(blocked, Blocked::ClientHandshakeFailed);
+    let failed = record.failure.map(|failure| (failure.with, failure.cause));
+    assert_eq!(failed, Some((End::Client, FailureCause::Internal)));
+    let mut said = Vec::new();
+    client.read_to_end(&mut said).await.unwrap();
+    assert_eq!(said, Alert::INTERNAL_ERROR.fatal_record());
+}
+
+/// Also where it says something before.
+#[tokio::test]
+async fn client_that_has_left_is_seen_to_have() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    client.writable().await.unwrap();
+    assert_eq!(client.try_write(b"unread").unwrap(), 6);
+    stream.readable().await.unwrap();
+    assert!(!has_said_its_last(&stream));
+    drop(client);
+    stream.ready(tokio::io::Interest::READABLE).await.unwrap();
+    while !has_said_its_last(&stream) {
+        tokio::task::yield_now().await;
     }
 }
