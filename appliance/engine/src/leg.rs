@@ -37,6 +37,8 @@ pub enum LegFault {
     Closed,
     #[error("the handshake took too long")]
     Slow,
+    #[error("the peer did not answer")]
+    Mute,
 }
 
 impl LegFault {
@@ -46,7 +48,7 @@ impl LegFault {
         match self {
             Self::Tls(LegError::Internal(_) | LegError::Overfed) => None,
             Self::Tls(error) => Some(error.alert_for_other_side()),
-            Self::Tcp(_) | Self::Closed | Self::Slow => None,
+            Self::Tcp(_) | Self::Closed | Self::Slow | Self::Mute => None,
         }
     }
 
@@ -56,7 +58,7 @@ impl LegFault {
             Self::Tls(LegError::AlertReceived(alert)) => format!("alert {alert}"),
             Self::Tls(error) => error.to_string(),
             Self::Tcp(error) => error.to_string(),
-            Self::Closed | Self::Slow => self.to_string(),
+            Self::Closed | Self::Slow | Self::Mute => self.to_string(),
         }
     }
 }
@@ -64,6 +66,12 @@ impl LegFault {
 impl Leg {
     pub fn new(stream: TcpStream, tls: Box<dyn TlsLeg>) -> Self {
         Self { stream, tls, out: Vec::new(), sent: 0 }
+    }
+
+    /// Says what TLS has to say, and waits until anything comes: bytes, or the end.
+    pub async fn is_answered(&mut self) -> io::Result<()> {
+        self.flush_all().await?;
+        self.stream.readable().await
     }
 
     /// Drives the handshake to its end. `received` is fed first.

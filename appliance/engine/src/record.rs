@@ -39,7 +39,7 @@ pub fn failure(with: End, certificate_requested: bool, fault: &LegFault) -> Fail
         _ if certificate_requested => FailureCause::CertificateRequested,
         LegFault::Tcp(_) => FailureCause::Reset,
         LegFault::Closed => FailureCause::Closed,
-        LegFault::Slow => FailureCause::TimedOut,
+        LegFault::Slow | LegFault::Mute => FailureCause::TimedOut,
         LegFault::Tls(LegError::AlertReceived(alert)) if alert.tells_incompatible() => {
             FailureCause::Incompatible
         }

@@ -18,6 +18,7 @@ use weir_dataplane::{FlowGuard, TakenFlow};
 use weir_policy::Inspection;
 use weir_policy::outcome::{Blocked, NotInspected, Outcome};
 use weir_policy::snapshot::{ClientProxy, Service};
+use weir_policy::suites::Protocol;
 use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
 use weir_tls::{Action, Alert, LeafKind, LegError, LegKey, TlsLeg, TrustAnchors, Verdict};
@@ -125,6 +126,7 @@ async fn handshakes(
         modern_servers: flow.modern_servers,
         legacy: &surroundings.legacy,
         allowed,
+        client: hello.strongest_version().unwrap_or(Protocol::Tls13),
         sessions: flow.sessions,
         encrypt_then_mac: flow.encrypt_then_mac,
     };
@@ -247,8 +249,6 @@ fn refuse(client: &TcpStream, server: Option<&TcpStream>, flow: &FlowPolicy<'_>,
     }
 }
 
-/// The client does not believe the certificate it was shown. Twice so, its next session may be left
-/// alone.
 /// Tells the client, the record and the counters of a leg to it that cannot be had.
 fn client_leg_not_made(
     error: LegError,
@@ -263,6 +263,8 @@ fn client_leg_not_made(
     Blocked::ClientHandshakeFailed
 }
 
+/// The client does not believe the certificate it was shown. Twice so, its next session may be left
+/// alone.
 fn certificate_rejected(
     flow: &FlowPolicy<'_>,
     record: &SessionRecord,
@@ -383,7 +385,9 @@ async fn in_time(handshake: impl Future<Output = Result<(), LegFault>>) -> Resul
 fn nearest_alert(fault: &LegFault) -> Alert {
     match fault {
         LegFault::Tls(error) => error.alert_for_other_side(),
-        LegFault::Tcp(_) | LegFault::Closed | LegFault::Slow => Alert::INTERNAL_ERROR,
+        LegFault::Tcp(_) | LegFault::Closed | LegFault::Slow | LegFault::Mute => {
+            Alert::INTERNAL_ERROR
+        }
     }
 }
 

@@ -10,7 +10,12 @@
 //! is tried once more, on a connection of its own. A server that it has spoken with is not put on the
 //! legacy stack by that at all, and by alerts only where it says so twice; it is counted then. And a
 //! server is remembered as old only where what the legacy stack agreed on with it is beyond the modern
-//! one. Three connections at most. Fails by the fault of the last attempt.
+//! one. Three connections at most.
+//!
+//! The legacy stack offers a server no version over the client's own, and no group whose key makes a
+//! hello long: what stumbles over either is reached as the client would reach it. A client without TLS
+//! 1.3 has that also where the modern stack's hello is not answered at all. What its session shows of
+//! the server, bound as it is, counts for such clients only. Fails by the fault of the last attempt.
 
 use std::io;
 use std::sync::Arc;
@@ -23,7 +28,7 @@ use tracing::debug;
 use weir_api::engine::SessionRecord;
 use weir_api::legacy::{Open, Role};
 use weir_dataplane::FlowGuard;
-use weir_policy::suites::Allowed;
+use weir_policy::suites::{Allowed, Protocol};
 use weir_tls::hello::ClientHello;
 use weir_tls::{Alert, LegError, LegKey, LegacyBounds, ModernStack, TlsLeg, Verdict, modern_could};
 
@@ -33,6 +38,10 @@ use crate::legacy::{Evidence, KnownServers, Legacy, MODERN_LASTS, SessionScope};
 /// A server that was there a moment ago.
 const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long a server may leave the modern stack's hello without any answer, where the client might be
+/// answered sooner: past it the legacy stack asks, and the client still waits.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(6);
+
 /// The stacks of one proxy.
 pub struct Stacks<'a> {
     /// `None` where the proxy allows no suite of the modern stack.
@@ -41,6 +50,8 @@ pub struct Stacks<'a> {
     pub modern_servers: &'a KnownServers,
     pub legacy: &'a Legacy,
     pub allowed: &'a Allowed,
+    /// The strongest version that the session's client offers.
+    pub client: Protocol,
     /// Of the legacy stack; the modern one has its own.
     pub sessions: &'a SessionScope,
     /// SPEC T3.
@@ -70,6 +81,12 @@ pub struct ServerFailed {
 }
 
 impl ServerFailed {
+    fn of(leg: Leg, fault: LegFault) -> Self {
+        let asked = leg.tls.client_certificate_requested();
+        let chain = leg.tls.peer_chain().unwrap_or_default();
+        Self { fault, asked, chain, stream: Some(leg.stream) }
+    }
+
     /// That the server may need the legacy stack.
     fn evidence(&self) -> Option<Evidence> {
         needs_legacy(&self.fault).filter(|_| !self.asked)
@@ -107,16 +124,23 @@ impl Stacks<'_> {
         deadline: Duration,
     ) -> Result<Leg, ServerFailed> {
         let servers = &self.legacy.servers;
-        let known = servers.knows(record.server, name, Instant::now());
+        let now = Instant::now();
+        let known = servers.knows(record.server, name, now);
         let Some(modern) = self.modern else {
             return self.on_legacy(server, name, alpn, record, deadline).await;
         };
+        let of_old_clients = &self.legacy.servers_of_old_clients;
+        let known_so = self.client_is_old() && of_old_clients.knows(record.server, name, now);
+        let is_modern = self.modern_servers.knows(record.server, name, now);
         // One proxy may be bound to what another need not ask for.
-        if known && !self.modern_servers.knows(record.server, name, Instant::now()) {
+        if (known || known_so) && !is_modern {
             let shaken = self.on_legacy(server, name, alpn, record, deadline).await;
             // It was upgraded, or it is another by now.
             if shaken.as_ref().map_or(true, is_for_modern) {
                 servers.forget(record.server, name);
+            }
+            if shaken.is_err() {
+                of_old_clients.forget(record.server, name);
             }
             return shaken;
         }
@@ -125,7 +149,6 @@ impl Stacks<'_> {
             Err(failed) => failed,
         };
         let Some(mut evidence) = failed.evidence() else { return Err(failed) };
-        let is_modern = self.modern_servers.knows(record.server, name, Instant::now());
         if is_modern || evidence == Evidence::Silence {
             let counts = self.legacy.counts();
             let server = failed.connect_again(again, record, &counts.opened_again_on_modern).await;
@@ -153,10 +176,28 @@ impl Stacks<'_> {
         let Some(server) = server else { return Err(failed) };
         // Only where it helped: a server that refuses both has no need of the second stack.
         let leg = self.on_legacy(server, name, alpn, record, deadline).await?;
-        if !is_for_modern(&leg) {
-            servers.remember(record.server, name, evidence.lasts(), Instant::now());
+        if let Some((servers, lasts)) = self.needed_for(&leg, evidence) {
+            servers.remember(record.server, name, lasts, Instant::now());
         }
         Ok(leg)
+    }
+
+    /// Where and for how long a server is remembered that agreed on this with the legacy stack, and
+    /// with the modern one on nothing. That it goes no further than the client may not be its own
+    /// choice: then only sessions of such clients make use of it.
+    fn needed_for(&self, leg: &Leg, evidence: Evidence) -> Option<(&KnownServers, Duration)> {
+        let version = leg.tls.negotiated().map(|negotiated| negotiated.version.0);
+        let bound_by_client = self.client < Protocol::Tls12 && version == Some(self.client.code());
+        if !is_for_modern(leg) && !bound_by_client {
+            return Some((&self.legacy.servers, evidence.lasts()));
+        }
+        let servers = &self.legacy.servers_of_old_clients;
+        self.client_is_old().then_some((servers, Evidence::Mute.lasts()))
+    }
+
+    /// It may have reached servers that a hello of TLS 1.3 does not reach.
+    fn client_is_old(&self) -> bool {
+        self.client < Protocol::Tls13
     }
 
     async fn on_modern(
@@ -172,7 +213,15 @@ impl Stacks<'_> {
             Ok(tls) => tls,
             Err(error) => return Err(not_made(error, server)),
         };
-        let leg = shake_hands(Leg::new(server, tls), deadline).await?;
+        let (mut leg, started) = (Leg::new(server, tls), Instant::now());
+        let knows = self.modern_servers.knows(record.server, name, started);
+        if self.client_is_old() && !knows {
+            let answered = tokio::time::timeout(ANSWERS_WITHIN.min(deadline), leg.is_answered());
+            if answered.await.is_err() {
+                return Err(ServerFailed::of(leg, LegFault::Mute));
+            }
+        }
+        let leg = shake_hands(leg, deadline.saturating_sub(started.elapsed())).await?;
         self.modern_servers.remember(record.server, name, MODERN_LASTS, Instant::now());
         Ok(leg)
     }
@@ -202,7 +251,8 @@ impl Stacks<'_> {
         let session = self.sessions.with_server(record.server, name);
         let name = name.filter(|name| name.parse::<std::net::IpAddr>().is_err());
         let role = Role::ToServer { server_name: name.map(str::to_owned), alpn, session };
-        self.legacy.leg(self.open(LegacyBounds::under(self.allowed), role)?).await
+        let bounds = LegacyBounds::for_client_up_to(self.client, self.allowed);
+        self.legacy.leg(self.open(bounds, role)?).await
     }
 
     /// The leg to the client, on the stack that its hello needs.
@@ -240,11 +290,7 @@ async fn shake_hands(mut leg: Leg, deadline: Duration) -> Result<Leg, ServerFail
     let done = tokio::time::timeout(deadline, leg.handshake(&[])).await;
     match done.unwrap_or(Err(LegFault::Slow)) {
         Ok(()) => Ok(leg),
-        Err(fault) => {
-            let asked = leg.tls.client_certificate_requested();
-            let chain = leg.tls.peer_chain().unwrap_or_default();
-            Err(ServerFailed { fault, asked, chain, stream: Some(leg.stream) })
-        }
+        Err(fault) => Err(ServerFailed::of(leg, fault)),
     }
 }
 
@@ -277,6 +323,7 @@ pub fn needs_legacy(fault: &LegFault) -> Option<Evidence> {
         .then_some(Evidence::Protocol),
         LegFault::Tls(LegError::Refused { .. }) => Some(Evidence::Protocol),
         LegFault::Closed => Some(Evidence::Silence),
+        LegFault::Mute => Some(Evidence::Mute),
         LegFault::Tcp(error) => {
             (error.kind() == io::ErrorKind::ConnectionReset).then_some(Evidence::Silence)
         }

@@ -3,9 +3,10 @@
 //! For: opening the next session with a server that needs the legacy stack there at once, and none
 //! there with a server that does not, whatever happens to a connection. What is remembered is what a
 //! handshake came to, whose end the server's key vouches for: nobody on the path makes a server look
-//! older than it is by a reset or an alert. Two tables of this kind: of servers that need the legacy
-//! stack (for as long as the failure on the modern one was worth; ends with the engine) and of those
-//! that do not (one for each proxy of each policy generation: what one allows another may not). Not
+//! older than it is by a reset or an alert. Tables of this kind: of servers that need the legacy
+//! stack (for as long as the failure on the modern one was worth; ends with the engine), of those that
+//! need it for clients without TLS 1.3 only, since nothing else is known of them, and of those that do
+//! not (one for each proxy of each policy generation: what one allows another may not). Not
 //! for: clients, whose hello tells. Cannot fail: what was forgotten costs one more attempt.
 
 use std::net::SocketAddr;
@@ -27,6 +28,8 @@ pub enum Evidence {
     Protocol,
     /// The connection ended: so do old servers, and those that are short of something.
     Silence,
+    /// No answer at all: some old servers wait for the rest of a hello that they do not understand.
+    Mute,
 }
 
 impl Evidence {
@@ -34,7 +37,7 @@ impl Evidence {
     pub const fn lasts(self) -> Duration {
         match self {
             Self::Protocol => Duration::from_secs(6 * 3600),
-            Self::Silence => Duration::from_secs(600),
+            Self::Silence | Self::Mute => Duration::from_secs(600),
         }
     }
 }

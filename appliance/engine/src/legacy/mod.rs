@@ -58,18 +58,20 @@ pub struct Legacy {
     counts: Arc<Counts>,
     /// Servers that need this stack.
     pub servers: KnownServers,
+    /// Servers that clients without TLS 1.3 were led to by it, which offered no more than they do.
+    pub servers_of_old_clients: KnownServers,
 }
 
 #[derive(Debug, Default)]
 pub struct Counts {
     /// Legs opened.
     pub legs: AtomicU64,
-    /// Workers that ended, or were killed because they were stuck.
-    pub crashes: AtomicU64,
     /// Those that are open.
     open: AtomicUsize,
     /// Legs that were not opened: there were [`MAX_LEGS`], or no worker took them.
     pub refused: AtomicU64,
+    /// Workers that ended, or were killed because they were stuck.
+    pub crashes: AtomicU64,
     /// Server legs that failed on the modern stack and were opened again on this one.
     pub opened_again: AtomicU64,
     /// Those that were opened again on the modern stack: nothing had said that it is not the right one.
@@ -85,7 +87,12 @@ impl Legacy {
     pub fn start(program: PathBuf) -> anyhow::Result<Arc<Self>> {
         let counts = Arc::<Counts>::default();
         let control = worker::start(program, Arc::clone(&counts))?;
-        Ok(Arc::new(Self { control, counts, servers: KnownServers::default() }))
+        Ok(Arc::new(Self {
+            control,
+            counts,
+            servers: KnownServers::default(),
+            servers_of_old_clients: KnownServers::default(),
+        }))
     }
 
     /// A leg on the worker. Inside the runtime that will own it.
@@ -145,18 +152,19 @@ impl Legacy {
 
     /// As the console tells them.
     pub fn told(&self) -> Vec<(String, u64)> {
-        let known = u64::try_from(self.servers.count()).unwrap_or(u64::MAX);
+        let known = |servers: &KnownServers| u64::try_from(servers.count()).unwrap_or(u64::MAX);
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             ("legs on the legacy stack", count(&self.counts.legs)),
+            ("legs that the legacy stack could not take", count(&self.counts.refused)),
             ("server legs opened again on the legacy stack", count(&self.counts.opened_again)),
             (
                 "server legs opened again on the modern stack",
                 count(&self.counts.opened_again_on_modern),
             ),
             ("servers known as modern that no longer are", count(&self.counts.aged)),
-            ("servers known to need the legacy stack", known),
-            ("legs that the legacy stack could not take", count(&self.counts.refused)),
+            ("servers known to need the legacy stack", known(&self.servers)),
+            ("servers that need it for old clients", known(&self.servers_of_old_clients)),
             ("legacy workers that ended", count(&self.counts.crashes)),
         ]
         .map(|(name, value)| (name.to_owned(), value))

@@ -6,6 +6,7 @@ mod remembered;
 mod worker;
 
 mod crowd;
+mod stumbling;
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -73,6 +74,8 @@ struct World {
     /// Of two policy generations, and which is in force.
     sessions: [SessionScope; 2],
     generation: Cell<usize>,
+    /// What the client says it can.
+    client: Cell<Protocol>,
     keys: [Arc<LegKey>; 2],
 }
 
@@ -86,6 +89,7 @@ impl World {
             everything,
             sessions: [SessionScope::new().unwrap(), SessionScope::new().unwrap()],
             generation: Cell::new(0),
+            client: Cell::new(Protocol::Tls13),
             keys: [key(Authentication::Rsa), key(Authentication::Ecdsa)],
         })
     }
@@ -96,6 +100,7 @@ impl World {
             modern_servers: &self.modern_servers,
             legacy: &self.legacy,
             allowed: &self.everything,
+            client: self.client.get(),
             sessions: &self.sessions[self.generation.get()],
             encrypt_then_mac: false,
         }

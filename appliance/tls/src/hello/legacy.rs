@@ -38,6 +38,13 @@ impl LegacyBounds {
         Some(Self { versions: (weakest, strongest), suites })
     }
 
+    /// The same for a leg to a server whose client offers nothing over this version: some servers
+    /// stumble over a hello that does, and that client would reach them by itself.
+    pub fn for_client_up_to(client: Protocol, allowed: &Allowed) -> Option<Self> {
+        let strongest = allowed.strongest.min(client);
+        Self::under(&Allowed { strongest, ..allowed.clone() })
+    }
+
     /// The same for a leg that shows a certificate of this key type: TLS 1.3 cannot be spoken with one
     /// on P-224.
     pub fn with_key(kind: KeyKind, allowed: &Allowed) -> Option<Self> {
@@ -76,6 +83,11 @@ impl ClientHello {
             .filter(|id| self.cipher_suites.contains(&Suite(**id)))
             .filter_map(|id| Line::by_id(*id));
         offered.filter(|suite| suite.used_in(chosen)).any(|suite| self.agrees(suite, kind, chosen))
+    }
+
+    /// The strongest version that it offers; `None`: none that has a number here.
+    pub fn strongest_version(&self) -> Option<Protocol> {
+        Protocol::ALL.into_iter().rfind(|version| self.offers_version(*version))
     }
 
     fn offers_version(&self, version: Protocol) -> bool {

@@ -57,6 +57,18 @@ fn hellos_without_a_modern_version_or_suite_are_not_supported() {
 }
 
 #[test]
+fn hello_tells_the_strongest_version_that_it_offers() {
+    use weir_policy::suites::Protocol;
+    for (name, version) in [
+        ("openssl-3.0-tls13.bin", Protocol::Tls13),
+        ("openssl-3.0-tls12.bin", Protocol::Tls12),
+        ("openssl-3.0-tls11.bin", Protocol::Tls11),
+    ] {
+        assert_eq!(golden(name).strongest_version(), Some(version), "{name}");
+    }
+}
+
+#[test]
 fn hello_in_several_records_is_read() {
     let hello = golden("openssl-3.0-split-records.bin");
     assert_eq!(hello.server_name.as_deref(), Some("split.example"));
