@@ -281,7 +281,7 @@ fn answerable(
     // There is one: the inspection was judged from this very snapshot.
     let Some(flow) = policy.of(*inspection) else { return decision };
     if matches!(flow.excepted(hello, candidate.server), Excepted::Yes) {
-        return Decision::Release(Outcome::NotDecrypted(NotDecrypted::DomainException));
+        return Decision::Release(Outcome::NotDecrypted(NotDecrypted::LearntException));
     }
     if let Proxy::Client { proxy, .. } = flow.proxy {
         let (client, name) = (candidate.client.ip(), hello.server_name.as_deref());

@@ -32,6 +32,8 @@ pub enum NotInspected {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum NotDecrypted {
     DomainException,
+    /// The same by the server's certificate, seen now or before (SPEC T5).
+    LearntException,
     SourceException,
 }
 
@@ -153,6 +155,7 @@ impl fmt::Display for NotDecrypted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::DomainException => "domain exception",
+            Self::LearntException => "learnt that the domain needs no inspection",
             Self::SourceException => "source exception",
         })
     }

@@ -37,7 +37,7 @@ pub(super) async fn relay_excepted(
     match tokio::time::timeout(HANDSHAKE_DEADLINE, again).await {
         Ok(Ok(server)) => {
             relay::as_is(TakenFlow { client, server, received, guard }, record).await;
-            Outcome::NotDecrypted(NotDecrypted::DomainException)
+            Outcome::NotDecrypted(NotDecrypted::LearntException)
         }
         Ok(Err(error)) => {
             let fault = LegFault::Tcp(error);

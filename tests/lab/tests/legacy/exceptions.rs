@@ -20,7 +20,7 @@ use weir_lab::wire::lab::Lab;
 
 use super::{OLD, certified, changed, configure, ensure_holds, passes, record_of, server_of};
 
-const EXCEPTED: &str = "not decrypted (domain exception)\n";
+const EXCEPTED: &str = "not decrypted (learnt that the domain needs no inspection)\n";
 
 fn certificate_decides(bench: &mut Bench<Lab>) -> anyhow::Result<()> {
     let domains = "domains-not-to-decrypt: [\"bank.example\", \"*.bank.example\"]";

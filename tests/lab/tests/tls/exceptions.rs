@@ -13,6 +13,7 @@ use weir_lab::wire::Wire as _;
 use super::{INSPECTED, OTHER, configure, openssl_server, passes, record_of, serve, told};
 
 const EXCEPTED: &str = "not decrypted (domain exception)";
+const LEARNT: &str = "not decrypted (learnt that the domain needs no inspection)";
 
 #[test]
 fn a_spoofed_server_name_escapes_nothing_where_the_certificate_decides() {
@@ -48,7 +49,7 @@ fn a_spoofed_server_name_escapes_nothing_where_the_certificate_decides() {
             fetched.succeeded()?;
             assert_eq!(fetched.certificate()?, seen(&bank.certificate_pem()?)?);
             let (outcome, record) = record_of(bench, &fetched)?;
-            assert_eq!(outcome, EXCEPTED, "{record}");
+            assert_eq!(outcome, LEARNT, "{record}");
             let asked = record.contains("Server certificate      bank.example\n");
             assert_eq!(asked, time == 0, "{record}");
             assert!(bench.ends.access_log()?.contains(&format!("10.66.0.1:{} ", fetched.port)));
@@ -74,7 +75,7 @@ fn without_a_server_name_the_certificates_own_names_decide() {
             fetched.succeeded()?;
             assert_eq!(fetched.certificate()?, seen(&bank.certificate_pem()?)?);
             let (outcome, record) = record_of(bench, &fetched)?;
-            assert_eq!(outcome, EXCEPTED, "{record}");
+            assert_eq!(outcome, LEARNT, "{record}");
             assert!(record.contains("Server name             none\n"), "{record}");
         }
         Ok(())
