@@ -1,12 +1,11 @@
 //! Both stacks on either leg, between ends that are legs themselves, over loopback.
 
+mod crowd;
 mod handshakes;
 mod keys;
 mod remembered;
-mod worker;
-
-mod crowd;
 mod stumbling;
+mod worker;
 
 use std::cell::Cell;
 use std::net::SocketAddr;
