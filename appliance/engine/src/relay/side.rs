@@ -192,7 +192,10 @@ mod tests {
         // The other side's data is not kept from it, as far as that goes.
         assert!(!other.wanted(&side).read);
         while !side.wanted(&other).read {
-            peer.readable().await.unwrap();
+            tokio::select! {
+                ready = peer.readable() => ready.unwrap(),
+                ready = side.leg.stream.writable() => ready.unwrap(),
+            }
             let _ = peer.try_read(&mut [0; READ]);
             side.push().unwrap();
         }

@@ -78,8 +78,9 @@ fn worn_out_key_gets_a_successor_and_the_peer_changes_its_own() {
         before[0].wear_out();
         opening.wear_out();
         carries_data(&mut legs);
+        // The peer was asked for a new key of its own, and gives one with its next data.
+        carries_data(&mut legs);
         let after = keys(&legs[from]);
-        // The peer was asked for a new key of its own, and gave one.
         assert!(before.iter().zip(&after).all(|(before, after)| !Arc::ptr_eq(before, after)));
         carries_data(&mut legs);
     }
