@@ -12,7 +12,7 @@
 //! server is remembered as old only where what the legacy stack agreed on with it is beyond the modern
 //! one. Three connections at most.
 //!
-//! The legacy stack offers a server no version over the client's own, and no group whose key makes a
+//! The legacy stack offers a server no version over the client's own, and no key share that makes a
 //! hello long: what stumbles over either is reached as the client would reach it. A client without TLS
 //! 1.3 has that also where the modern stack's hello is not answered at all. What its session shows of
 //! the server, bound as it is, counts for such clients only. Fails by the fault of the last attempt.
