@@ -121,10 +121,12 @@ static __noinline void forget_flow(struct flow_key *key, struct flow *f)
 	struct flow_key alias;
 	if (!key || !f)
 		return;
+	/* What is read of it is read before: its memory may be another flow's right after. */
+	__u32 client_low = *(volatile __u8 *)&f->client_low;
 	if (alias_of(key, f, &alias))
 		bpf_map_delete_elem(&gre_aliases, &alias);
 	if (!bpf_map_delete_elem(&flows, key))
-		count_entry(key, f->client_low, -1);
+		count_entry(key, client_low, -1);
 }
 
 #endif
