@@ -1,5 +1,5 @@
 /* Types shared by the eBPF programs and user space (src/layout.rs repeats each, with its size
- * asserted on both sides). Any change of a pinned map's type needs a new LAYOUT in src/layout.rs. */
+ * asserted on both sides). Pinned maps are made of them: any change here makes another LAYOUT. */
 #ifndef WEIR_H
 #define WEIR_H
 

@@ -8,8 +8,36 @@ pub mod rules;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Grows with every change of a pinned map's type: pins of another layout are removed on open.
-pub const LAYOUT: u32 = 10;
+/// Differs with every change of what the pinned maps are made from, so that none of another layout is
+/// ever taken on: pins of another layout are removed on open. A change of a comment alone makes
+/// another one, too, which costs nothing: another build comes with a boot of its own.
+pub const LAYOUT: u64 = fingerprint(&[
+    include_str!("../bpf/weir.h"),
+    include_str!("../bpf/rules.h"),
+    include_str!("../bpf/maps.h"),
+    include_str!("../bpf/rule_maps.h"),
+    include_str!("../bpf/counters.h"),
+]);
+
+/// FNV-1a.
+const fn fingerprint(texts: &[&str]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut rest = texts;
+    while let Some((text, others)) = rest.split_first() {
+        let mut bytes = text.as_bytes();
+        while let Some((byte, after)) = bytes.split_first() {
+            hash = (hash ^ *byte as u64).wrapping_mul(0x0000_0100_0000_01b3);
+            bytes = after;
+        }
+        rest = others;
+    }
+    hash
+}
+
+/// What the directory of this layout's pins is called.
+pub fn pins_name() -> String {
+    format!("layout-{LAYOUT:016x}")
+}
 
 /// Names of the programs' counters and what one count of each means, in the order of their index
 /// (made from `bpf/counters.h`).
@@ -295,3 +323,20 @@ unsafe impl aya::Pod for EngineInstance {}
 unsafe impl aya::Pod for SegmentSettings {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Flow {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_counter_or_another_table_is_another_layout() {
+        let counters = include_str!("../bpf/counters.h");
+        let (first, rest) = counters.split_once("\nCOUNTER(").unwrap();
+        let more = format!("{first}\nCOUNTER(one_more, \"one\")\nCOUNTER({rest}");
+        assert_ne!(fingerprint(&[counters]), fingerprint(&[&more]));
+        let maps = include_str!("../bpf/maps.h");
+        let larger = maps.replacen("max_entries, 8192", "max_entries, 8193", 1);
+        assert_ne!(maps, larger);
+        assert_ne!(fingerprint(&[maps, counters]), fingerprint(&[&larger, counters]));
+    }
+}

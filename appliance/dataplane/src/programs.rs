@@ -17,7 +17,7 @@ use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use crate::layout::LAYOUT;
+use crate::layout::pins_name;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir.bpf.o"));
 static BLOCK_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/block.bpf.o"));
@@ -160,7 +160,7 @@ pub fn attach(
 ) -> Result<(), ProgramError> {
     let failed = |what: String| ProgramError::Attach { interface: interface.to_owned(), what };
     let program = program(ebpf, name)?;
-    let pin = pins.join(format!("layout-{LAYOUT}")).join(format!("link-{interface}"));
+    let pin = pins.join(pins_name()).join(format!("link-{interface}"));
     if how != Attach::Clsact {
         match attach_tcx(program, interface, &pin) {
             Ok(()) => return Ok(()),
@@ -252,7 +252,7 @@ fn layout_directory(pins: &Path) -> io::Result<PathBuf> {
             )
         })?;
     }
-    let own = format!("layout-{LAYOUT}");
+    let own = pins_name();
     for entry in fs::read_dir(pins)? {
         let entry = entry?;
         if entry.file_name() != own.as_str()
