@@ -196,8 +196,8 @@ fn rules(random: &mut Random) -> Snapshot {
     rules
 }
 
-/// A frame and what it is.
-fn packet(random: &mut Random) -> (Vec<u8>, PacketFacts) {
+/// A frame, what it is, and what is around it. In a tunnel it is what is inside.
+fn packet(random: &mut Random) -> (Vec<u8>, PacketFacts, &'static str) {
     let (source, mut destination) = (address(random), address(random));
     while destination.is_ipv4() != source.is_ipv4() {
         destination = address(random);
@@ -214,18 +214,24 @@ fn packet(random: &mut Random) -> (Vec<u8>, PacketFacts) {
         icmp_type: None,
     };
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    let mut around = "nothing";
     if let Some(vlan) = facts.vlan {
         frame.extend([0x81, 0]);
         frame.extend((vlan | 0x6000).to_be_bytes());
+        if random.one_in(4) {
+            around = "two tags";
+            frame.extend([0x81, 0, 0x20, 7]);
+        }
     }
     if random.one_in(8) {
         facts.ether_type = random.of(&[0x0806, 0x88cc, 0xffff]);
         (facts.addresses, facts.protocol) = (None, 0);
         frame.extend(facts.ether_type.to_be_bytes());
         frame.extend([0; 46]);
-        return (frame, facts);
+        return (frame, facts, around);
     }
     frame.extend(facts.ether_type.to_be_bytes());
+    let packet = frame.len();
     let mut inside = vec![0u8; 20];
     let fragment = random.one_in(6);
     let ports = [random.of(PORTS), random.of(PORTS)];
@@ -276,8 +282,29 @@ fn packet(random: &mut Random) -> (Vec<u8>, PacketFacts) {
         _ => unreachable!("of one family"),
     }
     frame.extend(inside);
-    (frame, facts)
+    if source.is_ipv4() && !matches!(facts.protocol, IPIP | GRE) && random.one_in(4) {
+        let (name, protocol, gre) = random.of(TUNNELS);
+        around = name;
+        let inner = frame.split_off(packet);
+        let length = (20 + gre.len() + inner.len()) as u16;
+        frame.extend([0x45, 0]);
+        frame.extend(length.to_be_bytes());
+        frame.extend([0, 1, 0x40, 0, 64, protocol, 0, 0]);
+        frame.extend([192, 0, 2, 7, 192, 0, 2, 201]);
+        frame.extend(gre);
+        frame.extend(inner);
+    }
+    (frame, facts, around)
 }
+
+const IPIP: u8 = 4;
+const GRE: u8 = 47;
+/// Name, protocol of the outer header, and what follows that.
+const TUNNELS: &[(&str, u8, &[u8])] = &[
+    ("IPIP", IPIP, &[]),
+    ("GRE", GRE, &[0, 0, 8, 0]),
+    ("GRE with key", GRE, &[0x20, 0, 8, 0, 0, 0, 0, 77]),
+];
 
 #[test]
 fn tables_and_definition_agree_on_random_packets() {
@@ -296,9 +323,10 @@ fn tables_and_definition_agree_on_random_packets() {
             engine.dataplane.quarantine(*host, None).unwrap();
         }
         for number in 0..100 {
-            let (frame, facts) = packet(random);
+            let (frame, facts, around) = packet(random);
             let expected = evaluate(&rules, &facts, |host| hosts.contains(&host));
             *seen.entry(format!("{:?} {}", expected.passage, expected.candidate)).or_default() += 1;
+            *seen.entry(around.to_owned()).or_default() += 1;
             // Found, then remembered.
             for _ in 0..2 {
                 let found = engine.dataplane.explain(&frame, facts.segment, facts.from).unwrap();
@@ -323,6 +351,10 @@ fn tables_and_definition_agree_on_random_packets() {
         "Blocked(Quarantine) false",
         "Blocked(Quic) false",
         "Bypassed(0) false",
+        "two tags",
+        "IPIP",
+        "GRE",
+        "GRE with key",
     ] {
         assert!(seen.get(wanted).is_some_and(|count| *count >= 10), "{wanted}: {seen:?}");
     }
@@ -401,8 +433,23 @@ fn rules_act_on_the_wire_and_are_counted() {
     engine.dataplane.fall_back(FallbackCause::Told, true).unwrap();
     with(TrafficAction::Block, echo());
     assert!(pings(&wire), "in fallback everything passes");
+    assert_eq!(engine.counter("fallback_unblocked"), 1);
     engine.dataplane.fall_back(FallbackCause::Told, false).unwrap();
     assert!(!pings(&wire));
+}
+
+#[test]
+fn a_packet_from_an_address_of_bad_reputation_is_dropped() {
+    let wire = Wire::new();
+    let (engine, _held) = wire.engine(Attach::Auto);
+    wire.crosses(wire::CLIENT, wire::SERVER); // the ends know one another from here on
+    assert!(pings(&wire));
+    let mut rules = snapshot(Layer2Fallback::PermitAll);
+    let client = format!("{}/32", wire::CLIENT).parse().unwrap();
+    rules.precedence.reputation = Reputation::new(vec![(client, Standing::Block)]);
+    engine.dataplane.apply(&rules).unwrap();
+    assert!(!pings(&wire));
+    assert_eq!(engine.counter("reputation_dropped"), 1);
 }
 
 #[test]
