@@ -242,6 +242,7 @@ fn block_all_fallback_drops_everything_when_told_and_when_the_engine_is_gone() {
     talks(&wire, &listener);
     engine.dataplane.fall_back(FallbackCause::Told, true).unwrap();
     assert!(refuses(&wire, &listener));
+    assert!(engine.counter("fallback_dropped") > 0);
     engine.dataplane.fall_back(FallbackCause::Told, false).unwrap();
     talks(&wire, &listener);
     drop(engine);
