@@ -3,7 +3,7 @@
  * IPv4 address, or the /64 of an IPv6 address, whatever segment, VLAN or tunnel it comes by. Counts
  * are in hashed cells: a stranger in the same cells makes a client's bound smaller, never larger. Not
  * for: who is a candidate. Past a bound policy says what becomes of a flow; in a crowded ring the
- * packet is dropped, and comes again. */
+ * packet is dropped, and comes again. What is not static the verifier looks at once (options.h). */
 #ifndef WEIR_CLIENTS_H
 #define WEIR_CLIENTS_H
 
@@ -11,6 +11,7 @@
 #define RING_SHARE 16	/* of a ring, for one client in that time */
 #define SYN_WINDOW 30	/* log2 of ns: some 1.1 s */
 #define ENTRY_SHARE 8	/* of the table of flows, for one client once it is half full */
+#define HANDSHAKES_PART 4 /* of the table of flows, for whole handshakes that say nothing; src/silence.rs has it too */
 #define SYN_SHARE 8	/* of the table of handshakes, for one client in that time */
 
 /* The seed keeps an end from choosing addresses that meet another client's. */
@@ -35,21 +36,14 @@ static __always_inline __u32 *client_cell(__u64 hash, __u32 base, int second)
  * may go over a bound by one each. */
 static __noinline int client_adds(struct flow_key *key, __u32 client_low, struct configuration *c)
 {
-	__u32 all = CLIENT_ENTRIES_ALL;
 	if (!key || !c)
 		return 0;
 	__u32 most = c->client_flows;
 	__u64 hash = client_hash(key, client_low, c->seed);
 	__u32 *one = client_cell(hash, 0, 0), *two = client_cell(hash, 0, 1);
-	__u32 *entries = client_cell(hash, CLIENT_ENTRIES, 0), *other = client_cell(hash, CLIENT_ENTRIES, 1);
-	__u32 *total = bpf_map_lookup_elem(&client_flows, &all);
-	if (!one || !two || !entries || !other || !total)
+	if (!one || !two)
 		return 0;
 	if (most && *(volatile __u32 *)one >= most && *(volatile __u32 *)two >= most)
-		return 0;
-	/* Its finished flows take the room of others', where that is short. */
-	if (*(volatile __u32 *)total >= flow_entries / 2 && *(volatile __u32 *)entries > flow_entries / ENTRY_SHARE &&
-	    *(volatile __u32 *)other > flow_entries / ENTRY_SHARE)
 		return 0;
 	__sync_fetch_and_add(one, 1);
 	__sync_fetch_and_add(two, 1);
@@ -71,22 +65,65 @@ static __noinline int client_subtracts(struct flow_key *key, __u32 client_low)
 	return 0;
 }
 
-/* An entry of a client came into `flows`, or went. */
-static __noinline int count_entry(struct flow_key *key, __u32 client_low, int change)
+/* Adds to a client's two cells that begin at `base`, and to the count of all clients. */
+static __always_inline void change_cells(__u64 hash, __u32 base, __u32 all, int change)
 {
-	__u32 zero = 0, all = CLIENT_ENTRIES_ALL;
+	__u32 *one = client_cell(hash, base, 0), *two = client_cell(hash, base, 1);
+	__u32 *total = bpf_map_lookup_elem(&client_flows, &all);
+	if (!one || !two || !total)
+		return;
+	__sync_fetch_and_add(one, change);
+	__sync_fetch_and_add(two, change);
+	__sync_fetch_and_add(total, change);
+}
+
+/* Entries of a client came into `flows`, or went; and how many of them became, or were,
+ * STATE_ANSWERED. */
+__noinline int count_entry(struct flow_key *key, __u32 client_low, int entries, int handshakes)
+{
+	__u32 zero = 0;
 	struct configuration *c = bpf_map_lookup_elem(&configuration, &zero);
 	if (!key || !c)
 		return 0;
 	__u64 hash = client_hash(key, client_low, c->seed);
-	__u32 *one = client_cell(hash, CLIENT_ENTRIES, 0), *two = client_cell(hash, CLIENT_ENTRIES, 1);
+	if (entries)
+		change_cells(hash, CLIENT_ENTRIES, CLIENT_ENTRIES_ALL, entries);
+	if (handshakes)
+		change_cells(hash, CLIENT_HANDSHAKES, CLIENT_HANDSHAKES_ALL, handshakes);
+	return 0;
+}
+
+/* Whether a count is below its bound; and below its client's share, where half of the bound is used. */
+static __always_inline int has_share(__u64 hash, __u32 base, __u32 all, __u32 most)
+{
+	__u32 *one = client_cell(hash, base, 0), *two = client_cell(hash, base, 1);
 	__u32 *total = bpf_map_lookup_elem(&client_flows, &all);
 	if (!one || !two || !total)
 		return 0;
-	__sync_fetch_and_add(one, change);
-	__sync_fetch_and_add(two, change);
-	__sync_fetch_and_add(total, change);
-	return 0;
+	__u32 used = *(volatile __u32 *)total;
+	if (used < most / 2)
+		return 1;
+	return *(volatile __u32 *)one <= most / ENTRY_SHARE || *(volatile __u32 *)two <= most / ENTRY_SHARE;
+}
+
+/* Whether a client may have one more entry in `flows`: its finished flows take the room of others',
+ * where that is short. */
+__noinline int entry_has_room(struct flow_key *key, __u32 client_low, __u64 seed)
+{
+	return key && has_share(client_hash(key, client_low, seed), CLIENT_ENTRIES, CLIENT_ENTRIES_ALL, flow_entries);
+}
+
+/* The same of one whose handshake is whole, and that has said nothing: they have a part of the table,
+ * so that those which do say something always find room. */
+__noinline int handshake_has_room(struct flow_key *key, __u32 client_low, __u64 seed)
+{
+	__u32 all = CLIENT_HANDSHAKES_ALL, most = flow_entries / HANDSHAKES_PART;
+	__u32 *total = bpf_map_lookup_elem(&client_flows, &all);
+	if (!key || !total || *(volatile __u32 *)total >= most)
+		return 0;
+	__u64 hash = client_hash(key, client_low, seed);
+	return has_share(hash, CLIENT_HANDSHAKES, CLIENT_HANDSHAKES_ALL, most) &&
+	       has_share(hash, CLIENT_ENTRIES, CLIENT_ENTRIES_ALL, flow_entries);
 }
 
 /* By who changed the state of a flow in `flows` to one that does not count. */

@@ -36,6 +36,8 @@ COUNTER(syn_signed_passed, "candidate SYN with TCP-AO or TCP-MD5, flow left to t
 COUNTER(syn_options_dropped, "candidate SYN or SYN-ACK with TCP-AO, TCP-MD5 or malformed options, dropped by policy")
 COUNTER(handshake_unknown_passed, "SYN-ACK of a candidate whose SYN is not known (any more), left to the bridge")
 COUNTER(handshake_unknown_dropped, "the same, dropped by policy; the handshake comes again")
+COUNTER(handshakes_full_passed, "ACK of a whole handshake past what silent flows have room for, left where a flood of SYNs may push its flow out")
+COUNTER(handshakes_full_dropped, "the same, dropped by policy; it comes again")
 COUNTER(syn_flood_passed, "candidate SYN past its client's share of the handshakes that are watched, flow left to the bridge")
 COUNTER(syn_flood_dropped, "the same, dropped by policy")
 COUNTER(syn_options_passed, "candidate SYN or SYN-ACK with malformed options, flow left to the bridge")

@@ -5,7 +5,8 @@
 #ifndef WEIR_HANDSHAKE_H
 #define WEIR_HANDSHAKE_H
 
-static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, int candidate)
+/* `old`: an answered flow of the same tuple, if there is one. */
+static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, int candidate, struct flow *old)
 {
 	__u32 segment = port->segment, zero = 0;
 	struct tcp_options options = {};
@@ -27,7 +28,8 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struc
 	if (!takeable_options(skb, p, segment, c, &options))
 		return c->evasion & EVASION_UNTAKEABLE_OPTIONS ? TC_ACT_SHOT : TC_ACT_OK;
 
-	struct flow *old = bpf_map_lookup_elem(&half_open, &p->key);
+	if (!old)
+		old = bpf_map_lookup_elem(&half_open, &p->key);
 	if (old && old->end[0].isn == p->seq && old->client_low == p->from_low) {
 		if (old->client_side != port->side) {
 			/* The same SYN came in by the other port: the tuple crosses twice (SPEC D16). */
@@ -56,7 +58,7 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struc
 	__u8 contested = 0;
 	/* A SYN with another sequence number, which a server that has the first one ignores. Where no
 	 * SYN-ACK ever came, an old entry is of a connection that is long over. */
-	if (old && (*(volatile __u64 *)&old->word & 0xff) == STATE_HALF_OPEN) {
+	if (old && (*(volatile __u64 *)&old->word & 0xff) != STATE_IGNORED) {
 		/* The server's side says in its client's name that there is another connection. */
 		if (old->client_low == p->from_low && old->client_side != port->side &&
 		    now - old->touched < SYN_ANSWERED)
@@ -99,7 +101,7 @@ static __noinline int on_unknown_answer(struct packet *p, struct port *port, str
 	return TC_ACT_OK;
 }
 
-enum { SEEN_PASS, SEEN_DROP, SEEN_FIRST, SEEN_SERVER_FIRST };
+enum { SEEN_PASS, SEEN_DROP, SEEN_WHOLE, SEEN_FIRST, SEEN_SERVER_FIRST };
 
 /* Data of a handshake that was seen by half: the flow is watched on, for a SYN-ACK may still come. */
 static __always_inline int on_unseen(struct configuration *c, struct flow *f, __u32 segment)
@@ -124,22 +126,29 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 	if ((f->client_side == port->side) != from_client)
 		return on_other_pass(c, segment) == TC_ACT_OK ? SEEN_PASS : SEEN_DROP;
 	/* One packet that its receiver may ignore (a wrong sequence number, acknowledgement or checksum)
-	 * never makes us forget the flow: what ends it is left to the ends, and the entry to the LRU. */
-	if (p->flags & TCP_RST)
+	 * never makes us forget the flow: what ends it is left to the ends, and the entry to the LRU, or
+	 * to user space. */
+	if (p->flags & TCP_RST) {
+		if (p->seq == f->end[!from_client].isn + 1)
+			f->reset = 1;
 		return SEEN_PASS;
+	}
 	struct end *server = &f->end[1];
+	__u32 answered = (word & 0xff) == STATE_ANSWERED;
+	if (answered)
+		f->touched = bpf_ktime_get_ns();
 	if (!from_client) {
 		struct tcp_options options = {};
 		if ((p->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && !p->payload) {
 			__u32 taken = p->ack - (f->end[0].isn + 1);
-			if (taken && taken <= f->syn_payload && swap(f, word, STATE_IGNORED))
+			if (taken && taken <= f->syn_payload && leave_to_bridge(p, f, word))
 				count(segment, syn_payload_passed);
 			if (taken)
 				return SEEN_PASS;
 			if (!takeable_options(skb, p, segment, c, &options)) {
 				if (c->evasion & EVASION_UNTAKEABLE_OPTIONS)
 					return SEEN_DROP;
-				swap(f, word, STATE_IGNORED);
+				leave_to_bridge(p, f, word);
 				return SEEN_PASS;
 			}
 			learn_syn(skb, p, &options, server);
@@ -148,6 +157,9 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 		}
 		if (!p->payload && !(p->flags & TCP_FIN)) {
 			learn_window(p, f);
+			/* The client ended without a word, and its server has seen so. */
+			if (answered && (p->flags & (TCP_ACK | TCP_SYN)) == TCP_ACK && p->ack == f->end[0].isn + 2)
+				leave_to_bridge(p, f, word);
 			return SEEN_PASS;
 		}
 		if (p->flags & TCP_SYN) {
@@ -166,7 +178,7 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 		if (p->payload && (f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST)))
 			return SEEN_SERVER_FIRST;
 		/* The server speaks or ends first: not TLS as we know it, not ours. */
-		if (swap(f, word, STATE_IGNORED)) {
+		if (leave_to_bridge(p, f, word)) {
 			count(segment, server_spoke_first);
 			return SEEN_PASS;
 		}
@@ -174,8 +186,12 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 		count(segment, state_race_dropped);
 		return SEEN_DROP;
 	}
-	if (!p->payload)
+	if (!p->payload) {
+		if (!answered && (server->flags & END_SEEN) && (p->flags & (TCP_ACK | TCP_SYN)) == TCP_ACK &&
+		    p->ack == server->isn + 1 && p->seq == f->end[0].isn + 1)
+			return SEEN_WHOLE;
 		return SEEN_PASS;
+	}
 	if ((p->flags & (TCP_SYN | TCP_ACK)) != TCP_ACK) {
 		count(segment, client_invalid_dropped); /* RFC 9293 3.10.7: no segment that carries data */
 		return SEEN_DROP;
@@ -217,10 +233,57 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 	return SEEN_FIRST;
 }
 
-static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f)
+/* A handshake is whole. Where there is no room its entry stays where a flood may push it out; policy says
+ * whether its client must wait, which sends this ACK again. */
+static __always_inline int on_whole(struct packet *p, struct flow *f, __u64 word, struct configuration *c, __u32 segment)
+{
+	if (handshake_has_room(&p->key, f->client_low, c->seed) && enter(p, f, word) != ENTER_FULL)
+		return TC_ACT_OK;
+	if ((c->evasion & EVASION_TABLE_FULL) && !c->fallback && !engine_dead(c, INSTANCE)) {
+		count(segment, handshakes_full_dropped);
+		return TC_ACT_SHOT;
+	}
+	count(segment, handshakes_full_passed);
+	return TC_ACT_OK;
+}
+
+/* A flow that is to be held and is not in `flows` yet: it, where it is now; or none, and what is to be
+ * done with its packet. */
+static __always_inline struct flow *enter_to_hold(struct packet *p, struct flow *f, __u64 *word, struct configuration *c, __u32 segment, int *action)
+{
+	if (!entry_has_room(&p->key, f->client_low, c->seed)) {
+		*action = on_client_flood(p, f, *word, c, segment);
+		return 0;
+	}
+	switch (enter(p, f, *word)) {
+	case ENTER_DONE:
+		f = bpf_map_lookup_elem(&flows, &p->key);
+		if (f) {
+			*word = *(volatile __u64 *)&f->word;
+			if ((*word & 0xff) == STATE_ANSWERED)
+				return f;
+		}
+		break;
+	case ENTER_FULL:
+		if (c->evasion & EVASION_TABLE_FULL) {
+			count(segment, flow_table_full_dropped);
+			*action = TC_ACT_SHOT;
+			return 0;
+		}
+		leave_to_bridge(p, f, *word);
+		count(segment, flow_table_full_passed);
+		*action = TC_ACT_OK;
+		return 0;
+	}
+	count(segment, state_race_dropped);
+	*action = TC_ACT_SHOT;
+	return 0;
+}
+
+/* `f` is in half_open, or answered and in `flows`. */
+static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f, __u64 word)
 {
 	__u32 segment = port->segment;
-	__u64 word = *(volatile __u64 *)&f->word;
 	if ((word & 0xff) == STATE_IGNORED)
 		return TC_ACT_OK;
 	if ((p->flags & TCP_URG) && clear_urgent(skb, p->l4)) {
@@ -230,9 +293,11 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 	int seen = see_handshake(skb, p, port, c, f, word);
 	if (seen == SEEN_PASS)
 		return TC_ACT_OK;
+	if (seen == SEEN_WHOLE)
+		return on_whole(p, f, word, c, segment);
 	if (c->fallback || engine_dead(c, INSTANCE)) {
 		/* Nobody judges: what would be dropped crosses as well (SPEC D2). */
-		if (swap(f, word, STATE_IGNORED)) {
+		if (leave_to_bridge(p, f, word)) {
 			if (c->fallback)
 				count(segment, fallback_passed);
 			else
@@ -240,17 +305,22 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 		}
 		return TC_ACT_OK;
 	}
+	if (seen == SEEN_DROP)
+		return TC_ACT_SHOT;
+	if ((word & 0xff) != STATE_ANSWERED) {
+		int action = TC_ACT_SHOT;
+		f = enter_to_hold(p, f, &word, c, segment, &action);
+		if (!f)
+			return action;
+	}
 	if (seen == SEEN_FIRST) {
 		if (note_congestion(p, f, &f->end[0]))
 			return drop_congested(segment);
 		return hold(skb, p, f, word, c, segment, HELD_FIRST);
 	}
-	if (seen == SEEN_SERVER_FIRST) {
-		if (!client_adds(&p->key, f->client_low, c))
-			return on_client_flood(f, word, c, segment);
-		return hold_server_first(p, f, word, segment);
-	}
-	return TC_ACT_SHOT;
+	if (!client_adds(&p->key, f->client_low, c))
+		return on_client_flood(p, f, word, c, segment);
+	return hold_server_first(p, f, word, segment);
 }
 
 #endif

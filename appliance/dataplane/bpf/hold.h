@@ -4,26 +4,16 @@
 #ifndef WEIR_HOLD_H
 #define WEIR_HOLD_H
 
-enum { HOLD_OK, HOLD_RING_FULL, HOLD_TOO_LARGE, HOLD_RACE, HOLD_TABLE_FULL };
+enum { HOLD_OK, HOLD_RING_FULL, HOLD_TOO_LARGE, HOLD_RACE };
 
-/* From watching to held or blocked: the entry moves from half_open to flows. */
-static __always_inline int promote(struct packet *p, struct flow *f, __u64 word, __u32 state)
+/* From watching to held; `f` is in `flows`. */
+static __always_inline int promote(struct packet *p, struct flow *f, __u64 word)
 {
-	if (!swap(f, word, state))
+	f->owner = INSTANCE; /* before the state: whoever sees a held flow asks whose it is */
+	if (!swap(f, word, STATE_HELD))
 		return HOLD_RACE;
-	f->owner = INSTANCE;
-	f->counted = state == STATE_HELD;
-	long error = bpf_map_update_elem(&flows, &p->key, f, BPF_NOEXIST);
-	if (!error && keep_alias(&p->key, f)) {
-		bpf_map_delete_elem(&flows, &p->key);
-		error = -1;
-	}
-	if (error) {
-		swap(f, (word & ~0xffULL) | state, STATE_HALF_OPEN);
-		return error == -17 /* EEXIST */ ? HOLD_RACE : HOLD_TABLE_FULL;
-	}
-	count_entry(&p->key, f->client_low, 1);
-	bpf_map_delete_elem(&half_open, &p->key);
+	f->counted = 1;
+	count_entry(&p->key, f->client_low, 0, -1);
 	return HOLD_OK;
 }
 
@@ -120,7 +110,7 @@ static __noinline int wake(__u64 word)
 			f->touched = bpf_ktime_get_ns();                                                             \
 		describe(skb, p, f, word, h, kind, length);                                                          \
 		if (kind == HELD_FIRST) {                                                                            \
-			int result = promote(p, f, word, STATE_HELD);                                                       \
+			int result = promote(p, f, word);                                                             \
 			if (result) {                                                                                \
 				bpf_ringbuf_discard(h, 0);                                                           \
 				return result;                                                                       \
@@ -134,13 +124,13 @@ HOLD_CLASS(16384)
 HOLD_CLASS(65600) /* the largest IPv4 packet with its link-layer header */
 
 /* The client of a flow that would be held has too many. */
-static __always_inline int on_client_flood(struct flow *f, __u64 word, struct configuration *c, __u32 segment)
+static __always_inline int on_client_flood(struct packet *p, struct flow *f, __u64 word, struct configuration *c, __u32 segment)
 {
 	if (c->evasion & EVASION_CLIENT_FLOOD) {
 		count(segment, client_flood_dropped); /* it comes again */
 		return TC_ACT_SHOT;
 	}
-	if (swap(f, word, STATE_IGNORED))
+	if (leave_to_bridge(p, f, word))
 		count(segment, client_flood_passed);
 	return TC_ACT_OK;
 }
@@ -155,7 +145,7 @@ static __always_inline int hold(struct __sk_buff *skb, struct packet *p, struct 
 		return TC_ACT_SHOT;
 	}
 	if (kind == HELD_FIRST && !client_adds(&p->key, f->client_low, c))
-		return on_client_flood(f, word, c, segment);
+		return on_client_flood(p, f, word, c, segment);
 	if (skb->len <= 2048)
 		result = hold_2048(skb, p, f, word, kind);
 	else if (skb->len <= 16384)
@@ -173,14 +163,6 @@ static __always_inline int hold(struct __sk_buff *skb, struct packet *p, struct 
 		if (kind == HELD_FIRST)
 			count(segment, flow_held);
 		return TC_ACT_SHOT;
-	case HOLD_TABLE_FULL:
-		if (c->evasion & EVASION_TABLE_FULL) {
-			count(segment, flow_table_full_dropped);
-			return TC_ACT_SHOT;
-		}
-		swap(f, word, STATE_IGNORED);
-		count(segment, flow_table_full_passed);
-		return TC_ACT_OK;
 	case HOLD_RING_FULL:
 		count(segment, ring_full_dropped);
 		return TC_ACT_SHOT;
@@ -208,14 +190,11 @@ static __noinline int hold_server_first(struct packet *p, struct flow *f, __u64 
 	}
 	f->touched = bpf_ktime_get_ns();
 	describe(0, p, f, word, h, HELD_SERVER_FIRST, 0);
-	int result = promote(p, f, word, STATE_HELD);
+	int result = promote(p, f, word);
 	if (result) {
 		bpf_ringbuf_discard(h, 0);
 		client_subtracts(&p->key, f->client_low);
-		if (result == HOLD_TABLE_FULL)
-			count(segment, flow_table_full_dropped);
-		else
-			count(segment, state_race_dropped);
+		count(segment, state_race_dropped);
 		return TC_ACT_SHOT;
 	}
 	bpf_ringbuf_submit(h, wake(word));

@@ -99,6 +99,11 @@ static __noinline int on_fragment(struct packet *p)
 		if (!f)
 			watched = bpf_map_lookup_elem(&half_open, &p->key);
 	}
+	__u32 answered = f && (*(volatile __u64 *)&f->word & 0xff) == STATE_ANSWERED;
+	if (answered) {
+		watched = f;
+		f = 0;
+	}
 	if (f && (*(volatile __u64 *)&f->word & 0xff) != STATE_RELEASED) {
 		count(segment, fragment_dropped);
 		return TC_ACT_SHOT;
@@ -109,11 +114,11 @@ static __noinline int on_fragment(struct packet *p)
 			count(segment, client_ttl_dropped);
 			return TC_ACT_SHOT;
 		}
-		if ((word & 0xff) == STATE_HELD) {
-			count(segment, state_race_dropped); /* another CPU is holding it at this moment */
+		if ((word & 0xff) == STATE_HELD || (!answered && (word & 0xff) == STATE_ANSWERED)) {
+			count(segment, state_race_dropped); /* another CPU changes it at this moment */
 			return TC_ACT_SHOT;
 		}
-		if ((word & 0xff) == STATE_HALF_OPEN && swap(watched, word, STATE_IGNORED))
+		if ((word & 0xff) != STATE_IGNORED && leave_to_bridge(p, watched, word))
 			count(segment, fragmented_flow_passed);
 	}
 passed:

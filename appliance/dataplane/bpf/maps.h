@@ -32,8 +32,8 @@ struct {
 	PINNED;
 } segments SEC(".maps");
 
-/* Handshakes being watched. Past its size the least recently used is forgotten: that flow stays on
- * the bridge; held and taken flows are elsewhere. */
+/* Handshakes being watched until they are whole, and flows that were left to the bridge. Past its size
+ * the least recently used is forgotten: that flow stays on the bridge; all others are elsewhere. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 65536);
@@ -42,7 +42,7 @@ struct {
 	PINNED;
 } half_open SEC(".maps");
 
-/* Held, taken and finished flows. Past its size a candidate stays on the bridge. A finished flow
+/* Flows whose handshake is whole, held, taken and finished ones. Past its size a candidate stays on the bridge. A finished flow
  * stays for 60 s, so the size bounds the flows taken a second; memory is used as entries come. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -88,10 +88,12 @@ struct {
  * they meet in both. */
 #define CLIENT_CELLS 8192
 #define CLIENT_ENTRIES (2 * CLIENT_CELLS) /* from here on: of all entries in `flows` */
-#define CLIENT_ENTRIES_ALL (4 * CLIENT_CELLS) /* and of all clients */
+#define CLIENT_HANDSHAKES (4 * CLIENT_CELLS) /* of those in STATE_ANSWERED */
+#define CLIENT_ENTRIES_ALL (6 * CLIENT_CELLS) /* both of all clients */
+#define CLIENT_HANDSHAKES_ALL (6 * CLIENT_CELLS + 1)
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 4 * CLIENT_CELLS + 1);
+	__uint(max_entries, 6 * CLIENT_CELLS + 2);
 	__type(key, __u32);
 	__type(value, __u32);
 	PINNED;

@@ -126,7 +126,7 @@ static __noinline void forget_flow(struct flow_key *key, struct flow *f)
 	if (alias_of(key, f, &alias))
 		bpf_map_delete_elem(&gre_aliases, &alias);
 	if (!bpf_map_delete_elem(&flows, key))
-		count_entry(key, client_low, -1);
+		count_entry(key, client_low, -1, 0);
 }
 
 #endif

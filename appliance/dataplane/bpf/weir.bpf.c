@@ -27,6 +27,7 @@
 #include "ecn.h"
 #include "engine.h"
 #include "classify.h"
+#include "entry.h"
 #include "hold.h"
 #include "keep_alive.h"
 #include "flow.h"
@@ -69,7 +70,8 @@ int port_ingress(struct __sk_buff *skb)
 		return is_icmp_error(&p) ? on_icmp_error(skb, &p, port) : TC_ACT_OK;
 	}
 
-	struct flow *f = bpf_map_lookup_elem(&flows, &p.key);
+	__u64 word;
+	struct flow *answered = 0, *f = bpf_map_lookup_elem(&flows, &p.key);
 	if (!f && is_gre(p.key.tunnel) && pair_gre_key(&p))
 		f = bpf_map_lookup_elem(&flows, &p.key);
 	if (!f) {
@@ -77,53 +79,76 @@ int port_ingress(struct __sk_buff *skb)
 		if (said.passage == PASS_BYPASSED)
 			return TC_ACT_OK;
 		if ((p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
-			return on_syn(skb, &p, port, c, said.candidate);
-		f = bpf_map_lookup_elem(&half_open, &p.key);
-		if (f)
-			return on_handshake(skb, &p, port, c, f);
-		if ((p.flags & TCP_SYN) && settings && settings->rules)
-			return on_unknown_answer(&p, port, c);
-		return TC_ACT_OK;
+			goto syn;
+		goto not_in_flows;
 	}
-	__u64 word = *(volatile __u64 *)&f->word;
+	word = *(volatile __u64 *)&f->word;
 	switch (word & 0xff) {
 	case STATE_HELD:
 	case STATE_RELEASING:
 		return on_held(skb, &p, port, c, f, word);
+	case STATE_TAKEN:
+		return on_taken(skb, &p, port, c, f, word);
+	case STATE_ANSWERED:
+		if (said.passage == PASS_BYPASSED) {
+			leave_to_bridge(&p, f, word);
+			return TC_ACT_OK;
+		}
+		answered = f;
+		break;
 	case STATE_TOMBSTONE:
 	case STATE_BLOCKED:
 	case STATE_WATCHED:
-		if ((p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
-			/* A server that still has the old connection ignores it: the entry stays until the
-			 * other end answers. */
-			f->successor = p.seq;
-			f->successor_side = 1 + port->side;
-			return on_syn(skb, &p, port, c, said.candidate);
-		}
-		if ((p.flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && f->successor_side == 2 - port->side &&
-		    p.ack == f->successor + 1) {
-			if (swap(f, word, STATE_RELEASED)) {
-				if ((word & 0xff) == STATE_TOMBSTONE)
-					forget_tuple(&p.key);
-				forget_flow(&p.key, f);
-				count(segment, tombstone_replaced);
-			}
-			f = bpf_map_lookup_elem(&half_open, &p.key);
-			return f ? on_handshake(skb, &p, port, c, f) : TC_ACT_OK;
-		}
-		if ((word & 0xff) == STATE_WATCHED)
-			return on_watched(skb, &p, port, c, f, word);
-		if ((word & 0xff) == STATE_BLOCKED) {
-			f->touched = bpf_ktime_get_ns();
-			count(segment, blocked_dropped);
-			return TC_ACT_SHOT;
-		}
-		return on_taken(skb, &p, port, c, f, word);
-	case STATE_TAKEN:
-		return on_taken(skb, &p, port, c, f, word);
+		break;
 	default:
 		return TC_ACT_OK;
 	}
+	if ((p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
+		/* A server that still has the old connection ignores it: the entry stays until the other
+		 * end answers. */
+		if (!answered || p.seq != f->end[0].isn) {
+			f->successor = p.seq;
+			f->successor_side = 1 + port->side;
+		}
+		goto syn;
+	}
+	if ((p.flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && f->successor_side == 2 - port->side &&
+	    p.ack == f->successor + 1) {
+		if (swap(f, word, STATE_RELEASED)) {
+			if ((word & 0xff) == STATE_TOMBSTONE)
+				forget_tuple(&p.key);
+			if (answered)
+				count_entry(&p.key, f->client_low, 0, -1);
+			forget_flow(&p.key, f);
+			count(segment, tombstone_replaced);
+		}
+		goto not_in_flows;
+	}
+	if (answered)
+		return on_handshake(skb, &p, port, c, f, word);
+	if ((word & 0xff) == STATE_WATCHED)
+		return on_watched(skb, &p, port, c, f, word);
+	if ((word & 0xff) == STATE_BLOCKED) {
+		f->touched = bpf_ktime_get_ns();
+		count(segment, blocked_dropped);
+		return TC_ACT_SHOT;
+	}
+	return on_taken(skb, &p, port, c, f, word);
+not_in_flows:
+	f = bpf_map_lookup_elem(&half_open, &p.key);
+	if (f) {
+		word = *(volatile __u64 *)&f->word;
+		if ((word & 0xff) == STATE_ANSWERED) {
+			count(segment, state_race_dropped); /* another CPU is moving it at this moment */
+			return TC_ACT_SHOT;
+		}
+		return on_handshake(skb, &p, port, c, f, word);
+	}
+	if ((p.flags & TCP_SYN) && settings && settings->rules)
+		return on_unknown_answer(&p, port, c);
+	return TC_ACT_OK;
+syn:
+	return on_syn(skb, &p, port, c, said.candidate, answered);
 }
 
 /* Makes the packets of the engine's sockets those of the end they speak for, and sends them out of
@@ -229,6 +254,8 @@ int state_command(struct bpf_raw_tracepoint_args *arguments)
 			bpf_map_delete_elem(&engine_tuples, &tuple);
 		return (found >> 8) == (command.id & ID_MASK) ? found & 0xff : 0;
 	}
+	if (command.from == STATE_ANSWERED)
+		count_entry(&command.key, f->client_low, 0, -1);
 	if (!enters && command.to != STATE_RELEASING)
 		client_leaves(&command.key, f);
 	if (command.to == STATE_WATCHED && *(volatile __u8 *)&f->acknowledged) {

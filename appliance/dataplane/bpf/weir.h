@@ -91,7 +91,7 @@ struct segment_settings {
 /* flow.word is (id << 8) | state, and an id's last byte the CPU that saw the flow's SYN, which says
  * the ring of all its records; every change of state is a compare-and-swap of the whole word. */
 enum state {
-	STATE_HALF_OPEN = 1, /* only in half_open */
+	STATE_HALF_OPEN = 1, /* only in half_open: the handshake is not whole yet */
 	STATE_IGNORED = 2,   /* only in half_open: left to the bridge until its entry is evicted */
 	STATE_HELD = 3,	     /* client's packets go to the engine; server's pass while they say nothing */
 	STATE_RELEASING = 4, /* as held, but will not be taken any more */
@@ -101,6 +101,7 @@ enum state {
 	STATE_BLOCKED = 8,   /* every packet is dropped */
 	STATE_WATCHED = 9,   /* released: until the server acknowledged what was judged, the client's packets over
 			      * those bytes go to the engine, which compares them; all others pass */
+	STATE_ANSWERED = 10, /* the client acknowledged the server's SYN, and has said nothing yet */
 };
 
 #define TTL_VARIES 8 /* hops by which a client's packets may come a longer way than its SYN */
@@ -139,8 +140,8 @@ _Static_assert(sizeof(struct end) == 44, "src/layout.rs has the same type");
 
 struct flow {
 	__u64 word;
-	__u64 touched; /* CLOCK_MONOTONIC ns: of the SYN; of the hold; of a taken flow's last keep-alive that was
-			* passed on; of a tombstone's or blocked flow's last packet */
+	__u64 touched; /* CLOCK_MONOTONIC ns: of the SYN; of an answered flow's last packet; of the hold; of a taken
+			* flow's last keep-alive that was passed on; of a tombstone's or blocked flow's last packet */
 	struct end end[2]; /* 0: client, 1: server */
 	__u8 client_low;   /* the client is end 0 of the key */
 	__u8 client_side;
@@ -152,7 +153,7 @@ struct flow {
 	__u8 successor_side; /* 0: no newer SYN; else 1 + the side it came in by */
 	__u8 served; /* a server policy covers it: nothing but TLS is let through (SPEC T9) */
 	__u8 counted; /* among its client's flows (clients.h); only in flows, changed by who changes the state */
-	__u8 reserved;
+	__u8 reset; /* while STATE_ANSWERED: a RST came that its receiver would take */
 	__u32 syn_payload; /* bytes */
 };
 _Static_assert(sizeof(struct flow) == 128, "src/layout.rs has the same type");

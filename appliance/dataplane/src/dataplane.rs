@@ -24,7 +24,7 @@ use crate::explain::Explain;
 use crate::held::HeldFlows;
 use crate::inheritance::{Heir, Inheritance};
 use crate::instance::{self, Instance};
-use crate::layout::Port;
+use crate::layout::{HANDSHAKES_PART, Port};
 use crate::namespace::inside;
 use crate::programs::{self, ProgramError, chain};
 use crate::refusal::Refusals;
@@ -32,11 +32,12 @@ use crate::report::{Reports, SegmentReport};
 use crate::ring::{Limits, RingThread, monotonic_nanoseconds};
 use crate::rings::Rings;
 use crate::segment::MAX_SEGMENT;
+use crate::silence::{Silence, SilenceThread};
 use crate::socket::SocketPool;
 use crate::state::StateCommand;
 use crate::stray::StrayRefusal;
 use crate::tables::{self, ApplyError, FallbackCause, InForce, Tables};
-pub use options::{OpenError, Options, TableSizes};
+pub use options::{OpenError, Options, TableSizes, Times};
 use ports::connect;
 
 /// The open data plane. Dropped, or its process ended: new flows stay on the bridge, held flows go
@@ -47,6 +48,7 @@ pub struct Dataplane {
     in_force: InForce,
     instance: Mutex<Instance>,
     inheritance: Inheritance,
+    _silence: SilenceThread,
     reports: Reports,
     explain: Explain,
     options: Options,
@@ -163,7 +165,17 @@ impl Dataplane {
         let limits = Limits {
             held: options.tables.held,
             watched: (options.tables.watched / readers).max(1),
+            times: options.times,
         };
+        let silence = Silence {
+            core: Arc::clone(&core),
+            flows: Arc::clone(&flows),
+            counts: tables::map(&mut ebpf, "client_flows")?,
+            room: options.tables.flows / HANDSHAKES_PART,
+            most_flows: flow_table as usize,
+            times: options.times,
+        };
+        let silence = silence.start().map_err(|error| system("thread", error))?;
         let mut readers = Vec::with_capacity(readers);
         for (share, finished) in shares.into_iter().zip(receivers) {
             let thread = RingThread::new(
@@ -215,6 +227,7 @@ impl Dataplane {
             in_force,
             instance: Mutex::new(instance),
             inheritance,
+            _silence: silence,
             reports,
             explain,
             options,

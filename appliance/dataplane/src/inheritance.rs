@@ -192,7 +192,8 @@ impl Walker {
             }
             Some(State::Tombstone) => bury(Disposition::Tombstone),
             Some(State::Blocked) => bury(Disposition::Blocked),
-            Some(State::Released) | None => {}
+            // Nobody's yet (crate::silence).
+            Some(State::Answered | State::Released) | None => {}
         }
         Ok(())
     }

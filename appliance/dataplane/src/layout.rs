@@ -138,6 +138,7 @@ pub enum State {
     Tombstone = 7,
     Blocked = 8,
     Watched = 9,
+    Answered = 10,
 }
 
 impl State {
@@ -150,6 +151,7 @@ impl State {
             7 => Self::Tombstone,
             8 => Self::Blocked,
             9 => Self::Watched,
+            10 => Self::Answered,
             _ => return None,
         })
     }
@@ -206,10 +208,16 @@ pub struct Flow {
     pub served: u8,
     /// Among its client's flows.
     pub counted: u8,
-    pub reserved: u8,
+    /// Of an answered flow: an end reset it.
+    pub reset: u8,
     pub syn_payload: u32,
 }
 const _: () = assert!(size_of::<Flow>() == 128);
+
+/// The cell of the table `client_flows` that counts all entries in [`State::Answered`].
+pub const CLIENT_HANDSHAKES_ALL: u32 = 6 * 8192 + 1;
+/// The part of the table of flows that such entries may have.
+pub const HANDSHAKES_PART: u32 = 4;
 
 /// A flow entry's identity: the word without its state.
 pub fn id_of(word: u64) -> u64 {

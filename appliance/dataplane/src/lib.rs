@@ -29,6 +29,7 @@ mod report;
 mod ring;
 mod rings;
 mod segment_of_ours;
+mod silence;
 mod socket;
 mod state;
 mod stray;
@@ -38,7 +39,7 @@ mod test_run;
 mod traffic;
 
 pub use self::core::{FlowCounts, FlowReport};
-pub use dataplane::{Dataplane, FlowsNow, OpenError, Options, TableSizes};
+pub use dataplane::{Dataplane, FlowsNow, OpenError, Options, TableSizes, Times};
 pub use held::{Held, HeldFlow, HeldFlows, NotHeld, ReleaseError, TakeOverError};
 pub use histogram::HistogramReport;
 pub use programs::{Attach, ProgramError};

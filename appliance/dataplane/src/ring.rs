@@ -21,6 +21,7 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use weir_policy::Resets;
 
 use crate::core::{Core, Count, Disposition, Finished, Shared, client_side};
+use crate::dataplane::Times;
 use crate::frame::{Frame, FrameError};
 use crate::held::{HeldFlow, other};
 use crate::layout::{
@@ -43,6 +44,7 @@ pub struct Limits {
     pub held: usize,
     /// Most released flows watched at one time; past it the oldest is left to the bridge.
     pub watched: usize,
+    pub times: Times,
 }
 
 pub struct RingThread {

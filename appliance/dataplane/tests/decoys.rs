@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use weir_dataplane::Attach;
 use wire::engine::{Does, PORT, judge_all};
+use wire::raw::{ACK, RAW_CLIENT, RAW_SERVER, Raw, SYN};
 use wire::{SERVER, Wire};
 
 /// Opens a connection, sends a decoy made of the handshake's last ACK, then `RE`, the decoy again,
@@ -76,6 +77,13 @@ fn a_packet_that_the_server_ignores_changes_nothing() {
         Decoy { name: "outside the window", sequence: 900_000, ..PLAIN },
         Decoy { name: "forged source", kind: "forged", ..PLAIN },
         Decoy { name: "IPv4 checksum", kind: "header", ..PLAIN },
+        Decoy {
+            name: "SYN of another connection",
+            sequence: 77,
+            flags: 0x02,
+            payload: "",
+            ..PLAIN
+        },
         Decoy { name: "SYN at the first byte", flags: 0x12, ..PLAIN },
     ];
     for decoy in decoys {
@@ -92,6 +100,9 @@ fn a_packet_that_the_server_ignores_changes_nothing() {
         assert_eq!(run(&wire, &decoy), "REAL", "{}", decoy.name);
         server.join().unwrap();
         assert_eq!(engine.counter("flow_taken_over"), 1, "{}", decoy.name);
+        if decoy.kind == "header" {
+            assert!(engine.counter("held_bad_header_checksum_dropped") >= 1);
+        }
     }
 }
 
@@ -118,16 +129,55 @@ fn a_second_syn_that_the_server_does_not_answer_lets_nothing_past() {
     let wire = Wire::new();
     let (engine, held) = wire.engine(Attach::Auto);
     let _judge = judge_all(held, 4, Does::TakeOver);
-    let listener = wire.listen();
-    let server = std::thread::spawn(move || {
-        let (mut server, _) = listener.accept().unwrap();
-        server.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-        server.read(&mut [0; 16]).unwrap_err().kind()
-    });
-    let decoy = Decoy { name: "SYN", sequence: 77, flags: 0x02, payload: "", ..PLAIN };
-    run(&wire, &decoy);
-    assert_eq!(server.join().unwrap(), ErrorKind::WouldBlock);
-    assert!(engine.counter("contested_dropped") >= 1);
+    let (mut client, mut server) = asked(&wire);
+    answer(&server, &client);
+    client.expect("SYN-ACK", |a| a.flags == SYN | ACK);
+    let mut second = client.syn();
+    second.sequence = second.sequence.wrapping_add(77);
+    client.put(&second);
+    server.expect("the second SYN", |a| a.flags == SYN && a.sequence == second.sequence);
+    (client.expected, server.expected) = (server.first, client.first);
+    client.send(0, b"EVIL");
+    engine.wait_for("contested_dropped", 1);
+    server.expect_none("its data passed", |a| !a.payload.is_empty());
+}
+
+#[test]
+fn a_client_that_begins_anew_is_judged_by_the_syn_that_its_server_answers() {
+    for does in [Does::TakeOver, Does::Release] {
+        let wire = Wire::new();
+        let (engine, held) = wire.engine(Attach::Auto);
+        let _judge = judge_all(held, 4, does);
+        let (mut client, mut server) = asked(&wire);
+        client.first = client.first.wrapping_add(77);
+        Raw::shake(&mut client, &mut server);
+        client.send(0, b"good");
+        let came = server.expect("the judged bytes", |a| a.payload == b"good");
+        assert_eq!(came.sequence, client.first);
+        server.acknowledge(0, 4);
+        server.send(0, b"answer");
+        client.expect("the answer", |a| a.payload == b"answer" && a.sequence == server.first);
+        let judged = if does == Does::Release { "flow_released" } else { "flow_taken_over" };
+        engine.wait_for(judged, 1);
+        assert_eq!(engine.counter("contested_dropped"), 0);
+    }
+}
+
+/// A client's SYN, which its server has not answered.
+fn asked(wire: &Wire) -> (Raw, Raw) {
+    let client = Raw::client(wire, 4000, RAW_SERVER);
+    let server = Raw::server(wire, (RAW_CLIENT, 4000));
+    assert!((0..20).any(|_| {
+        client.put(&client.syn());
+        server.receive_some(|a| a.flags == SYN).is_some()
+    }));
+    (client, server)
+}
+
+fn answer(server: &Raw, client: &Raw) {
+    let mut answer = server.syn();
+    (answer.flags, answer.acknowledged) = (SYN | ACK, client.first);
+    server.put(&answer);
 }
 
 /// What the server answered.

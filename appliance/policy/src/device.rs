@@ -93,7 +93,7 @@ impl OverThreshold {
 }
 
 /// What becomes of a flow whose end provokes a bypass, by each way there is (SPEC D15). Each is
-/// counted whatever is chosen.
+/// counted whatever is chosen, except where nothing of its handshake is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evasion {
     /// The server sends data before the client's first bytes were judged.
@@ -102,7 +102,9 @@ pub struct Evasion {
     pub syn_data: EvasionAction,
     /// TCP-AO, TCP-MD5 or malformed options in a handshake.
     pub untakeable_options: EvasionAction,
-    /// Data of a flow whose SYN, SYN-ACK, or server's data, took another path, or was forgotten.
+    /// Data of a flow whose SYN, SYN-ACK, or server's data, took another path; a SYN-ACK whose SYN is
+    /// not known; a flow that was silent for too long after its handshake. What comes of one that was
+    /// never seen is not told from what comes of one that was released: it passes, uncounted.
     pub unseen_handshake: EvasionAction,
     /// IP fragments of TCP packets.
     pub fragments: EvasionAction,
@@ -110,7 +112,8 @@ pub struct Evasion {
     /// a server that does not acknowledge them. Bypass: what differs is dropped for as long as the
     /// flow is watched.
     pub decoy: EvasionAction,
-    /// No room for another held flow, or no sockets for it.
+    /// No room for another held flow, or no sockets for it; or for another flow that says nothing after
+    /// its handshake, whose entry stays where a flood of SYNs may push it out.
     pub table_full: EvasionAction,
     /// One client with more flows held or in their handshake than it may have. Block: its next first
     /// payloads are dropped, and come again.

@@ -24,6 +24,7 @@ pub struct Options {
     /// Without a heartbeat for this long, new flows stay on the bridge.
     pub heartbeat_timeout: Duration,
     pub tables: TableSizes,
+    pub times: Times,
 }
 
 impl Options {
@@ -36,6 +37,7 @@ impl Options {
             attach: Attach::Auto,
             heartbeat_timeout: Duration::from_millis(500),
             tables: TableSizes::default(),
+            times: Times::default(),
         }
     }
 }
@@ -43,9 +45,11 @@ impl Options {
 /// Sizes of pinned tables hold from their first use until the pins are removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableSizes {
-    /// Handshakes watched; past it the oldest is forgotten and its flow stays on the bridge.
+    /// Handshakes watched until they are whole; past it the oldest is forgotten and its flow stays on
+    /// the bridge.
     pub half_open: u32,
-    /// Held, taken and finished flows; past it candidates stay on the bridge. A finished one stays
+    /// Flows whose handshake is whole (a fourth of it for those that say nothing), held, taken and
+    /// finished ones; past it candidates stay on the bridge. A finished one stays
     /// for 60 s, so this bounds the flows taken a second; memory is used as entries come.
     pub flows: u32,
     /// Bytes of held packets on their way to user space, in all rings together; past it they are
@@ -61,6 +65,34 @@ pub struct TableSizes {
 impl Default for TableSizes {
     fn default() -> Self {
         Self { half_open: 65_536, flows: 262_144, rings: 16 << 20, held: 4096, watched: 32_768 }
+    }
+}
+
+/// How long entries of flows stay for which nothing happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// A finished flow (tombstone, blocked), after its last packet.
+    pub tombstone: Duration,
+    /// A released flow whose server has not acknowledged what was judged.
+    pub watched: Duration,
+    /// A flow whose handshake is whole and whose client has said nothing, after its last packet.
+    /// Longer than ends send no keep-alive (RFC 9293 3.8.4: two hours).
+    pub silent: Duration,
+    /// The same where half of such flows' room is used, or an end reset the flow.
+    pub silent_crowded: Duration,
+    /// Between two looks at such flows.
+    pub look: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            tombstone: Duration::from_secs(60),
+            watched: Duration::from_secs(30),
+            silent: Duration::from_secs(3 * 3600),
+            silent_crowded: Duration::from_secs(60),
+            look: Duration::from_secs(20),
+        }
     }
 }
 

@@ -13,10 +13,6 @@ use crate::core::{Count, Disposition, Finished, Shared};
 use crate::layout::{EVASION_DECOY, FlowKey, MAX_RINGS, State, id_of};
 use crate::state::Swap;
 
-/// How long the entry of a finished flow (tombstone, blocked) stays after its last packet.
-const TOMBSTONE: Duration = Duration::from_secs(60);
-/// How long a released flow's server has for acknowledging what was judged.
-const WATCHED: Duration = Duration::from_secs(30);
 /// When an entry whose state could not be changed is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 /// Most of each kind that are looked after before rings are read again: the engine is late while
@@ -76,7 +72,12 @@ impl RingThread {
     /// What the ring still has of it is not sent on.
     fn bury_blocked(&mut self, key: FlowKey, id: u64) {
         self.known.insert((key, id), Arc::new(Shared::blocked()));
-        self.graves.push_back((Instant::now() + TOMBSTONE, key, id, State::Blocked));
+        self.graves.push_back((
+            Instant::now() + self.limits.times.tombstone,
+            key,
+            id,
+            State::Blocked,
+        ));
     }
 
     pub(super) fn block_watched(&mut self, key: FlowKey, id: u64, shared: &Shared) {
@@ -116,7 +117,7 @@ impl RingThread {
                 Disposition::Tombstone => State::Tombstone,
                 Disposition::Blocked => State::Blocked,
             };
-            self.graves.push_back((Instant::now() + TOMBSTONE, key, id, state));
+            self.graves.push_back((Instant::now() + self.limits.times.tombstone, key, id, state));
         }
         true
     }
@@ -127,7 +128,7 @@ impl RingThread {
         {
             self.end_watch(key, id);
         }
-        self.watched.push_back((Instant::now() + WATCHED, key, id));
+        self.watched.push_back((Instant::now() + self.limits.times.watched, key, id));
     }
 
     pub(super) fn end_watches(&mut self) -> bool {
@@ -210,7 +211,7 @@ impl RingThread {
         }
         let now = monotonic_nanoseconds().ok()?;
         let age = Duration::from_nanos(now.saturating_sub(flow.touched));
-        TOMBSTONE.checked_sub(age).filter(|rest| !rest.is_zero())
+        self.limits.times.tombstone.checked_sub(age).filter(|rest| !rest.is_zero())
     }
 
     fn try_again(&mut self, key: FlowKey, id: u64, disposition: Disposition) {
@@ -241,13 +242,23 @@ impl RingThread {
         match disposition {
             Disposition::Tombstone => {
                 state.swap(&key, id, State::Taken, State::Tombstone)?;
-                self.graves.push_back((Instant::now() + TOMBSTONE, key, id, State::Tombstone));
+                self.graves.push_back((
+                    Instant::now() + self.limits.times.tombstone,
+                    key,
+                    id,
+                    State::Tombstone,
+                ));
             }
             Disposition::Blocked => {
                 for from in UNDECIDED {
                     state.swap(&key, id, from, State::Blocked)?;
                 }
-                self.graves.push_back((Instant::now() + TOMBSTONE, key, id, State::Blocked));
+                self.graves.push_back((
+                    Instant::now() + self.limits.times.tombstone,
+                    key,
+                    id,
+                    State::Blocked,
+                ));
             }
             _ => {
                 for from in UNDECIDED {

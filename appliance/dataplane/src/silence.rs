@@ -1,0 +1,147 @@
+//! Flows whose handshake is whole and whose client says nothing.
+//!
+//! For: forgetting them in time, so that who opens connections and leaves them has not the room of
+//! others for good. They have a part of the flow table (bpf/clients.h), a client a share of that part;
+//! past it a handshake stays in the table that floods of SYNs push entries out of. Where nobody wants
+//! the room they stay for longer than ends go without a keep-alive. What a forgotten flow says later
+//! passes unjudged: it is counted, or the flow is blocked, as policy has it for handshakes that were
+//! not seen. Not for: flows that were held. A look that fails is logged and done again.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use aya::maps::{Array, HashMap as EbpfHashMap, MapData, MapError};
+
+use crate::core::{Core, Count, Disposition, Finished};
+use crate::dataplane::Times;
+use crate::layout::{CLIENT_HANDSHAKES_ALL, EVASION_UNSEEN_HANDSHAKE, Flow, FlowKey, State, id_of};
+use crate::programs::chain;
+use crate::ring::monotonic_nanoseconds;
+use crate::state::Swap;
+
+/// Entries looked at in one step, and the pause after it: no heartbeat waits for this.
+const STEP: usize = 256;
+const PAUSE: Duration = Duration::from_millis(1);
+/// Looks begin anew where packets remove the entry they are at: so many times the table's size they
+/// go at most, and the rest is for the next.
+const MOST_TIMES: usize = 4;
+
+/// What the thread needs.
+pub struct Silence {
+    pub core: Arc<Core>,
+    pub flows: Arc<EbpfHashMap<MapData, FlowKey, Flow>>,
+    /// The table `client_flows`.
+    pub counts: Array<MapData, u32>,
+    /// Most silent flows.
+    pub room: u32,
+    /// The flow table's bound.
+    pub most_flows: usize,
+    pub times: Times,
+}
+
+/// The thread. Ends when dropped.
+pub struct SilenceThread {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for SilenceThread {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Why a look ended before its end.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("flow table: {}", chain(.0))]
+    Table(#[from] MapError),
+    #[error("flow table: {0}")]
+    System(#[from] io::Error),
+    #[error("flow table: it changed too fast to go through")]
+    TooFast,
+}
+
+impl Silence {
+    pub fn start(self) -> io::Result<SilenceThread> {
+        let (stop, stopped) = channel();
+        let thread = std::thread::Builder::new()
+            .name("weir-silence".into())
+            .spawn(move || self.run(&stopped))?;
+        Ok(SilenceThread { stop: Some(stop), thread: Some(thread) })
+    }
+
+    fn run(&self, stopped: &Receiver<()>) {
+        while stopped.recv_timeout(self.times.look) == Err(RecvTimeoutError::Timeout) {
+            let done = match self.counts.get(&CLIENT_HANDSHAKES_ALL, 0) {
+                Ok(0) => Ok(()),
+                Ok(silent) => self.look(silent >= self.room / 2, stopped),
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = done {
+                tracing::warn!(%error, "silent flows are not forgotten yet");
+            }
+        }
+    }
+
+    fn look(&self, crowded: bool, stopped: &Receiver<()>) -> Result<(), Broken> {
+        let most = self.most_flows.saturating_mul(MOST_TIMES);
+        let mut keys = self.flows.keys();
+        let mut next = keys.next();
+        let mut count: usize = 0;
+        while let Some(key) = next {
+            // Before the entry may go: the next one is found by it.
+            next = keys.next();
+            count += 1;
+            if count > most {
+                return Err(Broken::TooFast);
+            }
+            if count % STEP == STEP - 1
+                && stopped.recv_timeout(PAUSE) != Err(RecvTimeoutError::Timeout)
+            {
+                return Ok(());
+            }
+            let key = key?;
+            let Ok(flow) = self.flows.get(&key, 0) else { continue }; // it has ended
+            if State::of(flow.word) == Some(State::Answered) && self.silent(&flow, crowded)? {
+                self.forget(key, &flow)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it has been for too long.
+    fn silent(&self, flow: &Flow, crowded: bool) -> io::Result<bool> {
+        let silent = Duration::from_nanos(monotonic_nanoseconds()?.saturating_sub(flow.touched));
+        let most =
+            if crowded || flow.reset != 0 { self.times.silent_crowded } else { self.times.silent };
+        Ok(silent > most)
+    }
+
+    fn forget(&self, key: FlowKey, flow: &Flow) -> io::Result<()> {
+        let (core, id) = (&self.core, id_of(flow.word));
+        let blocks = core.blocks(EVASION_UNSEEN_HANDSHAKE);
+        let swap = if blocks {
+            core.state.swap(&key, id, State::Answered, State::Blocked)?
+        } else {
+            core.state.remove(&key, id, State::Answered)?
+        };
+        if swap != Swap::Done {
+            return Ok(()); // its client has said something
+        }
+        if let Some(links) = core.segments.get(&key.segment) {
+            let count = if blocks { Count::HandshakeBlocked } else { Count::HandshakeForgotten };
+            links.counts.add(count);
+        }
+        if blocks {
+            core.finish(Finished { key, id, disposition: Disposition::Blocked, changed: true });
+        }
+        Ok(())
+    }
+}
