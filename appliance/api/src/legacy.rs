@@ -35,7 +35,8 @@ pub const MAX_LEGS: usize = 16_384;
 pub const CONTROL_LEG: u8 = b'L';
 /// Control socket: the engine asks by it and the worker answers by the same.
 pub const CONTROL_PING: u8 = b'P';
-/// Control socket, worker to engine: it is locked in and has the library that it must have.
+/// Control socket, worker to engine: it is locked in and has the library that it must have. What the
+/// sandbox refused when it was tried follows, in words.
 pub const CONTROL_READY: u8 = b'R';
 
 /// A message that its reader cannot take.

@@ -31,6 +31,6 @@ fn main() -> anyhow::Result<()> {
     library::check().context("OpenSSL")?;
     let worker = worker::Worker::new(control, contexts)?;
     sandbox::enter().context("sandbox")?;
-    sandbox::prove().context("sandbox")?;
-    worker.run()
+    let refused = sandbox::prove().context("sandbox")?;
+    worker.run(&refused)
 }

@@ -8,9 +8,12 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, bail};
 use caps::CapSet;
+use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
@@ -59,7 +62,7 @@ const ALLOWED: &[libc::c_long] = &[
 pub fn close_inherited() -> anyhow::Result<()> {
     // SAFETY: called before this program has opened anything, so no object owns what is closed.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
-    nix::errno::Errno::result(closed).map(drop).context("inherited descriptors")
+    Errno::result(closed).map(drop).context("inherited descriptors")
 }
 
 pub fn enter() -> anyhow::Result<()> {
@@ -104,27 +107,94 @@ fn filter() -> anyhow::Result<BpfProgram> {
     Ok(filter.try_into()?)
 }
 
-/// Tries what must be refused.
-pub fn prove() -> anyhow::Result<()> {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-    let refused = |what: &str, is: bool| {
-        if is { Ok(()) } else { bail!("{what} was not refused") }
-    };
-    refused("opening a file", std::fs::File::open("/").is_err())?;
-    let inet = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None);
-    refused("a socket", inet.is_err())?;
-    let unix = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None);
-    refused("a Unix socket", unix.is_err())?;
-    refused("a process", std::process::Command::new("/proc/self/exe").spawn().is_err())?;
-    refused(
-        "a signal to init",
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(1), None).is_err(),
-    )?;
-    // SAFETY: asks for a page that is executable; where it were given, nobody uses it.
-    let page = unsafe {
-        let (prot, flags) =
-            (libc::PROT_READ | libc::PROT_EXEC, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        libc::mmap(std::ptr::null_mut(), 4096, prot, flags, -1, 0)
-    };
-    refused("executable memory", page == libc::MAP_FAILED)
+/// Tries what must be refused, and tells what was. Only the filter answers such calls with EPERM: each is
+/// one that the kernel alone would grant, or refuse for another reason, so that nothing else (nobody's
+/// rights, a limit, a wrong argument) can be taken for it. Where it were not refused, it would do nothing.
+pub fn prove() -> anyhow::Result<Vec<&'static str>> {
+    let mut refused = Vec::new();
+    for (what, attempt) in ATTEMPTS {
+        match attempt() {
+            Err(Errno::EPERM) => refused.push(*what),
+            Err(other) => bail!("{what} was not refused by the filter, but ended with {other}"),
+            Ok(()) => bail!("{what} was not refused"),
+        }
+    }
+    Ok(refused)
+}
+
+type Attempt = fn() -> Result<(), Errno>;
+
+const ATTEMPTS: &[(&str, Attempt)] = &[
+    ("opening a file", || {
+        let opened = nix::fcntl::open("/", nix::fcntl::OFlag::O_RDONLY, Mode::empty());
+        opened.map(drop)
+    }),
+    ("an Internet socket", || {
+        socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).map(drop)
+    }),
+    ("a Unix socket", || {
+        socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None).map(drop)
+    }),
+    // Flags that contradict each other: no child comes of it.
+    ("a process", || call(libc::SYS_clone, [i64::from(libc::CLONE_SIGHAND), 0])),
+    ("a process by clone3", || call(libc::SYS_clone3, [0, 0])),
+    ("another program", || call(libc::SYS_execve, [0, 0])),
+    // No signal at all, and to itself: always allowed.
+    ("a signal", || nix::sys::signal::kill(nix::unistd::Pid::this(), None)),
+    ("tracing a process", || call(libc::SYS_ptrace, [i64::from(libc::PTRACE_PEEKUSER), 0])),
+    ("executable memory", || {
+        let prot = i64::from(libc::PROT_READ | libc::PROT_EXEC);
+        let flags = i64::from(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: asks for a page of its own; where it were given, nobody uses it.
+        let page =
+            unsafe { libc::syscall(libc::SYS_mmap, 0i64, 4096i64, prot, flags, -1i64, 0i64) };
+        Errno::result(page).map(drop)
+    }),
+];
+
+/// A call by its number: for those whose wrappers do more, or do not exist.
+fn call(number: libc::c_long, [first, second]: [i64; 2]) -> Result<(), Errno> {
+    // SAFETY: of the calls above none does anything with these arguments: the kernel finds them wrong
+    // before it reads or changes memory of ours.
+    let result = unsafe { libc::syscall(number, first, second, 0i64, 0i64, 0i64) };
+    Errno::result(result).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The proof is one of the filter: without it no attempt ends as if there were one.
+    #[test]
+    fn nothing_but_the_filter_refuses_what_the_proof_tries() {
+        for (what, attempt) in ATTEMPTS {
+            assert_ne!(attempt(), Err(Errno::EPERM), "{what}");
+        }
+        assert!(prove().is_err());
+    }
+
+    #[test]
+    fn rights_of_nobody_prove_nothing_and_the_filter_proves_all() {
+        // To the kernel, user, capabilities and filter are a thread's own.
+        std::thread::spawn(|| {
+            if Uid::effective().is_root() {
+                let nobody = i64::from(NOBODY);
+                // SAFETY: only this thread's credentials change; libc's own would change all threads'.
+                let set = unsafe { libc::syscall(libc::SYS_setresuid, nobody, nobody, nobody) };
+                Errno::result(set).unwrap();
+            }
+            for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted]
+            {
+                caps::clear(None, set).unwrap();
+            }
+            for (what, attempt) in ATTEMPTS {
+                assert_ne!(attempt(), Err(Errno::EPERM), "{what}");
+            }
+            seccompiler::apply_filter(&filter().unwrap()).unwrap();
+            let proven = prove();
+            assert!(proven.is_ok_and(|refused| refused.len() == ATTEMPTS.len()));
+        })
+        .join()
+        .unwrap();
+    }
 }

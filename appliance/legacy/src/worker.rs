@@ -48,9 +48,9 @@ impl Worker {
         Ok(Self { control, contexts, epoll, legs: HashMap::new(), next: CONTROL })
     }
 
-    /// Until the engine is gone.
-    pub fn run(mut self) -> anyhow::Result<()> {
-        self.tell(CONTROL_READY)?;
+    /// Until the engine is gone, which is told at first what the sandbox has refused.
+    pub fn run(mut self, refused: &[&str]) -> anyhow::Result<()> {
+        self.tell(&[&[CONTROL_READY], refused.join(", ").as_bytes()].concat())?;
         let mut events = [EpollEvent::empty(); EVENTS];
         let mut buffer = Vec::new();
         loop {
@@ -105,14 +105,14 @@ impl Worker {
         match (length, byte, leg) {
             (0, ..) => return Ok(Datagram::End),
             (_, [CONTROL_LEG], Some(leg)) => self.add(leg),
-            (_, [CONTROL_PING], _) => self.tell(CONTROL_PING)?,
+            (_, [CONTROL_PING], _) => self.tell(&[CONTROL_PING])?,
             _ => {}
         }
         Ok(Datagram::Taken)
     }
 
-    fn tell(&self, what: u8) -> anyhow::Result<()> {
-        match send(self.control.as_raw_fd(), &[what], MsgFlags::MSG_DONTWAIT) {
+    fn tell(&self, what: &[u8]) -> anyhow::Result<()> {
+        match send(self.control.as_raw_fd(), what, MsgFlags::MSG_DONTWAIT) {
             // The engine does not read: then it does not wait for it either.
             Ok(_) | Err(Errno::EAGAIN) => Ok(()),
             Err(error) => Err(error).context("control"),

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weir_lab::bench::Bench;
 use weir_lab::certificates::Certificates;
@@ -50,9 +50,27 @@ fn booted_by_ovmf_the_console_answers_and_a_download_is_inspected() {
     let segments = bench.wire.console("show segments").unwrap();
     assert!(segments.contains("1A") && segments.contains("inspecting"), "{segments}");
     checks::benign_download(&mut bench, &mut Evidence).unwrap();
+    legacy_worker_proved_its_sandbox(&mut bench);
     let captured = bench.wire.console("capture 1A duration 1 file one").unwrap();
     assert!(captured.contains("its time is up"), "{captured}");
     bench.run.succeeded();
+}
+
+/// From inside, and by the filter: what it tried is in the system log.
+fn legacy_worker_proved_its_sandbox(bench: &mut Bench<Machine>) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let log = bench.wire.console("show log 1000").unwrap();
+        // The console folds its lines.
+        let words = log.split_whitespace().collect::<Vec<_>>().join(" ");
+        let proven =
+            "its sandbox proven: refused opening a file, an Internet socket, a Unix socket, ";
+        if words.contains(proven) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{log}");
+        std::thread::sleep(Duration::from_secs(1));
+    }
 }
 
 #[test]

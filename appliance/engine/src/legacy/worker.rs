@@ -34,6 +34,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(10);
 const LIVED: Duration = Duration::from_secs(60);
 
+/// Bytes of a datagram that are read.
+const WORDS: usize = 512;
+
 type Control = Option<Arc<OwnedFd>>;
 
 pub fn start(program: PathBuf, counts: Arc<Counts>) -> anyhow::Result<watch::Receiver<Control>> {
@@ -68,8 +71,11 @@ fn one_life(program: &Path, publish: &watch::Sender<Control>, counts: &Counts) -
     };
     let control = Arc::new(control);
     let why = match wait_until_ready(&control) {
-        Ok(()) => {
-            info!(process = child.id(), "legacy TLS worker ready");
+        Ok(refused) => {
+            info!(
+                process = child.id(),
+                "legacy TLS worker ready, its sandbox proven: refused {refused}"
+            );
             counts.process.store(child.id().into(), Ordering::Relaxed);
             publish.send_replace(Some(Arc::clone(&control)));
             let why = watch_over(&control, publish);
@@ -103,12 +109,13 @@ fn spawn(program: &Path) -> io::Result<(Child, OwnedFd)> {
     Ok((child, ours))
 }
 
-fn wait_until_ready(control: &OwnedFd) -> Result<(), String> {
+/// What its sandbox refused, as it says.
+fn wait_until_ready(control: &OwnedFd) -> Result<String, String> {
     let started = Instant::now();
     while started.elapsed() < READY_WITHIN {
-        match answer(control)? {
-            Some(CONTROL_READY) => return Ok(()),
-            Some(other) => return Err(format!("it said {other} before it was ready")),
+        match datagram(control)? {
+            Some((CONTROL_READY, refused)) => return Ok(refused),
+            Some((other, _)) => return Err(format!("it said {other} before it was ready")),
             None => {}
         }
     }
@@ -138,12 +145,23 @@ fn watch_over(control: &OwnedFd, publish: &watch::Sender<Control>) -> String {
     "the engine ends".to_owned()
 }
 
-/// One datagram, waited for as long as between two questions; `None`: nothing came.
 fn answer(control: &OwnedFd) -> Result<Option<u8>, String> {
-    let mut byte = [0];
-    match recv(control.as_raw_fd(), &mut byte, MsgFlags::empty()) {
+    Ok(datagram(control)?.map(|(kind, _)| kind))
+}
+
+/// One datagram, waited for as long as between two questions, its words cut at [`WORDS`]; `None`: nothing
+/// came.
+fn datagram(control: &OwnedFd) -> Result<Option<(u8, String)>, String> {
+    let mut bytes = [0; WORDS];
+    match recv(control.as_raw_fd(), &mut bytes, MsgFlags::empty()) {
         Ok(0) => Err("it closed the control socket".to_owned()),
-        Ok(_) => Ok(byte.first().copied()),
+        Ok(length) => {
+            let said = bytes.get(..length).and_then(<[u8]>::split_first);
+            let words = |words: &[u8]| {
+                String::from_utf8_lossy(words).chars().filter(|one| !one.is_control()).collect()
+            };
+            Ok(said.map(|(kind, rest)| (*kind, words(rest))))
+        }
         Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
         Err(error) => Err(format!("control socket: {error}")),
     }
