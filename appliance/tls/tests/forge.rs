@@ -87,6 +87,19 @@ fn forged_certificates_pass_strict_verification_under_every_kind_of_authority() 
     }
 }
 
+/// What speaks about the original, and about no copy of it.
+const OF_THE_ORIGINAL_ONLY: &[(&str, &[u8])] = &[
+    // Where its issuer and its status are found, and the lists of what is revoked.
+    ("1.3.6.1.5.5.7.1.1", &[0x30, 0]),
+    ("2.5.29.31", &[0x30, 0]),
+    // Receipts of transparency logs.
+    ("1.3.6.1.4.1.11129.2.4.2", &[0x04, 0]),
+    // Must-staple (RFC 7633).
+    ("1.3.6.1.5.5.7.1.24", &[0x30, 0x03, 0x02, 0x01, 0x05]),
+    // Its authority's policies.
+    ("2.5.29.32", &[0x30, 0]),
+];
+
 #[test]
 fn forged_certificate_has_the_names_dates_and_usages_of_the_original() {
     let server = leaf_with(
@@ -98,11 +111,11 @@ fn forged_certificate_has_the_names_dates_and_usages_of_the_original() {
                 vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
             params.not_before = date_time_ymd(2024, 2, 29);
             params.not_after = date_time_ymd(2055, 1, 1);
-            // Must-staple (RFC 7633): speaks about the original only.
-            params.custom_extensions.push(CustomExtension::from_oid_content(
-                &[1, 3, 6, 1, 5, 5, 7, 1, 24],
-                vec![0x30, 0x03, 0x02, 0x01, 0x05],
-            ));
+            for (oid, content) in OF_THE_ORIGINAL_ONLY {
+                let numbers: Vec<u64> = oid.split('.').map(|part| part.parse().unwrap()).collect();
+                let extension = CustomExtension::from_oid_content(&numbers, content.to_vec());
+                params.custom_extensions.push(extension);
+            }
         },
     );
     let signing = authority("Corporate CA", &PKCS_ECDSA_P256_SHA256);
@@ -117,7 +130,10 @@ fn forged_certificate_has_the_names_dates_and_usages_of_the_original() {
         assert!(extension.is_some());
         assert_eq!(extension, raw_extension(&original, oid));
     }
-    assert_eq!(raw_extension(&copy, "1.3.6.1.5.5.7.1.24"), None);
+    for (oid, content) in OF_THE_ORIGINAL_ONLY {
+        assert_eq!(raw_extension(&original, oid), Some((*content, false)), "{oid}");
+        assert_eq!(raw_extension(&copy, oid), None, "{oid}");
+    }
     assert_ne!(copy.raw_serial(), original.raw_serial());
     assert!(!copy.basic_constraints().unwrap().unwrap().value.ca);
     let usage = copy.key_usage().unwrap().unwrap().value;
