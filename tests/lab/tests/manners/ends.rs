@@ -141,7 +141,7 @@ fn client_that_has_said_its_last_still_gets_all_that_the_server_sends() {
 }
 
 /// The legacy worker of the engine: its only child.
-fn worker_of(engine: Pid) -> anyhow::Result<Pid> {
+pub fn worker_of(engine: Pid) -> anyhow::Result<Pid> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let mut children = String::new();

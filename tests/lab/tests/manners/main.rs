@@ -6,6 +6,8 @@ mod blocks;
 mod common;
 mod ends;
 mod never;
+mod resets;
+mod worker;
 
 use std::net::Ipv4Addr;
 use std::process::Command;

@@ -38,7 +38,7 @@ fn client_that_asks_to_renegotiate_is_told_that_there_is_none() {
 }
 
 /// A hello of a client that would compress by DEFLATE (RFC 3749), and allow heartbeats.
-fn hello([major, minor]: [u8; 2], suite: u16) -> Vec<u8> {
+pub fn hello([major, minor]: [u8; 2], suite: u16) -> Vec<u8> {
     let extension =
         |kind: u16, body: &[u8]| [&kind.to_be_bytes(), &length(body.len())[..], body].concat();
     let name = b"public.example";
