@@ -4,7 +4,9 @@
 
 mod wire;
 
-use weir_dataplane::Attach;
+use std::sync::Arc;
+
+use weir_dataplane::{Attach, FlowCounts, HistogramReport};
 use weir_policy::Resets;
 use wire::Wire;
 use wire::engine::{Does, Engine, judge_all};
@@ -56,6 +58,35 @@ fn other_bytes_do_not_replace_the_judged_ones() {
     client.put(&segment);
     server.expect_none("other bytes passed with FIN or RST", other);
     assert_eq!(engine.counter("release_final"), 0);
+}
+
+#[test]
+fn what_becomes_of_a_flow_is_counted_where_its_judge_said_as_well() {
+    let wire = Wire::new();
+    let (engine, mut held) = wire.engine(Attach::Auto);
+    let counts = Arc::new(FlowCounts::default());
+    let judge = std::thread::spawn({
+        let counts = Arc::clone(&counts);
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let flow = runtime.block_on(held.next()).unwrap();
+            flow.count_for(counts);
+            flow.release().unwrap();
+        }
+    });
+    let mut client = Raw::client(&wire, 4000, RAW_SERVER);
+    let mut server = Raw::server(&wire, (RAW_CLIENT, 4000));
+    Raw::shake(&mut client, &mut server);
+    client.send(0, JUDGED);
+    server.expect("what was judged", |a| a.payload == JUDGED);
+    judge.join().unwrap();
+    client.send(0, b"EVIL");
+    engine.wait_for("watched_conflicting_dropped", 1);
+    let report = counts.read();
+    let expected = [("flow_released", 1), ("watched_conflicting_dropped", 1)];
+    assert_eq!(report.counters, expected);
+    assert_eq!(report.hold_time.buckets.iter().sum::<u64>(), 1);
+    assert_eq!(report.take_over_time, HistogramReport::default());
 }
 
 #[test]

@@ -170,6 +170,8 @@ fn service(name: &str, command: &[&str], restart: Restart) -> Service {
 
 #[cfg(test)]
 mod tests {
+    use weir_policy::snapshot::{Layer2Fallback, SegmentId};
+
     use super::*;
 
     #[test]
@@ -185,6 +187,23 @@ mod tests {
         assert_eq!(engine.user.as_deref(), Some("weir-engine"));
         assert_eq!(engine.watchdog, Some(5.0));
         assert!(engine.no_new_privileges);
+    }
+
+    #[test]
+    fn a_segment_is_made_with_its_fallback_and_the_mtu_that_it_was_planned_with() {
+        let mut planned = PlannedSegment {
+            id: SegmentId(2),
+            name: "dmz".into(),
+            layer2_fallback: Layer2Fallback::BlockAll,
+            link_down_synchronisation: Default::default(),
+            wait_time: Default::default(),
+            mtu: None,
+        };
+        let command = |planned: &PlannedSegment| segment(planned, ["eth3", "eth4"]).command;
+        let without = [THIS_PROGRAM, "segment", "2", "eth3", "eth4", "block-all"];
+        assert_eq!(command(&planned), without);
+        planned.mtu = Some(9000);
+        assert_eq!(command(&planned), [&without[..], &["9000"]].concat());
     }
 
     #[test]
