@@ -81,7 +81,8 @@ static __noinline int pair_gre_key(struct packet *p)
 	pair->answer_key = p->key.tunnel_key;
 	pair->answer_tunnel = p->key.tunnel;
 	pair->answered = 1;
-	count(p->key.segment, gre_keys_differ);
+	if (pair->answer_key != pair->syn_key || pair->answer_tunnel != pair->syn_tunnel)
+		count(p->key.segment, gre_keys_differ);
 found:
 	p->key.tunnel_key = pair->syn_key;
 	p->key.tunnel = pair->syn_tunnel;

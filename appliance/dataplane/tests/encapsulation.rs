@@ -102,6 +102,8 @@ impl Crossing<'_> {
         for nothing in ["encapsulation_dropped", "decapsulation_dropped", "take_over_failed"] {
             assert_eq!(engine.counter(nothing), 0, "{name}: {nothing}");
         }
+        let differ = matches!(self.ends.tunnel, Tunnel::GreKey([one, other]) if one != other);
+        assert_eq!(engine.counter("gre_keys_differ"), u64::from(differ), "{name}");
         let frames = captures.map(|captures| {
             captures.map(|capture| {
                 let frames = capture.stop_all();
