@@ -187,12 +187,16 @@ impl Stacks<'_> {
     /// choice: then only sessions of such clients make use of it.
     fn needed_for(&self, leg: &Leg, evidence: Evidence) -> Option<(&KnownServers, Duration)> {
         let version = leg.tls.negotiated().map(|negotiated| negotiated.version.0);
-        let bound_by_client = self.client < Protocol::Tls12 && version == Some(self.client.code());
-        if !is_for_modern(leg) && !bound_by_client {
+        let bound_by_client = self.client_is_old() && version == Some(self.client.code());
+        let modern_could = is_for_modern(leg);
+        if !modern_could && !bound_by_client {
             return Some((&self.legacy.servers, evidence.lasts()));
         }
         let servers = &self.legacy.servers_of_old_clients;
-        self.client_is_old().then_some((servers, Evidence::Mute.lasts()))
+        // What the modern stack could have agreed on may have failed by another's doing: it is tried
+        // again the next time, but where it takes long.
+        let needed = !modern_could || evidence == Evidence::Mute;
+        (self.client_is_old() && needed).then_some((servers, Evidence::Mute.lasts()))
     }
 
     /// It may have reached servers that a hello of TLS 1.3 does not reach.
@@ -217,8 +221,10 @@ impl Stacks<'_> {
         let knows = self.modern_servers.knows(record.server, name, started);
         if self.client_is_old() && !knows {
             let answered = tokio::time::timeout(ANSWERS_WITHIN.min(deadline), leg.is_answered());
-            if answered.await.is_err() {
-                return Err(ServerFailed::of(leg, LegFault::Mute));
+            match answered.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(ServerFailed::of(leg, error.into())),
+                Err(_) => return Err(ServerFailed::of(leg, LegFault::Mute)),
             }
         }
         let leg = shake_hands(leg, deadline.saturating_sub(started.elapsed())).await?;
@@ -248,7 +254,7 @@ impl Stacks<'_> {
     ) -> Result<Box<dyn TlsLeg>, LegError> {
         // RFC 6066 section 3: no trailing dot, no address.
         let name = name.map(|name| name.strip_suffix('.').unwrap_or(name));
-        let session = self.sessions.with_server(record.server, name);
+        let session = self.sessions.with_server(record.server, name, self.client);
         let name = name.filter(|name| name.parse::<std::net::IpAddr>().is_err());
         let role = Role::ToServer { server_name: name.map(str::to_owned), alpn, session };
         let bounds = LegacyBounds::for_client_up_to(self.client, self.allowed);

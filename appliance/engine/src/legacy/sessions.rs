@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::rand;
 use weir_api::legacy::BINDING;
+use weir_policy::suites::Protocol;
 use weir_tls::{LegKey, Verdict};
 
 /// Sessions of one proxy of one policy generation.
@@ -21,11 +22,17 @@ impl SessionScope {
         Ok(Self(scope))
     }
 
-    /// With the server at this address and port, asked for under this name.
-    pub fn with_server(&self, address: SocketAddr, name: Option<&str>) -> [u8; BINDING] {
+    /// With the server at this address and port, asked for under this name, for clients that go up to
+    /// this version and so bound what it is offered.
+    pub fn with_server(
+        &self,
+        address: SocketAddr,
+        name: Option<&str>,
+        client: Protocol,
+    ) -> [u8; BINDING] {
         let name = name.map(str::to_ascii_lowercase);
         self.binding(
-            &[b"server", address.to_string().as_bytes()],
+            &[b"server", address.to_string().as_bytes(), &client.code().to_be_bytes()],
             name.as_ref().map(String::as_bytes),
         )
     }
@@ -55,18 +62,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sessions_are_apart_by_scope_address_port_and_name() {
+    fn sessions_are_apart_by_scope_address_port_name_and_clients_version() {
         let scope = SessionScope::new().unwrap();
         let at = |text: &str| text.parse::<SocketAddr>().unwrap();
-        let known = scope.with_server(at("192.0.2.1:443"), Some("a.example"));
-        assert_eq!(known, scope.with_server(at("192.0.2.1:443"), Some("A.example")));
+        let known = scope.with_server(at("192.0.2.1:443"), Some("a.example"), Protocol::Tls12);
+        assert_eq!(
+            known,
+            scope.with_server(at("192.0.2.1:443"), Some("A.example"), Protocol::Tls12)
+        );
         for other in [
-            scope.with_server(at("192.0.2.1:444"), Some("a.example")),
-            scope.with_server(at("192.0.2.2:443"), Some("a.example")),
-            scope.with_server(at("192.0.2.1:443"), Some("b.example")),
-            scope.with_server(at("192.0.2.1:443"), Some("")),
-            scope.with_server(at("192.0.2.1:443"), None),
-            SessionScope::new().unwrap().with_server(at("192.0.2.1:443"), Some("a.example")),
+            scope.with_server(at("192.0.2.1:444"), Some("a.example"), Protocol::Tls12),
+            scope.with_server(at("192.0.2.2:443"), Some("a.example"), Protocol::Tls12),
+            scope.with_server(at("192.0.2.1:443"), Some("b.example"), Protocol::Tls12),
+            scope.with_server(at("192.0.2.1:443"), Some(""), Protocol::Tls12),
+            scope.with_server(at("192.0.2.1:443"), None, Protocol::Tls12),
+            SessionScope::new().unwrap().with_server(
+                at("192.0.2.1:443"),
+                Some("a.example"),
+                Protocol::Tls12,
+            ),
+            scope.with_server(at("192.0.2.1:443"), Some("a.example"), Protocol::Tls10),
         ] {
             assert_ne!(known, other);
         }

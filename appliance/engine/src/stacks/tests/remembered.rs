@@ -82,6 +82,23 @@ fn server_that_was_upgraded_is_forgotten() {
     });
 }
 
+/// Its strongest may be hidden from us by what the client can: a client of TLS 1.3 is to find out.
+#[test]
+fn server_that_goes_as_far_as_an_old_client_is_remembered_for_such_only() {
+    run(async |world| {
+        let suite = Suite::by_id(0x002f).unwrap();
+        let server = serve(Rc::clone(&world), Some((Protocol::Tls12, suite))).await;
+        world.client.set(Protocol::Tls12);
+        let open = world.end(Protocol::Tls12, suite, client_role(1));
+        let client = world.legacy.leg(open).await.unwrap();
+        let got = through(&world, server, client, &world.keys[0], "an old client").await;
+        assert_eq!(got.map(|one| one.version.0), [Protocol::Tls12.code(); 2]);
+        let now = Instant::now();
+        assert!(!world.legacy.servers.knows(server, Some(NAME), now));
+        assert!(world.legacy.servers_of_old_clients.knows(server, Some(NAME), now));
+    });
+}
+
 /// Sessions of a modern client with it, one for each: whether the server was remembered afterwards,
 /// and which version it got.
 async fn visits(world: &Rc<World>, server: SocketAddr, times: usize) -> Vec<(bool, Protocol)> {
