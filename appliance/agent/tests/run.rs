@@ -190,6 +190,7 @@ fn an_engine_that_drains_tells_no_more_of_the_state() {
         other => panic!("{other:?}"),
     };
     assert_eq!(state(), ("Layer-2 fallback: engine down".into(), 1));
+    agent.wait_for("Layer-2 fallback: engine down");
     let mut new = agent.engine();
     new.tell(&FromEngine::Health { fallback: None, draining: false });
     agent.wait_for("normal operation");
