@@ -3,7 +3,8 @@
 //! For: opening the next session with a server that needs the legacy stack there at once, and none
 //! there with a server that does not, whatever happens to a connection. What is remembered is what a
 //! handshake came to, whose end the server's key vouches for: nobody on the path makes a server look
-//! older than it is by a reset or an alert. Tables of this kind: of servers that need the legacy
+//! older than it is by a reset or an alert, but to clients without TLS 1.3, whose hello bounds what the
+//! handshake can show, and for minutes. Tables of this kind: of servers that need the legacy
 //! stack (for as long as the failure on the modern one was worth; ends with the engine), of those that
 //! need it for clients without TLS 1.3 only, since nothing else is known of them, and of those that do
 //! not (one for each proxy of each policy generation: what one allows another may not). Not
