@@ -140,6 +140,9 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 	if (!from_client) {
 		struct tcp_options options = {};
 		if ((p->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && !p->payload) {
+			/* The client has acknowledged the one that counts. */
+			if (answered)
+				return SEEN_PASS;
 			__u32 taken = p->ack - (f->end[0].isn + 1);
 			if (taken && taken <= f->syn_payload && leave_to_bridge(p, f, word))
 				count(segment, syn_payload_passed);
@@ -157,9 +160,10 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 		}
 		if (!p->payload && !(p->flags & TCP_FIN)) {
 			learn_window(p, f);
-			/* The client ended without a word, and its server has seen so. */
+			/* The client ended without a word, and its server has seen so; or a server says so, whose
+			 * client ignores it and speaks yet. It is judged then, and forgotten soon where it does not. */
 			if (answered && (p->flags & (TCP_ACK | TCP_SYN)) == TCP_ACK && p->ack == f->end[0].isn + 2)
-				leave_to_bridge(p, f, word);
+				f->reset = 1;
 			return SEEN_PASS;
 		}
 		if (p->flags & TCP_SYN) {

@@ -105,8 +105,10 @@ int port_ingress(struct __sk_buff *skb)
 	}
 	if ((p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
 		/* A server that still has the old connection ignores it: the entry stays until the other
-		 * end answers. */
-		if (!answered || p.seq != f->end[0].isn) {
+		 * end answers.
+		 * A flow that may yet be judged, or was, has none that its server opens: nobody watches that. */
+		__u32 own = p.from_low == f->client_low && port->side == f->client_side;
+		if ((word & 0xff) == STATE_TOMBSTONE || (own && (!answered || p.seq != f->end[0].isn))) {
 			f->successor = p.seq;
 			f->successor_side = 1 + port->side;
 		}
