@@ -295,15 +295,37 @@ fn a_first_payload_outside_a_decoys_window_passes_or_is_dropped() {
     {
         let policy = Evasion { decoy: action, ..Evasion::default() };
         let (wire, engine) = under(policy, Does::Release);
-        let (client, server) = shaken(&wire, 4000);
+        let (mut client, mut server) = raw_ends(&wire, 4000);
+        assert!((0..20).any(|_| {
+            client.put(&client.syn());
+            server.receive_some(|a| a.flags == SYN).is_some()
+        }));
+        server.expected = client.first;
         let mut decoy = server.syn();
         (decoy.flags, decoy.acknowledged) = (SYN | ACK, server.expected);
         (decoy.window, decoy.bad_checksum) = (0, true);
         server.put(&decoy);
         client.expect("the decoy", |a| a.window == 0);
+        client.expected = server.first;
+        client.send_ack();
         client.send(0, b"eight by");
         engine.wait_for(counter, 1);
     }
+}
+
+/// What the client has acknowledged stands.
+#[test]
+fn an_answer_after_the_handshake_is_whole_says_nothing_new() {
+    let (wire, engine) = under(Evasion::default(), Does::Release);
+    let (client, server) = shaken(&wire, 4000);
+    let mut decoy = server.syn();
+    (decoy.flags, decoy.acknowledged) = (SYN | ACK, server.expected);
+    (decoy.window, decoy.bad_checksum) = (0, true);
+    server.put(&decoy);
+    client.expect("the decoy", |a| a.window == 0);
+    client.send(0, b"eight by");
+    server.expect("the judged bytes", |a| a.payload == b"eight by");
+    assert_eq!(engine.counter("flow_held"), 1);
 }
 
 #[test]
