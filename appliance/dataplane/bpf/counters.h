@@ -37,7 +37,7 @@ COUNTER(syn_options_dropped, "candidate SYN or SYN-ACK with TCP-AO, TCP-MD5 or m
 COUNTER(handshake_unknown_passed, "SYN-ACK of a candidate whose SYN is not known (any more), left to the bridge")
 COUNTER(handshake_unknown_dropped, "the same, dropped by policy; the handshake comes again")
 COUNTER(handshakes_full_passed, "ACK of a whole handshake past what silent flows have room for, left where a flood of SYNs may push its flow out")
-COUNTER(handshakes_full_dropped, "the same, dropped by policy; it comes again")
+COUNTER(handshakes_full_dropped, "the same, dropped by policy; the server answers again, and is acknowledged again")
 COUNTER(syn_flood_passed, "candidate SYN past its client's share of the handshakes that are watched, flow left to the bridge")
 COUNTER(syn_flood_dropped, "the same, dropped by policy")
 COUNTER(syn_options_passed, "candidate SYN or SYN-ACK with malformed options, flow left to the bridge")

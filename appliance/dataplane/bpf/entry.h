@@ -37,7 +37,8 @@ static __noinline int leave_to_bridge(struct packet *p, struct flow *f, __u64 wo
 	if ((word & 0xff) != STATE_ANSWERED)
 		return 1;
 	count_entry(&p->key, f->client_low, 0, -1);
-	bpf_map_update_elem(&half_open, &p->key, f, BPF_ANY);
+	/* A newer handshake of the same ends stays what it is. */
+	bpf_map_update_elem(&half_open, &p->key, f, BPF_NOEXIST);
 	forget_flow(&p->key, f);
 	return 1;
 }

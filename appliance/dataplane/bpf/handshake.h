@@ -238,7 +238,7 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 }
 
 /* A handshake is whole. Where there is no room its entry stays where a flood may push it out; policy says
- * whether its client must wait, which sends this ACK again. */
+ * whether its client must wait: the server answers again, and the client acknowledges that. */
 static __always_inline int on_whole(struct packet *p, struct flow *f, __u64 word, struct configuration *c, __u32 segment)
 {
 	if (handshake_has_room(&p->key, f->client_low, c->seed) && enter(p, f, word) != ENTER_FULL)
