@@ -11,7 +11,7 @@ use weir_dataplane::{Attach, TableSizes};
 use weir_policy::Resets;
 use weir_policy::snapshot::{Evasion, EvasionAction, Layer2Fallback};
 use wire::engine::{Does, Engine, PORT, judge_all, snapshot};
-use wire::raw::{ACK, FIN, PUSH, RAW_CLIENT, RAW_SERVER, RST, Raw, SYN, URGENT};
+use wire::raw::{ACK, FIN, PUSH, RAW_CLIENT, RST, Raw, SYN, URGENT};
 use wire::{Wire, ip};
 
 const BLOCK: EvasionAction = EvasionAction::Block;
@@ -32,16 +32,6 @@ fn with(tables: TableSizes, evasion: Evasion, does: Does) -> (Wire, Engine) {
     (wire, engine)
 }
 
-fn raw_ends(wire: &Wire, port: u16) -> (Raw, Raw) {
-    (Raw::client(wire, port, RAW_SERVER), Raw::server(wire, (RAW_CLIENT, port)))
-}
-
-fn shaken(wire: &Wire, port: u16) -> (Raw, Raw) {
-    let (mut client, mut server) = raw_ends(wire, port);
-    Raw::shake(&mut client, &mut server);
-    (client, server)
-}
-
 /// A packet of the other end, by this end's port.
 fn forged(mut by: Raw, other: &Raw) -> Raw {
     (by.local, by.remote, by.first) = (other.local, other.remote, other.first);
@@ -52,7 +42,7 @@ fn forged(mut by: Raw, other: &Raw) -> Raw {
 fn a_priority_tag_does_not_make_another_flow() {
     for does in [Does::Release, Does::TakeOver] {
         let (wire, engine) = under(Evasion::default(), does);
-        let (client, server) = shaken(&wire, 4000);
+        let (client, server) = Raw::shaken(&wire, 4000);
         let mut segment = client.segment(0, b"eight by");
         segment.tags = &[0];
         client.put(&segment);
@@ -68,7 +58,7 @@ fn tags_that_an_end_may_look_through_pass_or_are_dropped() {
     for action in [EvasionAction::Bypass, BLOCK] {
         let policy = Evasion { unread_headers: action, ..Evasion::default() };
         let (wire, engine) = under(policy, Does::Release);
-        let (client, server) = shaken(&wire, 4000);
+        let (client, server) = Raw::shaken(&wire, 4000);
         for (tags, count) in [(&[0, 0][..], 1), (&[0, 0, 0], 2), (&[5, 6, 7], 3)] {
             let mut segment = client.segment(0, b"eight by");
             segment.tags = tags;
@@ -95,7 +85,7 @@ fn tags_that_an_end_may_look_through_pass_or_are_dropped() {
 #[test]
 fn a_syn_of_the_server_does_not_make_its_client_unjudged() {
     let (wire, engine) = under(Evasion::default(), Does::Release);
-    let (client, server) = shaken(&wire, PORT);
+    let (client, server) = Raw::shaken(&wire, PORT);
     let mut syn = server.syn();
     syn.sequence = syn.sequence.wrapping_add(12345);
     server.put(&syn);
@@ -111,7 +101,7 @@ fn data_of_a_connection_that_was_opened_from_both_ends_is_counted() {
     for (action, counter) in [(EvasionAction::Bypass, "unseen_passed"), (BLOCK, "unseen_dropped")] {
         let policy = Evasion { unseen_handshake: action, ..Evasion::default() };
         let (wire, engine) = under(policy, Does::Release);
-        let (client, server) = raw_ends(&wire, PORT);
+        let (client, server) = Raw::ends(&wire, PORT);
         assert!((0..20).any(|_| {
             client.put(&client.syn());
             server.receive_some(|a| a.flags == SYN).is_some()
@@ -126,7 +116,7 @@ fn data_of_a_connection_that_was_opened_from_both_ends_is_counted() {
 fn an_end_of_the_client_that_does_not_reach_the_server_is_none() {
     let (wire, engine) = under(Evasion::default(), Does::TakeOver);
     for (port, flags) in [(4000, RST | ACK), (4001, FIN | ACK)] {
-        let (client, server) = shaken(&wire, port);
+        let (client, server) = Raw::shaken(&wire, port);
         client.send(0, b"half");
         engine.wait_for("flow_held", u64::from(port) - 3999);
         let mut decoy = client.segment(4, b"");
@@ -142,7 +132,7 @@ fn an_end_of_the_client_that_does_not_reach_the_server_is_none() {
 #[test]
 fn an_end_of_the_server_that_does_not_reach_the_client_is_none() {
     let (wire, engine) = under(Evasion::default(), Does::TakeOver);
-    let (client, server) = shaken(&wire, 4000);
+    let (client, server) = Raw::shaken(&wire, 4000);
     client.send(0, b"half");
     engine.wait_for("flow_held", 1);
     let mut decoy = server.segment(0, b"");
@@ -158,7 +148,7 @@ fn an_end_of_the_server_that_does_not_reach_the_client_is_none() {
 fn a_held_flow_that_its_server_seems_to_end_is_blocked_where_policy_says_so() {
     let policy = Evasion { decoy: BLOCK, ..Evasion::default() };
     let (wire, engine) = under(policy, Does::TakeOver);
-    let (client, server) = shaken(&wire, 4000);
+    let (client, server) = Raw::shaken(&wire, 4000);
     client.send(0, b"half");
     engine.wait_for("flow_held", 1);
     let mut decoy = server.segment(0, b"");
@@ -199,7 +189,7 @@ fn no_byte_is_urgent_before_the_judgement_is_final() {
 fn a_handshake_whose_syn_is_not_known_is_dropped_where_policy_says_so() {
     let policy = Evasion { unseen_handshake: BLOCK, ..Evasion::default() };
     let (wire, engine) = under(policy, Does::Release);
-    let (mut client, mut server) = raw_ends(&wire, 4000);
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
     let mut answer = server.syn();
     answer.flags = SYN | ACK;
     answer.acknowledged = client.first;
@@ -240,12 +230,12 @@ fn a_client_whose_finished_flows_fill_the_table_leaves_room_to_others() {
     let tables = TableSizes { flows: 64, ..TableSizes::default() };
     let (wire, engine) = with(tables, Evasion::default(), Does::Block(Resets::BOTH));
     for port in 4000..4032 {
-        let (client, _server) = shaken(&wire, port);
+        let (client, _server) = Raw::shaken(&wire, port);
         client.send(0, b"eight by");
         engine.wait_for("flow_blocked", u64::from(port) - 3999);
     }
     // It has half of the table, and an eighth would be its share now.
-    let (client, _server) = shaken(&wire, 5000);
+    let (client, _server) = Raw::shaken(&wire, 5000);
     client.send(0, b"eight by");
     engine.wait_for("client_flood_dropped", 1);
     let listener = wire.listen();
@@ -260,7 +250,7 @@ fn packets_of_the_client_that_its_server_forges_pass_it_by_or_are_dropped() {
     for action in [EvasionAction::Bypass, BLOCK] {
         let policy = Evasion { two_passes: action, ..Evasion::default() };
         let (wire, engine) = under(policy, Does::Release);
-        let (client, server) = shaken(&wire, 4000);
+        let (client, server) = Raw::shaken(&wire, 4000);
         let forger = forged(Raw::server(&wire, (RAW_CLIENT, 4000)), &client);
         forger.put(&forger.syn());
         if action == BLOCK {
@@ -277,7 +267,7 @@ fn packets_of_the_client_that_its_server_forges_pass_it_by_or_are_dropped() {
 #[test]
 fn another_syn_that_the_server_forges_does_not_take_the_place_of_its_clients() {
     let (wire, engine) = under(Evasion::default(), Does::Release);
-    let (client, server) = shaken(&wire, 4000);
+    let (client, server) = Raw::shaken(&wire, 4000);
     let forger = forged(Raw::server(&wire, (RAW_CLIENT, 4000)), &client);
     let mut syn = forger.syn();
     syn.sequence = syn.sequence.wrapping_add(777);
@@ -295,7 +285,7 @@ fn a_first_payload_outside_a_decoys_window_passes_or_is_dropped() {
     {
         let policy = Evasion { decoy: action, ..Evasion::default() };
         let (wire, engine) = under(policy, Does::Release);
-        let (mut client, mut server) = raw_ends(&wire, 4000);
+        let (mut client, mut server) = Raw::ends(&wire, 4000);
         assert!((0..20).any(|_| {
             client.put(&client.syn());
             server.receive_some(|a| a.flags == SYN).is_some()
@@ -317,7 +307,7 @@ fn a_first_payload_outside_a_decoys_window_passes_or_is_dropped() {
 #[test]
 fn an_answer_after_the_handshake_is_whole_says_nothing_new() {
     let (wire, engine) = under(Evasion::default(), Does::Release);
-    let (client, server) = shaken(&wire, 4000);
+    let (client, server) = Raw::shaken(&wire, 4000);
     let mut decoy = server.syn();
     (decoy.flags, decoy.acknowledged) = (SYN | ACK, server.expected);
     (decoy.window, decoy.bad_checksum) = (0, true);
@@ -332,7 +322,7 @@ fn an_answer_after_the_handshake_is_whole_says_nothing_new() {
 fn what_policy_would_drop_crosses_without_an_engine() {
     let policy = Evasion { unseen_handshake: BLOCK, ..Evasion::default() };
     let (wire, engine) = under(policy, Does::Release);
-    let (client, server) = raw_ends(&wire, 4000);
+    let (client, server) = Raw::ends(&wire, 4000);
     assert!((0..20).any(|_| {
         client.put(&client.syn());
         server.receive_some(|a| a.flags == SYN).is_some()

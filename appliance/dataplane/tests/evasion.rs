@@ -12,7 +12,7 @@ use weir_policy::snapshot::{Evasion, EvasionAction, Layer2Fallback, ServerPolicy
 use weir_policy::{Resets, Snapshot};
 use wire::Wire;
 use wire::engine::{Does, Engine, judge_all, snapshot};
-use wire::raw::{ACK, PLAIN_OPTIONS, PUSH, RAW_CLIENT, RAW_SERVER, RST, Raw, SYN};
+use wire::raw::{ACK, PLAIN_OPTIONS, PUSH, RAW_SERVER, RST, Raw, SYN};
 
 const BLOCK: EvasionAction = EvasionAction::Block;
 const KERNEL: [u8; 4] = [10, 77, 0, 2];
@@ -32,15 +32,11 @@ fn with(tables: TableSizes, evasion: Evasion, does: Does) -> (Wire, Engine) {
     (wire, engine)
 }
 
-fn raw_ends(wire: &Wire, port: u16) -> (Raw, Raw) {
-    (Raw::client(wire, port, RAW_SERVER), Raw::server(wire, (RAW_CLIENT, port)))
-}
-
 #[test]
 fn a_server_that_speaks_first_is_blocked_where_policy_says_so() {
     let policy = Evasion { server_speaks_first: BLOCK, ..Evasion::default() };
     let (wire, engine) = under(policy, Does::Block(Resets::BOTH));
-    let (mut client, mut server) = raw_ends(&wire, 4000);
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
     Raw::shake(&mut client, &mut server);
     server.send(0, b"220 ready");
     client.expect("RST", |a| a.flags & RST != 0 && a.payload.is_empty());
@@ -76,7 +72,7 @@ fn a_server_proxys_server_that_speaks_first_is_judged_without_a_byte_of_its_clie
     let (wire, engine) =
         under(Evasion::default(), Does::Block(Resets { client: true, server: false }));
     engine.dataplane.apply(&serving()).unwrap();
-    let (mut client, mut server) = raw_ends(&wire, 4000);
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
     Raw::shake(&mut client, &mut server);
     server.send(0, b"220 ready");
     let reset = client.expect("RST", |a| a.flags & RST != 0);
@@ -93,7 +89,7 @@ fn a_server_proxys_server_that_speaks_first_is_judged_without_a_byte_of_its_clie
 fn a_server_proxys_server_is_not_heard_while_its_client_is_held() {
     let (wire, engine) = under(Evasion::default(), Does::Hold);
     engine.dataplane.apply(&serving()).unwrap();
-    let (mut client, mut server) = raw_ends(&wire, 4000);
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
     Raw::shake(&mut client, &mut server);
     client.send(0, b"half");
     engine.wait_for("flow_held", 1);
@@ -107,7 +103,7 @@ fn a_server_proxys_server_is_heard_while_no_engine_lives() {
     let mut policy = serving();
     policy.device.health.heartbeat_timeout = Duration::from_millis(500);
     engine.dataplane.apply(&policy).unwrap();
-    let (mut client, mut server) = raw_ends(&wire, 4000);
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
     Raw::shake(&mut client, &mut server);
     server.send(0, b"220 ready");
     engine.wait_for("flow_held", 1);
@@ -122,7 +118,7 @@ fn a_server_proxys_server_is_heard_while_no_engine_lives() {
 fn a_server_that_speaks_while_the_flow_is_held_is_not_heard_where_policy_blocks_it() {
     let policy = Evasion { server_speaks_first: BLOCK, ..Evasion::default() };
     let (wire, engine) = under(policy, Does::Hold);
-    let (mut client, mut server) = raw_ends(&wire, 4000);
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
     Raw::shake(&mut client, &mut server);
     client.send(0, b"half");
     engine.wait_for("flow_held", 1);
@@ -134,7 +130,7 @@ fn a_server_that_speaks_while_the_flow_is_held_is_not_heard_where_policy_blocks_
 #[test]
 fn data_in_a_syn_is_judged_unless_the_server_takes_it() {
     let (wire, engine) = under(Evasion::default(), Does::Release);
-    let (mut client, mut server) = raw_ends(&wire, 4000);
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
     let mut syn = client.syn();
     syn.payload = b"early";
     client.put(&syn);
@@ -145,7 +141,7 @@ fn data_in_a_syn_is_judged_unless_the_server_takes_it() {
     // Counted after its packets were sent on.
     engine.wait_for("flow_released", 1);
 
-    let (client, mut server) = raw_ends(&wire, 4001);
+    let (client, mut server) = Raw::ends(&wire, 4001);
     let mut syn = client.syn();
     syn.payload = b"early";
     client.put(&syn);
@@ -163,7 +159,7 @@ fn data_in_a_syn_is_judged_unless_the_server_takes_it() {
 fn data_in_a_syn_is_dropped_where_policy_says_so() {
     let policy = Evasion { syn_data: BLOCK, ..Evasion::default() };
     let (wire, engine) = under(policy, Does::Release);
-    let (mut client, mut server) = raw_ends(&wire, 4000);
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
     let mut syn = client.syn();
     syn.payload = b"early";
     client.put(&syn);
@@ -212,7 +208,7 @@ fn multipath_and_fast_open_are_neutralised_and_the_flow_is_taken_over() {
 #[test]
 fn neutralised_options_arrive_as_no_operations() {
     let (wire, _engine) = under(Evasion::default(), Does::Release);
-    let (mut client, server) = raw_ends(&wire, 4000);
+    let (mut client, server) = Raw::ends(&wire, 4000);
     client.options =
         [PLAIN_OPTIONS, &[1, 34, 4, 7, 7, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 0][..]].concat();
     let arrived = (0..20)
@@ -233,7 +229,7 @@ fn signed_segments_are_never_touched_and_pass_or_are_dropped() {
     let authentication = [&[29, 16, 61, 84][..], &[7; 12]].concat();
     for signed in [md5, authentication] {
         let (wire, engine) = under(Evasion::default(), Does::TakeOver);
-        let (mut client, mut server) = raw_ends(&wire, 4000);
+        let (mut client, mut server) = Raw::ends(&wire, 4000);
         // What would be neutralised in another SYN stays in a signed one.
         client.options = [&signed[..], &[30, 4, 0, 0]].concat();
         server.options = signed.clone();
@@ -256,7 +252,7 @@ fn signed_segments_are_never_touched_and_pass_or_are_dropped() {
 
         let policy = Evasion { untakeable_options: BLOCK, ..Evasion::default() };
         let (wire, engine) = under(policy, Does::Release);
-        let (mut client, server) = raw_ends(&wire, 4000);
+        let (mut client, server) = Raw::ends(&wire, 4000);
         client.options = signed;
         client.put(&client.syn());
         engine.wait_for("syn_options_dropped", 1);
@@ -269,7 +265,7 @@ fn data_of_a_handshake_seen_by_half_passes_or_is_dropped() {
     for (action, counter) in [(EvasionAction::Bypass, "unseen_passed"), (BLOCK, "unseen_dropped")] {
         let policy = Evasion { unseen_handshake: action, ..Evasion::default() };
         let (wire, engine) = under(policy, Does::Release);
-        let (client, server) = raw_ends(&wire, 4000);
+        let (client, server) = Raw::ends(&wire, 4000);
         assert!((0..20).any(|_| {
             client.put(&client.syn());
             server.receive_some(|a| a.flags == SYN).is_some()
@@ -290,7 +286,7 @@ fn fragments_of_tcp_packets_pass_or_are_dropped() {
     for action in [EvasionAction::Bypass, BLOCK] {
         let policy = Evasion { fragments: action, ..Evasion::default() };
         let (wire, engine) = under(policy, Does::Release);
-        let (mut client, mut server) = raw_ends(&wire, 4000);
+        let (mut client, mut server) = Raw::ends(&wire, 4000);
         Raw::shake(&mut client, &mut server);
         let mut fragment = client.segment(0, b"fragment");
         fragment.more_fragments = true;
@@ -312,7 +308,7 @@ fn fragments_of_tcp_packets_pass_or_are_dropped() {
 fn a_flow_with_a_decoy_is_blocked_where_policy_says_so() {
     let policy = Evasion { decoy: BLOCK, ..Evasion::default() };
     let (wire, engine) = under(policy, Does::Release);
-    let (mut client, mut server) = raw_ends(&wire, 4000);
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
     Raw::shake(&mut client, &mut server);
     client.send(0, b"good");
     server.expect("the judged bytes", |a| a.payload == b"good");
@@ -326,7 +322,7 @@ fn a_flow_with_a_decoy_is_blocked_where_policy_says_so() {
 #[test]
 fn a_payload_that_cannot_reach_the_server_is_not_judged() {
     let (wire, engine) = under(Evasion::default(), Does::TakeOver);
-    let (mut client, mut server) = raw_ends(&wire, 4000);
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
     Raw::shake(&mut client, &mut server);
     let mut decoy = client.segment(0, b"EVIL");
     decoy.ttl = 3;
@@ -339,7 +335,7 @@ fn a_payload_that_cannot_reach_the_server_is_not_judged() {
 #[test]
 fn a_payload_with_an_old_timestamp_is_not_judged() {
     let (wire, engine) = under(Evasion::default(), Does::TakeOver);
-    let (mut client, mut server) = raw_ends(&wire, 4000);
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
     client.options = [PLAIN_OPTIONS, &[1, 1, 8, 10, 0, 1, 0, 0, 0, 0, 0, 0][..]].concat();
     server.options = [PLAIN_OPTIONS, &[1, 1, 8, 10, 0, 2, 0, 0, 0, 1, 0, 0][..]].concat();
     Raw::shake(&mut client, &mut server);
@@ -357,7 +353,7 @@ fn a_full_flow_table_passes_new_flows_or_lets_them_wait() {
         let policy = Evasion { table_full: action, ..Evasion::default() };
         let tables = TableSizes { flows: 1, ..TableSizes::default() };
         let (wire, engine) = with(tables, policy, Does::Hold);
-        let (mut first, mut first_server) = raw_ends(&wire, 4000);
+        let (mut first, mut first_server) = Raw::ends(&wire, 4000);
         answered(&mut first, &mut first_server);
         first.send(0, b"held");
         engine.wait_for("flow_held", 1);
@@ -402,11 +398,11 @@ fn flows_over_the_limit_of_held_ones_are_released_or_blocked() {
         let policy = Evasion { table_full: action, ..Evasion::default() };
         let tables = TableSizes { held: 1, ..TableSizes::default() };
         let (wire, engine) = with(tables, policy, Does::Hold);
-        let (mut first, mut first_server) = raw_ends(&wire, 4000);
+        let (mut first, mut first_server) = Raw::ends(&wire, 4000);
         Raw::shake(&mut first, &mut first_server);
         first.send(0, b"held");
         engine.wait_for("flow_held", 1);
-        let (mut client, mut server) = raw_ends(&wire, 4001);
+        let (mut client, mut server) = Raw::ends(&wire, 4001);
         Raw::shake(&mut client, &mut server);
         client.send(0, b"data");
         engine.wait_for(counter, 1);
@@ -422,7 +418,7 @@ fn flows_over_the_limit_of_held_ones_are_released_or_blocked() {
 #[test]
 fn a_handshake_whose_syn_is_not_known_crosses_and_is_counted() {
     let (wire, engine) = under(Evasion::default(), Does::Hold);
-    let (mut client, mut server) = raw_ends(&wire, 4000);
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
     (client.expected, server.expected) = (server.first, client.first);
     let mut answer = server.syn();
     answer.flags = SYN | ACK;

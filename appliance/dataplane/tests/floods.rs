@@ -11,7 +11,7 @@ use weir_policy::Snapshot;
 use weir_policy::snapshot::{Evasion, EvasionAction, Layer2Fallback};
 use wire::Wire;
 use wire::engine::{Does, Engine, judge_all, snapshot};
-use wire::raw::{ACK, FIN, RAW_CLIENT, RAW_SERVER, RST, Raw, SYN};
+use wire::raw::{ACK, FIN, RAW_SERVER, RST, Raw, SYN};
 
 const BLOCK: EvasionAction = EvasionAction::Block;
 /// Tables that a flood fills; silent handshakes have room for 64, one client alone for 32.
@@ -34,19 +34,9 @@ fn with(evasion: Evasion, change: impl FnOnce(&mut Options)) -> (Wire, Engine, H
     (wire, engine, held)
 }
 
-fn raw_ends(wire: &Wire, port: u16) -> (Raw, Raw) {
-    (Raw::client(wire, port, RAW_SERVER), Raw::server(wire, (RAW_CLIENT, port)))
-}
-
-fn shaken(wire: &Wire, port: u16) -> (Raw, Raw) {
-    let (mut client, mut server) = raw_ends(wire, port);
-    Raw::shake(&mut client, &mut server);
-    (client, server)
-}
-
 /// The client's SYN, which the server has not answered.
 fn asked(wire: &Wire, port: u16) -> (Raw, Raw) {
-    let (client, mut server) = raw_ends(wire, port);
+    let (client, mut server) = Raw::ends(wire, port);
     assert!((0..20).any(|_| {
         client.put(&client.syn());
         server.receive_some(|a| a.flags == SYN).is_some()
@@ -143,7 +133,7 @@ fn a_flow_that_is_held_through_a_flood_of_syns_is_judged() {
 fn a_client_that_says_nothing_before_a_flood_of_syns_is_judged_after_it() {
     let (wire, engine, held) = with(Evasion::default(), |_| {});
     judge_all(held, 1, Does::Hold);
-    let (client, server) = shaken(&wire, 4000);
+    let (client, server) = Raw::shaken(&wire, 4000);
     flood(&wire, &engine);
     client.send(0, b"late");
     engine.wait_for("flow_held", 1);
@@ -155,7 +145,7 @@ fn a_silent_flow_whose_handshake_ended_otherwise_is_still_the_one_that_is_judged
     let (wire, engine, held) = with(Evasion::default(), |_| {});
     judge_all(held, 4, Does::Release);
     // SYN and SYN-ACK once more, and one more SYN that nobody answers.
-    let (client, server) = shaken(&wire, 4000);
+    let (client, server) = Raw::shaken(&wire, 4000);
     client.put(&client.syn());
     answer(&server);
     let mut other = client.syn();
@@ -167,7 +157,7 @@ fn a_silent_flow_whose_handshake_ended_otherwise_is_still_the_one_that_is_judged
     assert_eq!(engine.counter("flow_held"), 1);
 
     // A new connection in the place of a silent one.
-    let (mut client, mut server) = shaken(&wire, 4001);
+    let (mut client, mut server) = Raw::shaken(&wire, 4001);
     client.first = client.first.wrapping_add(100_000);
     server.first = server.first.wrapping_add(100_000);
     Raw::shake(&mut client, &mut server);
@@ -183,7 +173,7 @@ fn a_client_with_too_many_silent_flows_has_no_more_room_for_such_and_others_have
         let (wire, engine, held) =
             with(Evasion { table_full: action, ..Evasion::default() }, |_| {});
         judge_all(held, 1, Does::Hold);
-        let mut silent: Vec<_> = (0..32).map(|n| shaken(&wire, 4000 + n)).collect();
+        let mut silent: Vec<_> = (0..32).map(|n| Raw::shaken(&wire, 4000 + n)).collect();
         assert_eq!(engine.counter("handshakes_full_passed"), 0);
 
         let (mut client, server) = asked(&wire, 5000);
@@ -229,7 +219,7 @@ fn a_silent_flow_that_its_ends_end_leaves_its_room_soon() {
         options.times = Times { look, silent_crowded: short, ..Times::default() };
     });
     judge_all(held, 1, Does::Hold);
-    let (client, mut server) = shaken(&wire, 4000);
+    let (client, mut server) = Raw::shaken(&wire, 4000);
     let mut end = client.segment(0, &[]);
     end.flags = FIN | ACK;
     client.put(&end);
@@ -245,7 +235,7 @@ fn a_silent_flow_that_its_ends_end_leaves_its_room_soon() {
 fn a_server_that_acknowledges_an_end_that_did_not_come_ends_no_inspection() {
     let (wire, engine, held) = with(Evasion::default(), |_| {});
     judge_all(held, 1, Does::Hold);
-    let (client, mut server) = shaken(&wire, 4000);
+    let (client, mut server) = Raw::shaken(&wire, 4000);
     server.expected = client.first.wrapping_add(1);
     server.send_ack();
     client.expect("ACK", |a| a.acknowledged == server.expected);
@@ -259,7 +249,7 @@ fn a_server_that_acknowledges_an_end_that_did_not_come_ends_no_inspection() {
 fn a_server_that_opens_a_connection_of_its_own_in_a_silent_flows_place_ends_no_inspection() {
     let (wire, engine, held) = with(Evasion::default(), |_| {});
     judge_all(held, 1, Does::Hold);
-    let (client, server) = shaken(&wire, 4000);
+    let (client, server) = Raw::shaken(&wire, 4000);
     let mut other = server.syn();
     other.sequence = other.sequence.wrapping_add(100_000);
     server.put(&other);
@@ -289,7 +279,7 @@ fn a_flow_that_is_silent_for_too_long_is_forgotten_and_counted_or_blocked() {
                 };
             });
             judge_all(held, 1, Does::Hold);
-            let (client, server) = shaken(&wire, 4000);
+            let (client, server) = Raw::shaken(&wire, 4000);
             if reset {
                 // A decoy, for all we know: it is not forgotten at once.
                 let mut end = client.segment(0, &[]);

@@ -12,7 +12,7 @@ use weir_policy::snapshot::{Evasion, EvasionAction, Layer2Fallback};
 use wire::Wire;
 use wire::ends::Tunnel;
 use wire::engine::{Does, Engine, judge_all, snapshot};
-use wire::raw::{ACK, PLAIN_OPTIONS, RAW_CLIENT, RAW_SERVER, Raw, SYN};
+use wire::raw::{ACK, PLAIN_OPTIONS, RAW_SERVER, Raw, SYN};
 
 fn with(tables: TableSizes, evasion: Evasion) -> (Wire, Engine, HeldFlows) {
     let wire = Wire::new();
@@ -21,10 +21,6 @@ fn with(tables: TableSizes, evasion: Evasion) -> (Wire, Engine, HeldFlows) {
     snapshot.device.evasion = evasion;
     engine.dataplane.apply(&snapshot).unwrap();
     (wire, engine, held)
-}
-
-fn raw_ends(wire: &Wire, port: u16) -> (Raw, Raw) {
-    (Raw::client(wire, port, RAW_SERVER), Raw::server(wire, (RAW_CLIENT, port)))
 }
 
 #[test]
@@ -44,7 +40,7 @@ fn a_syn_past_its_clients_share_passes_where_policy_says_so() {
 #[test]
 fn a_flow_with_malformed_options_in_its_syn_is_left_to_the_bridge() {
     let (wire, engine, _held) = with(TableSizes::default(), Evasion::default());
-    let (mut client, mut server) = raw_ends(&wire, 4000);
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
     // Longer than there are options.
     client.options = [PLAIN_OPTIONS, &[3, 40, 0, 0]].concat();
     Raw::shake(&mut client, &mut server);
@@ -58,7 +54,7 @@ fn a_flow_with_malformed_options_in_its_syn_is_left_to_the_bridge() {
 fn data_outside_the_clients_window_is_no_word_of_the_server() {
     let (wire, engine, held) = with(TableSizes::default(), Evasion::default());
     judge_all(held, 4, Does::Hold);
-    let (mut client, mut server) = raw_ends(&wire, 4000);
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
     Raw::shake(&mut client, &mut server);
     server.send(1_000_000, b"EVIL");
     engine.wait_for("server_outside_window_dropped", 1);
@@ -79,7 +75,7 @@ fn new_flows_cross_beside_an_engine_that_says_nothing() {
     engine.stop.store(true, Ordering::Relaxed);
     // Longer than the heartbeat's age at which the engine is thought dead.
     std::thread::sleep(Duration::from_secs(1));
-    let (mut client, mut server) = raw_ends(&wire, 4000);
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
     Raw::shake(&mut client, &mut server);
     client.send(0, b"unjudged");
     server.expect("the bytes", |a| a.payload == b"unjudged");
@@ -89,7 +85,7 @@ fn new_flows_cross_beside_an_engine_that_says_nothing() {
 #[test]
 fn what_a_judge_does_not_take_in_is_bounded_and_comes_again() {
     let (wire, engine, mut held) = with(TableSizes::default(), Evasion::default());
-    let (mut client, mut server) = raw_ends(&wire, 4000);
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
     Raw::shake(&mut client, &mut server);
     // Nobody judges; a flow's inbox holds 256 KiB.
     for _ in 0..300 {
@@ -107,7 +103,7 @@ fn what_a_judge_does_not_take_in_is_bounded_and_comes_again() {
 #[test]
 fn an_answer_whose_gre_key_could_be_of_two_syns_is_of_neither() {
     let (wire, engine, _held) = with(TableSizes::default(), Evasion::default());
-    let (mut client, mut server) = raw_ends(&wire, 4000);
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
     (client.tunnel, server.tunnel) = (Tunnel::GreKey([1, 9]), Tunnel::GreKey([1, 9]));
     assert!((0..20).any(|_| {
         client.put(&client.syn());

@@ -370,6 +370,18 @@ impl Raw {
         syn
     }
 
+    /// Both ends of a connection from this port of the client, before its SYN.
+    pub fn ends(wire: &Wire, port: u16) -> (Self, Self) {
+        (Self::client(wire, port, RAW_SERVER), Self::server(wire, (RAW_CLIENT, port)))
+    }
+
+    /// Both ends, with their handshake behind them.
+    pub fn shaken(wire: &Wire, port: u16) -> (Self, Self) {
+        let (mut client, mut server) = Self::ends(wire, port);
+        Self::shake(&mut client, &mut server);
+        (client, server)
+    }
+
     /// The handshake between two raw ends.
     pub fn shake(client: &mut Self, server: &mut Self) {
         client.send_syn(|| server.receive_some(|a| a.flags & (SYN | ACK) == SYN));
