@@ -182,6 +182,8 @@ fn an_engine_that_drains_tells_no_more_of_the_state() {
     let agent = Agent::start(CONFIGURATION, |_| {});
     let mut old = agent.engine();
     snapshot(&mut old);
+    // The log tells of changes that a round sees: it must have seen this engine to miss it.
+    agent.wait_for("normal operation");
     old.tell(&FromEngine::Health { fallback: None, draining: true });
     agent.wait_for("drains");
     let mut console = agent.console();
