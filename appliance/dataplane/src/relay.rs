@@ -13,6 +13,7 @@ use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
@@ -32,7 +33,11 @@ const CHUNK: usize = 256 * 1024;
 const TURN: u32 = 8;
 /// Empty pipes a thread keeps for the next chunk; more are closed. One is in use only while a chunk
 /// is on its way, or waits for its receiver.
-const SPARE_PIPES: usize = 32;
+const SPARE_PIPES: usize = 8;
+/// Pipes of this process, the spare ones included: two descriptors each, and memory of a chunk where its
+/// receiver does not take it. Where there are as many, bytes are copied.
+const MOST_PIPES: usize = 1024;
+static PIPES: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static SPARE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
@@ -113,7 +118,7 @@ impl<'a> OneWay<'a> {
             }
             let received = match self.much.then(Pipe::take) {
                 Some(Ok(pipe)) => self.poll_splice(pipe, cx),
-                // Little; or no descriptors, or no memory, for a pipe: slower is better than broken.
+                // Little; or too many pipes, or no descriptors, or no memory: slower is better than broken.
                 None | Some(Err(_)) => self.poll_copy(cx, moved),
             };
             match ready!(received)? {
@@ -222,6 +227,25 @@ fn end(to: &TcpStream) -> io::Result<()> {
 struct Pipe {
     output: OwnedFd,
     input: OwnedFd,
+    _counted: CountedPipe,
+}
+
+/// One of the pipes that there may be.
+struct CountedPipe;
+
+impl CountedPipe {
+    fn new() -> Option<Self> {
+        // Before anything is compared: with the object it is taken back.
+        let pipes = PIPES.fetch_add(1, Ordering::Relaxed);
+        let counted = Self;
+        (pipes < MOST_PIPES).then_some(counted)
+    }
+}
+
+impl Drop for CountedPipe {
+    fn drop(&mut self) {
+        PIPES.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Pipe {
@@ -229,10 +253,11 @@ impl Pipe {
         if let Some(pipe) = SPARE.with_borrow_mut(Vec::pop) {
             return Ok(pipe);
         }
+        let _counted = CountedPipe::new().ok_or(io::ErrorKind::QuotaExceeded)?;
         let (output, input) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         // Refused where the user has too many: the pipe keeps the size it has.
         let _ = fcntl(&input, FcntlArg::F_SETPIPE_SZ(CHUNK as i32));
-        Ok(Self { output, input })
+        Ok(Self { output, input, _counted })
     }
 
     /// For the next chunk, of whatever flow: it must be empty. One that is not is dropped instead.
@@ -270,4 +295,26 @@ async fn write(to: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn there_are_no_more_pipes_than_there_may_be() {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+        let mut pipes: Vec<Pipe> = (0..MOST_PIPES).map(|_| Pipe::take().unwrap()).collect();
+        let refused = Pipe::take().err().map(|error| error.kind());
+        assert_eq!(refused, Some(io::ErrorKind::QuotaExceeded));
+        // One that is put back is the next one's.
+        pipes.remove(0).put_back();
+        pipes.push(Pipe::take().unwrap());
+        pipes.remove(0);
+        Pipe::take().unwrap();
+    }
 }
