@@ -171,6 +171,7 @@ impl Dataplane {
             core: Arc::clone(&core),
             flows: Arc::clone(&flows),
             counts: tables::map(&mut ebpf, "client_flows")?,
+            in_force: in_force.clone(),
             room: options.tables.flows / HANDSHAKES_PART,
             most_flows: flow_table as usize,
             times: options.times,

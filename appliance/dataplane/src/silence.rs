@@ -5,7 +5,8 @@
 //! past it a handshake stays in the table that floods of SYNs push entries out of. Where nobody wants
 //! the room they stay for longer than ends go without a keep-alive. What a forgotten flow says later
 //! passes unjudged: it is counted, or the flow is blocked, as policy has it for handshakes that were
-//! not seen. Not for: flows that were held. A look that fails is logged and done again.
+//! not seen: as the engine's own policy has it that is in force, so nothing is forgotten before it has
+//! one, nor while it drains. Not for: flows that were held. A look that fails is logged and done again.
 
 use std::io;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::layout::{CLIENT_HANDSHAKES_ALL, EVASION_UNSEEN_HANDSHAKE, Flow, FlowK
 use crate::programs::chain;
 use crate::ring::monotonic_nanoseconds;
 use crate::state::Swap;
+use crate::tables::InForce;
 
 /// Entries looked at in one step, and the pause after it: no heartbeat waits for this.
 const STEP: usize = 256;
@@ -35,6 +37,7 @@ pub struct Silence {
     pub flows: Arc<EbpfHashMap<MapData, FlowKey, Flow>>,
     /// The table `client_flows`.
     pub counts: Array<MapData, u32>,
+    pub in_force: InForce,
     /// Most silent flows.
     pub room: u32,
     /// The flow table's bound.
@@ -91,6 +94,7 @@ impl Silence {
     }
 
     fn look(&self, crowded: bool, stopped: &Receiver<()>) -> Result<(), Broken> {
+        let Some(mut evasion) = self.in_force.own_evasion() else { return Ok(()) };
         let most = self.most_flows.saturating_mul(MOST_TIMES);
         let mut keys = self.flows.keys();
         let mut next = keys.next();
@@ -102,15 +106,17 @@ impl Silence {
             if count > most {
                 return Err(Broken::TooFast);
             }
-            if count % STEP == STEP - 1
-                && stopped.recv_timeout(PAUSE) != Err(RecvTimeoutError::Timeout)
-            {
-                return Ok(());
+            if count % STEP == STEP - 1 {
+                if stopped.recv_timeout(PAUSE) != Err(RecvTimeoutError::Timeout) {
+                    return Ok(());
+                }
+                let Some(now) = self.in_force.own_evasion() else { return Ok(()) };
+                evasion = now;
             }
             let key = key?;
             let Ok(flow) = self.flows.get(&key, 0) else { continue }; // it has ended
             if State::of(flow.word) == Some(State::Answered) && self.silent(&flow, crowded)? {
-                self.forget(key, &flow)?;
+                self.forget(key, &flow, evasion & EVASION_UNSEEN_HANDSHAKE != 0)?;
             }
         }
         Ok(())
@@ -124,9 +130,8 @@ impl Silence {
         Ok(silent > most)
     }
 
-    fn forget(&self, key: FlowKey, flow: &Flow) -> io::Result<()> {
+    fn forget(&self, key: FlowKey, flow: &Flow, blocks: bool) -> io::Result<()> {
         let (core, id) = (&self.core, id_of(flow.word));
-        let blocks = core.blocks(EVASION_UNSEEN_HANDSHAKE);
         let swap = if blocks {
             core.state.swap(&key, id, State::Answered, State::Blocked)?
         } else {

@@ -27,6 +27,8 @@ struct Inner {
     instance: u32,
     /// Its programs are, or were, those on the ports.
     attached: bool,
+    /// It has put a policy in force.
+    has_policy: bool,
 }
 
 impl InForce {
@@ -39,7 +41,8 @@ impl InForce {
     ) -> Result<Self, ApplyError> {
         let configuration = map(ebpf, "configuration")?;
         let current = Configuration::default();
-        let mut inner = Inner { configuration, current, instance, attached: false };
+        let mut inner =
+            Inner { configuration, current, instance, attached: false, has_policy: false };
         inner.current = inner.read()?;
         // The other causes are of the engine that found them.
         inner.current.fallback &= FallbackCause::Told.bit();
@@ -78,6 +81,14 @@ impl InForce {
         self.lock().superseded()
     }
 
+    /// What this engine's policy does about evasion; `None` while what is in force is another engine's:
+    /// it has applied none yet, its programs are not on the ports yet, or not any more.
+    pub fn own_evasion(&self) -> Option<u32> {
+        let inner = self.lock();
+        let own = inner.has_policy && inner.attached && !inner.superseded();
+        own.then_some(inner.current.evasion)
+    }
+
     /// The tables' generation, which an engine that is about to be superseded may have changed.
     pub(super) fn generation(&self) -> Result<u64, ApplyError> {
         let mut inner = self.lock();
@@ -97,6 +108,7 @@ impl InForce {
         inner.current.heartbeat_timeout = nanoseconds(device.health.heartbeat_timeout);
         inner.current.evasion = evasion(&device.evasion);
         inner.current.client_flows = device.max_handshakes_per_client;
+        inner.has_policy = true;
         inner.put()
     }
 
