@@ -188,6 +188,12 @@ impl Judged {
         let start = frame.sequence.wrapping_sub(self.first).wrapping_add(MIDDLE) as usize;
         differs(&self.bytes, MIDDLE as usize, frame.payload(), start)
     }
+
+    /// Whether all of the frame is behind them.
+    pub fn precede(&self, frame: &Frame) -> bool {
+        let start = frame.sequence.wrapping_sub(self.first) as usize;
+        (self.bytes.len()..1 << 31).contains(&start)
+    }
 }
 
 /// Whether two runs of bytes differ where they lie over one another.

@@ -250,7 +250,11 @@ impl RingThread {
                                 self.block_watched(held.key, held.id, &shared);
                             }
                         } else {
-                            shared.count(links, Count::WatchedRepeated);
+                            // Or it was on its way when its flow was released.
+                            let new = state.judged.as_ref().is_some_and(|j| j.precede(&frame));
+                            let count =
+                                if new { Count::ForwardedLate } else { Count::WatchedRepeated };
+                            shared.count(links, count);
                             links.send(other(client_side(&held.flow)), &frame);
                         }
                     }
