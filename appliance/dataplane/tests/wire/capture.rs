@@ -22,6 +22,9 @@ pub struct Packet {
     pub sequence: u32,
     pub acknowledged: u32,
     pub flags: u8,
+    /// Of its IPv4 header.
+    pub id: u16,
+    pub options: Vec<u8>,
     pub payload: Vec<u8>,
 }
 
@@ -98,6 +101,7 @@ fn read(frame: &[u8]) -> Packet {
     let header = usize::from(ip[0] & 15) * 4;
     let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
     let tcp = &ip[header..total];
+    let offset = usize::from(tcp[12] >> 4) * 4;
     let four = |at: usize| u32::from_be_bytes(tcp[at..at + 4].try_into().unwrap());
     Packet {
         mac: frame[..12].try_into().unwrap(),
@@ -108,7 +112,9 @@ fn read(frame: &[u8]) -> Packet {
         sequence: four(4),
         acknowledged: four(8),
         flags: tcp[13],
-        payload: tcp[usize::from(tcp[12] >> 4) * 4..].to_vec(),
+        id: u16::from_be_bytes([ip[4], ip[5]]),
+        options: tcp[20..offset].to_vec(),
+        payload: tcp[offset..].to_vec(),
     }
 }
 

@@ -22,6 +22,9 @@ pub struct Frame {
     pub sequence: u32,
     pub flags: u8,
     pub window: u16,
+    /// Of the innermost IPv4 header; 0 of IPv6.
+    pub id: u16,
+    pub options: Vec<u8>,
     pub payload: Vec<u8>,
 }
 
@@ -81,6 +84,7 @@ impl Frame {
             return None;
         }
         let tcp = &ip[header..];
+        let offset = usize::from(tcp[12] >> 4) * 4;
         let addresses = if header == 20 { &ip[12..20] } else { &ip[8..40] };
         whole &= checks(sum(addresses) + 6 + tcp.len() as u32 + sum(tcp));
         Some(Self {
@@ -98,7 +102,9 @@ impl Frame {
             sequence: u32::from_be_bytes(tcp[4..8].try_into().unwrap()),
             flags: tcp[13],
             window: word(tcp, 14),
-            payload: tcp[usize::from(tcp[12] >> 4) * 4..].to_vec(),
+            id: if header == 20 { word(ip, 4) } else { 0 },
+            options: tcp[20..offset].to_vec(),
+            payload: tcp[offset..].to_vec(),
         })
     }
 }
