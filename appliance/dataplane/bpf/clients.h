@@ -168,9 +168,11 @@ static __noinline int over_syn_share(struct packet *p, struct configuration *c)
 		size = bpf_ringbuf_query(&held_ring_##number, BPF_RB_RING_SIZE);                                     \
 		break;
 
-/* Whether a packet must wait because its flow's ring is more than half full and its client had its
- * share of it: the other half is for all others. */
-static __noinline int over_ring_share(struct packet *p, struct flow *f, __u64 word, __u32 room)
+enum { RING_HAS_ROOM, RING_OVER_SHARE, RING_FULL };
+
+/* Whether a packet must wait because its flow's ring is full, or more than half full and its client had
+ * its share of it: the other half is for all others. */
+static __noinline int ask_ring(struct packet *p, struct flow *f, __u64 word, __u32 room)
 {
 	__u64 used = 0, size = 0;
 	__u32 zero = 0, cpu = (word >> 8) & 0xff;
@@ -188,11 +190,16 @@ static __noinline int over_ring_share(struct packet *p, struct flow *f, __u64 wo
 	default:
 		return 0;
 	}
+	/* A record is its header, and 8 bytes of the kernel's, the longer. */
+	if (used + sizeof(struct held) + room + 8 >= size)
+		return RING_FULL;
 	struct configuration *c = bpf_map_lookup_elem(&configuration, &zero);
 	if (used < size / 2 || !c)
-		return 0;
+		return RING_HAS_ROOM;
 	__u32 cell = client_hash(&p->key, f->client_low, c->seed) & (CLIENT_CELLS - 1);
-	return over_share(bpf_map_lookup_elem(&ring_shares, &cell), RING_WINDOW, room, size / RING_SHARE);
+	return over_share(bpf_map_lookup_elem(&ring_shares, &cell), RING_WINDOW, room, size / RING_SHARE) ?
+		       RING_OVER_SHARE :
+		       RING_HAS_ROOM;
 }
 
 #endif

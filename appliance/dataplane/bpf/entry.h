@@ -14,16 +14,18 @@ static __noinline int enter(struct packet *p, struct flow *f, __u64 word)
 		return ENTER_RACE;
 	f->touched = bpf_ktime_get_ns();
 	__u32 client_low = f->client_low;
+	/* Before it is there: whoever takes it out of the count finds it counted. */
+	count_entry(&p->key, client_low, 1, 1);
 	long error = bpf_map_update_elem(&flows, &p->key, f, BPF_NOEXIST);
 	if (!error && keep_alias(&p->key, f)) {
 		bpf_map_delete_elem(&flows, &p->key);
 		error = -1;
 	}
 	if (error) {
+		count_entry(&p->key, client_low, -1, -1);
 		swap(f, (word & ~0xffULL) | STATE_ANSWERED, STATE_HALF_OPEN);
 		return error == -17 /* EEXIST */ ? ENTER_RACE : ENTER_FULL;
 	}
-	count_entry(&p->key, client_low, 1, 1);
 	bpf_map_delete_elem(&half_open, &p->key);
 	return ENTER_DONE;
 }

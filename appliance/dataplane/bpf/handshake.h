@@ -5,7 +5,8 @@
 #ifndef WEIR_HANDSHAKE_H
 #define WEIR_HANDSHAKE_H
 
-/* `old`: an answered flow of the same tuple, if there is one. */
+/* `old`: an answered flow of the same tuple, if there is one. A newer handshake of that tuple may be
+ * watched beside it, which this SYN may belong to. */
 static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, int candidate, struct flow *old)
 {
 	__u32 segment = port->segment, zero = 0;
@@ -28,8 +29,9 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struc
 	if (!takeable_options(skb, p, segment, c, &options))
 		return c->evasion & EVASION_UNTAKEABLE_OPTIONS ? TC_ACT_SHOT : TC_ACT_OK;
 
-	if (!old)
-		old = bpf_map_lookup_elem(&half_open, &p->key);
+	struct flow *newer = bpf_map_lookup_elem(&half_open, &p->key);
+	if (!old || (newer && p->seq != old->end[0].isn && (*(volatile __u64 *)&newer->word & 0xff) == STATE_HALF_OPEN))
+		old = newer;
 	if (old && old->end[0].isn == p->seq && old->client_low == p->from_low) {
 		if (old->client_side != port->side) {
 			/* The same SYN came in by the other port: the tuple crosses twice (SPEC D16). */
@@ -178,9 +180,18 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 			count(segment, server_outside_window_dropped);
 			return SEEN_DROP;
 		}
-		/* STARTTLS, or no TLS at all. */
-		if (p->payload && (f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST)))
-			return SEEN_SERVER_FIRST;
+		if (expires_early(p, server)) {
+			count(segment, server_ttl_dropped);
+			return SEEN_DROP;
+		}
+		if (f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST)) {
+			/* STARTTLS, or no TLS at all. */
+			if (p->payload)
+				return SEEN_SERVER_FIRST;
+			/* It ends, as it may; what its client says all the same is not left unjudged. */
+			f->reset = 1;
+			return SEEN_PASS;
+		}
 		/* The server speaks or ends first: not TLS as we know it, not ours. */
 		if (leave_to_bridge(p, f, word)) {
 			count(segment, server_spoke_first);
@@ -209,6 +220,11 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 		return SEEN_DROP;
 	}
 	if (acknowledged > 0) {
+		/* The end of a server that may not end without a word of TLS. */
+		if (f->reset && (f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST))) {
+			count(segment, server_spoke_first_dropped);
+			return SEEN_DROP;
+		}
 		/* Bytes of the server that took another path: all that follows acknowledges them too. Where
 		 * there are none the server ignores this packet, and the next one is held. */
 		return on_unseen(c, 0, segment);
@@ -311,19 +327,25 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 	}
 	if (seen == SEEN_DROP)
 		return TC_ACT_SHOT;
+	/* All that may refuse it is asked while it is where it was: in `flows` it would have the room of those
+	 * that say nothing. */
+	if (seen == SEEN_FIRST && note_congestion(p, f, &f->end[0]))
+		return drop_congested(segment);
+	if (ring_refuses(p, f, word, seen == SEEN_FIRST ? room_of(skb) : 0, segment))
+		return TC_ACT_SHOT;
+	__u32 client_low = f->client_low;
+	if (!client_adds(&p->key, client_low, c))
+		return on_client_flood(p, f, word, c, segment);
 	if ((word & 0xff) != STATE_ANSWERED) {
 		int action = TC_ACT_SHOT;
 		f = enter_to_hold(p, f, &word, c, segment, &action);
-		if (!f)
+		if (!f) {
+			client_subtracts(&p->key, client_low);
 			return action;
+		}
 	}
-	if (seen == SEEN_FIRST) {
-		if (note_congestion(p, f, &f->end[0]))
-			return drop_congested(segment);
-		return hold(skb, p, f, word, c, segment, HELD_FIRST);
-	}
-	if (!client_adds(&p->key, f->client_low, c))
-		return on_client_flood(p, f, word, c, segment);
+	if (seen == SEEN_FIRST)
+		return hold_asked(skb, p, f, word, segment, HELD_FIRST);
 	return hold_server_first(p, f, word, segment);
 }
 

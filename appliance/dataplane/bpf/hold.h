@@ -135,17 +135,30 @@ static __always_inline int on_client_flood(struct packet *p, struct flow *f, __u
 	return TC_ACT_OK;
 }
 
-/* Takes a client's packet off the wire and hands it to the engine. */
-static __always_inline int hold(struct __sk_buff *skb, struct packet *p, struct flow *f, __u64 word, struct configuration *c, __u32 segment, __u32 kind)
+/* Of a record: what it has of a packet. */
+static __always_inline __u32 room_of(struct __sk_buff *skb)
+{
+	return skb->len <= 2048 ? 2048 : skb->len <= 16384 ? 16384 : 65600;
+}
+
+/* Whether a flow's ring takes no record now; counted. */
+static __always_inline int ring_refuses(struct packet *p, struct flow *f, __u64 word, __u32 room, __u32 segment)
+{
+	int answer = ask_ring(p, f, word, room);
+	if (answer == RING_HAS_ROOM)
+		return 0;
+	if (answer == RING_FULL)
+		count(segment, ring_full_dropped);
+	else
+		count(segment, ring_share_dropped);
+	return 1;
+}
+
+/* Takes a client's packet off the wire and hands it to the engine, whose ring was asked before. A flow's
+ * first was counted for its client. */
+static __always_inline int hold_asked(struct __sk_buff *skb, struct packet *p, struct flow *f, __u64 word, __u32 segment, __u32 kind)
 {
 	int result;
-	__u32 room = skb->len <= 2048 ? 2048 : skb->len <= 16384 ? 16384 : 65600;
-	if (over_ring_share(p, f, word, room)) {
-		count(segment, ring_share_dropped);
-		return TC_ACT_SHOT;
-	}
-	if (kind == HELD_FIRST && !client_adds(&p->key, f->client_low, c))
-		return on_client_flood(p, f, word, c, segment);
 	if (skb->len <= 2048)
 		result = hold_2048(skb, p, f, word, kind);
 	else if (skb->len <= 16384)
@@ -173,6 +186,14 @@ static __always_inline int hold(struct __sk_buff *skb, struct packet *p, struct 
 		count(segment, state_race_dropped);
 		return TC_ACT_SHOT;
 	}
+}
+
+/* A further packet of a client whose flow is held, or was. */
+static __always_inline int hold_more(struct __sk_buff *skb, struct packet *p, struct flow *f, __u64 word, __u32 segment, __u32 kind)
+{
+	if (ring_refuses(p, f, word, room_of(skb), segment))
+		return TC_ACT_SHOT;
+	return hold_asked(skb, p, f, word, segment, kind);
 }
 
 /* The server speaks before the client, which a server proxy's server may not (SPEC T9), nor another

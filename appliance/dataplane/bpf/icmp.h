@@ -99,27 +99,30 @@ static __noinline int on_fragment(struct packet *p)
 		if (!f)
 			watched = bpf_map_lookup_elem(&half_open, &p->key);
 	}
-	__u32 answered = f && (*(volatile __u64 *)&f->word & 0xff) == STATE_ANSWERED;
-	if (answered) {
-		watched = f;
-		f = 0;
-	}
-	if (f && (*(volatile __u64 *)&f->word & 0xff) != STATE_RELEASED) {
-		count(segment, fragment_dropped);
-		return TC_ACT_SHOT;
+	if (f) {
+		__u32 state = *(volatile __u64 *)&f->word & 0xff;
+		if (state == STATE_ANSWERED) {
+			watched = f;
+		} else if (state != STATE_RELEASED) {
+			count(segment, fragment_dropped);
+			return TC_ACT_SHOT;
+		}
 	}
 	if (watched) {
 		__u64 word = *(volatile __u64 *)&watched->word;
+		__u32 state = word & 0xff;
 		if (p->from_low == watched->client_low && expires_early(p, &watched->end[0])) {
 			count(segment, client_ttl_dropped);
 			return TC_ACT_SHOT;
 		}
-		if ((word & 0xff) == STATE_HELD || (!answered && (word & 0xff) == STATE_ANSWERED)) {
-			count(segment, state_race_dropped); /* another CPU changes it at this moment */
-			return TC_ACT_SHOT;
-		}
-		if ((word & 0xff) != STATE_IGNORED && leave_to_bridge(p, watched, word))
+		if (state != STATE_IGNORED) {
+			/* Of nothing but a handshake that is watched; another CPU may change it at this moment. */
+			if (state != (f ? STATE_ANSWERED : STATE_HALF_OPEN) || !leave_to_bridge(p, watched, word)) {
+				count(segment, state_race_dropped);
+				return TC_ACT_SHOT;
+			}
 			count(segment, fragmented_flow_passed);
+		}
 	}
 passed:
 	count(segment, fragment_passed);

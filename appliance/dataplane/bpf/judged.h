@@ -64,7 +64,7 @@ static __always_inline int on_watched(struct __sk_buff *skb, struct packet *p, s
 		count(segment, draining_held_dropped);
 		return TC_ACT_SHOT;
 	}
-	return hold(skb, p, f, word, c, segment, HELD_REPEATED);
+	return hold_more(skb, p, f, word, segment, HELD_REPEATED);
 }
 
 static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f, __u64 word)
@@ -129,7 +129,7 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 	}
 	if (note_congestion(p, f, &f->end[0]))
 		return drop_congested(segment);
-	return hold(skb, p, f, word, c, segment, HELD_MORE);
+	return hold_more(skb, p, f, word, segment, HELD_MORE);
 race:
 	count(segment, state_race_dropped);
 	return TC_ACT_SHOT;
@@ -146,6 +146,9 @@ static __always_inline int on_taken(struct __sk_buff *skb, struct packet *p, str
 		count(port->segment, taken_other_pass_passed);
 		return TC_ACT_OK;
 	}
+	/* Our sockets would leave the byte out of the stream (RFC 6093), and hand over no more by splice(2). */
+	if ((p->flags & TCP_URG) && clear_urgent(skb, p->l4))
+		count(port->segment, urgent_cleared);
 	struct end *end = &f->end[from_server & 1];
 	if (note_congestion(p, f, end))
 		return drop_congested(port->segment);

@@ -4,7 +4,7 @@
  * fresh id), TTL or hop limit, DSCP, IPv6 flow label.
  *
  * What does not cross a taken flow: ECN (see ecn.h; the tunnel's ECN bits are the inner ones, RFC 6040
- * 4.1), IPv4 options and IPv6 extension headers of single packets, the ends' own
+ * 4.1), urgent marks, IPv4 options and IPv6 extension headers of single packets, the ends' own
  * IPv4 ids, and TTL or DSCP of a packet that differs from the newest of its end. */
 #ifndef WEIR_PATH_H
 #define WEIR_PATH_H

@@ -71,7 +71,8 @@ int port_ingress(struct __sk_buff *skb)
 	}
 
 	__u64 word;
-	struct flow *answered = 0, *f = bpf_map_lookup_elem(&flows, &p.key);
+	int action;
+	struct flow *answered = 0, *succeeded = 0, *f = bpf_map_lookup_elem(&flows, &p.key);
 	if (!f && is_gre(p.key.tunnel) && pair_gre_key(&p))
 		f = bpf_map_lookup_elem(&flows, &p.key);
 	if (!f) {
@@ -105,17 +106,23 @@ int port_ingress(struct __sk_buff *skb)
 	}
 	if ((p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
 		/* A server that still has the old connection ignores it: the entry stays until the other
-		 * end answers.
+		 * end answers, and for good where the SYN is dropped.
 		 * A flow that may yet be judged, or was, has none that its server opens: nobody watches that. */
 		__u32 own = p.from_low == f->client_low && port->side == f->client_side;
-		if ((word & 0xff) == STATE_TOMBSTONE || (own && (!answered || p.seq != f->end[0].isn))) {
-			f->successor = p.seq;
-			f->successor_side = 1 + port->side;
-		}
+		if ((word & 0xff) == STATE_TOMBSTONE || (own && (!answered || p.seq != f->end[0].isn)))
+			succeeded = f;
 		goto syn;
 	}
 	if ((p.flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && f->successor_side == 2 - port->side &&
 	    p.ack == f->successor + 1) {
+		/* Where that SYN is not known any more its answer is one that policy may drop. */
+		struct flow *newer = bpf_map_lookup_elem(&half_open, &p.key);
+		if (!newer || newer->end[0].isn != f->successor) {
+			action = on_unknown_answer(&p, port, c);
+			if (action != TC_ACT_OK)
+				return action;
+			newer = 0;
+		}
 		if (swap(f, word, STATE_RELEASED)) {
 			if ((word & 0xff) == STATE_TOMBSTONE)
 				forget_tuple(&p.key);
@@ -124,6 +131,8 @@ int port_ingress(struct __sk_buff *skb)
 			forget_flow(&p.key, f);
 			count(segment, tombstone_replaced);
 		}
+		if (!newer)
+			return TC_ACT_OK;
 		goto not_in_flows;
 	}
 	if (answered)
@@ -150,7 +159,12 @@ not_in_flows:
 		return on_unknown_answer(&p, port, c);
 	return TC_ACT_OK;
 syn:
-	return on_syn(skb, &p, port, c, said.candidate, answered);
+	action = on_syn(skb, &p, port, c, said.candidate, answered);
+	if (succeeded && action == TC_ACT_OK) {
+		succeeded->successor = p.seq;
+		succeeded->successor_side = 1 + port->side;
+	}
+	return action;
 }
 
 /* Makes the packets of the engine's sockets those of the end they speak for, and sends them out of

@@ -153,7 +153,7 @@ struct flow {
 	__u8 successor_side; /* 0: no newer SYN; else 1 + the side it came in by */
 	__u8 served; /* a server policy covers it: nothing but TLS is let through (SPEC T9) */
 	__u8 counted; /* among its client's flows (clients.h); only in flows, changed by who changes the state */
-	__u8 reset; /* while STATE_ANSWERED: a RST came that its receiver would take */
+	__u8 reset; /* before it is held: an end ended or reset it, as far as anybody can tell */
 	__u32 syn_payload; /* bytes */
 };
 _Static_assert(sizeof(struct flow) == 128, "src/layout.rs has the same type");

@@ -208,7 +208,7 @@ pub struct Flow {
     pub served: u8,
     /// Among its client's flows.
     pub counted: u8,
-    /// Of an answered flow: an end reset it.
+    /// Before it is held: an end ended or reset it, as far as anybody can tell.
     pub reset: u8,
     pub syn_payload: u32,
 }

@@ -186,6 +186,28 @@ fn no_byte_is_urgent_before_the_judgement_is_final() {
 }
 
 #[test]
+fn an_urgent_byte_of_a_taken_flow_stays_in_its_place() {
+    let (wire, engine) = under(Evasion::default(), Does::TakeOver);
+    let listener = wire.listen();
+    let (mut client, mut server) = wire.pair(&listener);
+    // So much that it is not copied.
+    let much = vec![7; 500_000];
+    let sent = [&much[..], b"!", &much].concat();
+    let received = std::thread::scope(|scope| {
+        let received = scope.spawn(|| {
+            let mut received = vec![0; sent.len()];
+            server.read_exact(&mut received).map(|()| received)
+        });
+        client.write_all(&much).unwrap();
+        socket2::SockRef::from(&client).send_out_of_band(b"!").unwrap();
+        client.write_all(&much).unwrap();
+        received.join().unwrap()
+    });
+    assert!(received.unwrap() == sent);
+    assert!(engine.counter("urgent_cleared") >= 1);
+}
+
+#[test]
 fn a_handshake_whose_syn_is_not_known_is_dropped_where_policy_says_so() {
     let policy = Evasion { unseen_handshake: BLOCK, ..Evasion::default() };
     let (wire, engine) = under(policy, Does::Release);

@@ -4,12 +4,10 @@
 mod wire;
 
 use std::io::{Read, Write};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use weir_dataplane::{Attach, TableSizes};
-use weir_policy::snapshot::{Evasion, EvasionAction, Layer2Fallback, ServerPolicy, ServerProxy};
-use weir_policy::{Resets, Snapshot};
+use weir_policy::snapshot::{Evasion, EvasionAction, Layer2Fallback};
 use wire::Wire;
 use wire::engine::{Does, Engine, judge_all, snapshot};
 use wire::raw::{ACK, PLAIN_OPTIONS, PUSH, RAW_SERVER, RST, Raw, SYN};
@@ -30,101 +28,6 @@ fn with(tables: TableSizes, evasion: Evasion, does: Does) -> (Wire, Engine) {
     engine.dataplane.apply(&snapshot).unwrap();
     judge_all(held, 4, does);
     (wire, engine)
-}
-
-#[test]
-fn a_server_that_speaks_first_is_blocked_where_policy_says_so() {
-    let policy = Evasion { server_speaks_first: BLOCK, ..Evasion::default() };
-    let (wire, engine) = under(policy, Does::Block(Resets::BOTH));
-    let (mut client, mut server) = Raw::ends(&wire, 4000);
-    Raw::shake(&mut client, &mut server);
-    server.send(0, b"220 ready");
-    client.expect("RST", |a| a.flags & RST != 0 && a.payload.is_empty());
-    server.expect("RST", |a| a.flags & RST != 0);
-    client.send(0, b"EHLO");
-    server.expect_none("a refused flow's bytes passed", |a| !a.payload.is_empty());
-    assert_eq!(engine.counter("flow_blocked"), 1);
-    assert_eq!(engine.counter("server_spoke_first_dropped"), 1);
-}
-
-/// A policy whose server proxy covers every flow.
-fn serving() -> Snapshot {
-    let mut snapshot = snapshot(Layer2Fallback::PermitAll);
-    let client = &snapshot.client_proxies[0];
-    snapshot.server_proxies.push(ServerProxy {
-        name: "all".into(),
-        destinations: vec!["0.0.0.0/0".parse().unwrap()],
-        detection_ports: client.detection_ports.clone(),
-        service: client.service,
-        certificates: vec![client.signing_certificate.clone()],
-        reset_server_on_block: false,
-        logging: false,
-        downgrade_http2: false,
-        allowed: client.allowed.clone(),
-    });
-    let policy = ServerPolicy { name: "all".into(), server_proxy: 0, source_exceptions: vec![] };
-    snapshot.profiles[0].server_policies.push(policy);
-    snapshot
-}
-
-#[test]
-fn a_server_proxys_server_that_speaks_first_is_judged_without_a_byte_of_its_client() {
-    let (wire, engine) =
-        under(Evasion::default(), Does::Block(Resets { client: true, server: false }));
-    engine.dataplane.apply(&serving()).unwrap();
-    let (mut client, mut server) = Raw::ends(&wire, 4000);
-    Raw::shake(&mut client, &mut server);
-    server.send(0, b"220 ready");
-    let reset = client.expect("RST", |a| a.flags & RST != 0);
-    assert!(reset.payload.is_empty());
-    server.send(0, b"220 ready");
-    client.send(0, b"EHLO");
-    server.expect_none("the server heard", |a| !a.payload.is_empty() || a.flags & RST != 0);
-    client.expect_none("the server was heard", |a| !a.payload.is_empty());
-    assert_eq!(engine.counter("flow_blocked"), 1);
-    assert_eq!(engine.counter("server_spoke_first_dropped"), 1);
-}
-
-#[test]
-fn a_server_proxys_server_is_not_heard_while_its_client_is_held() {
-    let (wire, engine) = under(Evasion::default(), Does::Hold);
-    engine.dataplane.apply(&serving()).unwrap();
-    let (mut client, mut server) = Raw::ends(&wire, 4000);
-    Raw::shake(&mut client, &mut server);
-    client.send(0, b"half");
-    engine.wait_for("flow_held", 1);
-    server.send(0, b"220 ready");
-    client.expect_none("the server was heard", |a| !a.payload.is_empty());
-}
-
-#[test]
-fn a_server_proxys_server_is_heard_while_no_engine_lives() {
-    let (wire, engine) = under(Evasion::default(), Does::Hold);
-    let mut policy = serving();
-    policy.device.health.heartbeat_timeout = Duration::from_millis(500);
-    engine.dataplane.apply(&policy).unwrap();
-    let (mut client, mut server) = Raw::ends(&wire, 4000);
-    Raw::shake(&mut client, &mut server);
-    server.send(0, b"220 ready");
-    engine.wait_for("flow_held", 1);
-    engine.stop.store(true, Ordering::Relaxed);
-    // Longer than the heartbeat's age at which the engine is thought dead.
-    std::thread::sleep(Duration::from_secs(1));
-    server.send(0, b"220 ready");
-    client.expect("the server", |a| a.payload == b"220 ready");
-}
-
-#[test]
-fn a_server_that_speaks_while_the_flow_is_held_is_not_heard_where_policy_blocks_it() {
-    let policy = Evasion { server_speaks_first: BLOCK, ..Evasion::default() };
-    let (wire, engine) = under(policy, Does::Hold);
-    let (mut client, mut server) = Raw::ends(&wire, 4000);
-    Raw::shake(&mut client, &mut server);
-    client.send(0, b"half");
-    engine.wait_for("flow_held", 1);
-    server.send(0, b"220 ready");
-    client.expect_none("the server was heard", |a| !a.payload.is_empty());
-    assert_eq!(engine.counter("server_spoke_first_dropped"), 1);
 }
 
 #[test]

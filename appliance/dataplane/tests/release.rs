@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use weir_dataplane::{Attach, FlowCounts, HistogramReport};
 use weir_policy::Resets;
+use weir_policy::snapshot::{EvasionAction, Layer2Fallback};
 use wire::Wire;
-use wire::engine::{Does, Engine, judge_all};
+use wire::engine::{Does, Engine, judge_all, snapshot};
 use wire::raw::{ACK, FIN, PUSH, RAW_CLIENT, RAW_SERVER, RST, Raw, SYN};
 
 const JUDGED: &[u8] = b"judged bytes";
@@ -184,6 +185,81 @@ fn a_blocked_flow_is_not_opened_by_a_syn_that_the_server_ignores() {
         server.expect_none("a blocked flow's bytes passed", |a| a.payload == b"EVIL");
     }
     assert_eq!(engine.counter("tombstone_replaced"), 0);
+}
+
+/// Nor by one that never reached it, whatever its server says.
+#[test]
+fn a_blocked_flow_is_not_opened_by_the_answer_to_a_syn_that_policy_drops() {
+    let wire = Wire::new();
+    let (engine, held) = wire.engine(Attach::Auto);
+    let mut policy = snapshot(Layer2Fallback::PermitAll);
+    policy.device.evasion.syn_data = EvasionAction::Block;
+    engine.dataplane.apply(&policy).unwrap();
+    judge_all(held, 1, Does::Block(Resets::NONE));
+    let (client, mut server) = Raw::shaken(&wire, 4000);
+    client.send(0, b"EVIL");
+    engine.wait_for("flow_blocked", 1);
+    let mut syn = client.syn();
+    syn.sequence = client.first.wrapping_add(9000);
+    syn.payload = b"data";
+    client.put(&syn);
+    engine.wait_for("syn_payload_dropped", 1);
+    server.expected = syn.sequence.wrapping_add(1);
+    let mut answer = server.syn();
+    (answer.flags, answer.acknowledged) = (SYN | ACK, server.expected);
+    server.put(&answer);
+    client.expect_none("a blocked flow's packet passed", |a| a.flags & SYN != 0);
+    client.send(0, b"EVIL");
+    server.expect_none("a blocked flow's bytes passed", |a| a.payload == b"EVIL");
+    assert_eq!(engine.counter("tombstone_replaced"), 0);
+}
+
+#[test]
+fn bytes_without_an_acknowledgement_do_not_replace_the_judged_ones() {
+    let Released { wire: _wire, engine, client, server } = released();
+    let mut segment = client.segment(0, b"EVIL");
+    segment.flags = PUSH;
+    client.put(&segment);
+    engine.wait_for("held_no_acknowledgement_dropped", 1);
+    server.expect_none("other bytes passed", |a| a.payload == b"EVIL");
+}
+
+/// Its packets are on their way to the engine when it is released: none of them is lost.
+#[test]
+fn held_packets_that_arrive_after_the_release_are_forwarded() {
+    const PACKETS: u8 = 100;
+    let wire = Wire::new();
+    let (engine, mut held) = wire.engine(Attach::Auto);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for port in 4000..4200 {
+        let (client, server) = Raw::shaken(&wire, port);
+        client.send(0, &[0; 10]);
+        let flow = runtime.block_on(held.next()).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 1..PACKETS {
+                    client.send(i64::from(number) * 10, &[number; 10]);
+                }
+            });
+            // While they are on their way.
+            std::thread::yield_now();
+            flow.release().unwrap();
+        });
+        let mut missing: Vec<u8> = (0..PACKETS).collect();
+        while !missing.is_empty() {
+            let came = server.expect("the rest", |a| !a.payload.is_empty());
+            let at = came.sequence.wrapping_sub(client.first) as usize;
+            // One of many packets put together, or some.
+            for (offset, byte) in came.payload.iter().enumerate() {
+                assert_eq!(usize::from(*byte), (at + offset) / 10, "another byte at {at}");
+            }
+            missing.retain(|number| !came.payload.contains(number));
+        }
+        if engine.counter("packet_forwarded_after_release") > 0 {
+            return;
+        }
+    }
+    panic!("none was on its way at its flow's release");
 }
 
 #[test]

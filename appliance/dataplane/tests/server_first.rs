@@ -1,0 +1,165 @@
+//! Servers that speak, or end, before their clients do: no TLS (SPEC D12, T9), and a way to provoke a
+//! bypass where policy does not block it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod wire;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use weir_dataplane::Attach;
+use weir_policy::snapshot::{Evasion, EvasionAction, Layer2Fallback, ServerPolicy, ServerProxy};
+use weir_policy::{Resets, Snapshot};
+use wire::Wire;
+use wire::engine::{Does, Engine, judge_all, snapshot};
+use wire::raw::{ACK, FIN, RST, Raw};
+
+const BLOCK: EvasionAction = EvasionAction::Block;
+
+/// A wire with an engine that does this with each flow, under this policy.
+fn under(evasion: Evasion, does: Does) -> (Wire, Engine) {
+    let wire = Wire::new();
+    let (engine, held) = wire.engine(Attach::Auto);
+    let mut snapshot = snapshot(Layer2Fallback::PermitAll);
+    snapshot.device.evasion = evasion;
+    engine.dataplane.apply(&snapshot).unwrap();
+    judge_all(held, 4, does);
+    (wire, engine)
+}
+
+#[test]
+fn a_server_that_speaks_first_is_blocked_where_policy_says_so() {
+    let policy = Evasion { server_speaks_first: BLOCK, ..Evasion::default() };
+    let (wire, engine) = under(policy, Does::Block(Resets::BOTH));
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
+    Raw::shake(&mut client, &mut server);
+    server.send(0, b"220 ready");
+    client.expect("RST", |a| a.flags & RST != 0 && a.payload.is_empty());
+    server.expect("RST", |a| a.flags & RST != 0);
+    client.send(0, b"EHLO");
+    server.expect_none("a refused flow's bytes passed", |a| !a.payload.is_empty());
+    assert_eq!(engine.counter("flow_blocked"), 1);
+    assert_eq!(engine.counter("server_spoke_first_dropped"), 1);
+}
+
+/// A policy whose server proxy covers every flow.
+fn serving() -> Snapshot {
+    let mut snapshot = snapshot(Layer2Fallback::PermitAll);
+    let client = &snapshot.client_proxies[0];
+    snapshot.server_proxies.push(ServerProxy {
+        name: "all".into(),
+        destinations: vec!["0.0.0.0/0".parse().unwrap()],
+        detection_ports: client.detection_ports.clone(),
+        service: client.service,
+        certificates: vec![client.signing_certificate.clone()],
+        reset_server_on_block: false,
+        logging: false,
+        downgrade_http2: false,
+        allowed: client.allowed.clone(),
+    });
+    let policy = ServerPolicy { name: "all".into(), server_proxy: 0, source_exceptions: vec![] };
+    snapshot.profiles[0].server_policies.push(policy);
+    snapshot
+}
+
+#[test]
+fn a_server_proxys_server_that_speaks_first_is_judged_without_a_byte_of_its_client() {
+    let (wire, engine) =
+        under(Evasion::default(), Does::Block(Resets { client: true, server: false }));
+    engine.dataplane.apply(&serving()).unwrap();
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
+    Raw::shake(&mut client, &mut server);
+    server.send(0, b"220 ready");
+    let reset = client.expect("RST", |a| a.flags & RST != 0);
+    assert!(reset.payload.is_empty());
+    server.send(0, b"220 ready");
+    client.send(0, b"EHLO");
+    server.expect_none("the server heard", |a| !a.payload.is_empty() || a.flags & RST != 0);
+    client.expect_none("the server was heard", |a| !a.payload.is_empty());
+    assert_eq!(engine.counter("flow_blocked"), 1);
+    assert_eq!(engine.counter("server_spoke_first_dropped"), 1);
+}
+
+#[test]
+fn a_server_proxys_server_is_not_heard_while_its_client_is_held() {
+    let (wire, engine) = under(Evasion::default(), Does::Hold);
+    engine.dataplane.apply(&serving()).unwrap();
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
+    Raw::shake(&mut client, &mut server);
+    client.send(0, b"half");
+    engine.wait_for("flow_held", 1);
+    server.send(0, b"220 ready");
+    client.expect_none("the server was heard", |a| !a.payload.is_empty());
+}
+
+#[test]
+fn a_server_proxys_server_is_heard_while_no_engine_lives() {
+    let (wire, engine) = under(Evasion::default(), Does::Hold);
+    let mut policy = serving();
+    policy.device.health.heartbeat_timeout = Duration::from_millis(500);
+    engine.dataplane.apply(&policy).unwrap();
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
+    Raw::shake(&mut client, &mut server);
+    server.send(0, b"220 ready");
+    engine.wait_for("flow_held", 1);
+    engine.stop.store(true, Ordering::Relaxed);
+    // Longer than the heartbeat's age at which the engine is thought dead.
+    std::thread::sleep(Duration::from_secs(1));
+    server.send(0, b"220 ready");
+    client.expect("the server", |a| a.payload == b"220 ready");
+}
+
+#[test]
+fn a_server_that_speaks_while_the_flow_is_held_is_not_heard_where_policy_blocks_it() {
+    let policy = Evasion { server_speaks_first: BLOCK, ..Evasion::default() };
+    let (wire, engine) = under(policy, Does::Hold);
+    let (mut client, mut server) = Raw::ends(&wire, 4000);
+    Raw::shake(&mut client, &mut server);
+    client.send(0, b"half");
+    engine.wait_for("flow_held", 1);
+    server.send(0, b"220 ready");
+    client.expect_none("the server was heard", |a| !a.payload.is_empty());
+    assert_eq!(engine.counter("server_spoke_first_dropped"), 1);
+}
+
+/// Its client never hears of it, and goes on.
+#[test]
+fn a_server_that_ends_or_speaks_for_us_alone_ends_no_inspection() {
+    let (wire, engine) = under(Evasion::default(), Does::TakeOver);
+    for (port, payload, flags) in [(4000, &b""[..], FIN | ACK), (4001, b"220 ready", ACK)] {
+        let (client, server) = Raw::shaken(&wire, port);
+        let mut decoy = server.segment(0, payload);
+        (decoy.flags, decoy.ttl) = (flags, 3);
+        server.put(&decoy);
+        engine.wait_for("server_ttl_dropped", u64::from(port) - 3999);
+        client.send(0, b"judged");
+        server.expect("the judged bytes", |a| a.payload == b"judged");
+    }
+    engine.wait_for("flow_taken_over", 2);
+    assert_eq!(engine.counter("server_spoke_first"), 0);
+}
+
+#[test]
+fn what_a_client_says_after_its_server_ended_is_judged_or_dropped_where_servers_must_not_be_first()
+{
+    for served in [false, true] {
+        let action = if served { EvasionAction::Bypass } else { BLOCK };
+        let policy = Evasion { server_speaks_first: action, ..Evasion::default() };
+        let (wire, engine) = under(policy, Does::Hold);
+        if served {
+            engine.dataplane.apply(&serving()).unwrap();
+        }
+        let (mut client, server) = Raw::shaken(&wire, 4000);
+        let mut end = server.segment(0, b"");
+        end.flags = FIN | ACK;
+        server.put(&end);
+        client.expect("its end", |a| a.flags & FIN != 0);
+        client.expected = server.first.wrapping_add(1);
+        client.send(0, b"after the end");
+        engine.wait_for("server_spoke_first_dropped", 1);
+        client.expected = server.first;
+        client.send(0, b"before it heard of it");
+        engine.wait_for("flow_held", 1);
+        server.expect_none("an unjudged payload passed", |a| !a.payload.is_empty());
+    }
+}
