@@ -96,7 +96,7 @@ impl OverThreshold {
 /// counted whatever is chosen, except where nothing of its handshake is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evasion {
-    /// The server sends data before the client's first bytes were judged.
+    /// The server sends data, or ends, before the client's first bytes were judged.
     pub server_speaks_first: EvasionAction,
     /// Data in a SYN. Bypass: only a flow whose server takes it passes.
     pub syn_data: EvasionAction,
