@@ -6,26 +6,22 @@
 //! Cannot fail: what was forgotten is asked once more.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use lru::LruCache;
+use weir_tls::ShardedCache;
 
 /// Entries; past it the least recently used goes.
-const BOUND: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
+const BOUND: usize = 4096;
 /// A server that shows another certificate is found out after this.
 const LASTS: Duration = Duration::from_secs(3600);
 
-#[derive(Debug)]
-pub struct Exceptions(Mutex<Entries>);
-
 /// By address and normalised name: whether it is excepted, since when.
-type Entries = LruCache<(SocketAddr, Option<String>), (bool, Instant)>;
+#[derive(Debug)]
+pub struct Exceptions(ShardedCache<(SocketAddr, Option<String>), (bool, Instant)>);
 
 impl Default for Exceptions {
     fn default() -> Self {
-        Self(Mutex::new(LruCache::new(BOUND)))
+        Self(ShardedCache::new(BOUND))
     }
 }
 
@@ -33,21 +29,16 @@ impl Exceptions {
     /// Whether the server under this name is excepted; `None`: nobody knows.
     pub fn known(&self, server: SocketAddr, name: Option<&str>, now: Instant) -> Option<bool> {
         let key = (server, name.map(normalised));
-        let mut entries = self.entries();
-        let (excepted, since) = *entries.get(&key)?;
+        let (excepted, since) = self.0.find(&key, |entry| *entry)?;
         if now.saturating_duration_since(since) < LASTS {
             return Some(excepted);
         }
-        entries.pop(&key);
+        self.0.remove(&key);
         None
     }
 
     pub fn learn(&self, server: SocketAddr, name: Option<&str>, excepted: bool, now: Instant) {
-        self.entries().put((server, name.map(normalised)), (excepted, now));
-    }
-
-    fn entries(&self) -> MutexGuard<'_, Entries> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.put((server, name.map(normalised)), (excepted, now));
     }
 }
 
@@ -81,6 +72,6 @@ mod tests {
         for number in 0..6000 {
             exceptions.learn(server, Some(&format!("host-{number}.example")), true, now);
         }
-        assert_eq!(exceptions.entries().len(), BOUND.get());
+        assert_eq!(exceptions.0.count(), BOUND);
     }
 }

@@ -8,23 +8,21 @@
 //! was forgotten costs one more broken session.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroUsize;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use lru::LruCache;
 use weir_api::engine::LearntBypass;
 use weir_policy::outcome::Bypassed;
 use weir_policy::snapshot::{ClientProxy, OnRefusal};
+use weir_tls::ShardedCache;
 
 /// Entries; past it the least recently used goes.
-const BOUND: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
+const BOUND: usize = 4096;
 /// A client that rejects forged certificates for one name twice within this has pinned it.
 const REJECTIONS_WITHIN: Duration = Duration::from_secs(60);
 
 /// What one engine has learnt.
 pub struct Learnt {
-    entries: Mutex<LruCache<Subject, Entry>>,
+    entries: ShardedCache<Subject, Entry>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -37,7 +35,10 @@ struct Subject {
     name: Option<String>,
 }
 
+#[derive(Clone, Copy)]
 enum Entry {
+    /// Until who made it says what it is.
+    New,
     /// Once so far, at this time.
     Rejected(Instant),
     /// Twice, for a name: what is bypassed are addresses.
@@ -47,7 +48,7 @@ enum Entry {
 
 impl Default for Learnt {
     fn default() -> Self {
-        Self { entries: Mutex::new(LruCache::new(BOUND)) }
+        Self { entries: ShardedCache::new(BOUND) }
     }
 }
 
@@ -76,7 +77,7 @@ impl Learnt {
         name: Option<&str>,
         now: Instant,
     ) {
-        self.entries().put(asking(server, name), Entry::Bypassed(now));
+        self.entries.put(asking(server, name), Entry::Bypassed(now));
     }
 
     /// A client rejected a forged certificate, of a server whose own verified for this name.
@@ -94,58 +95,59 @@ impl Learnt {
             None => pinned(client, server, name),
         };
         let lasts = Duration::from_secs(proxy.learnt_bypass_time.into());
-        let mut entries = self.entries();
-        let pins = match entries.get(&known) {
-            Some(Entry::Rejected(first)) => {
-                now.saturating_duration_since(*first) <= REJECTIONS_WITHIN
-            }
-            Some(Entry::Pins(since) | Entry::Bypassed(since)) => {
-                now.saturating_duration_since(*since) < lasts
-            }
-            None => false,
-        };
+        // Looked at and changed at one time: of two sessions that end at once one is the second.
+        let pins = self.entries.with(
+            known,
+            || Entry::New,
+            |entry| {
+                let pins = match entry {
+                    Entry::New => false,
+                    Entry::Rejected(first) => {
+                        now.saturating_duration_since(*first) <= REJECTIONS_WITHIN
+                    }
+                    Entry::Pins(since) | Entry::Bypassed(since) => {
+                        now.saturating_duration_since(*since) < lasts
+                    }
+                };
+                *entry = if pins { Entry::Pins(now) } else { Entry::Rejected(now) };
+                pins
+            },
+        );
         if pins {
-            entries.put(known, Entry::Pins(now));
-            entries.put(pinned(client, server, name), Entry::Bypassed(now));
-        } else {
-            entries.put(known, Entry::Rejected(now));
+            self.entries.put(pinned(client, server, name), Entry::Bypassed(now));
         }
     }
 
     pub fn forget(&self) {
-        self.entries().clear();
+        self.entries.clear();
     }
 
     /// The newest `most`.
     pub fn list(&self, most: usize, now: Instant) -> Vec<LearntBypass> {
-        let entries = self.entries();
-        let bypassed = entries.iter().filter_map(|(subject, entry)| match entry {
+        let mut bypassed = self.entries.gather(|subject, entry| match entry {
             Entry::Bypassed(since) => Some(LearntBypass {
                 client: subject.client,
                 server: subject.server,
                 server_name: subject.name.clone(),
                 seconds: now.saturating_duration_since(*since).as_secs(),
             }),
-            Entry::Rejected(_) | Entry::Pins(_) => None,
+            Entry::New | Entry::Rejected(_) | Entry::Pins(_) => None,
         });
-        bypassed.take(most).collect()
+        bypassed.sort_by_key(|one| one.seconds);
+        bypassed.truncate(most);
+        bypassed
     }
 
     fn is_bypassed(&self, subject: &Subject, proxy: &ClientProxy, now: Instant) -> bool {
-        let mut entries = self.entries();
         let lasts = Duration::from_secs(proxy.learnt_bypass_time.into());
-        match entries.get(subject) {
-            Some(Entry::Bypassed(since)) if now.saturating_duration_since(*since) < lasts => true,
+        match self.entries.find(subject, |entry| *entry) {
+            Some(Entry::Bypassed(since)) if now.saturating_duration_since(since) < lasts => true,
             Some(Entry::Bypassed(_)) => {
-                entries.pop(subject);
+                self.entries.remove(subject);
                 false
             }
             _ => false,
         }
-    }
-
-    fn entries(&self) -> std::sync::MutexGuard<'_, LruCache<Subject, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -259,6 +261,6 @@ mod tests {
             let name = format!("host-{number}.example");
             learnt.rejected(&on, client, server, Some(&name), now);
         }
-        assert_eq!(learnt.entries().len(), BOUND.get());
+        assert_eq!(learnt.entries.count(), BOUND);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! For: what is looked up for every new session, so that two of them wait for one another only where
 //! both are in the same part. Least recently used first out, by part: an entry may go a little before the
-//! whole is full. Not for: what is looked through as a whole. Cannot fail.
+//! whole is full. Not for: what sessions look through as a whole. Cannot fail.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -58,12 +58,26 @@ impl<K: Hash + Eq, V> ShardedCache<K, V> {
         self.lock(key).get_mut(key).map(act)
     }
 
-    pub fn remove<Q>(&self, key: &Q)
+    /// What was there.
+    pub fn remove<Q>(&self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        self.lock(key).pop(key);
+        self.lock(key).pop(key)
+    }
+
+    pub fn clear(&self) {
+        self.parts.iter().for_each(|part| locked(part).clear());
+    }
+
+    /// Of each entry what is wanted, in no order; one part is locked at a time.
+    pub fn gather<T>(&self, mut wanted: impl FnMut(&K, &V) -> Option<T>) -> Vec<T> {
+        let mut gathered = Vec::new();
+        for part in &self.parts {
+            gathered.extend(locked(part).iter().filter_map(|(key, value)| wanted(key, value)));
+        }
+        gathered
     }
 
     /// Entries now.
@@ -104,8 +118,14 @@ mod tests {
         assert_eq!(cache.count(), 64);
         assert_eq!(cache.find(&-1, |value| *value), Some(7));
         assert_eq!(cache.find(&0, |value| *value), None);
-        cache.remove(&-1);
+        assert_eq!(cache.remove(&-1), Some(7));
         assert_eq!(cache.find(&-1, |value| *value), None);
+        let mut even = cache.gather(|_, value| (value % 2 == 0).then_some(*value));
+        even.sort_unstable();
+        assert!(!even.is_empty() && even.iter().all(|value| value % 2 == 0), "{even:?}");
+        assert_eq!(cache.gather(|key, value| Some((*key, *value))).len(), cache.count());
+        cache.clear();
+        assert_eq!(cache.count(), 0);
     }
 
     #[test]

@@ -16,12 +16,11 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{Context, SHA256};
-use lru::LruCache;
 use rustls::NamedGroup;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::server::{ProducesTickets, StoresServerSessions};
@@ -104,11 +103,19 @@ impl ProducesTickets for BoundTickets {
 
 /// Clients' sessions of TLS 1.2 by binding and number, of one proxy.
 #[derive(Debug)]
-pub(super) struct ClientSessions(Mutex<LruCache<(Binding, Vec<u8>), KeptForClient>>);
+pub(super) struct ClientSessions(ShardedCache<(Binding, Vec<u8>), KeptForClient>);
 
 struct KeptForClient {
     session: Zeroizing<Vec<u8>>,
     since: Instant,
+}
+
+impl KeptForClient {
+    /// While it lasts.
+    fn session_at(&self, now: Instant) -> Option<Vec<u8>> {
+        let lasts = now.saturating_duration_since(self.since) < LASTS;
+        lasts.then(|| self.session.to_vec())
+    }
 }
 
 impl fmt::Debug for KeptForClient {
@@ -119,9 +126,8 @@ impl fmt::Debug for KeptForClient {
 }
 
 impl Default for ClientSessions {
-    /// No room in advance: most proxies see little of TLS 1.2. The bound is kept by [`Self::put`].
     fn default() -> Self {
-        Self(Mutex::new(LruCache::unbounded()))
+        Self(ShardedCache::new(CLIENTS_BOUND))
     }
 }
 
@@ -131,28 +137,21 @@ impl ClientSessions {
         if session.len() > LONGEST_SESSION {
             return false;
         }
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.put(key, KeptForClient { session, since: now });
-        if all.len() > CLIENTS_BOUND {
-            all.pop_lru();
-        }
+        self.0.put(key, KeptForClient { session, since: now });
         true
     }
 
     fn get(&self, key: &(Binding, Vec<u8>), now: Instant) -> Option<Vec<u8>> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = all.get(key)?;
-        if now.saturating_duration_since(kept.since) < LASTS {
-            return Some(kept.session.to_vec());
+        let session = self.0.find(key, |kept| kept.session_at(now))?;
+        if session.is_none() {
+            self.0.remove(key);
         }
-        all.pop(key);
-        None
+        session
     }
 
+    /// Of those who take the same at once, one gets it.
     fn take(&self, key: &(Binding, Vec<u8>), now: Instant) -> Option<Vec<u8>> {
-        let session = self.get(key, now)?;
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop(key);
-        Some(session)
+        self.0.remove(key)?.session_at(now)
     }
 }
 
@@ -292,21 +291,19 @@ mod tests {
         let other = (Binding([1; BINDING]), key(1).1);
         assert_eq!(sessions.get(&other, later(2)), None);
         assert_eq!(sessions.get(&key(1), later(1)), None);
-        assert_eq!(sessions.0.lock().unwrap().len(), 0);
+        assert_eq!(sessions.0.count(), 0);
     }
 
     #[test]
     fn client_sessions_are_bounded_in_number_and_length() {
         let (sessions, now) = (ClientSessions::default(), Instant::now());
         assert!(!sessions.put(key(0), vec![0; LONGEST_SESSION + 1], now));
-        for number in 1..=CLIENTS_BOUND {
+        for number in 1..=2 * CLIENTS_BOUND {
             assert!(sessions.put(key(number), Vec::new(), now));
+            assert!(sessions.get(&key(1), now).is_some(), "used a moment ago");
         }
-        assert!(sessions.get(&key(1), now).is_some());
-        assert!(sessions.put(key(0), Vec::new(), now));
-        assert_eq!(sessions.0.lock().unwrap().len(), CLIENTS_BOUND);
-        assert!(sessions.get(&key(1), now).is_some(), "used a moment ago");
-        assert!(sessions.get(&key(2), now).is_none(), "the least recently used");
+        assert_eq!(sessions.0.count(), CLIENTS_BOUND);
+        assert!(sessions.get(&key(2), now).is_none(), "one of the least recently used");
         assert!(sessions.take(&key(1), now).is_some() && sessions.get(&key(1), now).is_none());
     }
 }

@@ -4,18 +4,16 @@
 //! verified are learnt, so a server without a trusted certificate can put nothing in; and what is
 //! learnt is only ever a candidate: it is verified each time. Cannot fail.
 
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 
-use lru::LruCache;
 use rustls_pki_types::CertificateDer;
 
 use super::sha256;
 use crate::certificate::Certificate;
+use crate::sharded::ShardedCache;
 
 /// Subjects kept; past it the least recently used goes. With the two bounds below at most 16 MiB.
-pub const SUBJECTS_BOUND: NonZeroUsize = NonZeroUsize::MIN.saturating_add(511);
+pub const SUBJECTS_BOUND: usize = 512;
 /// Certificates of one subject (cross-signed ones); past it the oldest goes.
 const PER_SUBJECT: usize = 4;
 /// Longest certificate that is learnt.
@@ -26,15 +24,14 @@ const DEPTH: usize = 6;
 /// Learnt intermediates by SHA-256 of their subject. One serves all trust stores of a process.
 #[derive(Debug)]
 pub struct Intermediates {
-    by_subject: Mutex<LruCache<[u8; 32], Vec<CertificateDer<'static>>>>,
+    by_subject: ShardedCache<[u8; 32], Vec<CertificateDer<'static>>>,
     /// Grows with each one learnt.
     generation: AtomicU64,
 }
 
 impl Default for Intermediates {
     fn default() -> Self {
-        let by_subject = Mutex::new(LruCache::new(SUBJECTS_BOUND));
-        Self { by_subject, generation: AtomicU64::new(0) }
+        Self { by_subject: ShardedCache::new(SUBJECTS_BOUND), generation: AtomicU64::new(0) }
     }
 }
 
@@ -49,16 +46,16 @@ impl Intermediates {
         if der.len() > LONGEST {
             return;
         }
-        let mut by_subject = self.by_subject.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = by_subject.get_or_insert_mut(sha256(subject), Vec::new);
-        if known.iter().any(|one| one == der) {
-            return;
-        }
-        if known.len() >= PER_SUBJECT {
-            known.remove(0);
-        }
-        known.push(der.clone().into_owned());
-        self.generation.fetch_add(1, Relaxed);
+        self.by_subject.with(sha256(subject), Vec::new, |known| {
+            if known.iter().any(|one| one == der) {
+                return;
+            }
+            if known.len() >= PER_SUBJECT {
+                known.remove(0);
+            }
+            known.push(der.clone().into_owned());
+            self.generation.fetch_add(1, Relaxed);
+        });
     }
 
     /// Candidates for the issuers, upwards from the leaf, that are not among `sent`.
@@ -68,17 +65,21 @@ impl Intermediates {
         sent: &[CertificateDer<'_>],
     ) -> Vec<CertificateDer<'static>> {
         let sent: Vec<_> = sent.iter().filter_map(|der| Certificate::parse(der).ok()).collect();
-        let mut by_subject = self.by_subject.lock().unwrap_or_else(PoisonError::into_inner);
         let mut missing: Vec<CertificateDer<'static>> = Vec::new();
         let mut wanted = leaf.issuer.to_vec();
         for _ in 0..DEPTH {
             let next = if let Some(one) = sent.iter().find(|one| one.subject == wanted) {
                 one.issuer.to_vec()
-            } else if let Some(known) = by_subject.get(&sha256(&wanted)) {
-                missing.extend(known.iter().cloned());
+            } else if let Some(known) =
+                self.by_subject.find(&sha256(&wanted), |known| known.clone())
+            {
                 // Cross-signed ones have several issuers; those of the last are looked for.
-                let Some(Ok(last)) = known.last().map(|der| Certificate::parse(der)) else { break };
-                last.issuer.to_vec()
+                let last = known.last().map(|der| Certificate::parse(der));
+                let Some(Ok(next)) = last.map(|last| last.map(|last| last.issuer.to_vec())) else {
+                    break;
+                };
+                missing.extend(known);
+                next
             } else {
                 break;
             };
