@@ -28,15 +28,17 @@ pub const MAX_BYTES: usize = 32 << 10;
 const MAX_ITEMS: usize = 256;
 const HEADER: usize = 5;
 
-/// Legs of a worker at a time. The engine opens no more; a worker that is told of more closes them.
+/// Legs of a worker at a time, where it may have as many open files: one a leg, in the worker and in the
+/// engine. The engine opens no more, nor more than the worker says that it can take.
 pub const MAX_LEGS: usize = 16_384;
 
 /// Control socket, engine to worker: with a leg's socket (`SCM_RIGHTS`).
 pub const CONTROL_LEG: u8 = b'L';
 /// Control socket: the engine asks by it and the worker answers by the same.
 pub const CONTROL_PING: u8 = b'P';
-/// Control socket, worker to engine: it is locked in and has the library that it must have. What the
-/// sandbox refused when it was tried follows, in words.
+/// Control socket, worker to engine: it is locked in and has the library that it must have. How many legs
+/// it takes at a time follows, as four bytes, big endian, and what the sandbox refused when it was tried,
+/// in words.
 pub const CONTROL_READY: u8 = b'R';
 
 /// A message that its reader cannot take.

@@ -8,10 +8,14 @@ use std::fmt;
 use std::fs;
 
 use nix::sys::resource::{Resource, getrlimit};
+use weir_api::legacy::MAX_LEGS;
 
 /// Sockets of a session.
 const SOCKETS: u64 = 2;
-/// Descriptors that are no session's: maps, links, pools, the worker's sockets.
+/// Legs of a session, each with a socket to the worker where it is on the legacy stack; at most
+/// [`MAX_LEGS`] are.
+const LEGS: u64 = 2;
+/// Descriptors that are no session's: maps, links, pools.
 const OTHER_FILES: u64 = 4096;
 /// The least memory a socket lives on when TCP saves.
 const SOCKET_MEMORY: u64 = 8192;
@@ -67,7 +71,8 @@ impl Budget {
     pub fn shortages(&self, sessions: u32) -> Vec<Shortage> {
         let sockets = 2 * u64::from(sessions) * SOCKETS;
         let short = |limit: Option<u64>, needed: u64| limit.filter(|limit| *limit < needed);
-        let files = sockets + OTHER_FILES;
+        let legs = (2 * u64::from(sessions) * LEGS).min(MAX_LEGS as u64);
+        let files = sockets + legs + OTHER_FILES;
         let memory = sockets * SOCKET_MEMORY;
         [
             short(self.files, files).map(|limit| Shortage::Files { limit, needed: files }),
@@ -86,7 +91,7 @@ mod tests {
     use super::*;
 
     const ENOUGH: Budget =
-        Budget { files: Some(44_096), orphans: Some(40_000), tcp_memory: Some(327_680_000) };
+        Budget { files: Some(60_480), orphans: Some(40_000), tcp_memory: Some(327_680_000) };
 
     #[test]
     fn what_twice_the_sessions_need_is_enough() {
@@ -100,10 +105,10 @@ mod tests {
     fn what_is_short_is_named_with_its_setting() {
         let files = Budget { files: Some(1024), ..ENOUGH };
         let short = files.shortages(10_000);
-        assert_eq!(short, [Shortage::Files { limit: 1024, needed: 44_096 }]);
+        assert_eq!(short, [Shortage::Files { limit: 1024, needed: 60_480 }]);
         assert_eq!(
             short[0].to_string(),
-            "1024 open files (RLIMIT_NOFILE), where twice the most sessions need 44096"
+            "1024 open files (RLIMIT_NOFILE), where twice the most sessions need 60480"
         );
         let orphans = Budget { orphans: Some(8), ..ENOUGH }.shortages(100);
         assert!(orphans[0].to_string().contains("net.ipv4.tcp_max_orphans"));

@@ -22,6 +22,7 @@ mod worker;
 use std::os::fd::{FromRawFd as _, OwnedFd};
 
 use anyhow::Context as _;
+use weir_api::legacy::MAX_LEGS;
 
 fn main() -> anyhow::Result<()> {
     sandbox::close_inherited().context("sandbox")?;
@@ -29,7 +30,8 @@ fn main() -> anyhow::Result<()> {
     let control = unsafe { OwnedFd::from_raw_fd(0) };
     let contexts = contexts::Contexts::new().context("OpenSSL")?;
     library::check().context("OpenSSL")?;
-    let worker = worker::Worker::new(control, contexts)?;
+    let legs = sandbox::limit_files(MAX_LEGS).context("sandbox")?;
+    let worker = worker::Worker::new(control, contexts, legs)?;
     sandbox::enter().context("sandbox")?;
     let refused = sandbox::prove().context("sandbox")?;
     worker.run(&refused)

@@ -11,7 +11,7 @@ use caps::CapSet;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
@@ -19,6 +19,9 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 /// Address space: sessions of the most legs, and no more. Past it the worker ends and is restarted.
 const MEMORY: u64 = 2 << 30;
+/// Open files that are no leg's: the standard streams, the poll, and sockets of legs that have ended and
+/// whose end the worker has yet to hear of, while the engine opens others in their place.
+const OTHER_FILES: u64 = 512;
 /// Of ioctl(2); its type differs between C libraries.
 const FIONBIO: u64 = 0x5421;
 /// Who nobody is, where the worker was started by root (the lab).
@@ -63,6 +66,15 @@ pub fn close_inherited() -> anyhow::Result<()> {
     // SAFETY: called before this program has opened anything, so no object owns what is closed.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
     Errno::result(closed).map(drop).context("inherited descriptors")
+}
+
+/// Bounds open files to what so many legs need; to how many there is room for, where the process was
+/// given less.
+pub fn limit_files(legs: usize) -> anyhow::Result<usize> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("open files")?;
+    let files = u64::try_from(legs)?.saturating_add(OTHER_FILES).min(most);
+    setrlimit(Resource::RLIMIT_NOFILE, files, files).context("open files")?;
+    Ok(usize::try_from(files.saturating_sub(OTHER_FILES))?)
 }
 
 pub fn enter() -> anyhow::Result<()> {

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, send};
-use weir_api::legacy::{CONTROL_LEG, CONTROL_PING, CONTROL_READY, MAX_LEGS};
+use weir_api::legacy::{CONTROL_LEG, CONTROL_PING, CONTROL_READY};
 
 use crate::contexts::Contexts;
 use crate::leg::{Interest, Leg};
@@ -37,20 +37,25 @@ pub struct Worker {
     control: OwnedFd,
     contexts: Contexts,
     epoll: Epoll,
+    /// Most at a time, as far as the engine knows of those that ended. What is past it finds room as long
+    /// as there are open files (`sandbox::limit_files`).
+    most: usize,
     legs: HashMap<u64, (Box<Leg>, Interest)>,
     next: u64,
 }
 
 impl Worker {
-    pub fn new(control: OwnedFd, contexts: Contexts) -> anyhow::Result<Self> {
+    pub fn new(control: OwnedFd, contexts: Contexts, most: usize) -> anyhow::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("epoll")?;
         epoll.add(&control, EpollEvent::new(EpollFlags::EPOLLIN, CONTROL)).context("control")?;
-        Ok(Self { control, contexts, epoll, legs: HashMap::new(), next: CONTROL })
+        Ok(Self { control, contexts, epoll, most, legs: HashMap::new(), next: CONTROL })
     }
 
-    /// Until the engine is gone, which is told at first what the sandbox has refused.
+    /// Until the engine is gone, which is told at first how many legs it may open, and what the sandbox
+    /// has refused.
     pub fn run(mut self, refused: &[&str]) -> anyhow::Result<()> {
-        self.tell(&[&[CONTROL_READY], refused.join(", ").as_bytes()].concat())?;
+        let most = u32::try_from(self.most).unwrap_or(u32::MAX).to_be_bytes();
+        self.tell(&[&[CONTROL_READY], &most[..], refused.join(", ").as_bytes()].concat())?;
         let mut events = [EpollEvent::empty(); EVENTS];
         let mut buffer = Vec::new();
         loop {
@@ -91,7 +96,9 @@ impl Worker {
             recvmsg::<UnixAddr>(self.control.as_raw_fd(), &mut vectors, Some(&mut room), flags);
         let (length, leg) = match message {
             Ok(message) => {
-                let passed = message.cmsgs().context("control")?.find_map(|part| match part {
+                // Where there is no room for one more open file the kernel has closed the leg, which its
+                // session sees, and says that something is missing.
+                let passed = message.cmsgs().into_iter().flatten().find_map(|part| match part {
                     ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
                     _ => None,
                 });
@@ -121,7 +128,7 @@ impl Worker {
 
     fn add(&mut self, socket: OwnedFd) {
         let socket = UnixStream::from(socket);
-        if self.legs.len() >= MAX_LEGS || socket.set_nonblocking(true).is_err() {
+        if socket.set_nonblocking(true).is_err() {
             return;
         }
         self.next = self.next.wrapping_add(1);

@@ -153,6 +153,34 @@ fn worker_has_no_privileges_no_files_and_says_that_it_turns() {
 }
 
 #[test]
+fn worker_takes_as_many_legs_as_it_says_and_outlives_more() {
+    let files = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let files = files.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let most = files.split_whitespace().nth(4).unwrap();
+    // The machine's own limit is enough, or the worker says how far it goes.
+    let whole = Worker::start().legs;
+    let given = most.parse().map_or(u32::MAX, |most: u32| most);
+    assert_eq!(whole, given.saturating_sub(512).min(16_384));
+
+    let worker = Worker::start_with_files(600);
+    assert_eq!(worker.legs, 88);
+    let open = || to_server((0x0301, 0x0301), &[0x002f]);
+    let mut legs: Vec<Leg> = (0..worker.legs).map(|_| worker.leg(open())).collect();
+    for leg in &mut legs {
+        assert_eq!(leg.settle().first(), Some(&0x16), "no hello");
+    }
+    // More than it can have: those past its open files are closed, and it goes on.
+    let more: Vec<Leg> = (0..700).map(|_| worker.leg(open())).collect();
+    worker.control.send(&[CONTROL_PING]).unwrap();
+    let mut byte = [0];
+    worker.control.recv(&mut byte).unwrap();
+    assert_eq!(byte, [CONTROL_PING]);
+    drop((legs, more));
+    let mut leg = worker.leg(open());
+    assert_eq!(leg.settle().first(), Some(&0x16), "no hello");
+}
+
+#[test]
 fn worker_ends_with_its_engine() {
     let mut worker = Worker::start();
     let (one, _) = std::os::unix::net::UnixDatagram::pair().unwrap();

@@ -38,10 +38,11 @@ const LAST_PAUSE: Duration = Duration::from_millis(50);
 pub struct OpenLeg(Arc<Counts>);
 
 impl OpenLeg {
-    /// `None`: there are [`MAX_LEGS`].
+    /// `None`: there are as many as the worker takes.
     fn count(counts: &Arc<Counts>) -> Option<Self> {
         let before = counts.open.fetch_add(1, Ordering::Relaxed);
-        Some(Self(Arc::clone(counts))).filter(|_| before < MAX_LEGS)
+        let most = counts.most.load(Ordering::Relaxed);
+        Some(Self(Arc::clone(counts))).filter(|_| before < most)
     }
 }
 
@@ -62,13 +63,15 @@ pub struct Legacy {
     pub servers_of_old_clients: KnownServers,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counts {
     /// Legs opened.
     pub legs: AtomicU64,
     /// Those that are open.
     open: AtomicUsize,
-    /// Legs that were not opened: there were [`MAX_LEGS`], or no worker took them.
+    /// As many as there may be, by what the worker said when it was ready: at most [`MAX_LEGS`].
+    most: AtomicUsize,
+    /// Legs that were not opened: there were as many as there may be, or no worker took them.
     pub refused: AtomicU64,
     /// Workers that ended, or were killed because they were stuck.
     pub crashes: AtomicU64,
@@ -80,6 +83,23 @@ pub struct Counts {
     pub aged: AtomicU64,
     /// The running worker; 0: none.
     pub process: AtomicU64,
+}
+
+impl Default for Counts {
+    /// Legs that are opened before a worker is ready wait for it.
+    fn default() -> Self {
+        Self {
+            legs: AtomicU64::default(),
+            open: AtomicUsize::default(),
+            most: AtomicUsize::new(MAX_LEGS),
+            refused: AtomicU64::default(),
+            crashes: AtomicU64::default(),
+            opened_again: AtomicU64::default(),
+            opened_again_on_modern: AtomicU64::default(),
+            aged: AtomicU64::default(),
+            process: AtomicU64::default(),
+        }
+    }
 }
 
 impl Legacy {
@@ -179,11 +199,14 @@ mod tests {
     #[test]
     fn no_more_legs_are_opened_than_a_worker_takes() {
         let counts = Arc::<Counts>::default();
-        counts.open.store(MAX_LEGS - 1, Ordering::Relaxed);
-        let last = OpenLeg::count(&counts);
-        assert!(last.is_some());
-        assert!(OpenLeg::count(&counts).is_none());
-        drop(last);
-        assert!(OpenLeg::count(&counts).is_some());
+        for most in [MAX_LEGS, 3] {
+            counts.most.store(most, Ordering::Relaxed);
+            counts.open.store(most - 1, Ordering::Relaxed);
+            let last = OpenLeg::count(&counts);
+            assert!(last.is_some());
+            assert!(OpenLeg::count(&counts).is_none());
+            drop(last);
+            assert!(OpenLeg::count(&counts).is_some());
+        }
     }
 }

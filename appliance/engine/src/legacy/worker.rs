@@ -18,7 +18,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike as _};
 use tokio::sync::watch;
 use tracing::{info, warn};
-use weir_api::legacy::{CONTROL_PING, CONTROL_READY};
+use weir_api::legacy::{CONTROL_PING, CONTROL_READY, MAX_LEGS};
 
 use super::Counts;
 
@@ -35,7 +35,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(10);
 const LIVED: Duration = Duration::from_secs(60);
 
 /// Bytes of a datagram that are read.
-const WORDS: usize = 512;
+const LONGEST: usize = 512;
 
 type Control = Option<Arc<OwnedFd>>;
 
@@ -71,11 +71,15 @@ fn one_life(program: &Path, publish: &watch::Sender<Control>, counts: &Counts) -
     };
     let control = Arc::new(control);
     let why = match wait_until_ready(&control) {
-        Ok(refused) => {
+        Ok(Ready { legs, refused }) => {
             info!(
                 process = child.id(),
                 "legacy TLS worker ready, its sandbox proven: refused {refused}"
             );
+            if legs < MAX_LEGS {
+                warn!("it has open files (RLIMIT_NOFILE) for {legs} legs of {MAX_LEGS}");
+            }
+            counts.most.store(legs.min(MAX_LEGS), Ordering::Relaxed);
             counts.process.store(child.id().into(), Ordering::Relaxed);
             publish.send_replace(Some(Arc::clone(&control)));
             let why = watch_over(&control, publish);
@@ -109,12 +113,30 @@ fn spawn(program: &Path) -> io::Result<(Child, OwnedFd)> {
     Ok((child, ours))
 }
 
-/// What its sandbox refused, as it says.
-fn wait_until_ready(control: &OwnedFd) -> Result<String, String> {
+/// What a worker says when it is.
+struct Ready {
+    /// As many as it takes at a time.
+    legs: usize,
+    /// By its sandbox, in words.
+    refused: String,
+}
+
+impl Ready {
+    fn read(said: &[u8]) -> Option<Self> {
+        let (legs, refused) = said.split_first_chunk()?;
+        let legs = usize::try_from(u32::from_be_bytes(*legs)).ok()?;
+        let refused = String::from_utf8_lossy(refused);
+        Some(Self { legs, refused: refused.chars().filter(|one| !one.is_control()).collect() })
+    }
+}
+
+fn wait_until_ready(control: &OwnedFd) -> Result<Ready, String> {
     let started = Instant::now();
     while started.elapsed() < READY_WITHIN {
         match datagram(control)? {
-            Some((CONTROL_READY, refused)) => return Ok(refused),
+            Some((CONTROL_READY, said)) => {
+                return Ready::read(&said).ok_or_else(|| "it did not say what it takes".to_owned());
+            }
             Some((other, _)) => return Err(format!("it said {other} before it was ready")),
             None => {}
         }
@@ -149,20 +171,28 @@ fn answer(control: &OwnedFd) -> Result<Option<u8>, String> {
     Ok(datagram(control)?.map(|(kind, _)| kind))
 }
 
-/// One datagram, waited for as long as between two questions, its words cut at [`WORDS`]; `None`: nothing
-/// came.
-fn datagram(control: &OwnedFd) -> Result<Option<(u8, String)>, String> {
-    let mut bytes = [0; WORDS];
+/// One datagram, waited for as long as between two questions, cut at [`LONGEST`]; `None`: nothing came.
+fn datagram(control: &OwnedFd) -> Result<Option<(u8, Vec<u8>)>, String> {
+    let mut bytes = [0; LONGEST];
     match recv(control.as_raw_fd(), &mut bytes, MsgFlags::empty()) {
         Ok(0) => Err("it closed the control socket".to_owned()),
         Ok(length) => {
             let said = bytes.get(..length).and_then(<[u8]>::split_first);
-            let words = |words: &[u8]| {
-                String::from_utf8_lossy(words).chars().filter(|one| !one.is_control()).collect()
-            };
-            Ok(said.map(|(kind, rest)| (*kind, words(rest))))
+            Ok(said.map(|(kind, rest)| (*kind, rest.to_vec())))
         }
         Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
         Err(error) => Err(format!("control socket: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_is_ready_says_how_many_legs_it_takes() {
+        let ready = Ready::read(b"\0\0\x40\x00opening a file, \x1b[2Ja signal").unwrap();
+        assert_eq!((ready.legs, &*ready.refused), (16_384, "opening a file, [2Ja signal"));
+        assert!(Ready::read(b"\0\0\x40").is_none());
     }
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use caps::Capability;
 use weir_api::init::PlannedSegment;
+use weir_api::legacy::MAX_LEGS;
 use weir_api::paths;
 use weir_policy::snapshot::MOST_SESSIONS;
 
@@ -22,8 +23,9 @@ const CONSOLE_USER: &str = "weir-console";
 const RESOLV_CONF: &str = "/run/resolv.conf";
 const THIS_PROGRAM: &str = "/sbin/weir-init";
 
-/// Two sockets for each of twice the most sessions, and room for maps, links and pools.
-const ENGINE_FILES: u64 = 2 * 2 * MOST_SESSIONS as u64 + 16_384;
+/// Two sockets for each of twice the most sessions, those to the legacy TLS worker, and room for maps,
+/// links and pools. The worker inherits it, and takes of it what its legs need.
+const ENGINE_FILES: u64 = 2 * 2 * MOST_SESSIONS as u64 + MAX_LEGS as u64 + 16_384;
 
 /// Debian's systemd-journald, alone.
 pub fn journal() -> Service {

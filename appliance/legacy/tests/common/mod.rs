@@ -20,6 +20,8 @@ use zeroize::Zeroizing;
 pub struct Worker {
     pub child: Child,
     pub control: UnixDatagram,
+    /// As many as it says that it takes.
+    pub legs: u32,
 }
 
 impl Worker {
@@ -29,21 +31,27 @@ impl Worker {
 
     /// With an environment, where the engine gives none.
     pub fn start_with(environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weir-legacy"));
+        Self::of(command.env_clear().envs(environment.iter().copied()))
+    }
+
+    /// With so many open files.
+    pub fn start_with_files(most: usize) -> Self {
+        let mut command = Command::new("prlimit");
+        Self::of(command.arg(format!("--nofile={most}")).arg(env!("CARGO_BIN_EXE_weir-legacy")))
+    }
+
+    fn of(command: &mut Command) -> Self {
         let (ours, its) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_weir-legacy"))
-            .env_clear()
-            .envs(environment.iter().copied())
-            .stdin(Stdio::from(its))
-            .spawn()
-            .unwrap();
+        let child = command.stdin(Stdio::from(its)).spawn().unwrap();
         let control = UnixDatagram::from(ours);
         control.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        let mut byte = [0];
-        assert_eq!(control.recv(&mut byte).unwrap(), 1);
-        assert_eq!(byte, [CONTROL_READY]);
-        Self { child, control }
+        let mut said = [0; 5];
+        assert_eq!(control.recv(&mut said).unwrap(), 5);
+        let [CONTROL_READY, legs @ ..] = said else { panic!("it said {said:?}") };
+        Self { child, control, legs: u32::from_be_bytes(legs) }
     }
 
     pub fn leg(&self, open: Open) -> Leg {
