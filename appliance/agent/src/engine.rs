@@ -382,6 +382,70 @@ mod tests {
         }
     }
 
+    /// What ends chose goes into values of fields, in quotes, whatever it is.
+    #[test]
+    fn words_of_ends_are_one_line_and_one_field_each() {
+        const SHREWD: &str = "x\u{1b}[2J\r\n2026-01-01 INFO a\" outcome=\"y\u{202e}\u{9b}";
+        let (client, server) = ("10.0.0.1:50000", "192.0.2.1:443");
+        let (client, server) = (client.parse().unwrap(), server.parse().unwrap());
+        let words = || SHREWD.to_owned();
+        let leg = LegRecord {
+            version: Protocol::Tls13,
+            suite: 0x1301,
+            group: None,
+            signature: None,
+            alpn: Some(words()),
+            resumed: false,
+        };
+        let session = SessionRecord {
+            server_name: Some(words()),
+            client_leg: Some(leg.clone()),
+            server_leg: Some(leg),
+            certificate: Some(CertificateRecord {
+                subject: Some(words()),
+                issuer: Some(words()),
+                names: vec![words(); 2],
+                more_names: 0,
+            }),
+            broken: Some(BreakRecord { by: End::Server, words: words() }),
+            ..SessionRecord::new(7, 0, SegmentId(1), client, server)
+        };
+        let event = FilterEvent {
+            session: 7,
+            time: 0,
+            segment: SegmentId(1),
+            client,
+            server,
+            server_name: Some(words()),
+            profile: None,
+            sid: 1,
+            rev: 1,
+            message: "a rule".to_owned(),
+            action: FilterAction::Block,
+            tls_inspected: true,
+        };
+        let kept = Kept::default();
+        let lines = crate::logging::LogLines::default();
+        use tracing_subscriber::layer::SubscriberExt as _;
+        let layer = tracing_subscriber::fmt::layer().with_ansi(false);
+        let ring = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(lines.clone());
+        let writer = kept.clone();
+        let all = tracing_subscriber::registry()
+            .with(layer.with_writer(move || writer.clone()))
+            .with(ring);
+        tracing::subscriber::with_default(all, || {
+            log_session(&session);
+            log_event(&event);
+        });
+        let logged = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(logged.lines().count(), 2, "{logged}");
+        assert!(!logged.contains(|one: char| one.is_control() && one != '\n'), "{logged:?}");
+        assert!(!logged.contains('\u{202e}'), "{logged:?}");
+        // A quote that is not escaped ends a value.
+        assert!(!logged.contains(" a\" outcome="), "{logged}");
+        assert_eq!(lines.newest(10).len(), 2);
+    }
+
     #[tokio::test]
     async fn a_connection_that_panics_is_counted_no_more_and_writes_no_more() {
         let state = Rc::new(RefCell::new(State::default()));

@@ -176,7 +176,9 @@ impl fmt::Display for LegRecord {
             write!(f, " {part}")?;
         }
         if let Some(alpn) = &self.alpn {
-            write!(f, ", ALPN {alpn}")?;
+            // Escaped where it came from bytes.
+            let mark = if is_one_word(alpn) { "" } else { "\"" };
+            write!(f, ", ALPN {mark}{alpn}{mark}")?;
         }
         if self.resumed {
             f.write_str(", resumed")?;
@@ -200,15 +202,28 @@ impl fmt::Display for BreakRecord {
 /// Its DNS names, and how many were left off.
 impl fmt::Display for CertificateRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.names.as_slice() {
-            [] => f.write_str("none")?,
-            names => f.write_str(&names.join(", "))?,
+        if self.names.is_empty() {
+            f.write_str("none")?;
+        }
+        for (number, name) in self.names.iter().enumerate() {
+            f.write_str(if number == 0 { "" } else { ", " })?;
+            if is_one_word(name) {
+                f.write_str(name)?;
+            } else {
+                write!(f, "{name:?}")?;
+            }
         }
         if self.more_names > 0 {
             write!(f, " and {} more", self.more_names)?;
         }
         Ok(())
     }
+}
+
+/// Whether a word of an end's own can be told among ours as it is: it cannot be taken for more than one
+/// word, or for words of ours.
+fn is_one_word(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|one| one.is_alphanumeric() || "-._*/:@".contains(one))
 }
 
 impl LegRecord {
@@ -261,5 +276,37 @@ impl SessionRecord {
     /// that a filter blocked, which is in the events (SPEC M3).
     pub fn is_logged(&self) -> bool {
         self.logging && !matches!(self.outcome, Outcome::Blocked(Blocked::Filter(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_of_an_end_cannot_be_taken_for_several_or_for_words_of_ours() {
+        let names = |names: &[&str]| CertificateRecord {
+            names: names.iter().map(|&name| name.to_owned()).collect(),
+            more_names: 2,
+            ..CertificateRecord::default()
+        };
+        let plain = names(&["*.a.example", "bücher.example"]);
+        assert_eq!(plain.to_string(), "*.a.example, bücher.example and 2 more");
+        let shrewd = names(&["a.example, b.example", "c\n\u{1b}[2J\"", "", "d and 9 more"]);
+        assert_eq!(
+            shrewd.to_string(),
+            r#""a.example, b.example", "c\n\u{1b}[2J\"", "", "d and 9 more" and 2 more"#
+        );
+        let leg = |alpn: &str| LegRecord {
+            version: Protocol::Tls13,
+            suite: 0x1301,
+            group: None,
+            signature: None,
+            alpn: Some(alpn.to_owned()),
+            resumed: false,
+        };
+        let suite = "TLS 1.3 TLS_AES_128_GCM_SHA256, ALPN";
+        assert_eq!(leg("http/1.1").to_string(), format!("{suite} http/1.1"));
+        assert_eq!(leg("h2, resumed").to_string(), format!("{suite} \"h2, resumed\""));
     }
 }

@@ -56,3 +56,35 @@ pub fn failure(with: End, certificate_requested: bool, fault: &LegFault) -> Fail
     };
     FailureRecord { with, cause, words: fault.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::string::Ia5String;
+    use rcgen::{CertificateParams, DnType, KeyPair, SanType};
+
+    use super::*;
+
+    #[test]
+    fn names_are_told_whole_or_by_their_bytes_and_within_bounds() {
+        let mut parameters = CertificateParams::default();
+        let long = "l".repeat(300);
+        for name in ["a\n\u{1b}[2J\".example", "non-UTF-8.example", &long] {
+            parameters.subject_alt_names.push(SanType::DnsName(Ia5String::try_from(name).unwrap()));
+        }
+        for number in 0..20 {
+            let name = Ia5String::try_from(format!("{number}.example")).unwrap();
+            parameters.subject_alt_names.push(SanType::DnsName(name));
+        }
+        parameters.distinguished_name.push(DnType::CommonName, "c\r\nd");
+        let key = KeyPair::generate().unwrap();
+        let mut der = parameters.self_signed(&key).unwrap().der().to_vec();
+        // Nobody verifies it here.
+        let at = der.windows(9).position(|bytes| bytes == b"non-UTF-8").unwrap();
+        der[at] = 0xff;
+        let record = certificate_record(&[CertificateDer::from(der)]).unwrap();
+        assert_eq!(record.subject.as_deref(), Some("c\r\nd"));
+        let told = ["a\n\u{1b}[2J\".example", r"\xffon-UTF-8.example", &long[..255]];
+        assert_eq!(record.names[..3], told);
+        assert_eq!((record.names.len(), record.more_names), (8, 15));
+    }
+}

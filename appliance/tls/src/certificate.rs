@@ -142,7 +142,7 @@ impl<'a> Certificate<'a> {
             let mut list = Reader(list.contents);
             while let Ok(name) = list.any() {
                 if name.tag == der::context(2) {
-                    names.extend(text(name.contents));
+                    names.push(text(name.contents));
                 }
             }
         }
@@ -190,7 +190,7 @@ fn common_name(name: &[u8]) -> Option<String> {
         while let Ok(attribute) = attributes.expect(der::SEQUENCE) {
             let mut attribute = Reader(attribute.contents);
             if attribute.expect(der::OBJECT_IDENTIFIER).ok()?.contents == oid::COMMON_NAME {
-                found = text(attribute.any().ok()?.contents);
+                found = Some(text(attribute.any().ok()?.contents));
             }
         }
     }
@@ -276,6 +276,7 @@ fn number(bytes: &[u8], digits: usize) -> Result<(i32, &[u8]), DerError> {
     Ok((value, rest))
 }
 
-fn text(bytes: &[u8]) -> Option<String> {
-    std::str::from_utf8(bytes).ok().map(str::to_owned)
+/// What is no UTF-8 is told by its bytes: a name that nobody can read is one all the same.
+fn text(bytes: &[u8]) -> String {
+    std::str::from_utf8(bytes).map_or_else(|_| bytes.escape_ascii().to_string(), str::to_owned)
 }
