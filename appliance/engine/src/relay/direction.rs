@@ -8,10 +8,17 @@ use std::io;
 use std::rc::Rc;
 
 use weir_api::engine::{FilterAction, FilterEvent, FromEngine};
-use weir_inspect::{Alert, Direction};
+use weir_inspect::{Alert, Direction, MAX_HEAD};
 
 use super::{Fault, Relay};
 use crate::flow::milliseconds_now;
+use crate::leg::{HIGH_WATER, UNHEARD};
+
+/// Bytes of the wire in one read.
+const READ: usize = 64 << 10;
+/// What one read adds for the other side, with a head that was withheld, is less than twice as much in
+/// records of TLS: of honest data so much never waits that a side is not read for its own answers' sake.
+const _: () = assert!(HIGH_WATER + 2 * (READ + MAX_HEAD) <= UNHEARD);
 
 /// Buffers of one runtime, used by one session at a time, never across an await.
 pub struct Scratch {
@@ -23,7 +30,7 @@ pub struct Scratch {
 
 impl Default for Scratch {
     fn default() -> Self {
-        Self { wire: vec![0; 64 << 10], plain: Vec::new(), forward: Vec::new(), alerts: Vec::new() }
+        Self { wire: vec![0; READ], plain: Vec::new(), forward: Vec::new(), alerts: Vec::new() }
     }
 }
 
