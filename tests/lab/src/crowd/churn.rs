@@ -13,8 +13,10 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_local};
 
 use super::end::{End, client_config, server_config};
+use super::old::{self, Visit, Visited};
 use super::{ANSWER, AT_ONCE, Engine, PATIENCE, PORT, REQUEST, prepare, run_in, target};
 use crate::bench::Bench;
+use crate::ends::Ends;
 use crate::random::Random;
 use crate::wire::lab::Lab;
 
@@ -31,6 +33,8 @@ pub struct Settings {
     pub forgotten: bool,
 }
 
+/// One in so many is of an old client, and goes by the legacy stack.
+const OLD: usize = 10;
 /// Of ten thousand sessions, those that either end means to abort.
 const ABORTED: u64 = 2_000;
 /// What an allocator may keep.
@@ -89,6 +93,8 @@ pub struct Report {
     pub completed: usize,
     pub aborted_by_client: usize,
     pub aborted_by_server: usize,
+    /// Of old clients; counted above as well.
+    pub old: Visited,
     pub took: Duration,
 }
 
@@ -127,22 +133,31 @@ pub fn run(bench: &mut Bench<Lab>, settings: &Settings) -> Result<Report> {
         });
         let measured = (|| {
             listens.recv_timeout(PATIENCE).context("the server does not listen")?;
-            let visit = |bench: &Bench<Lab>, sessions, seed| {
+            let visit = |bench: &Bench<Lab>, sessions: usize, seed| -> Result<Visited> {
                 let (client, count) = (client.clone(), count.clone());
-                run_in(&bench.ends.client.handle(), async move || {
-                    visit(client, sessions, seed, count).await
+                let namespace = bench.ends.client.handle();
+                std::thread::scope(|scope| {
+                    let old = scope.spawn(|| visit_of_old(&bench.ends, sessions / OLD, seed));
+                    run_in(&namespace, async move || {
+                        visit(client, sessions - sessions / OLD, seed, count).await
+                    })?;
+                    old.join().map_err(|_| anyhow::anyhow!("the old clients' thread panicked"))?
                 })
             };
             // What is made once, for all of them.
-            visit(bench, (settings.sessions / 10).clamp(500, 5_000), settings.seed ^ u64::MAX)?;
+            let first = (settings.sessions / 10).clamp(500, 5_000);
+            let first = visit(bench, first, settings.seed ^ u64::MAX)?;
             let before = Engine::settled(bench, None)?;
             let started = Instant::now();
-            visit(bench, settings.sessions, settings.seed)?;
-            Ok::<_, anyhow::Error>((before, started.elapsed()))
+            let old = visit(bench, settings.sessions, settings.seed)?;
+            count.completed.fetch_add(first.completed + old.completed, Relaxed);
+            count.aborted_by_client.fetch_add(first.aborted + old.aborted, Relaxed);
+            count.broken.fetch_add(first.broken + old.broken, Relaxed);
+            Ok::<_, anyhow::Error>((before, old, started.elapsed()))
         })();
         let _ = stop.send(());
         servers.join().map_err(|_| anyhow::anyhow!("the servers' thread panicked"))??;
-        let (before, took) = measured?;
+        let (before, old, took) = measured?;
         if settings.forgotten {
             forgotten(bench)?;
         }
@@ -154,14 +169,27 @@ pub fn run(bench: &mut Bench<Lab>, settings: &Settings) -> Result<Report> {
             completed: of(&count.completed),
             aborted_by_client: of(&count.aborted_by_client),
             aborted_by_server: of(&count.aborted_by_server),
+            old,
             took,
         };
         let broken = of(&count.broken);
         ensure!(broken <= report.aborted_by_server, "{broken} broke by themselves: {report:?}");
         let kept = after.resident_kib.saturating_sub(before.resident_kib);
         ensure!(kept <= KEPT_KIB, "{kept} KiB stayed: {report:?}");
+        ensure!(after.worker.process == before.worker.process, "the worker ended: {report:?}");
+        let kept = after.worker.resident_kib.saturating_sub(before.worker.resident_kib);
+        ensure!(kept <= KEPT_KIB, "{kept} KiB stayed in the worker: {report:?}");
         Ok(report)
     })
+}
+
+fn visit_of_old(ends: &Ends, sessions: usize, seed: u64) -> Result<Visited> {
+    let mut random = Random::of(seed, 3);
+    let visits = (0..sessions).map(|number| Visit {
+        target: target(number),
+        stops: Plan::new(&mut random).0.map(|(stage, resets)| (format!("{stage:?}"), resets)),
+    });
+    old::visit(ends, &visits.collect::<Vec<_>>(), "old-clients")
 }
 
 /// Until the flow table is empty.

@@ -2,12 +2,13 @@
 //! they idle.
 //!
 //! For: sessions by the thousand, between ends in this process that are rustls and nothing of
-//! Weir's. Not for: speed. Fails where a session that nobody aborted does not work, and where
+//! Weir's, and clients of old that are Python's. Not for: speed. Fails where a session that nobody aborted does not work, and where
 //! something stays that was not there before.
 
 pub mod churn;
 mod end;
 pub mod idle;
+mod old;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::Pid;
 use tokio::task::LocalSet;
 
 use crate::bench::Bench;
@@ -80,24 +82,44 @@ pub struct Engine {
     pub resident_kib: u64,
     pub descriptors: usize,
     pub live: u64,
+    /// Its worker of the legacy stack.
+    pub worker: Worker,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Worker {
+    pub process: Pid,
+    pub resident_kib: u64,
+    pub descriptors: usize,
+}
+
+/// Memory and descriptors of a process.
+fn has(process: Pid) -> Result<(u64, usize)> {
+    let process = PathBuf::from(format!("/proc/{process}"));
+    let status = std::fs::read_to_string(process.join("status"))?;
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let resident = resident.and_then(|line| line.trim().strip_suffix(" kB"));
+    let resident = resident.context("no VmRSS")?.trim().parse()?;
+    Ok((resident, std::fs::read_dir(process.join("fd"))?.count()))
 }
 
 impl Engine {
     pub fn now(bench: &mut Bench<Lab>) -> Result<Self> {
-        let process = PathBuf::from(format!("/proc/{}", bench.wire.engine()?));
-        let status = std::fs::read_to_string(process.join("status"))?;
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let resident = resident.and_then(|line| line.trim().strip_suffix(" kB"));
+        let (resident_kib, descriptors) = has(bench.wire.engine()?)?;
+        let process = bench.wire.legacy_worker()?;
+        let of_worker = has(process)?;
         let shown = bench.wire.console("debug np stats show npSslInspStats")?;
         let live = shown.lines().find_map(|line| line.trim().strip_suffix("  connectionsActive"));
         Ok(Self {
-            resident_kib: resident.context("no VmRSS")?.trim().parse()?,
-            descriptors: std::fs::read_dir(process.join("fd"))?.count(),
+            resident_kib,
+            descriptors,
             live: live.with_context(|| format!("no connectionsActive in {shown}"))?.parse()?,
+            worker: Worker { process, resident_kib: of_worker.0, descriptors: of_worker.1 },
         })
     }
 
-    /// Waits until no session lives and descriptors are as many as `before`, but for pools.
+    /// Waits until no session lives and descriptors are as many as `before`, but for pools. The worker
+    /// has none.
     pub fn settled(bench: &mut Bench<Lab>, before: Option<Self>) -> Result<Self> {
         let deadline = Instant::now() + SETTLES_WITHIN;
         let mut same = None::<Self>;
@@ -105,7 +127,10 @@ impl Engine {
             let now = Self::now(bench)?;
             let quiet = now.live == 0
                 && match before {
-                    Some(before) => now.descriptors <= before.descriptors + POOLED,
+                    Some(before) => {
+                        now.descriptors <= before.descriptors + POOLED
+                            && now.worker.descriptors <= before.worker.descriptors
+                    }
                     // Sockets of the pools and timers come and go at first.
                     None => same.is_some_and(|same| same.descriptors == now.descriptors),
                 };

@@ -190,27 +190,37 @@ pub fn line() -> String {
     half + &other
 }
 
+fn source(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(file)
+}
+
+/// A program of `tests/lab/peers` that goes by tlslite-ng.
+pub fn tlslite(namespace: &Namespace, program: &str) -> Result<Command> {
+    let python = environment().join("bin/python");
+    ensure!(python.exists(), "no {}: ci/setup makes it", python.display());
+    let mut command = namespace.command(python.to_str().context("its path is no text")?);
+    command.arg(source(program));
+    Ok(command)
+}
+
+/// One that goes by what Debian's Python has.
+pub fn python(namespace: &Namespace, program: &str) -> Command {
+    let mut command = namespace.command("/usr/bin/python3");
+    command.arg(source(program));
+    command
+}
+
 /// A program of `tests/lab/peers`.
 fn interpreter(peer: Peer, namespace: &Namespace) -> Result<Command> {
-    let source = |file| Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(file);
     let mut command;
     match peer {
-        Peer::TlsLite => {
-            let python = environment().join("bin/python");
-            ensure!(python.exists(), "no {}: ci/setup makes it", python.display());
-            command = namespace.command(python.to_str().context("its path is no text")?);
-            command.arg(source("tlslite_peer.py"));
-        }
+        Peer::TlsLite => command = tlslite(namespace, "tlslite_peer.py")?,
         Peer::Java => {
             command = namespace.command("java");
             // Short lives: no time for the better compiler.
             command.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]).arg(source("Peer.java"));
         }
-        _ => {
-            // Debian's own.
-            command = namespace.command("/usr/bin/python3");
-            command.arg(source("python_peer.py"));
-        }
+        _ => command = python(namespace, "python_peer.py"),
     }
     Ok(command)
 }

@@ -30,6 +30,7 @@ use crate::run::Run;
 const ENGINE: &str = "weir-engine";
 const AGENT: &str = "weir-agent";
 const CAPTURE: &str = "weir-capture";
+const LEGACY_WORKER: &str = "weir-legacy";
 
 /// Entries of the flow table, as init would pass them on: another number than the engine's own.
 pub const FLOW_TABLE: u32 = 200_000;
@@ -79,6 +80,18 @@ impl Lab {
     /// The agent's process now.
     pub fn agent(&self) -> Result<Pid> {
         self.child(AGENT)
+    }
+
+    /// The engine's worker of the legacy TLS stack.
+    pub fn legacy_worker(&self) -> Result<Pid> {
+        let (engine, deadline) = (self.engine()?, Instant::now() + Duration::from_secs(10));
+        loop {
+            if let Some(worker) = child_of(engine, LEGACY_WORKER)? {
+                return Ok(worker);
+            }
+            ensure!(Instant::now() < deadline, "the engine has no worker");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// What `debug engine restart` asks of init: a new engine beside the running one.

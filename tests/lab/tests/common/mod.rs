@@ -4,13 +4,15 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::unistd::Pid;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use weir_lab::bench::Bench;
-use weir_lab::ends::{Ends, SERVER};
+use weir_lab::ends::{CLIENT, Ends, SERVER};
+use weir_lab::wire::Wire as _;
 use weir_lab::wire::lab::Lab;
 
 pub type Tls = StreamOwned<ClientConnection, TcpStream>;
@@ -18,6 +20,46 @@ pub type Tls = StreamOwned<ClientConnection, TcpStream>;
 /// Weir's processes between the ends, inspecting.
 pub fn lab() -> Bench<Lab> {
     Bench::start(Lab::start).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// A lab that this is tried in.
+pub fn passes(check: impl FnOnce(&mut Bench<Lab>) -> anyhow::Result<()>) {
+    let mut bench = lab();
+    if let Err(error) = check(&mut bench) {
+        panic!("{error:#}; {}", bench.wire.state());
+    }
+    bench.run.succeeded();
+}
+
+/// The record of the session of this client port, as the console folds it, once it is told.
+pub fn record_of(bench: &mut Bench<Lab>, port: u16) -> anyhow::Result<String> {
+    let flow = format!("{CLIENT}:{port}\n");
+    let deadline = Instant::now() + Duration::from_secs(40);
+    loop {
+        let shown = bench.wire.console("show sessions detail 20")?;
+        if let Some(record) = shown.split("\n\n").find(|record| record.contains(&flow)) {
+            return Ok(record.to_owned());
+        }
+        if Instant::now() >= deadline {
+            // It may have passed without one, or live on.
+            let passed = bench.wire.console("show segments lab detail")?;
+            let live = bench.wire.console("debug np stats show npSslInspStats")?;
+            anyhow::bail!("no record of {flow}: {shown}{passed}{live}");
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Descriptors that a process has open.
+pub fn open_files(process: Pid) -> anyhow::Result<usize> {
+    Ok(std::fs::read_dir(format!("/proc/{process}/fd"))?.count())
+}
+
+/// Memory that it has.
+pub fn resident_kib(process: Pid) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
 /// A finished handshake with a server of others, its certificate verified.

@@ -11,9 +11,8 @@ use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::lab;
+use common::passes;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use weir_lab::bench::Bench;
 use weir_lab::certificates::Identity;
 use weir_lab::checks;
@@ -23,14 +22,6 @@ use weir_lab::fetch::{Fetch, Fetched};
 use weir_lab::process::{Process, succeed};
 use weir_lab::wire::Wire as _;
 use weir_lab::wire::lab::Lab;
-
-fn passes(check: impl FnOnce(&mut Bench<Lab>) -> anyhow::Result<()>) {
-    let mut bench = lab();
-    if let Err(error) = check(&mut bench) {
-        panic!("{error:#}; {}", bench.wire.state());
-    }
-    bench.run.succeeded();
-}
 
 /// An old server of others.
 const OLD: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 5);
@@ -103,18 +94,8 @@ fn changed(bench: &Bench<Lab>, from: &str, to: &str) -> anyhow::Result<String> {
     Ok(document.replace(from, to))
 }
 
-/// The record of the session of this client port.
 fn record_of(bench: &mut Bench<Lab>, fetched: &Fetched) -> anyhow::Result<String> {
-    let flow = format!("10.66.0.1:{}\n", fetched.port);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let shown = bench.wire.console("show sessions detail 5")?;
-        if let Some(record) = shown.split("\n\n").find(|record| record.contains(&flow)) {
-            return Ok(record.to_owned());
-        }
-        anyhow::ensure!(Instant::now() < deadline, "no record of {flow}: {shown}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    common::record_of(bench, fetched.port)
 }
 
 fn ensure_holds(record: &str, lines: &[&str]) {
@@ -247,7 +228,7 @@ fn worker_that_is_killed_takes_legacy_sessions_with_it_and_no_other() {
         let mut modern = stays(&bench.ends, &["-tls1_3"])?;
         let mut legacy = stays(&bench.ends, &old)?;
         let engine = bench.wire.engine()?;
-        let worker = worker_of(engine)?;
+        let worker = bench.wire.legacy_worker()?;
         kill(worker, Signal::SIGKILL)?;
 
         // Reset: the client ends by itself.
@@ -262,27 +243,11 @@ fn worker_that_is_killed_takes_legacy_sessions_with_it_and_no_other() {
         request(&mut next)?;
         request(&mut modern)?;
         assert_eq!(bench.wire.engine()?, engine);
-        assert_ne!(worker_of(engine)?, worker);
+        assert_ne!(bench.wire.legacy_worker()?, worker);
         for mut child in [modern, next] {
             child.kill()?;
             child.wait()?;
         }
         Ok(())
     });
-}
-
-/// The engine's only child.
-fn worker_of(engine: Pid) -> anyhow::Result<Pid> {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let mut children = String::new();
-        for task in std::fs::read_dir(format!("/proc/{engine}/task"))? {
-            children += &std::fs::read_to_string(task?.path().join("children"))?;
-        }
-        if let Some(child) = children.split_whitespace().next() {
-            return Ok(Pid::from_raw(child.parse()?));
-        }
-        anyhow::ensure!(Instant::now() < deadline, "the engine has no worker");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }

@@ -121,6 +121,8 @@ const SSLV2_FORMAT: &[u8] = &[
     14, 15, 16,
 ];
 
+const NOT_TLS: &str = "Outcome blocked (not TLS on a server proxy)";
+
 /// SPEC D15.
 #[test]
 fn hello_that_nobody_here_can_answer_passes_unread_or_is_blocked_as_set() {
@@ -154,6 +156,11 @@ fn hello_that_nobody_here_can_answer_passes_unread_or_is_blocked_as_set() {
             let ended = stream.read(&mut [0; 64]);
             let reset = ended.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset);
             assert_eq!(reset, blocks);
+            // Of a server of ours it is no TLS handshake, whatever is set (SPEC T9).
+            let mut own = bench.ends.connect_from_client(SocketAddr::from((OWN_SERVER, 443)))?;
+            own.write_all(SSLV2_FORMAT)?;
+            let record = record_of(bench, own.local_addr()?.port())?;
+            assert!(record.contains(NOT_TLS), "{record}");
         }
         still_inspects(bench)
     });

@@ -3,10 +3,9 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -140,26 +139,10 @@ fn client_that_has_said_its_last_still_gets_all_that_the_server_sends() {
     });
 }
 
-/// The legacy worker of the engine: its only child.
-pub fn worker_of(engine: Pid) -> anyhow::Result<Pid> {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let mut children = String::new();
-        for task in std::fs::read_dir(format!("/proc/{engine}/task"))? {
-            children += &std::fs::read_to_string(task?.path().join("children"))?;
-        }
-        if let Some(child) = children.split_whitespace().next() {
-            return Ok(Pid::from_raw(child.parse()?));
-        }
-        anyhow::ensure!(Instant::now() < deadline, "the engine has no worker");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn modern_sessions_do_not_wait_for_a_worker_that_stands_still() {
     passes(|bench| {
-        let worker = worker_of(bench.wire.engine()?)?;
+        let worker = bench.wire.legacy_worker()?;
         kill(worker, Signal::SIGSTOP)?;
         let fetched = Fetch::new("public.example", "/").run(&bench.ends)?;
         let status = std::fs::read_to_string(format!("/proc/{worker}/status"));

@@ -5,29 +5,22 @@ mod blocks;
 #[path = "../common/mod.rs"]
 mod common;
 mod ends;
+mod foreign;
 mod never;
 mod resets;
+mod stalls;
 mod worker;
 
 use std::net::Ipv4Addr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::lab;
+use common::passes;
 use weir_lab::bench::Bench;
 use weir_lab::document;
 use weir_lab::ends::{Ends, INTERFACE};
 use weir_lab::process::{Process, succeed};
-use weir_lab::wire::Wire as _;
 use weir_lab::wire::lab::Lab;
-
-fn passes(check: impl FnOnce(&mut Bench<Lab>) -> anyhow::Result<()>) {
-    let mut bench = lab();
-    if let Err(error) = check(&mut bench) {
-        panic!("{error:#}; {}", bench.wire.state());
-    }
-    bench.run.succeeded();
-}
 
 /// A server that the lab's nginx is not.
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 7);
@@ -59,17 +52,8 @@ fn configure(bench: &Bench<Lab>, changes: &[(&str, &str)]) -> anyhow::Result<()>
     bench.provision(&document)
 }
 
-/// The record of the session of this client port.
+/// The record of the session of this client port, its lines unfolded.
 fn record_of(bench: &mut Bench<Lab>, port: u16) -> anyhow::Result<String> {
-    let flow = format!("10.66.0.1:{port}\n");
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let shown = bench.wire.console("show sessions detail 5")?;
-        if let Some(record) = shown.split("\n\n").find(|record| record.contains(&flow)) {
-            // The console folds its lines.
-            return Ok(record.split_whitespace().collect::<Vec<_>>().join(" "));
-        }
-        anyhow::ensure!(Instant::now() < deadline, "no record of {flow}: {shown}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    let record = common::record_of(bench, port)?;
+    Ok(record.split_whitespace().collect::<Vec<_>>().join(" "))
 }

@@ -1,31 +1,35 @@
-//! What sessions on the legacy stack leave behind in its worker: nothing, wherever they stop.
+//! What sessions on the legacy stack take of its worker and of others' time, and what they leave behind in
+//! it.
 
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use nix::unistd::Pid;
-use weir_lab::ends::{Ends, SERVER};
+use weir_lab::bench::Bench;
+use weir_lab::ends::{DOWNLOAD, Ends, SERVER};
 use weir_lab::fetch::Fetch;
+use weir_lab::peers::{self, Conversation};
 use weir_lab::wire::Wire as _;
+use weir_lab::wire::lab::Lab;
 
-use super::ends::worker_of;
+use super::common::{open_files, resident_kib};
 use super::never::hello;
-use super::passes;
+use super::{passes, record_of};
 
 /// Of each: after its hello, after the first bytes of the answer, and to its end.
 const SESSIONS: usize = 100;
 /// What the allocator may keep.
 const KEPT_KIB: u64 = 4 << 10;
 
-fn open_files(process: Pid) -> anyhow::Result<usize> {
-    Ok(std::fs::read_dir(format!("/proc/{process}/fd"))?.count())
-}
+/// Of curl.
+const OLD: [&str; 5] = ["--tlsv1.1", "--tls-max", "1.1", "--ciphers", "ALL:@SECLEVEL=0"];
 
-fn resident_kib(process: Pid) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
+/// A counter of `show tls-inspection`.
+fn counter(bench: &mut Bench<Lab>, name: &str) -> anyhow::Result<u64> {
+    let shown = bench.wire.console("show tls-inspection")?;
+    let line = shown.lines().find(|line| line.contains(name)).unwrap_or_default();
+    let count = line.split_whitespace().find_map(|word| word.parse().ok());
+    count.ok_or_else(|| anyhow::anyhow!("no {name} in {shown}"))
 }
 
 /// Clients of TLS 1.1 that vanish, half of them by RST; then one that does not.
@@ -45,9 +49,8 @@ fn sessions(ends: &Ends) -> anyhow::Result<()> {
             }
         }
     }
-    let old = ["--tlsv1.1", "--tls-max", "1.1", "--ciphers", "ALL:@SECLEVEL=0"];
     for _ in 0..5 {
-        Fetch::new("public.example", "/").arguments(&old).run(ends)?.succeeded()?;
+        Fetch::new("public.example", "/").arguments(&OLD).run(ends)?.succeeded()?;
     }
     Ok(())
 }
@@ -55,7 +58,7 @@ fn sessions(ends: &Ends) -> anyhow::Result<()> {
 #[test]
 fn sessions_of_old_clients_that_vanish_leave_nothing_in_the_worker() {
     passes(|bench| {
-        let worker = worker_of(bench.wire.engine()?)?;
+        let worker = bench.wire.legacy_worker()?;
         let files = open_files(worker)?;
         // What is made once, for all of them.
         sessions(&bench.ends)?;
@@ -76,11 +79,96 @@ fn sessions_of_old_clients_that_vanish_leave_nothing_in_the_worker() {
         settled()?;
         let kept = resident_kib(worker)?.saturating_sub(before);
         anyhow::ensure!(kept <= KEPT_KIB, "{kept} KiB stayed");
-        assert_eq!(worker_of(bench.wire.engine()?)?, worker);
-        let shown = bench.wire.console("show tls-inspection")?;
-        let legs = shown.lines().find(|line| line.contains("  legs on the legacy stack")).unwrap();
-        let count: usize = legs.split_whitespace().find_map(|word| word.parse().ok()).unwrap();
-        anyhow::ensure!(count >= SESSIONS, "they were on the other stack: {shown}");
+        assert_eq!(bench.wire.legacy_worker()?, worker);
+        let legs = counter(bench, "  legs on the legacy stack")?;
+        anyhow::ensure!(legs >= SESSIONS as u64, "they were on the other stack: {legs}");
+        Ok(())
+    });
+}
+
+/// Each has its turn between the chunks of those that are busy.
+#[test]
+fn hundreds_of_new_legs_at_once_have_their_turn_beside_bulk_data_and_none_is_lost() {
+    const NEW: usize = 250;
+    passes(|bench| {
+        let worker = bench.wire.legacy_worker()?;
+        let ends = &bench.ends;
+        std::thread::scope(|scope| -> anyhow::Result<()> {
+            let bulk: Vec<_> = (0..3)
+                .map(|number| {
+                    let fetch =
+                        Fetch::new("public.example", "/random.bin").arguments(&OLD).limit(100);
+                    scope.spawn(move || fetch.run_into(ends, &format!("bulk-{number}")))
+                })
+                .collect();
+            // While they are under way.
+            let begun = Instant::now() + Duration::from_secs(20);
+            while std::fs::metadata(ends.run.path("bulk-0")).map_or(0, |file| file.len()) == 0 {
+                anyhow::ensure!(Instant::now() < begun, "nothing is downloaded");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let hello = hello([3, 2], 0x002f);
+            let mut streams = Vec::new();
+            for _ in 0..NEW {
+                let mut stream = ends.connect_from_client(SocketAddr::from((SERVER, 443)))?;
+                stream.write_all(&hello)?;
+                streams.push(stream);
+            }
+            for (number, stream) in streams.iter_mut().enumerate() {
+                let mut answer = [0; 5];
+                stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+                stream.read_exact(&mut answer)?;
+                anyhow::ensure!(answer[0] == 0x16, "{number}: no handshake: {answer:?}");
+            }
+            drop(streams);
+            for (number, bulk) in bulk.into_iter().enumerate() {
+                bulk.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??.succeeded()?;
+                let length = std::fs::metadata(ends.run.path(&format!("bulk-{number}")))?.len();
+                assert_eq!(length, DOWNLOAD as u64);
+            }
+            Ok(())
+        })?;
+        assert_eq!(bench.wire.legacy_worker()?, worker);
+        assert_eq!(counter(bench, "legs that the legacy stack could not take")?, 0);
+        assert_eq!(counter(bench, "legacy workers that ended")?, 0);
+        assert!(counter(bench, "  legs on the legacy stack")? >= NEW as u64 + 3);
+        Ok(())
+    });
+}
+
+/// What it is answered has nowhere to go.
+#[test]
+fn client_that_asks_to_renegotiate_and_does_not_listen_takes_little_and_ends_with_a_reason() {
+    /// More than all buffers on the way hold, several times.
+    const MOST: &str = "12000000";
+    passes(|bench| {
+        let (engine, worker) = (bench.wire.engine()?, bench.wire.legacy_worker()?);
+        Fetch::new("public.example", "/").arguments(&OLD).run(&bench.ends)?.succeeded()?;
+        let before = [resident_kib(engine)?, resident_kib(worker)?];
+        let mut command = peers::tlslite(&bench.ends.client, "renegotiating_peer.py")?;
+        command.args([&SERVER.to_string(), "443", "public.example", MOST]);
+        let mut client = Conversation::start(&mut command, &bench.ends.run.path("asks.log"))?;
+        let said = client.answer()?;
+        let words: Vec<_> = said.split(' ').collect();
+        // OpenSSL ends one that asks again before the first answer is whole; of others the engine reads no
+        // more.
+        let [port, "stalled" | "ended", sent] = words[..] else {
+            anyhow::bail!("it was read on and on: {said}")
+        };
+        for (process, before) in [engine, worker].into_iter().zip(before) {
+            let more = resident_kib(process)?.saturating_sub(before);
+            anyhow::ensure!(more < 4 << 10, "{more} KiB more after {sent} bytes");
+        }
+        // Others are served meanwhile.
+        Fetch::new("public.example", "/").arguments(&OLD).run(&bench.ends)?.succeeded()?;
+        drop(client);
+        let record = record_of(bench, port.parse()?)?;
+        assert!(
+            record.contains("TLS with the client TLS 1.1 TLS_RSA_WITH_AES_128_CBC_SHA"),
+            "{record}"
+        );
+        assert!(record.contains("Broken off by the client: "), "{record}");
+        assert_eq!(counter(bench, "legacy workers that ended")?, 0);
         Ok(())
     });
 }
