@@ -180,6 +180,21 @@ impl Names {
     }
 }
 
+/// A certificate's serial number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SerialNumber(Vec<u8>);
+
+impl SerialNumber {
+    /// Longest that is told: RFC 5280 section 4.1.2.2 allows 20 bytes, and some have more.
+    const LONGEST: usize = 64;
+
+    /// `None`: these bytes are no certificate, or its number is longer than any.
+    pub fn of(der: &[u8]) -> Option<Self> {
+        let serial = Certificate::parse(der).ok()?.serial;
+        (serial.len() <= Self::LONGEST).then(|| Self(serial.to_vec()))
+    }
+}
+
 /// The last common name of a raw Name.
 fn common_name(name: &[u8]) -> Option<String> {
     let mut outer = Reader(name);
@@ -238,7 +253,7 @@ pub(crate) fn public_key_bits(info: &[u8]) -> Result<&[u8], DerError> {
 }
 
 /// UTCTime or GeneralizedTime in the forms of RFC 5280 section 4.1.2.5: with seconds, Zulu.
-fn unix_time(element: Element<'_>) -> Result<i64, DerError> {
+pub(crate) fn unix_time(element: Element<'_>) -> Result<i64, DerError> {
     let (year, rest) = match element.tag {
         der::UTC_TIME => {
             let (year, rest) = number(element.contents, 2)?;

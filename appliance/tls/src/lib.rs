@@ -22,7 +22,7 @@ mod sharded;
 pub mod verify;
 
 pub use alert::Alert;
-pub use certificate::Names;
+pub use certificate::{Names, SerialNumber};
 pub use der::DerError;
 pub use forge::{ForgeError, Forger, ForgerError, LeafKeys, LeafKind, Signer};
 pub use hello::{ClientHello, HelloError, LegacyBounds, Peek, peek};
@@ -31,4 +31,4 @@ pub use leg::{Fault, InProgress, LegError, Negotiated, PlainState, TlsLeg};
 pub use modern::{ModernStack, modern_could};
 pub use server_certificates::ServerCertificates;
 pub use sharded::ShardedCache;
-pub use verify::{Action, Intermediates, TrustAnchors, Verdict, says_revoked};
+pub use verify::{Action, Intermediates, Judged, TrustAnchors, Verdict, says_revoked};

@@ -10,16 +10,16 @@ use aws_lc_rs::digest::{Context, SHA256};
 use rustls_pki_types::CertificateDer;
 
 use super::learnt::Intermediates;
-use super::path::WeakestRsa;
+use super::path::Verified;
 use super::verdict::Failure;
 use crate::sharded::ShardedCache;
 
-/// Chains of which the result is kept, about 150 bytes each; past it the least recently used goes.
+/// Chains of which the result is kept, about 500 bytes each; past it the least recently used goes.
 pub const PATHS_BOUND: usize = 8192;
 
 /// What a search came to.
 pub(super) struct Found {
-    pub(super) result: Result<WeakestRsa, Failure>,
+    pub(super) result: Result<Verified, Failure>,
     /// Seconds at which it may come to something else.
     pub(super) dates: Vec<i64>,
     /// [`Intermediates::generation`] before the search.
@@ -27,9 +27,9 @@ pub(super) struct Found {
 }
 
 /// What is kept of it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Kept {
-    pub(super) result: Result<WeakestRsa, Failure>,
+    pub(super) result: Result<Verified, Failure>,
     /// Holds from this second on and until before that one.
     from: i64,
     until: i64,
@@ -58,7 +58,7 @@ impl PathCache {
         look: impl FnOnce() -> Found,
     ) -> Kept {
         let key = key_of(chain);
-        let known = self.kept.find(&key, |kept| *kept);
+        let known = self.kept.find(&key, |kept| kept.clone());
         if let Some(kept) = known
             && (kept.from..kept.until).contains(&now)
             && (kept.result.is_ok() || kept.learnt == learnt.generation())
@@ -73,7 +73,7 @@ impl PathCache {
             until: found.dates.iter().copied().filter(|date| *date > now).min().unwrap_or(i64::MAX),
             learnt: found.learnt,
         };
-        self.kept.put(key, kept);
+        self.kept.put(key, kept.clone());
         kept
     }
 

@@ -1,4 +1,5 @@
-//! Intermediates that servers sent in chains that verified, for servers that forget to send theirs.
+//! Intermediates of chains that verified, sent by servers or fetched, for servers that forget to send
+//! theirs.
 //!
 //! For: completing a chain without fetching anything (SPEC T12). Only certificates of a path that
 //! verified are learnt, so a server without a trusted certificate can put nothing in; and what is
@@ -56,6 +57,12 @@ impl Intermediates {
             known.push(der.clone().into_owned());
             self.generation.fetch_add(1, Relaxed);
         });
+    }
+
+    /// There is a candidate of this name.
+    pub(super) fn knows(&self, subject: &[u8]) -> bool {
+        let by_subject = self.by_subject.lock().unwrap_or_else(PoisonError::into_inner);
+        by_subject.contains(&sha256(subject))
     }
 
     /// Candidates for the issuers, upwards from the leaf, that are not among `sent`.

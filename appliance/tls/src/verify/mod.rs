@@ -1,9 +1,9 @@
 //! Judges a server's certificate chain against a trust store: everything that is wrong with it at
 //! once (SPEC T7).
 //!
-//! For: choosing the signer of a forged certificate, blocking invalid or expired ones, and the log.
-//! Not for: fetching anything (intermediates are learnt from other servers, of revocations those are
-//! known that a server staples), and the handshake's signature, which the leg has verified.
+//! For: choosing the signer of a forged certificate, blocking invalid or expired ones, and the log;
+//! saying what may be asked of others ([`revocation`], [`MissingIssuer`]) and what their answers are
+//! worth. Not for: asking them, and the handshake's signature, which the leg has verified.
 //!
 //! | verdict | signer of the copy | blocked by |
 //! |---|---|---|
@@ -22,7 +22,9 @@
 
 mod cache;
 mod learnt;
+mod missing;
 mod path;
+pub mod revocation;
 mod staple;
 mod verdict;
 
@@ -37,6 +39,9 @@ use webpki::{EndEntityCert, anchor_from_trusted_cert};
 pub use self::cache::PATHS_BOUND;
 use self::cache::PathCache;
 pub use self::learnt::{Intermediates, SUBJECTS_BOUND};
+pub use self::missing::MissingIssuer;
+pub use self::path::Issuer;
+use self::path::Verified;
 pub use self::staple::{STAPLE_BOUND, says_revoked};
 pub use self::verdict::{Action, Failure, Verdict};
 use crate::certificate::{Certificate, PublicKey};
@@ -56,6 +61,20 @@ pub struct TrustAnchors {
     pinned: HashSet<[u8; 32]>,
     learnt: Arc<Intermediates>,
     paths: PathCache,
+}
+
+/// A verdict, and whom to ask more.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    pub verdict: Verdict,
+    /// Of a leaf whose path was found; `None` also where the store has the leaf itself.
+    pub issuer: Option<Issuer>,
+}
+
+impl From<Verdict> for Judged {
+    fn from(verdict: Verdict) -> Self {
+        Self { verdict, issuer: None }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -98,18 +117,20 @@ impl TrustAnchors {
 
     /// Judges `chain` (leaf first) for the name the client asked for. RSA keys shorter than
     /// `minimum_rsa_bits` are weak.
-    pub fn verify(
+    pub fn judge(
         &self,
         chain: &[CertificateDer<'_>],
         server_name: Option<&str>,
         minimum_rsa_bits: usize,
         now: UnixTime,
-    ) -> Verdict {
+    ) -> Judged {
         let chain = chain.get(..CHAIN_BOUND).unwrap_or(chain);
         let Some((leaf_der, intermediates)) = chain.split_first() else {
-            return Failure::Malformed.into();
+            return Verdict::from(Failure::Malformed).into();
         };
-        let Ok(leaf) = Certificate::parse(leaf_der) else { return Failure::Malformed.into() };
+        let Ok(leaf) = Certificate::parse(leaf_der) else {
+            return Verdict::from(Failure::Malformed).into();
+        };
         let mut verdict = Verdict::default();
         // A time before 1970 and one after the year 292277026596 are both far from any certificate.
         let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
@@ -128,16 +149,20 @@ impl TrustAnchors {
             let names = leaf.dns_names();
             let is_for = |asked: &str| names.iter().any(|name| name.eq_ignore_ascii_case(asked));
             verdict.add_if(server_name.is_some_and(|asked| !is_for(asked)), Failure::NameMismatch);
-            return verdict;
+            return verdict.into();
         };
         verdict.add_if(!is_for_name(&end_entity, server_name), Failure::NameMismatch);
+        let mut issuer = None;
         if !self.is_pinned(leaf_der) {
             let found = self.paths.get_or_look(chain, seconds, &self.learnt, || {
                 self.path(&end_entity, &leaf, intermediates, now, seconds)
             });
             match found.result {
-                Ok(weakest) => verdict
-                    .add_if(weakest.is_some_and(|bits| bits < minimum_rsa_bits), Failure::WeakKey),
+                Ok(Verified { weakest, issuer_key }) => {
+                    let weak = weakest.is_some_and(|bits| bits < minimum_rsa_bits);
+                    verdict.add_if(weak, Failure::WeakKey);
+                    issuer = Some(Issuer { name: leaf.issuer.to_vec(), key: issuer_key });
+                }
                 Err(failure) => {
                     verdict.add(failure);
                     let signed_weakly = failure == Failure::Untrusted
@@ -146,7 +171,18 @@ impl TrustAnchors {
                 }
             }
         }
-        verdict
+        Judged { verdict, issuer }
+    }
+
+    /// The verdict alone.
+    pub fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        server_name: Option<&str>,
+        minimum_rsa_bits: usize,
+        now: UnixTime,
+    ) -> Verdict {
+        self.judge(chain, server_name, minimum_rsa_bits, now).verdict
     }
 
     /// Searches for a path so far: visits less what the cache knew.

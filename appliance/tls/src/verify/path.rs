@@ -3,19 +3,43 @@
 //!
 //! For: the one failure, if any, that the path is to blame for. Fails by [`Failure`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage};
+use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage, RevocationOptions};
 
 use super::cache::Found;
 use super::learnt::Intermediates;
 use super::verdict::Failure;
-use super::{TrustAnchors, default_package};
+use super::{TrustAnchors, default_package, sha256};
 use crate::certificate::{Certificate, PublicKey};
 
-/// Bits of the shortest RSA key among a path's intermediates; `None`: there is none.
-pub(super) type WeakestRsa = Option<usize>;
+/// A path that was found.
+#[derive(Clone, Debug)]
+pub(super) struct Verified {
+    /// Bits of the shortest RSA key among its intermediates; `None`: there is none.
+    pub(super) weakest: Option<usize>,
+    /// SubjectPublicKeyInfo of the leaf's issuer, a SEQUENCE.
+    pub(super) issuer_key: Arc<[u8]>,
+}
+
+/// Who issued a leaf whose path verified: the one whom its path names, whatever else the server sent
+/// under the same name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer {
+    /// Raw, a SEQUENCE.
+    pub(super) name: Vec<u8>,
+    /// SubjectPublicKeyInfo, a SEQUENCE.
+    pub(super) key: Arc<[u8]>,
+}
+
+impl Issuer {
+    /// Equal for equal names and keys only.
+    pub fn digest(&self) -> [u8; 32] {
+        sha256(&[&sha256(&self.name)[..], &self.key].concat())
+    }
+}
 
 impl TrustAnchors {
     /// Looks for a path with what the server sent; where an issuer is missing, with what other
@@ -31,7 +55,7 @@ impl TrustAnchors {
         let learnt_before = self.learnt.generation();
         let mut result = self.path_among(end_entity, leaf, sent, now, seconds);
         let mut dates = dates_of(leaf, sent);
-        if result == Err(Failure::Untrusted) {
+        if matches!(result, Err(Failure::Untrusted)) {
             let missing = self.learnt.missing(leaf, sent);
             if !missing.is_empty() {
                 let all: Vec<_> = sent.iter().chain(&missing).cloned().collect();
@@ -50,9 +74,9 @@ impl TrustAnchors {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
         seconds: i64,
-    ) -> Result<WeakestRsa, Failure> {
-        let error = match self.path_at(end_entity, intermediates, now, Some(&self.learnt)) {
-            Ok(weakest) => return Ok(weakest),
+    ) -> Result<Verified, Failure> {
+        let error = match self.path_at(end_entity, intermediates, now, Some(&self.learnt), None) {
+            Ok(verified) => return Ok(verified),
             Err(error) => error,
         };
         let leaf_outside = seconds > leaf.validity.not_after || seconds < leaf.validity.not_before;
@@ -72,10 +96,10 @@ impl TrustAnchors {
         for instant in nearest.into_iter().chain(ends) {
             let Ok(instant) = u64::try_from(instant) else { continue };
             let instant = UnixTime::since_unix_epoch(Duration::from_secs(instant));
-            match self.path_at(end_entity, intermediates, instant, None) {
+            match self.path_at(end_entity, intermediates, instant, None, None) {
                 // The leaf's dates are in the verdict already, and are copied for the client to
                 // see; an intermediate's are not.
-                Ok(weakest) if leaf_outside => return Ok(weakest),
+                Ok(verified) if leaf_outside => return Ok(verified),
                 Ok(_) => return Err(Failure::IntermediateDates),
                 Err(error) => last = error,
             }
@@ -83,13 +107,14 @@ impl TrustAnchors {
         Err(failure_of(&last))
     }
 
-    fn path_at(
+    pub(super) fn path_at(
         &self,
         end_entity: &EndEntityCert<'_>,
         intermediates: &[CertificateDer<'_>],
         instant: UnixTime,
         learn: Option<&Intermediates>,
-    ) -> Result<WeakestRsa, webpki::Error> {
+        revocation: Option<RevocationOptions<'_>>,
+    ) -> Result<Verified, webpki::Error> {
         let attempt = |anchors: &[TrustAnchor<'_>]| {
             let path = end_entity.verify_for_usage(
                 ALL_VERIFICATION_ALGS,
@@ -97,7 +122,7 @@ impl TrustAnchors {
                 intermediates,
                 instant,
                 KeyUsage::server_auth(),
-                None,
+                revocation,
                 None,
             )?;
             let mut weakest = None;
@@ -110,7 +135,7 @@ impl TrustAnchors {
                     learnt.learn(one.subject, &der);
                 }
             }
-            Ok(weakest)
+            Ok(Verified { weakest, issuer_key: path.issuer_spki().as_ref().into() })
         };
         match attempt(&self.anchors) {
             // The package's error tells more than that the user's authorities know no such issuer.

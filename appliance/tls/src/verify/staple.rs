@@ -1,12 +1,12 @@
 //! What a server staples of its own certificate: an OCSP response (RFC 6960 section 4.2).
 //!
-//! For: seeing that a certificate is revoked. Not for: believing that one is not, and not for
-//! fetching anything. The response's signature is not verified, and need not be: it came inside a
+//! For: seeing that a certificate is revoked. Not for: believing that one is not, for which its
+//! signature counts ([`super::revocation::judge_ocsp`]). The response's signature is not verified, and need not be: it came inside a
 //! handshake that the certificate's own key signed, and nobody else says of that key that it must
 //! not be trusted. Cannot fail: what is no such response says nothing.
 
+use super::revocation::ocsp::{Basic, REVOKED};
 use crate::certificate::Certificate;
-use crate::der::{self, DerError, Reader};
 
 /// Longest response that is read and passed on; a longer one is as if there were none.
 pub const STAPLE_BOUND: usize = 16 << 10;
@@ -16,55 +16,26 @@ pub fn says_revoked(leaf: &[u8], response: &[u8]) -> bool {
     if response.is_empty() || response.len() > STAPLE_BOUND {
         return false;
     }
-    Certificate::parse(leaf).and_then(|leaf| is_revoked(leaf.serial, response)).unwrap_or_default()
+    Certificate::parse(leaf).is_ok_and(|leaf| is_revoked(leaf.serial, response))
 }
 
-fn is_revoked(serial: &[u8], response: &[u8]) -> Result<bool, DerError> {
-    /// id-pkix-ocsp-basic.
-    const BASIC: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x30, 0x01, 0x01];
-    let mut outer = Reader(response);
-    let mut fields = Reader(outer.expect(der::SEQUENCE)?.contents);
-    let successful = fields.expect(der::ENUMERATED)?.contents == [0];
-    if !successful {
-        return Ok(false);
-    }
-    let mut bytes = Reader(fields.expect(der::context_constructed(0))?.contents);
-    let mut bytes = Reader(bytes.expect(der::SEQUENCE)?.contents);
-    if bytes.expect(der::OBJECT_IDENTIFIER)?.contents != BASIC {
-        return Ok(false);
-    }
-    let mut basic = Reader(bytes.expect(der::OCTET_STRING)?.contents);
-    let mut basic = Reader(basic.expect(der::SEQUENCE)?.contents);
-    let mut data = Reader(basic.expect(der::SEQUENCE)?.contents);
-    data.optional(der::context_constructed(0))?;
-    data.any()?; // who answers: by name or by key
-    data.expect(der::GENERALIZED_TIME)?;
-    let mut answers = Reader(data.expect(der::SEQUENCE)?.contents);
-    while !answers.is_empty() {
-        let mut answer = Reader(answers.expect(der::SEQUENCE)?.contents);
-        let mut asked = Reader(answer.expect(der::SEQUENCE)?.contents);
-        asked.expect(der::SEQUENCE)?;
-        asked.expect(der::OCTET_STRING)?;
-        asked.expect(der::OCTET_STRING)?;
-        let of_leaf = asked.expect(der::INTEGER)?.contents == serial;
-        // good [0], revoked [1], unknown [2].
-        if of_leaf && answer.any()?.tag == der::context_constructed(1) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+fn is_revoked(serial: &[u8], response: &[u8]) -> bool {
+    let Ok(basic) = Basic::parse(response) else { return false };
+    let mut singles = basic.singles().map_while(Result::ok);
+    singles.any(|single| single.serial == serial && single.status == REVOKED)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::der;
 
     /// An OCSP response about the certificate of serial number 5, with this status element.
     fn response(status: &[u8]) -> Vec<u8> {
         let identifier = der::element(
             der::SEQUENCE,
             &[
-                &der::element(der::SEQUENCE, &[]),
+                &der::element(der::SEQUENCE, &[&[6, 1, 0x2a]]),
                 &der::element(der::OCTET_STRING, &[&[1; 20]]),
                 &der::element(der::OCTET_STRING, &[&[2; 20]]),
                 &der::element(der::INTEGER, &[&[5]]),
@@ -75,7 +46,9 @@ mod tests {
         let answers = der::element(der::SEQUENCE, &[&answer]);
         let responder = der::element(der::context_constructed(2), &[&[4, 0]]);
         let data = der::element(der::SEQUENCE, &[&responder, &time, &answers]);
-        let basic = der::element(der::SEQUENCE, &[&data]);
+        let algorithm = der::element(der::SEQUENCE, &[]);
+        let signature = der::element(der::BIT_STRING, &[&[0, 1, 2, 3]]);
+        let basic = der::element(der::SEQUENCE, &[&data, &algorithm, &signature]);
         let name = [0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x30, 0x01, 0x01];
         let bytes = der::element(
             der::SEQUENCE,
@@ -92,19 +65,19 @@ mod tests {
     #[test]
     fn only_a_revoked_status_of_the_same_serial_number_says_revoked() {
         let revoked = response(&[0xa1, 0]);
-        assert_eq!(is_revoked(&[5], &revoked), Ok(true));
-        assert_eq!(is_revoked(&[6], &revoked), Ok(false));
-        assert_eq!(is_revoked(&[5], &response(&[0x80, 0])), Ok(false));
-        assert_eq!(is_revoked(&[5], &response(&[0x82, 0])), Ok(false));
+        assert!(is_revoked(&[5], &revoked));
+        assert!(!is_revoked(&[6], &revoked));
+        assert!(!is_revoked(&[5], &response(&[0x80, 0])));
+        assert!(!is_revoked(&[5], &response(&[0x82, 0])));
         // tryLater.
-        assert_eq!(is_revoked(&[5], &[0x30, 3, 0x0a, 1, 3]), Ok(false));
+        assert!(!is_revoked(&[5], &[0x30, 3, 0x0a, 1, 3]));
     }
 
     #[test]
     fn no_prefix_of_a_response_says_anything() {
         let revoked = response(&[0xa1, 0]);
         for length in 0..revoked.len() {
-            assert_ne!(is_revoked(&[5], &revoked[..length]), Ok(true), "{length}");
+            assert!(!is_revoked(&[5], &revoked[..length]), "{length}");
         }
     }
 }

@@ -26,8 +26,10 @@ pub enum Failure {
     Constraint = 1 << 7,
     /// Not a certificate, or none at all.
     Malformed = 1 << 8,
-    /// The server itself showed that its certificate is revoked.
+    /// The server itself showed that its certificate is revoked, or its authority did.
     Revoked = 1 << 9,
+    /// Policy wants to know whether the certificate is revoked, and nobody says so.
+    RevocationUnknown = 1 << 10,
 }
 
 /// All failures of a chain; none: it verifies. Prints as `verified`, or the failures in words.
@@ -47,7 +49,7 @@ pub enum Action {
 
 impl Failure {
     /// In the order they are told.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Expired,
         Self::NotYetValid,
         Self::IntermediateDates,
@@ -58,6 +60,7 @@ impl Failure {
         Self::Constraint,
         Self::Malformed,
         Self::Revoked,
+        Self::RevocationUnknown,
     ];
 }
 
@@ -67,6 +70,13 @@ impl Verdict {
     pub fn with_staple(mut self, leaf: &[u8], response: Option<&[u8]>) -> Self {
         let revoked = response.is_some_and(|response| says_revoked(leaf, response));
         self.add_if(revoked, Failure::Revoked);
+        self
+    }
+
+    /// And this.
+    #[must_use]
+    pub fn with(mut self, failure: Failure) -> Self {
+        self.add(failure);
         self
     }
 
@@ -149,6 +159,7 @@ impl fmt::Display for Failure {
             Self::Constraint => "constraint violated",
             Self::Malformed => "malformed",
             Self::Revoked => "revoked",
+            Self::RevocationUnknown => "revocation unknown",
         })
     }
 }

@@ -1,0 +1,86 @@
+//! Certificate revocation lists (RFC 5280 section 5): webpki reads and verifies them.
+//!
+//! A list is believed that the leaf's issuer signed, that is within its dates, whole (no delta) and for
+//! such certificates. Fails by [`AnswerError`].
+
+use rustls_pki_types::{CertificateDer, UnixTime};
+use webpki::{
+    BorrowedCertRevocationList, CertRevocationList, EndEntityCert, Error, ExpirationPolicy,
+    RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy,
+};
+
+use super::super::{CHAIN_BOUND, TrustAnchors};
+use super::{Answer, AnswerError, Status, holds_until};
+use crate::certificate::{Certificate, unix_time};
+use crate::der::{self, DerError, Reader};
+
+impl TrustAnchors {
+    /// What the list says of the chain's leaf, at `now`. Its cost grows with the list's length: tens of
+    /// milliseconds for the longest.
+    ///
+    /// # Errors
+    /// It says nothing that is believed.
+    pub fn judge_list(
+        &self,
+        chain: &[CertificateDer<'_>],
+        list: &[u8],
+        now: UnixTime,
+    ) -> Result<Answer, AnswerError> {
+        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let (made, next) = dates(list)?;
+        let until = holds_until(made, Some(next), seconds).ok_or(AnswerError::OutOfDate)?;
+        let parsed = BorrowedCertRevocationList::from_der(list).map_err(|error| failed(&error))?;
+        let parsed = CertRevocationList::from(parsed);
+        let lists = [&parsed];
+        let options =
+            RevocationOptionsBuilder::new(&lists).map_err(|_| AnswerError::OtherCertificate)?;
+        let options = options
+            .with_depth(RevocationCheckDepth::EndEntity)
+            .with_status_policy(UnknownStatusPolicy::Deny)
+            // Its dates were looked at above, with patience for clocks.
+            .with_expiration_policy(ExpirationPolicy::Ignore)
+            .build();
+        let chain = chain.get(..CHAIN_BOUND).unwrap_or(chain);
+        let (leaf, sent) = chain.split_first().ok_or(AnswerError::OtherCertificate)?;
+        let missing = self.learnt.missing(&Certificate::parse(leaf)?, sent);
+        let all: Vec<_> = sent.iter().chain(&missing).cloned().collect();
+        let leaf = EndEntityCert::try_from(leaf).map_err(|_| DerError::Value)?;
+        match self.path_at(&leaf, &all, now, None, Some(options)) {
+            Ok(_) => Ok(Answer { status: Status::Good, until }),
+            Err(Error::CertRevoked) => Ok(Answer { status: Status::Revoked, until }),
+            Err(error) => Err(failed(&error)),
+        }
+    }
+}
+
+/// Until when a list holds at most, in seconds since the Unix epoch; `None`: it is none.
+pub fn list_lasts_until(list: &[u8]) -> Option<i64> {
+    dates(list).ok().map(|(_, next)| next)
+}
+
+/// thisUpdate and nextUpdate.
+fn dates(list: &[u8]) -> Result<(i64, i64), DerError> {
+    let mut outer = Reader(list);
+    let mut whole = Reader(outer.expect(der::SEQUENCE)?.contents);
+    let mut fields = Reader(whole.expect(der::SEQUENCE)?.contents);
+    fields.optional(der::INTEGER)?;
+    fields.expect(der::SEQUENCE)?;
+    fields.expect(der::SEQUENCE)?;
+    Ok((unix_time(fields.any()?)?, unix_time(fields.any()?)?))
+}
+
+fn failed(error: &Error) -> AnswerError {
+    match error {
+        Error::UnknownRevocationStatus => AnswerError::OtherCertificate,
+        Error::UnsupportedCriticalExtension
+        | Error::UnsupportedDeltaCrl
+        | Error::UnsupportedIndirectCrl
+        | Error::UnsupportedRevocationReasonsPartitioning => AnswerError::CriticalExtension,
+        Error::IssuerNotCrlSigner => AnswerError::Responder,
+        Error::BadDer | Error::TrailingData(_) => AnswerError::Malformed(DerError::Value),
+        Error::InvalidCrlSignatureForPublicKey
+        | Error::UnsupportedCrlSignatureAlgorithmContext(_)
+        | Error::UnsupportedCrlSignatureAlgorithmForPublicKeyContext(_) => AnswerError::Signature,
+        _ => AnswerError::Unsupported,
+    }
+}

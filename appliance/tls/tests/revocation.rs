@@ -1,0 +1,347 @@
+//! What OCSP answers and lists are worth, made by the openssl command.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::path::Path;
+
+use common::{Authority, authority, intermediate, leaf, leaf_with, openssl, write};
+use rcgen::{CustomExtension, ExtendedKeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use weir_policy::snapshot::CertifiedKey;
+use weir_tls::TrustAnchors;
+use weir_tls::verify::Issuer;
+use weir_tls::verify::revocation::{
+    Answer, AnswerError, SOURCES_BOUND, Sources, Status, judge_ocsp, list_lasts_until, ocsp_request,
+};
+
+/// A leaf below an intermediate; the index of that authority in `directory`.
+struct World {
+    directory: tempfile::TempDir,
+    middle: Authority,
+    server: CertifiedKey,
+    anchors: TrustAnchors,
+    issuer: Issuer,
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let root = authority("Root", &PKCS_RSA_SHA256);
+        let middle = intermediate("Middle", &root, |_| {});
+        let server = leaf(&middle, &["www.example.org"]);
+        let anchors = TrustAnchors::new(&[root.der().to_vec()], false).unwrap();
+        let judged = anchors.judge(&ders(&server.chain), None, 2048, UnixTime::now());
+        assert!(judged.verdict.is_verified(), "{}", judged.verdict);
+        let path = directory.path();
+        pem(path, "middle", &middle.pair);
+        pem(path, "leaf", &server);
+        Self { middle, server, anchors, issuer: judged.issuer.unwrap(), directory }
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn leaf(&self) -> &[u8] {
+        &self.server.chain[0]
+    }
+
+    /// openssl-ca's index: `V` or `R`, or nothing at all.
+    fn index(&self, status: Option<&str>) {
+        let shown = openssl(self.path(), &["x509", "-noout", "-serial", "-in", "leaf.pem"]);
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        let serial = shown.trim().trim_start_matches("serial=").to_owned();
+        let line = status.map_or(String::new(), |status| {
+            let revoked = if status == "R" { "260101000000Z" } else { "" };
+            format!("{status}\t491231235959Z\t{revoked}\t{serial}\tunknown\t/CN=x\n")
+        });
+        write(self.path(), "index", line.as_bytes());
+        write(self.path(), "index.attr", b"unique_subject = no\n");
+    }
+
+    /// openssl's answer to our own request, signed by `signer`.
+    fn ocsp(&self, status: Option<&str>, signer: &str, options: &[&str]) -> Vec<u8> {
+        self.index(status);
+        write(self.path(), "request", &ocsp_request(self.leaf(), &self.issuer).unwrap());
+        let (certificate, key) = (format!("{signer}.pem"), format!("{signer}.key"));
+        let fixed = ["ocsp", "-index", "index", "-CA", "middle.pem", "-reqin", "request"];
+        let signed = ["-rsigner", &certificate, "-rkey", &key, "-respout", "answer"];
+        openssl(self.path(), &[&fixed[..], &signed, options].concat());
+        std::fs::read(self.path().join("answer")).unwrap()
+    }
+
+    fn judged(&self, answer: &[u8]) -> Result<Status, AnswerError> {
+        let judged = judge_ocsp(self.leaf(), &self.issuer, answer, UnixTime::now());
+        judged.map(|answer| answer.status)
+    }
+
+    /// openssl's list of what the index has revoked, signed by the authority of this name.
+    fn list(&self, status: Option<&str>, signer: &str, extensions: &str) -> Vec<u8> {
+        self.index(status);
+        let configuration = format!(
+            "[ca]\ndefault_ca=one\n[one]\ndatabase=index\ndefault_md=sha256\n\
+             default_crl_days=7\ncrlnumber=number\n\
+             [extensions]\nauthorityKeyIdentifier=keyid:always\n{extensions}\n"
+        );
+        write(self.path(), "number", b"01\n");
+        write(self.path(), "ca.cnf", configuration.as_bytes());
+        let (certificate, key) = (format!("{signer}.pem"), format!("{signer}.key"));
+        let fixed = ["ca", "-gencrl", "-config", "ca.cnf", "-crlexts", "extensions"];
+        let signed = ["-cert", &certificate, "-keyfile", &key, "-out", "list.pem"];
+        openssl(self.path(), &[&fixed[..], &signed].concat());
+        openssl(self.path(), &["crl", "-in", "list.pem", "-outform", "DER", "-out", "list"]);
+        std::fs::read(self.path().join("list")).unwrap()
+    }
+
+    fn listed(&self, list: &[u8]) -> Result<Status, AnswerError> {
+        let judged = self.anchors.judge_list(&ders(&self.server.chain), list, UnixTime::now());
+        judged.map(|answer| answer.status)
+    }
+}
+
+fn ders(chain: &[Vec<u8>]) -> Vec<CertificateDer<'static>> {
+    chain.iter().cloned().map(CertificateDer::from).collect()
+}
+
+/// NAME.pem and NAME.key.
+fn pem(directory: &Path, name: &str, pair: &CertifiedKey) {
+    let (certificate, key) = (format!("{name}.pem"), format!("{name}.key"));
+    write(directory, "one.der", &pair.chain[0]);
+    openssl(directory, &["x509", "-inform", "DER", "-in", "one.der", "-out", &certificate]);
+    write(directory, "one.der", pair.key.expose());
+    openssl(directory, &["pkey", "-inform", "DER", "-in", "one.der", "-out", &key]);
+}
+
+fn later(seconds: i64) -> UnixTime {
+    let now = UnixTime::now().as_secs().checked_add_signed(seconds).unwrap();
+    UnixTime::since_unix_epoch(std::time::Duration::from_secs(now))
+}
+
+const WEEK: &[&str] = &["-ndays", "7"];
+
+#[test]
+fn an_answer_that_the_issuer_signed_says_good_or_revoked_or_that_it_does_not_know() {
+    let world = World::new();
+    for (status, expected) in [
+        (Some("V"), Ok(Status::Good)),
+        (Some("R"), Ok(Status::Revoked)),
+        (None, Err(AnswerError::Unknown)),
+    ] {
+        for by in [&[][..], &["-resp_key_id"]] {
+            let answer = world.ocsp(status, "middle", &[WEEK, by].concat());
+            assert_eq!(world.judged(&answer), expected, "{status:?} {by:?}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_may_be_signed_by_whom_the_issuer_certified_for_it_and_by_nobody_else() {
+    let world = World::new();
+    let responder = |name: &str, by: &Authority, usage: ExtendedKeyUsagePurpose| {
+        let pair = leaf_with(by, &["ocsp.example"], &PKCS_RSA_SHA256, |params| {
+            params.extended_key_usages = vec![usage];
+        });
+        pem(world.path(), name, &pair);
+    };
+    let other = authority("Middle", &PKCS_ECDSA_P256_SHA256);
+    responder("delegate", &world.middle, ExtendedKeyUsagePurpose::OcspSigning);
+    responder("server", &world.middle, ExtendedKeyUsagePurpose::ServerAuth);
+    responder("stranger", &other, ExtendedKeyUsagePurpose::OcspSigning);
+    pem(world.path(), "other", &other.pair);
+    for by in [&[][..], &["-resp_key_id"]] {
+        let answer = world.ocsp(Some("R"), "delegate", &[WEEK, by].concat());
+        assert_eq!(world.judged(&answer), Ok(Status::Revoked));
+        for signer in ["server", "stranger", "leaf"] {
+            let answer = world.ocsp(Some("V"), signer, &[WEEK, by].concat());
+            assert_eq!(world.judged(&answer), Err(AnswerError::Responder), "{signer} {by:?}");
+        }
+    }
+    // Of the issuer's name, with another key.
+    let answer = world.ocsp(Some("V"), "other", WEEK);
+    assert_eq!(world.judged(&answer), Err(AnswerError::Signature));
+    // The delegate's certificate is not sent along.
+    let answer = world.ocsp(Some("V"), "delegate", &[WEEK, &["-resp_no_certs"]].concat());
+    assert_eq!(world.judged(&answer), Err(AnswerError::Responder));
+}
+
+#[test]
+fn an_answer_holds_for_its_dates_and_its_certificate() {
+    let world = World::new();
+    let answer = world.ocsp(Some("V"), "middle", &["-nmin", "60"]);
+    let at = |seconds| judge_ocsp(world.leaf(), &world.issuer, &answer, later(seconds));
+    let until = at(0).unwrap().until;
+    let now = i64::try_from(UnixTime::now().as_secs()).unwrap();
+    assert!((now + 3500..now + 3601).contains(&until), "{until} at {now}");
+    assert!(at(3600 + 200).is_ok());
+    assert_eq!(at(3600 + 400), Err(AnswerError::OutOfDate));
+    assert!(at(-200).is_ok());
+    assert_eq!(at(-400), Err(AnswerError::OutOfDate));
+    // Another certificate of the same issuer; and the same number, of another issuer.
+    let another = leaf(&world.middle, &["www.example.org"]);
+    let of = |leaf: &[u8], issuer| judge_ocsp(leaf, issuer, &answer, UnixTime::now());
+    let other = Err(AnswerError::OtherCertificate);
+    assert_eq!(of(&another.chain[0], &world.issuer), other);
+    let stranger = World::new();
+    assert_eq!(of(world.leaf(), &stranger.issuer), other);
+}
+
+#[test]
+fn an_answer_that_was_tampered_with_says_nothing_good() {
+    let world = World::new();
+    let answer = world.ocsp(Some("R"), "middle", WEEK);
+    for length in 0..answer.len() {
+        assert!(world.judged(&answer[..length]).is_err(), "{length}");
+    }
+    for at in 0..answer.len() {
+        for bit in [1, 0x80] {
+            let mut changed = answer.clone();
+            changed[at] ^= bit;
+            // What is outside of what is signed may change without harm, in the certificates.
+            let judged = world.judged(&changed);
+            assert!(matches!(judged, Err(_) | Ok(Status::Revoked)), "{at}: {judged:?}");
+        }
+    }
+    for refusal in [1, 2, 3, 5, 6] {
+        let judged = world.judged(&[0x30, 3, 0x0a, 1, refusal]);
+        assert_eq!(judged, Err(AnswerError::Refused(refusal)));
+    }
+}
+
+#[test]
+fn a_list_that_the_issuer_signed_says_good_or_revoked() {
+    let world = World::new();
+    assert_eq!(world.listed(&world.list(Some("V"), "middle", "")), Ok(Status::Good));
+    let list = world.list(Some("R"), "middle", "");
+    assert_eq!(world.listed(&list), Ok(Status::Revoked));
+    let at = |seconds| world.anchors.judge_list(&ders(&world.server.chain), &list, later(seconds));
+    let week = 7 * 86_400;
+    let until = list_lasts_until(&list).unwrap();
+    assert!(matches!(at(week - 60), Ok(Answer { status: Status::Revoked, .. })));
+    assert!(at(0).unwrap().until < until, "a day at most");
+    assert_eq!(at(week + 400), Err(AnswerError::OutOfDate));
+    assert_eq!(at(-400), Err(AnswerError::OutOfDate));
+    for length in 0..list.len() {
+        assert!(world.listed(&list[..length]).is_err(), "{length}");
+    }
+    for at in 0..list.len() {
+        let mut changed = list.clone();
+        changed[at] ^= 1;
+        assert!(world.listed(&changed).is_err(), "{at}");
+    }
+}
+
+#[test]
+fn a_list_of_others_or_of_part_of_the_certificates_says_nothing() {
+    let world = World::new();
+    let (other, namesake) =
+        (authority("Other", &PKCS_ECDSA_P256_SHA256), authority("Middle", &PKCS_ECDSA_P256_SHA256));
+    pem(world.path(), "other", &other.pair);
+    pem(world.path(), "namesake", &namesake.pair);
+    let list =
+        |signer: &str, extensions: &str| world.listed(&world.list(Some("V"), signer, extensions));
+    assert_eq!(list("other", ""), Err(AnswerError::OtherCertificate));
+    assert_eq!(list("namesake", ""), Err(AnswerError::Signature));
+    let point = |what: &str| {
+        let section = format!("[point]\nfullname=URI:http://list.example/\n{what}");
+        format!("issuingDistributionPoint=critical,@point\n{section}")
+    };
+    assert_eq!(list("middle", &point("onlyuser=TRUE")), Ok(Status::Good));
+    assert_eq!(list("middle", &point("onlyCA=TRUE")), Err(AnswerError::OtherCertificate));
+    let indirect = list("middle", &point("indirectCRL=TRUE"));
+    assert_eq!(indirect, Err(AnswerError::CriticalExtension));
+    let some = list("middle", &point("onlysomereasons=keyCompromise"));
+    assert_eq!(some, Err(AnswerError::CriticalExtension));
+    let unknown = list("middle", "1.2.3.4=critical,DER:0500");
+    assert_eq!(unknown, Err(AnswerError::CriticalExtension));
+    let delta = list("middle", "2.5.29.27=critical,DER:020101");
+    assert_eq!(delta, Err(AnswerError::CriticalExtension));
+}
+
+/// The DER of an element.
+fn element(tag: u8, contents: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(contents.len()).unwrap().to_be_bytes();
+    [&[tag, 0x82], &length[..], contents].concat()
+}
+
+fn access(method: u8, url: &str) -> Vec<u8> {
+    let method = [0x06, 8, 0x2b, 6, 1, 5, 5, 7, 0x30, method];
+    let url = [&[0x86, u8::try_from(url.len()).unwrap()], url.as_bytes()].concat();
+    short(0x30, &[&method[..], &url].concat())
+}
+
+fn short(tag: u8, contents: &[u8]) -> Vec<u8> {
+    [&[tag, u8::try_from(contents.len()).unwrap()], contents].concat()
+}
+
+#[test]
+fn what_a_certificate_names_to_ask_is_bounded_and_by_http() {
+    let world = World::new();
+    let urls = ["ldap://a/", "http://one.example/", "HTTP://two.example/", "http://three/"];
+    let wrong = ["https://a/", "http://a/\r\nb", "http://b /"];
+    let all = wrong
+        .iter()
+        .chain(&urls)
+        .flat_map(|url| [access(1, url), access(2, url), access(3, url)].concat());
+    let access = element(0x30, &all.collect::<Vec<_>>());
+    let url = [&[0x86, 19][..], b"http://list.example"].concat();
+    let name = short(0xa0, &short(0xa0, &url));
+    let points = [
+        short(0x30, &name),
+        // For some reasons only; and by another issuer.
+        short(0x30, &[&name[..], &[0x81, 2, 1, 0x40]].concat()),
+        short(0x30, &[&name[..], &[0xa2, 2, 0x81, 0]].concat()),
+    ];
+    let points = short(0x30, &points.concat());
+    let server = leaf_with(&world.middle, &["a.example"], &PKCS_ECDSA_P256_SHA256, |params| {
+        let of = CustomExtension::from_oid_content;
+        params.custom_extensions = vec![
+            of(&[1, 3, 6, 1, 5, 5, 7, 1, 1], access.clone()),
+            of(&[2, 5, 29, 31], points.clone()),
+        ];
+    });
+    let sources = Sources::of(&server.chain[0]);
+    let expected = ["http://one.example/", "HTTP://two.example/"];
+    assert_eq!(SOURCES_BOUND, expected.len());
+    assert_eq!(
+        (&sources.responders[..], &sources.issuers[..]),
+        (&expected.map(str::to_owned)[..], &expected.map(str::to_owned)[..])
+    );
+    assert_eq!(sources.lists, ["http://list.example"]);
+    assert_eq!(Sources::of(world.leaf()), Sources::default());
+    assert_eq!(Sources::of(b"no certificate"), Sources::default());
+}
+
+#[test]
+fn the_first_issuer_that_nobody_sent_is_missing_where_its_place_is_named() {
+    let root = authority("Root", &PKCS_ECDSA_P256_SHA256);
+    let at = |url: &'static str| {
+        move |params: &mut rcgen::CertificateParams| {
+            let contents = short(0x30, &access(2, url));
+            let of = CustomExtension::from_oid_content;
+            params.custom_extensions = vec![of(&[1, 3, 6, 1, 5, 5, 7, 1, 1], contents)];
+        }
+    };
+    let upper = intermediate("Upper", &root, |_| {});
+    let middle = intermediate("Middle", &upper, at("http://ca.example/upper"));
+    let server =
+        leaf_with(&middle, &["a.example"], &PKCS_ECDSA_P256_SHA256, at("http://ca.example/middle"));
+    let anchors = TrustAnchors::new(&[root.der().to_vec()], false).unwrap();
+    let missing = |chain: &[Vec<u8>]| anchors.missing_issuer(&ders(chain));
+    let leaf = server.chain[0].clone();
+    let first = missing(std::slice::from_ref(&leaf)).unwrap();
+    assert_eq!(first.urls, ["http://ca.example/middle"]);
+    assert!(first.is(middle.der()) && !first.is(upper.der()) && !first.is(b"nothing"));
+    let second = missing(&[leaf.clone(), middle.der().to_vec()]).unwrap();
+    assert_eq!(second.urls, ["http://ca.example/upper"]);
+    let whole = [leaf.clone(), middle.der().to_vec(), upper.der().to_vec()];
+    assert_eq!(missing(&whole), None);
+    // One that signs itself lacks nobody; and one that says nothing of its issuer cannot be helped.
+    assert_eq!(missing(&[authority("Self", &PKCS_ECDSA_P256_SHA256).der().to_vec()]), None);
+    let other = authority("Other", &PKCS_ECDSA_P256_SHA256);
+    let silent = common::leaf(&other, &["a.example"]);
+    assert_eq!(missing(&silent.chain[..1]), None);
+    // What was learnt is not missing any more.
+    assert!(anchors.verify(&ders(&whole), None, 0, UnixTime::now()).is_verified());
+    assert_eq!(missing(&[leaf]), None);
+}
