@@ -1,5 +1,5 @@
 //! The engine's socket: each engine that connects gets the whole policy and every later one, and
-//! tells sessions, events and counters.
+//! tells sessions, events and counters. What it wants fetched is fetched ([`crate::fetch`]).
 //!
 //! Not for: what policy says. Fails by closing the one connection; the engine keeps its policy and
 //! connects again.
@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, spawn_local};
 use tracing::{info, warn};
 use weir_api::engine::{FilterAction, FilterEvent, FromEngine, SessionRecord, ToEngine};
+use weir_api::fetch::MOST_FETCHES;
 use weir_api::frame::{self, FrameError};
 use weir_api::rules::Answer;
 
@@ -60,7 +61,9 @@ async fn serve_one(mut connection: Connection, stream: UnixStream) {
     let (from_engine, to_engine) = stream.into_split();
     let (questions, asked) = mpsc::channel(MOST_WAITING);
     connection.state.borrow_mut().engine.asked.add(connection.number, questions);
-    let telling = tell(orders, asked, connection.waiting.clone(), to_engine);
+    let (answers, fetched) = mpsc::channel(MOST_FETCHES);
+    connection.answers = Some(answers);
+    let telling = tell(orders, asked, fetched, connection.waiting.clone(), to_engine);
     connection.writer = Some(spawn_local(telling).abort_handle());
     let end = listen(&mut connection, from_engine).await;
     drop(connection);
@@ -77,6 +80,8 @@ struct Connection {
     /// Of all that ever were.
     number: u64,
     waiting: Waiting,
+    /// Where what it asked to be fetched goes.
+    answers: Option<mpsc::Sender<ToEngine>>,
     /// The engine has a successor: of what it tells, only sessions and events count.
     draining: bool,
 }
@@ -98,6 +103,7 @@ impl Connection {
             writer: None,
             number,
             waiting: Waiting::default(),
+            answers: None,
             draining: false,
         }
     }
@@ -117,6 +123,13 @@ impl Connection {
                 // Who asked may have gone.
                 if let Some(waiting) = self.waiting.borrow_mut().remove(&number) {
                     let _ = waiting.send(answer);
+                }
+            }
+            // One that drains has handshakes to finish, too.
+            FromEngine::Fetch { number, fetch } => {
+                let networks = state.snapshot().device.fetch_private_networks.clone();
+                if let Some(answers) = &self.answers {
+                    state.fetcher.start(number, fetch, networks, answers);
                 }
             }
             FromEngine::Session(_) | FromEngine::Filter(_) => hear(&mut state, message),
@@ -144,10 +157,12 @@ impl Drop for Connection {
     }
 }
 
-/// Sends the policy and forced fallback, and each of them again when it changes; and questions.
+/// Sends the policy and forced fallback, and each of them again when it changes; questions; and what
+/// was fetched.
 async fn tell(
     mut orders: watch::Receiver<Orders>,
     mut questions: mpsc::Receiver<Asked>,
+    mut fetched: mpsc::Receiver<ToEngine>,
     waiting: Waiting,
     mut to: OwnedWriteHalf,
 ) {
@@ -174,6 +189,13 @@ async fn tell(
                     Err(_) => return,
                 },
                 Some(asked) = questions.recv() => asked,
+                Some(answer) = fetched.recv() => {
+                    if let Err(error) = frame::write(&mut to, &answer).await {
+                        tracing::debug!(%error, "engine: write");
+                        return;
+                    }
+                    continue;
+                }
             };
             number += 1;
             let Asked { question, answer } = asked;
@@ -254,7 +276,7 @@ fn hear(state: &mut State, message: FromEngine) {
         FromEngine::Health { fallback, .. } => state.engine.fallback = fallback,
         FromEngine::Counters(counters) => state.engine.counters = Some(*counters),
         // The connection's own.
-        FromEngine::Answer { .. } => {}
+        FromEngine::Answer { .. } | FromEngine::Fetch { .. } => {}
     }
 }
 
@@ -277,6 +299,7 @@ fn log_session(session: &SessionRecord) {
         outcome = %session.outcome,
         reason = session.outcome.reason().as_deref(),
         verdict = session.verdict.as_deref(),
+        revocation = session.revocation.as_ref().map(ToString::to_string).as_deref(),
         bytes_to_server = session.bytes_to_server,
         bytes_to_client = session.bytes_to_client,
         "session {}: {} > {}, {}",

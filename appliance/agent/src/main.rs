@@ -13,6 +13,7 @@ mod capture;
 mod configuration;
 mod console;
 mod engine;
+mod fetch;
 mod journal;
 mod links;
 mod logging;

@@ -9,6 +9,7 @@ mod views;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -18,6 +19,7 @@ use weir_api::init::{MachineStatus, Mode};
 use weir_policy::snapshot::{OverThreshold, SegmentId, Snapshot};
 
 use crate::accounts::Accounts;
+use crate::fetch::Fetcher;
 use crate::questions::Engines;
 
 /// Sessions and events kept; a new one drops the oldest.
@@ -51,6 +53,7 @@ pub struct State {
     /// Since when Layer-2 fallback is in force.
     fallback_since: Option<SystemTime>,
     pub engine: Engine,
+    pub fetcher: Rc<Fetcher>,
     pub sessions: Ring<SessionRecord>,
     /// Of proxies whose logging is on.
     pub tls_inspection_log: Ring<SessionRecord>,
@@ -122,6 +125,7 @@ impl Default for State {
             machine: None,
             fallback_since: None,
             engine: Engine::default(),
+            fetcher: Rc::default(),
             sessions: Ring::default(),
             tls_inspection_log: Ring::default(),
             events: Ring::default(),

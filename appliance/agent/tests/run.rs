@@ -13,6 +13,7 @@ use weir_api::engine::{
     Counters, FallbackReason, FilterAction, FilterEvent, FromEngine, SegmentCounters,
     SessionRecord, ToEngine,
 };
+use weir_api::fetch::{Fetch, FetchFailure};
 use weir_api::init::{MachineStatus, Mode, ToInit};
 use weir_api::links::{LinkSettings, LinkStatus, ToLinks};
 use weir_api::rules::{Answer, QuarantinedHosts, Question};
@@ -440,5 +441,21 @@ fn counters() -> Counters {
             ..SegmentCounters::default()
         }],
         ..Counters::default()
+    }
+}
+
+#[test]
+fn what_an_engine_may_not_have_fetched_it_is_told_so() {
+    let agent = Agent::start(CONFIGURATION, |_| {});
+    let mut engine = agent.engine();
+    snapshot(&mut engine);
+    for (number, url) in
+        ["http://127.0.0.1/", "http://10.0.0.1/", "http://192.0.32.8:22/"].into_iter().enumerate()
+    {
+        let (number, fetch) = (number as u64, Fetch::Intermediate { url: url.parse().unwrap() });
+        engine.tell(&FromEngine::Fetch { number, fetch });
+        let ToEngine::Fetched { number: answered, result } = engine.hear() else { panic!() };
+        assert_eq!(answered, number);
+        assert!(matches!(result, Err(FetchFailure::Refused { .. })), "{url}: {result:?}");
     }
 }

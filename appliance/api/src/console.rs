@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use weir_policy::SecretBytes;
-use weir_policy::snapshot::{OverThreshold, QuicAction, SegmentId, Snapshot};
+use weir_policy::snapshot::{OverThreshold, QuicAction, Revocation, SegmentId, Snapshot};
 use weir_policy::suites::{Suite, TABLE};
 
 use crate::capture::{FromCapture, ToCapture};
@@ -252,6 +252,12 @@ pub struct TlsInspectionView {
     pub over_threshold: OverThreshold,
     #[serde(default)]
     pub encrypt_then_mac: bool,
+    /// SPEC T12.
+    #[serde(default)]
+    pub fetch_intermediates: bool,
+    /// Client proxies that ask authorities whether certificates are revoked.
+    #[serde(default)]
+    pub revocation_fetched_by: Vec<String>,
     pub counters: Option<Counters>,
     /// Client policies, and what each does about QUIC.
     #[serde(default)]
@@ -270,6 +276,13 @@ impl TlsInspectionView {
             max_concurrent_sessions: snapshot.device.max_concurrent_sessions,
             over_threshold: snapshot.device.over_threshold,
             encrypt_then_mac: snapshot.device.encrypt_then_mac,
+            fetch_intermediates: snapshot.device.fetch_intermediates,
+            revocation_fetched_by: snapshot
+                .client_proxies
+                .iter()
+                .filter(|proxy| proxy.revocation == Revocation::Fetched)
+                .map(|proxy| proxy.name.clone())
+                .collect(),
             counters: None,
             quic: snapshot
                 .profiles

@@ -8,9 +8,11 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use weir_policy::snapshot::{SegmentId, Snapshot};
 
+use crate::fetch::{Bytes, Fetch, FetchFailure};
 use crate::rules::{Answer, Question};
 pub use crate::session::{
-    BreakRecord, CertificateRecord, End, FailureCause, FailureRecord, LegRecord, SessionRecord,
+    BreakRecord, CertificateRecord, End, FailureCause, FailureRecord, LegRecord, RevocationRecord,
+    RevocationSource, SessionRecord,
 };
 use crate::sight::{Histogram, OutcomeCount, PortTraffic, VirtualSegmentCounters};
 
@@ -27,6 +29,8 @@ pub enum ToEngine {
     ClearSessions,
     /// Answered by [`FromEngine::Answer`] with the same number.
     Ask { number: u64, question: Question },
+    /// The answer to [`FromEngine::Fetch`] of this number.
+    Fetched { number: u64, result: Result<Bytes, FetchFailure> },
 }
 
 /// Engine to agent.
@@ -65,6 +69,12 @@ pub enum FromEngine {
     Answer {
         number: u64,
         answer: Answer,
+    },
+    /// Answered by [`ToEngine::Fetched`], within [`crate::fetch::FETCH_WITHIN`] of its beginning. At
+    /// most [`crate::fetch::MOST_FETCHES`] wait for their answer.
+    Fetch {
+        number: u64,
+        fetch: Fetch,
     },
 }
 

@@ -8,6 +8,7 @@
 pub mod capture;
 pub mod console;
 pub mod engine;
+pub mod fetch;
 pub mod frame;
 pub mod init;
 pub mod legacy;

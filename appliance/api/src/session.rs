@@ -53,6 +53,9 @@ pub struct SessionRecord {
     pub certificate: Option<CertificateRecord>,
     /// The server certificate's verdict in words, where one was verified.
     pub verdict: Option<String>,
+    /// Whether the server's certificate is revoked, where it was looked for (SPEC T12).
+    #[serde(default)]
+    pub revocation: Option<RevocationRecord>,
     /// The handshake that failed, if one did.
     #[serde(default)]
     pub failure: Option<FailureRecord>,
@@ -95,6 +98,43 @@ impl CertificateRecord {
     pub const NAMES: usize = 8;
     /// Characters kept of a name: the most that a DNS name has (RFC 1035 section 2.3.4).
     pub const NAME_LENGTH: usize = 255;
+}
+
+/// What came of the question whether a certificate is revoked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RevocationRecord {
+    Good(RevocationSource),
+    Revoked(RevocationSource),
+    /// In words, why.
+    Unknown(String),
+}
+
+/// Who said so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RevocationSource {
+    Staple,
+    Ocsp,
+    List,
+}
+
+impl fmt::Display for RevocationRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Good(source) => write!(f, "not revoked, by {source}"),
+            Self::Revoked(source) => write!(f, "revoked, by {source}"),
+            Self::Unknown(why) => write!(f, "unknown: {why}"),
+        }
+    }
+}
+
+impl fmt::Display for RevocationSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Staple => "what the server staples",
+            Self::Ocsp => "OCSP",
+            Self::List => "its authority's list",
+        })
+    }
 }
 
 /// A handshake that failed.
@@ -265,6 +305,7 @@ impl SessionRecord {
             server_leg: None,
             certificate: None,
             verdict: None,
+            revocation: None,
             failure: None,
             broken: None,
             bytes_to_server: 0,

@@ -104,6 +104,8 @@ fn tls_inspection(view: &TlsInspectionView) -> String {
     text += &field("QUIC blocked by", &names(&policies(view, QuicAction::Block)));
     text += &field("QUIC passed by", &names(&policies(view, QuicAction::Bypass)));
     text += &field("Encrypt-then-MAC", on(view.encrypt_then_mac));
+    text += &field("Intermediates fetched", on(view.fetch_intermediates));
+    text += &field("Revocation asked by", &names(&view.revocation_fetched_by));
     let Some(counted) = &view.counters else {
         return text + &field("Counters", "none: no engine is connected");
     };
@@ -268,6 +270,8 @@ mod tests {
                 ("guests".into(), QuicAction::Bypass),
                 ("lab".into(), QuicAction::Block),
             ],
+            fetch_intermediates: true,
+            revocation_fetched_by: vec!["guests".into()],
             ..TlsInspectionView::default()
         };
         let expected = "\
@@ -279,6 +283,8 @@ Concurrent at most      10000; new sessions past them are bypassed
 QUIC blocked by         staff, lab
 QUIC passed by          guests
 Encrypt-then-MAC        off
+Intermediates fetched   on
+Revocation asked by     guests
 Decrypted now           9900, over the threshold: new sessions are bypassed
 QUIC packets blocked    5
 Sessions by outcome

@@ -1,5 +1,5 @@
-//! The engine's end of the socket to the agent: snapshots and commands in, sessions, events and
-//! counters out.
+//! The engine's end of the socket to the agent: snapshots, commands and what was fetched in, sessions,
+//! events, counters and what is to be fetched out.
 //!
 //! A lost agent is looked for until it is back; the policy in force stays. What happens meanwhile
 //! waits in the bounded outbox, past which it is lost and counted.
@@ -24,6 +24,7 @@ use weir_dataplane::{Dataplane, FallbackCause, SegmentReport};
 use weir_policy::Snapshot;
 use weir_policy::snapshot::SegmentId;
 
+use crate::authorities::Authorities;
 use crate::budget::Budget;
 use crate::compiled::CompiledPolicy;
 use crate::counters::Totals;
@@ -58,6 +59,7 @@ pub struct Link {
     pub health: watch::Receiver<Told>,
     pub totals: Arc<Totals>,
     pub legacy: Arc<Legacy>,
+    pub authorities: Arc<Authorities>,
     pub outbox: mpsc::Receiver<FromEngine>,
 }
 
@@ -129,6 +131,7 @@ async fn serve_one_agent(link: &mut Link, started: Instant, told: &mut bool) {
     let mut counters_due = tokio::time::interval(COUNTERS_EVERY);
     let mut told_at = Instant::now();
     link.health.mark_changed();
+    link.authorities.fetching.connected(true);
     while result.is_ok() {
         let message = tokio::select! {
             // Sessions end by the hundred: each that is told by itself wakes two processes.
@@ -157,6 +160,7 @@ async fn serve_one_agent(link: &mut Link, started: Instant, told: &mut bool) {
     if let Err(error) = result {
         warn!(%error, "connection to the agent broke");
     }
+    link.authorities.fetching.connected(false);
     reading.abort();
 }
 
@@ -192,6 +196,7 @@ fn apply(link: &Link, message: ToEngine) -> Option<FromEngine> {
             let generation = snapshot.generation;
             Some(match take_policy(link, *snapshot) {
                 Ok(()) => {
+                    link.authorities.forget_failures();
                     info!(generation, "policy in force");
                     FromEngine::Applied { generation }
                 }
@@ -223,6 +228,10 @@ fn apply(link: &Link, message: ToEngine) -> Option<FromEngine> {
             let policy = Arc::clone(&link.publish.borrow());
             let answer = questions::answer(question, &link.dataplane, &policy, falls_back(link));
             Some(FromEngine::Answer { number, answer })
+        }
+        ToEngine::Fetched { number, result } => {
+            link.authorities.fetching.answered(number, result);
+            None
         }
     }
 }
@@ -291,6 +300,7 @@ fn counters(link: &Link, started: Instant) -> Counters {
             .tls()
             .into_iter()
             .chain([("certificates forged".to_owned(), forged)])
+            .chain(link.authorities.fetching.told())
             .chain(link.legacy.told())
             .collect(),
         tls_inspection: link.totals.statistics.inspection(link.totals.threshold.live().into()),

@@ -74,6 +74,8 @@ pub struct FlowPolicy<'a> {
     pub sessions: &'a SessionScope,
     /// SPEC T3.
     pub encrypt_then_mac: bool,
+    /// SPEC T12.
+    pub fetch_intermediates: bool,
     /// Which domains are not decrypted.
     pub decryption: Option<&'a DecryptionPolicy>,
     pub learnt: &'a Learnt,
@@ -125,8 +127,17 @@ impl FlowPolicy<'_> {
 
 /// With whose certificate the client is answered.
 pub enum Proxy<'a> {
-    Server { name: &'a str, proxy: &'a ServerProxy, certificates: &'a ServerCertificates },
-    Client { name: &'a str, proxy: &'a ClientProxy, forger: &'a Forger, anchors: &'a TrustAnchors },
+    Server {
+        name: &'a str,
+        proxy: &'a ServerProxy,
+        certificates: &'a ServerCertificates,
+    },
+    Client {
+        name: &'a str,
+        proxy: &'a ClientProxy,
+        forger: &'a Forger,
+        anchors: &'a Arc<TrustAnchors>,
+    },
 }
 
 impl Proxy<'_> {
@@ -337,6 +348,7 @@ impl CompiledPolicy {
             modern_servers: &stack.modern_servers,
             sessions: &stack.sessions,
             encrypt_then_mac: self.snapshot.device.encrypt_then_mac,
+            fetch_intermediates: self.snapshot.device.fetch_intermediates,
             decryption,
             learnt: &self.learnt,
             exceptions: &self.exceptions,

@@ -22,6 +22,14 @@ pub struct Totals {
     pub server_handshake_failures: AtomicU64,
     pub client_handshake_failures: AtomicU64,
     pub client_certificates_requested: AtomicU64,
+    /// Chains that were sent without all of their intermediates, and those could be had.
+    pub chains_completed: AtomicU64,
+    /// Sessions, by what is known of the revocation of their server's certificate.
+    pub revocation_good: AtomicU64,
+    pub revocation_revoked: AtomicU64,
+    pub revocation_no_source: AtomicU64,
+    pub revocation_not_fetched: AtomicU64,
+    pub revocation_not_believed: AtomicU64,
     /// Messages that the agent did not take in time.
     pub events_lost: AtomicU64,
     next_session: AtomicU64,
@@ -44,6 +52,12 @@ impl Totals {
             ("server handshake failures", &self.server_handshake_failures),
             ("client handshake failures", &self.client_handshake_failures),
             ("client certificates requested", &self.client_certificates_requested),
+            ("chains completed with fetched intermediates", &self.chains_completed),
+            ("certificates found not revoked", &self.revocation_good),
+            ("certificates found revoked", &self.revocation_revoked),
+            ("revocation unknown: nobody to ask", &self.revocation_no_source),
+            ("revocation unknown: not fetched", &self.revocation_not_fetched),
+            ("revocation unknown: answer not believed", &self.revocation_not_believed),
             ("log messages lost", &self.events_lost),
         ]
         .into_iter()

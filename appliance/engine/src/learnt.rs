@@ -192,6 +192,8 @@ mod tests {
             on_client_certificate_request: certificates,
             on_pinned_client: pinned,
             learnt_bypass_time: 100,
+            revocation: Default::default(),
+            revocation_unknown: Default::default(),
         }
     }
 

@@ -6,6 +6,7 @@
 //! the supervisor starts it again.
 
 mod agent_link;
+mod authorities;
 mod budget;
 mod closing;
 mod compiled;
@@ -39,6 +40,7 @@ use weir_dataplane::segment::Names;
 use weir_dataplane::{Attach, Dataplane, Options, TableSizes};
 use weir_policy::snapshot::FLOW_TABLE;
 
+use crate::authorities::{Authorities, Fetching};
 use crate::compiled::CompiledPolicy;
 use crate::counters::Totals;
 use crate::heartbeat::{Heart, Told};
@@ -131,9 +133,18 @@ fn main() -> anyhow::Result<()> {
     };
     let legacy = Legacy::start(worker)?;
     let (events, outbox) = mpsc::channel(EVENT_QUEUE);
+    let authorities = Arc::new(Authorities::new(Fetching::new(events.clone())));
     let (publish, policy) = watch::channel(Arc::new(CompiledPolicy::default()));
     let (clear, cleared) = watch::channel(());
-    let pulses = runtime::start(held, &policy, &cleared, &totals, &legacy, &events)?;
+    let shared = runtime::Shared {
+        policy: policy.clone(),
+        cleared,
+        totals: Arc::clone(&totals),
+        legacy: Arc::clone(&legacy),
+        authorities: Arc::clone(&authorities),
+        events,
+    };
+    let pulses = runtime::start(held, &shared)?;
     let in_force = Arc::new(AtomicBool::new(false));
     let (told, health) = watch::channel(Told::default());
     heartbeat::start(Heart {
@@ -157,6 +168,7 @@ fn main() -> anyhow::Result<()> {
         health,
         totals,
         legacy,
+        authorities,
         outbox,
     })
 }

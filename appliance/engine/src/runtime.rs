@@ -17,6 +17,7 @@ use weir_api::engine::FromEngine;
 use weir_dataplane::HeldFlows;
 
 use crate::HEARTBEAT;
+use crate::authorities::Authorities;
 use crate::compiled::CompiledPolicy;
 use crate::counters::{Totals, increment};
 use crate::flow;
@@ -30,6 +31,7 @@ pub struct Surroundings {
     pub policy: watch::Receiver<Arc<CompiledPolicy>>,
     pub totals: Arc<Totals>,
     pub legacy: Arc<Legacy>,
+    pub authorities: Arc<Authorities>,
     /// This runtime's own.
     pub tally: Arc<Tally>,
     pub scratch: RefCell<Scratch>,
@@ -47,22 +49,24 @@ impl Surroundings {
     }
 }
 
+/// What all runtimes have.
+#[derive(Clone)]
+pub struct Shared {
+    pub policy: watch::Receiver<Arc<CompiledPolicy>>,
+    pub cleared: watch::Receiver<()>,
+    pub totals: Arc<Totals>,
+    pub legacy: Arc<Legacy>,
+    pub authorities: Arc<Authorities>,
+    pub events: mpsc::Sender<FromEngine>,
+}
+
 /// Starts one thread for each share; returns their pulses (see [`crate::heartbeat`]).
-pub fn start(
-    shares: Vec<HeldFlows>,
-    policy: &watch::Receiver<Arc<CompiledPolicy>>,
-    cleared: &watch::Receiver<()>,
-    totals: &Arc<Totals>,
-    legacy: &Arc<Legacy>,
-    events: &mpsc::Sender<FromEngine>,
-) -> anyhow::Result<Vec<Arc<Pulse>>> {
+pub fn start(shares: Vec<HeldFlows>, shared: &Shared) -> anyhow::Result<Vec<Arc<Pulse>>> {
     let mut pulses = Vec::with_capacity(shares.len());
     for (number, held) in shares.into_iter().enumerate() {
         let pulse = Arc::new(Pulse::default());
         pulses.push(Arc::clone(&pulse));
-        let cleared = cleared.clone();
-        let (policy, totals, events) = (policy.clone(), Arc::clone(totals), events.clone());
-        let legacy = Arc::clone(legacy);
+        let Shared { policy, cleared, totals, legacy, authorities, events } = shared.clone();
         let tally = totals.tallies.add();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -71,8 +75,16 @@ pub fn start(
         std::thread::Builder::new().name(format!("runtime-{number}")).spawn(move || {
             pin_to_processor(number);
             let scratch = RefCell::default();
-            let surroundings =
-                Rc::new(Surroundings { policy, totals, legacy, tally, scratch, cleared, events });
+            let surroundings = Rc::new(Surroundings {
+                policy,
+                totals,
+                legacy,
+                authorities,
+                tally,
+                scratch,
+                cleared,
+                events,
+            });
             LocalSet::new().block_on(&runtime, turn(held, surroundings, pulse));
             // The data plane ended its share: without it the engine is of no use.
             std::process::exit(1);

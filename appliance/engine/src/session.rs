@@ -5,12 +5,13 @@
 //! client is answered. Where the server's side fails, the client gets the nearest TLS alert.
 
 mod excepted;
+mod judged;
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls_pki_types::UnixTime;
+use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tracing::debug;
 use weir_api::engine::{End, FailureCause, FailureRecord, SessionRecord};
@@ -21,9 +22,11 @@ use weir_policy::snapshot::{ClientProxy, Service};
 use weir_policy::suites::Protocol;
 use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
-use weir_tls::{Action, Alert, LeafKind, LegError, LegKey, TlsLeg, TrustAnchors, Verdict};
+use weir_tls::{Action, Alert, LeafKind, LegError, LegKey, TlsLeg, Verdict};
 
 use self::excepted::{excepted_all_the_same, is_excepted, relay_excepted};
+use self::judged::{Shown, completed, verdict};
+use crate::authorities;
 use crate::closing::{has_said_its_last, part, unacknowledged};
 use crate::compiled::{CompiledPolicy, Excepted, FlowPolicy, Proxy};
 use crate::counters::{Totals, increment};
@@ -150,6 +153,8 @@ async fn handshakes(
     record.server_leg = negotiated.as_ref().and_then(leg_record);
     let chain = server.tls.peer_chain().unwrap_or_default();
     record.certificate = certificate_record(&chain);
+    let asked_until = tokio::time::Instant::now() + authorities::WITHIN;
+    let chain = completed(chain, flow, surroundings, asked_until).await;
     if negotiated.as_ref().is_some_and(|negotiated| negotiated.resumed) {
         increment(&totals.resumed_with_server);
     }
@@ -171,7 +176,17 @@ async fn handshakes(
         refuse(&client, Some(&server.stream), flow, Alert::HANDSHAKE_FAILURE);
         return Err(Blocked::ClientCertificateRequested.into());
     }
-    let (key, verdict) = match certificate(server.tls.as_ref(), hello, flow, record, totals) {
+    let verdict = match &flow.proxy {
+        Proxy::Server { .. } => Verdict::default(),
+        Proxy::Client { proxy, anchors, .. } => {
+            let staple = server.tls.stapled_response();
+            let shown = Shown { chain: &chain, staple: staple.as_deref() };
+            let asked = (&*surroundings.authorities, &**totals);
+            verdict(shown, name, (proxy, anchors), record, asked, asked_until).await
+        }
+    };
+    let shown = certificate(server.tls.as_ref(), &chain, verdict, hello, flow, record, totals);
+    let key = match shown {
         Ok(shown) => shown,
         Err(Refusal { blocked, alert }) => {
             refuse(&client, Some(&server.stream), flow, alert);
@@ -301,50 +316,44 @@ struct Refusal {
     alert: Alert,
 }
 
-/// The certificate the client is shown: the server's own, or a forged one; and the verdict on what
-/// the server showed, where it matters.
+/// The certificate the client is shown: the server's own, or one forged after what the server showed.
 fn certificate(
     server: &dyn TlsLeg,
+    chain: &[CertificateDer<'_>],
+    verdict: Verdict,
     hello: &ClientHello,
     flow: &FlowPolicy<'_>,
-    record: &mut SessionRecord,
+    record: &SessionRecord,
     totals: &Totals,
-) -> Result<(Arc<LegKey>, Verdict), Refusal> {
+) -> Result<Arc<LegKey>, Refusal> {
     match &flow.proxy {
         Proxy::Server { certificates, .. } => {
             let key = certificates.choose(hello.server_name.as_deref());
             // What the server staples is of its own certificate: passed on with that one only.
-            let same =
-                server.peer_chain().is_some_and(|chain| chain.first() == key.chain().first());
-            let key = match server.stapled_response().filter(|_| same) {
+            let same = chain.first().is_some_and(|leaf| Some(leaf) == key.chain().first());
+            Ok(match server.stapled_response().filter(|_| same) {
                 Some(response) => Arc::new(key.with_staple(response)),
                 None => Arc::clone(key),
-            };
-            Ok((key, Verdict::default()))
+            })
         }
-        Proxy::Client { proxy, forger, anchors, .. } => {
-            forged(server, hello, proxy, forger, anchors, record, totals)
+        Proxy::Client { proxy, forger, .. } => {
+            let leaf = chain.first().map(|leaf| leaf.as_ref()).unwrap_or_default();
+            let key = forged(leaf, verdict, hello, proxy, forger, record)?;
+            increment(&totals.certificates_asked);
+            Ok(key)
         }
     }
 }
 
 fn forged(
-    server: &dyn TlsLeg,
+    leaf: &[u8],
+    verdict: Verdict,
     hello: &ClientHello,
     proxy: &ClientProxy,
     forger: &Forger,
-    anchors: &TrustAnchors,
-    record: &mut SessionRecord,
-    totals: &Totals,
-) -> Result<(Arc<LegKey>, Verdict), Refusal> {
+    record: &SessionRecord,
+) -> Result<Arc<LegKey>, Refusal> {
     let refusal = |blocked, alert| Refusal { blocked, alert };
-    let chain = server.peer_chain().unwrap_or_default();
-    let minimum = proxy.minimum_rsa_key_length.into();
-    let leaf = chain.first().map(|leaf| leaf.as_ref()).unwrap_or_default();
-    let verdict = anchors
-        .verify(&chain, hello.server_name.as_deref(), minimum, UnixTime::now())
-        .with_staple(leaf, server.stapled_response().as_deref());
-    record.verdict = Some(verdict.to_string());
     let action = verdict.action(proxy.block_invalid_certificates, proxy.block_expired_certificates);
     let signer = match action {
         Action::Forge(signer) => signer,
@@ -359,12 +368,10 @@ fn forged(
         // Cannot happen: such a client's flow was released.
         return Err(refusal(Blocked::ClientHandshakeFailed, Alert::HANDSHAKE_FAILURE));
     };
-    let key = forger.forge(leaf, signer, kind).map_err(|error| {
+    forger.forge(leaf, signer, kind).map_err(|error| {
         debug!(session = record.id, %error, "certificate not forged");
         refusal(Blocked::InvalidCertificate, Alert::BAD_CERTIFICATE)
-    })?;
-    increment(&totals.certificates_asked);
-    Ok((key, verdict))
+    })
 }
 
 /// RFC 9113 section 3.2.

@@ -6,8 +6,11 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+#[cfg(doc)]
+use crate::snapshot::MOST_FETCH_NETWORKS;
 use crate::snapshot::SegmentId;
 
 /// Most that [`Device::max_concurrent_sessions`] may be: the appliance has descriptors, and orphans
@@ -46,6 +49,14 @@ pub struct Device {
     /// RFC 7366, in suites of CBC on either side of a session (SPEC T3).
     #[serde(default)]
     pub encrypt_then_mac: bool,
+    /// Intermediates that a server forgets to send are fetched from where its certificates say they
+    /// are (SPEC T12).
+    #[serde(default)]
+    pub fetch_intermediates: bool,
+    /// Private networks that the appliance may fetch from, and on any port; others are asked on port
+    /// 80 of public addresses only. At most [`MOST_FETCH_NETWORKS`].
+    #[serde(default)]
+    pub fetch_private_networks: Vec<IpNet>,
     pub health: Health,
     pub evasion: Evasion,
 }
@@ -63,6 +74,8 @@ impl Default for Device {
             web_mode: false,
             vlan_translation: false,
             encrypt_then_mac: false,
+            fetch_intermediates: false,
+            fetch_private_networks: Vec::new(),
             health: Health::default(),
             evasion: Evasion::default(),
         }

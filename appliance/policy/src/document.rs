@@ -22,7 +22,7 @@ pub(crate) use rules::{
 
 use crate::snapshot::{
     DecidedBy, EvasionAction, Layer2Fallback, LinkDownSynchronisation, OnEncryptedClientHello,
-    OnRefusal, OverThreshold, QuicAction, Service, Side,
+    OnRefusal, OverThreshold, QuicAction, Revocation, RevocationUnknown, Service, Side,
 };
 
 /// Longest name of a proxy, policy, profile, virtual segment or filter set (SPEC P2).
@@ -43,6 +43,8 @@ asymmetric-mode = false
 web-mode = false
 vlan-translation = false
 encrypt-then-mac = false
+fetch-intermediates = false
+fetch-private-networks = []
 
 [device.health]
 heartbeat-timeout = 500
@@ -111,6 +113,8 @@ pub(crate) struct DeviceSection {
     pub web_mode: bool,
     pub vlan_translation: bool,
     pub encrypt_then_mac: bool,
+    pub fetch_intermediates: bool,
+    pub fetch_private_networks: Vec<Network>,
     pub health: HealthSection,
     pub evasion: EvasionSection,
 }
@@ -263,6 +267,10 @@ pub(crate) struct ClientProxySection {
     #[serde(default)]
     pub on_pinned_client: OnRefusal,
     pub learnt_bypass_time: Option<u32>,
+    #[serde(default)]
+    pub revocation: Revocation,
+    #[serde(default)]
+    pub revocation_unknown: RevocationUnknown,
     pub protocols: Option<Vec<Version>>,
     pub suites: Option<Vec<Text>>,
     #[serde(default)]

@@ -18,6 +18,7 @@ pub mod located;
 pub mod material;
 pub mod outcome;
 pub mod precedence;
+mod revocation;
 pub mod secret;
 pub mod snapshot;
 pub mod suites;

@@ -15,6 +15,9 @@ pub use crate::device::{
     LinkDownSynchronisation, MOST_SESSIONS, OverThreshold, SEGMENT_MTU, Segment,
 };
 use crate::precedence::Precedence;
+pub use crate::revocation::{
+    MOST_FETCH_NETWORKS, Revocation, RevocationUnknown, is_never_fetched_from,
+};
 use crate::secret::SecretBytes;
 use crate::suites::Allowed;
 
@@ -242,6 +245,12 @@ pub struct ClientProxy {
     /// Seconds for which either is bypassed, once learnt.
     #[serde(default = "learnt_bypass_time")]
     pub learnt_bypass_time: u32,
+    /// Where it is looked whether a server's certificate is revoked (SPEC T12).
+    #[serde(default)]
+    pub revocation: Revocation,
+    /// Where nobody says so in time.
+    #[serde(default)]
+    pub revocation_unknown: RevocationUnknown,
 }
 
 /// What becomes of a session whose ClientHello has an `encrypted_client_hello` extension. Most

@@ -8,7 +8,8 @@ use support::{errors, load, load_layers, messages};
 
 use weir_policy::snapshot::{
     Device, Evasion, EvasionAction, Layer2Fallback, LinkDownSynchronisation,
-    OnEncryptedClientHello, OnRefusal, OverThreshold, SegmentId, Side,
+    OnEncryptedClientHello, OnRefusal, OverThreshold, Revocation, RevocationUnknown, SegmentId,
+    Side,
 };
 use weir_policy::suites::{Allowed, Protocol};
 use weir_policy::{Layer, Syntax};
@@ -175,6 +176,33 @@ fn encrypt_then_mac_is_off_unless_the_device_has_it_on() {
     let of = |text: &str| load(text).unwrap().compile(1, None).device.encrypt_then_mac;
     assert!(!of("weir: {}\n"));
     assert!(of("weir: { device: { encrypt-then-mac: true } }\n"));
+}
+
+#[test]
+fn nothing_is_fetched_unless_the_document_says_so() {
+    let snapshot = load(WHOLE).unwrap().compile(1, None);
+    let proxy = &snapshot.client_proxies[0];
+    assert_eq!(proxy.revocation, Revocation::Stapled);
+    assert_eq!(proxy.revocation_unknown, RevocationUnknown::Accept);
+    assert!(!snapshot.device.fetch_intermediates);
+    let keys = "revocation: fetched
+      revocation-unknown: untrusted
+      reset-client-on-block: true";
+    let text = WHOLE.replace("reset-client-on-block: true", keys);
+    let configuration = load(&text).unwrap();
+    let proxy = &configuration.compile(1, None).client_proxies[0];
+    assert_eq!(proxy.revocation, Revocation::Fetched);
+    assert_eq!(proxy.revocation_unknown, RevocationUnknown::Untrusted);
+    let shown = configuration.to_document();
+    assert!(shown.contains("revocation: fetched\n"), "{shown}");
+    assert!(shown.contains("revocation-unknown: untrusted\n"), "{shown}");
+    let device = "fetch-intermediates: true, fetch-private-networks: [10.1.0.0/16, 192.0.2.1]";
+    let configuration = load(&format!("weir: {{ device: {{ {device} }} }}\n")).unwrap();
+    let device = configuration.compile(1, None).device;
+    assert!(device.fetch_intermediates);
+    assert_eq!(device.fetch_private_networks.len(), 2);
+    let shown = configuration.to_document();
+    assert!(shown.contains("fetch-private-networks: [10.1.0.0/16, 192.0.2.1/32]\n"), "{shown}");
 }
 
 #[test]

@@ -111,6 +111,9 @@ fn detail(session: &SessionRecord) -> String {
     if let Some(verdict) = &session.verdict {
         text += &field("Verdict", verdict);
     }
+    if let Some(record) = &session.revocation {
+        text += &field("Revocation", &record.to_string());
+    }
     if let Some(record) = &session.client_leg {
         text += &field("TLS with the client", &record.to_string());
     }

@@ -139,6 +139,8 @@ pub fn snapshot(fallback: Layer2Fallback) -> Snapshot {
             on_client_certificate_request: weir_policy::snapshot::OnRefusal::Block,
             on_pinned_client: weir_policy::snapshot::OnRefusal::Block,
             learnt_bypass_time: weir_policy::snapshot::LEARNT_BYPASS_TIME,
+            revocation: Default::default(),
+            revocation_unknown: Default::default(),
         }],
         device: Device {
             health: Health { heartbeat_timeout: Duration::from_secs(20), ..Health::default() },

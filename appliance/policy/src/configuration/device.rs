@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use super::MAX_SEGMENTS;
 use super::check::{Check, path, path2};
-use crate::document::{DeviceSection, Document, EvasionSection, HealthSection};
+use crate::document::{DeviceSection, Document, EvasionSection, HealthSection, Network, networks};
 use crate::layers::{Path, child};
+use crate::revocation::is_fetched_from;
 use crate::snapshot::{
-    Device, Evasion, FLOW_TABLE, HANDSHAKES_PER_CLIENT, Health, MOST_SESSIONS, SEGMENT_MTU,
-    Segment, SegmentId,
+    Device, Evasion, FLOW_TABLE, HANDSHAKES_PER_CLIENT, Health, MOST_FETCH_NETWORKS, MOST_SESSIONS,
+    SEGMENT_MTU, Segment, SegmentId,
 };
 
 /// Longest wait before a port follows its partner down, seconds.
@@ -44,6 +45,7 @@ impl Check<'_> {
             );
             self.error(&path2("device", "flow-table"), message);
         }
+        self.fetch_private_networks(section);
         self.refuse_modes(section);
         Device {
             client_inspection: section.client_inspection,
@@ -56,8 +58,30 @@ impl Check<'_> {
             web_mode: section.web_mode,
             vlan_translation: section.vlan_translation,
             encrypt_then_mac: section.encrypt_then_mac,
+            fetch_intermediates: section.fetch_intermediates,
+            fetch_private_networks: networks(&section.fetch_private_networks),
             health: self.health(&section.health),
             evasion: evasion(&section.evasion),
+        }
+    }
+
+    fn fetch_private_networks(&mut self, section: &DeviceSection) {
+        let at = path2("device", "fetch-private-networks");
+        let networks = &section.fetch_private_networks;
+        if networks.len() > MOST_FETCH_NETWORKS {
+            let count = networks.len();
+            let message =
+                format!("has {count} networks; at most {MOST_FETCH_NETWORKS} are allowed");
+            self.error(&at, message);
+        }
+        for (index, Network(network)) in networks.iter().enumerate() {
+            if !is_fetched_from(network) {
+                let message = format!(
+                    "is {network}, of which nothing is ever fetched (loopback, link-local, \
+                     multicast, unspecified); give the networks of your authorities, like 10.1.0.0/16"
+                );
+                self.error(&child(&at, index), message);
+            }
         }
     }
 

@@ -10,7 +10,8 @@ use crate::layers::child;
 use crate::material::{CertifiedKeyError, IdentifiedKey};
 use crate::secret::SecretBytes;
 use crate::snapshot::{
-    CertifiedKey, ClientProxy, LEARNT_BYPASS_TIME, MINIMUM_RSA_KEY_LENGTH, PortRange, ServerProxy,
+    CertifiedKey, ClientProxy, LEARNT_BYPASS_TIME, MINIMUM_RSA_KEY_LENGTH, PortRange, Revocation,
+    RevocationUnknown, ServerProxy,
 };
 
 impl Check<'_> {
@@ -126,6 +127,8 @@ impl Check<'_> {
                 on_client_certificate_request: section.on_client_certificate_request,
                 on_pinned_client: section.on_pinned_client,
                 learnt_bypass_time: self.learnt_bypass_time(&at, section),
+                revocation: section.revocation,
+                revocation_unknown: self.revocation_unknown(&at, section),
                 minimum_rsa_key_length: self.minimum_rsa_key_length(&at, section),
                 allowed,
             };
@@ -151,6 +154,24 @@ impl Check<'_> {
             self.error(&child(at, "learnt-bypass-time"), message);
         }
         time
+    }
+
+    /// Of certificates whose authority is not asked, most are unknown.
+    fn revocation_unknown(
+        &mut self,
+        at: &[String],
+        section: &ClientProxySection,
+    ) -> RevocationUnknown {
+        let unknown = section.revocation_unknown;
+        if unknown != RevocationUnknown::Accept && section.revocation == Revocation::Stapled {
+            let message = format!(
+                "is {} while revocation is stapled: few servers staple; set revocation: fetched, or \
+                 revocation-unknown: accept",
+                unknown.word()
+            );
+            self.error(&child(at, "revocation-unknown"), message);
+        }
+        unknown
     }
 
     fn signing_certificate(&mut self, at: &[String], section: &ClientProxySection) -> CertifiedKey {

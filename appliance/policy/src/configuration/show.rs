@@ -53,6 +53,9 @@ impl Page {
         self.pair(2, "web-mode", device.web_mode);
         self.pair(2, "vlan-translation", device.vlan_translation);
         self.pair(2, "encrypt-then-mac", device.encrypt_then_mac);
+        self.pair(2, "fetch-intermediates", device.fetch_intermediates);
+        let networks = device.fetch_private_networks.iter().map(IpNet::to_string);
+        self.some(2, "fetch-private-networks", networks);
         self.line(2, "health:");
         self.pair(3, "heartbeat-timeout", device.health.heartbeat_timeout.as_millis());
         self.pair(3, "overload-lag", device.health.overload_lag.as_millis());
@@ -191,6 +194,8 @@ impl Page {
             self.pair(3, "on-client-certificate-request", request);
             self.pair(3, "on-pinned-client", on_refusal(proxy.on_pinned_client));
             self.pair(3, "learnt-bypass-time", proxy.learnt_bypass_time);
+            self.pair(3, "revocation", proxy.revocation.word());
+            self.pair(3, "revocation-unknown", proxy.revocation_unknown.word());
             self.allowed(&proxy.allowed);
         }
     }

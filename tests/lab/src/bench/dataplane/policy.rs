@@ -102,6 +102,8 @@ pub fn snapshot() -> (Snapshot, Fill) {
             on_client_certificate_request: Default::default(),
             on_pinned_client: Default::default(),
             learnt_bypass_time: LEARNT_BYPASS_TIME,
+            revocation: Default::default(),
+            revocation_unknown: Default::default(),
         }],
         decryption_policies: vec![DecryptionPolicy {
             name: "bench".into(),

@@ -1,0 +1,264 @@
+//! What authorities say of certificates beyond the chain that a server sends: missing intermediates,
+//! and whether a certificate is revoked (SPEC T12).
+//!
+//! For: asking, in an order and within a time, and keeping what was answered. Not for: fetching (the
+//! agent's, by the management port: [`fetching`]), and what an answer is worth (`weir_tls::verify`).
+//! Nothing here decides what becomes of a session; where nothing can be learnt in time the certificate
+//! is what it was, and its revocation is unknown, with the reason.
+
+mod fetching;
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lru::LruCache;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use thiserror::Error;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use weir_api::engine::{RevocationRecord, RevocationSource};
+use weir_api::fetch::{Bytes, Fetch};
+use weir_tls::verify::revocation::{
+    Answer, AnswerError, Sources, Status, judge_ocsp, ocsp_request,
+};
+use weir_tls::verify::{Failure, Issuer};
+use weir_tls::{SerialNumber, TrustAnchors};
+
+pub use self::fetching::{Fetching, Unavailable};
+
+/// For all that one session's certificate needs; the client waits for it.
+pub const WITHIN: Duration = Duration::from_secs(3);
+/// Intermediates that are fetched for one chain.
+const MOST_INTERMEDIATES: usize = 4;
+/// Certificates of which it is known whether they are revoked, about 200 bytes each; past it the least
+/// recently used goes.
+const KNOWN: NonZeroUsize = NonZeroUsize::MIN.saturating_add(8191);
+/// Seconds after which it is asked again what nobody said.
+const UNKNOWN_LASTS: i64 = 300;
+
+/// One serves all runtimes of an engine, and every generation of its policy.
+pub struct Authorities {
+    pub fetching: Fetching,
+    known: Mutex<LruCache<Subject, Known>>,
+    /// Lists are looked through one at a time.
+    lists: Semaphore,
+}
+
+/// A certificate, by who issued it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Subject {
+    issuer: [u8; 32],
+    serial: SerialNumber,
+}
+
+#[derive(Clone)]
+struct Known {
+    revocation: Revocation,
+    /// Seconds since the Unix epoch.
+    until: i64,
+}
+
+impl Known {
+    fn is_unknown(&self) -> bool {
+        matches!(self.revocation, Revocation::Unknown(_))
+    }
+}
+
+/// What is known of a certificate's revocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revocation {
+    Good(RevocationSource),
+    Revoked(RevocationSource),
+    Unknown(Why),
+}
+
+/// Why it is unknown. Of several sources, the last that was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Why {
+    #[error("the certificate names nobody to ask by HTTP")]
+    NoSource,
+    #[error("not fetched: {0}")]
+    NotFetched(#[from] Unavailable),
+    #[error("the answer is not believed: {0}")]
+    NotBelieved(#[from] AnswerError),
+}
+
+impl Revocation {
+    pub fn record(self) -> RevocationRecord {
+        match self {
+            Self::Good(source) => RevocationRecord::Good(source),
+            Self::Revoked(source) => RevocationRecord::Revoked(source),
+            Self::Unknown(why) => RevocationRecord::Unknown(why.to_string()),
+        }
+    }
+
+    fn of(answer: Answer, source: RevocationSource) -> Self {
+        match answer.status {
+            Status::Good => Self::Good(source),
+            Status::Revoked => Self::Revoked(source),
+        }
+    }
+}
+
+/// A chain that verified, of whose leaf is asked.
+pub struct Question<'a> {
+    pub anchors: &'a Arc<TrustAnchors>,
+    pub chain: &'a [CertificateDer<'static>],
+    pub issuer: &'a Issuer,
+    /// The OCSP answer that the server sent along.
+    pub staple: Option<&'a [u8]>,
+}
+
+impl Authorities {
+    pub fn new(fetching: Fetching) -> Self {
+        let known = Mutex::new(LruCache::new(KNOWN));
+        Self { fetching, known, lists: Semaphore::new(1) }
+    }
+
+    /// What may be fetched from where may have changed.
+    pub fn forget_failures(&self) {
+        self.fetching.forget_failures();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let unknown = known.iter().filter(|(_, known)| known.is_unknown());
+        let unknown: Vec<Subject> = unknown.map(|(subject, _)| subject.clone()).collect();
+        for subject in unknown {
+            known.pop(&subject);
+        }
+    }
+
+    /// The chain, and behind its leaf the intermediates that it lacks, as far as they can be had. Those
+    /// that make it verify are learnt by `anchors`: the next session need not ask.
+    pub async fn complete(
+        &self,
+        anchors: &TrustAnchors,
+        mut chain: Vec<CertificateDer<'static>>,
+        now: UnixTime,
+        deadline: Instant,
+    ) -> Vec<CertificateDer<'static>> {
+        for _ in 0..MOST_INTERMEDIATES {
+            if !anchors.verify(&chain, None, 0, now).has(Failure::Untrusted) {
+                break;
+            }
+            let Some(missing) = anchors.missing_issuer(&chain) else { break };
+            let mut found = None;
+            for url in missing.urls.iter().filter_map(|url| url.parse().ok()) {
+                let fetched = self.fetching.fetch(Fetch::Intermediate { url }, deadline).await;
+                found = fetched.ok().filter(|der| missing.is(der));
+                if found.is_some() {
+                    break;
+                }
+            }
+            let Some(der) = found else { break };
+            chain.insert(1, CertificateDer::from(der.to_vec()));
+        }
+        chain
+    }
+
+    /// Whether the leaf is revoked: by what its server staples, what is known, OCSP, its authority's
+    /// list.
+    pub async fn revocation(
+        &self,
+        question: &Question<'_>,
+        now: UnixTime,
+        deadline: Instant,
+    ) -> Revocation {
+        let Some(leaf) = question.chain.first() else { return Revocation::Unknown(Why::NoSource) };
+        let mut why = Why::NoSource;
+        if let Some(staple) = question.staple {
+            match judge_ocsp(leaf, question.issuer, staple, now) {
+                Ok(answer) => return Revocation::of(answer, RevocationSource::Staple),
+                Err(error) => why = error.into(),
+            }
+        }
+        let Some(serial) = SerialNumber::of(leaf) else {
+            return Revocation::Unknown(Why::NoSource);
+        };
+        let subject = Subject { issuer: question.issuer.digest(), serial };
+        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        if let Some(known) = self.known(&subject, seconds) {
+            return known;
+        }
+        self.ask(question, &subject, (leaf, why), now, deadline).await
+    }
+
+    fn known(&self, subject: &Subject, now: i64) -> Option<Revocation> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(subject).filter(|known| now < known.until).map(|known| known.revocation)
+    }
+
+    fn keep(&self, subject: &Subject, revocation: Revocation, until: i64) -> Revocation {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.put(subject.clone(), Known { revocation, until });
+        revocation
+    }
+
+    /// `why` it is unknown so far.
+    async fn ask(
+        &self,
+        question: &Question<'_>,
+        subject: &Subject,
+        (leaf, mut why): (&CertificateDer<'_>, Why),
+        now: UnixTime,
+        deadline: Instant,
+    ) -> Revocation {
+        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let sources = Sources::of(leaf);
+        let request = ocsp_request(leaf, question.issuer).unwrap_or_default();
+        for url in sources.responders.iter().filter_map(|url| url.parse().ok()) {
+            let fetch = Fetch::Ocsp { url, request: Bytes(request.clone()) };
+            let judged = match self.fetching.fetch(fetch, deadline).await {
+                Ok(answer) => judge_ocsp(leaf, question.issuer, &answer, now).map_err(Why::from),
+                Err(unavailable) => Err(unavailable.into()),
+            };
+            match judged {
+                Ok(answer) => {
+                    let revocation = Revocation::of(answer, RevocationSource::Ocsp);
+                    return self.keep(subject, revocation, answer.until);
+                }
+                Err(error) => why = error,
+            }
+        }
+        for url in sources.lists.iter().filter_map(|url| url.parse().ok()) {
+            let list = match self.fetching.fetch(Fetch::RevocationList { url }, deadline).await {
+                Ok(list) => list,
+                Err(unavailable) => {
+                    why = unavailable.into();
+                    continue;
+                }
+            };
+            let turn = tokio::time::timeout_at(deadline, self.lists.acquire()).await;
+            let Ok(Ok(_turn)) = turn else { return Revocation::Unknown(Unavailable::Slow.into()) };
+            // Who had his turn before may have asked the same.
+            if let Some(known) = self.known(subject, seconds) {
+                return known;
+            }
+            match by_list(question, list, now).await {
+                Ok(answer) => {
+                    let revocation = Revocation::of(answer, RevocationSource::List);
+                    return self.keep(subject, revocation, answer.until);
+                }
+                Err(error) => why = error,
+            }
+        }
+        let unknown = Revocation::Unknown(why);
+        // That one session had no time left, or no turn, says nothing of the next one.
+        if matches!(why, Why::NotFetched(unavailable) if unavailable.is_passing()) {
+            return unknown;
+        }
+        self.keep(subject, unknown, seconds.saturating_add(UNKNOWN_LASTS))
+    }
+}
+
+/// A long list takes tens of milliseconds: not the runtime's.
+async fn by_list(question: &Question<'_>, list: Arc<[u8]>, now: UnixTime) -> Result<Answer, Why> {
+    let (anchors, chain) = (Arc::clone(question.anchors), question.chain.to_vec());
+    let judged = tokio::task::spawn_blocking(move || anchors.judge_list(&chain, &list, now));
+    match judged.await {
+        Ok(judged) => judged.map_err(Why::from),
+        Err(_) => Err(Unavailable::Slow.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

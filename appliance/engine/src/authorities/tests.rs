@@ -1,0 +1,211 @@
+//! The test is the agent: it sees what the engine wants fetched, and answers.
+
+use rcgen::{BasicConstraints, CertificateParams, CustomExtension, IsCa, Issuer, KeyPair};
+use tokio::sync::mpsc;
+use weir_api::engine::FromEngine;
+use weir_api::fetch::{FetchFailure, HttpUrl, MOST_FETCHES};
+use weir_tls::Intermediates;
+
+use super::*;
+
+type Agent = mpsc::Receiver<FromEngine>;
+
+fn authorities() -> (Authorities, Agent) {
+    let (events, agent) = mpsc::channel(MOST_FETCHES * 2);
+    let authorities = Authorities::new(Fetching::new(events));
+    authorities.fetching.connected(true);
+    (authorities, agent)
+}
+
+fn asked(agent: &mut Agent) -> (u64, Fetch) {
+    match agent.try_recv() {
+        Ok(FromEngine::Fetch { number, fetch }) => (number, fetch),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn url(text: &str) -> HttpUrl {
+    text.parse().unwrap()
+}
+
+fn of(name: &str) -> Fetch {
+    Fetch::Intermediate { url: url(&format!("http://{name}.example/")) }
+}
+
+fn soon() -> Instant {
+    Instant::now() + WITHIN
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_fetch_serves_all_who_want_the_same() {
+    let (authorities, mut agent) = authorities();
+    let fetching = &authorities.fetching;
+    let answer = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (number, fetch) = asked(&mut agent);
+        assert_eq!(fetch, of("a"));
+        fetching.answered(number, Ok(Bytes(vec![7])));
+    };
+    let (first, second, ()) =
+        tokio::join!(fetching.fetch(of("a"), soon()), fetching.fetch(of("a"), soon()), answer);
+    assert_eq!((first.unwrap()[..].to_vec(), second.unwrap()[..].to_vec()), (vec![7], vec![7]));
+    assert!(agent.try_recv().is_err(), "asked once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_longer_than_he_has_and_a_failure_is_remembered() {
+    let (authorities, mut agent) = authorities();
+    let fetching = &authorities.fetching;
+    let started = Instant::now();
+    assert_eq!(fetching.fetch(of("a"), soon()).await.unwrap_err(), Unavailable::Slow);
+    assert_eq!(started.elapsed(), WITHIN);
+    // The agent's own time ends a little later.
+    let (number, _) = asked(&mut agent);
+    fetching.answered(number, Err(FetchFailure::TimedOut));
+    let started = Instant::now();
+    let failed = Unavailable::Failed(FetchFailure::TimedOut);
+    assert_eq!(fetching.fetch(of("a"), soon()).await.unwrap_err(), failed);
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    assert!(agent.try_recv().is_err());
+    // Not for ever, and not what passes.
+    tokio::time::sleep(Duration::from_secs(301)).await;
+    for _ in 0..2 {
+        let answer = async {
+            tokio::task::yield_now().await;
+            let (number, _) = asked(&mut agent);
+            fetching.answered(number, Err(FetchFailure::Busy));
+        };
+        let (busy, ()) = tokio::join!(fetching.fetch(of("a"), soon()), answer);
+        assert_eq!(busy.unwrap_err(), Unavailable::Failed(FetchFailure::Busy));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fetches_are_bounded_and_end_with_the_agent() {
+    let (authorities, mut agent) = authorities();
+    let fetching = &authorities.fetching;
+    for number in 0..MOST_FETCHES {
+        let now = Instant::now();
+        let waited = fetching.fetch(of(&format!("n{number}")), now).await;
+        assert_eq!(waited.unwrap_err(), Unavailable::Slow);
+    }
+    assert_eq!(fetching.fetch(of("more"), soon()).await.unwrap_err(), Unavailable::Busy);
+    let leaves = async {
+        tokio::task::yield_now().await;
+        fetching.connected(false);
+    };
+    let (waited, ()) = tokio::join!(fetching.fetch(of("n1"), soon()), leaves);
+    assert_eq!(waited.unwrap_err(), Unavailable::NoAgent);
+    assert_eq!(fetching.fetch(of("more"), soon()).await.unwrap_err(), Unavailable::NoAgent);
+    fetching.connected(true);
+    while agent.try_recv().is_ok() {}
+    assert_eq!(fetching.fetch(of("more"), Instant::now()).await.unwrap_err(), Unavailable::Slow);
+    let (number, _) = asked(&mut agent);
+    // An answer to nobody's question, and one that is longer than was asked for.
+    fetching.answered(number + 1, Ok(Bytes(Vec::new())));
+    fetching.answered(number, Ok(Bytes(vec![0; of("more").bound() + 1])));
+    let failed = Unavailable::Failed(FetchFailure::TooLong);
+    assert_eq!(fetching.fetch(of("more"), soon()).await.unwrap_err(), failed);
+    // What the agent never answers is lost, and asked again.
+    assert_eq!(fetching.fetch(of("lost"), Instant::now()).await.unwrap_err(), Unavailable::Slow);
+    asked(&mut agent);
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!(fetching.fetch(of("lost"), Instant::now()).await.unwrap_err(), Unavailable::Slow);
+    asked(&mut agent);
+}
+
+struct World {
+    anchors: Arc<TrustAnchors>,
+    middle: CertificateDer<'static>,
+    leaf: CertificateDer<'static>,
+}
+
+/// A leaf below an intermediate that is at `http://ca.example/`; of its revocation says
+/// `http://ocsp.example/`.
+fn world() -> World {
+    let authority = |name: &str| {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+    };
+    let access = |method: u8, host: &str| {
+        let method = [0x06, 8, 0x2b, 6, 1, 5, 5, 7, 0x30, method];
+        let url = format!("http://{host}.example/");
+        let url = [&[0x86, url.len() as u8], url.as_bytes()].concat();
+        [&[0x30, (method.len() + url.len()) as u8], &method[..], &url].concat()
+    };
+    let all = [access(1, "ocsp"), access(2, "ca")].concat();
+    let all = [&[0x30, all.len() as u8], &all[..]].concat();
+    let keys: [KeyPair; 3] = std::array::from_fn(|_| KeyPair::generate().unwrap());
+    let [root_key, middle_key, leaf_key] = keys;
+    let root = authority("Root").self_signed(&root_key).unwrap();
+    let root_issuer = Issuer::new(authority("Root"), root_key);
+    let middle = authority("Middle").signed_by(&middle_key, &root_issuer).unwrap();
+    let middle_issuer = Issuer::new(authority("Middle"), middle_key);
+    let mut params = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+    params.custom_extensions =
+        vec![CustomExtension::from_oid_content(&[1, 3, 6, 1, 5, 5, 7, 1, 1], all)];
+    let leaf = params.signed_by(&leaf_key, &middle_issuer).unwrap();
+    let anchors = TrustAnchors::new(&[root.der().to_vec()], false).unwrap();
+    let anchors = Arc::new(anchors.learning(Arc::new(Intermediates::default())));
+    World { anchors, middle: middle.der().clone(), leaf: leaf.der().clone() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chain_is_completed_with_what_its_leaf_names_and_learnt() {
+    let (authorities, mut agent) = authorities();
+    let World { anchors, middle, leaf } = world();
+    let now = UnixTime::now();
+    let complete = || authorities.complete(&anchors, vec![leaf.clone()], now, soon());
+    // Another certificate than the missing one is none.
+    let answer = async |agent: &mut Agent, der: &[u8]| {
+        tokio::task::yield_now().await;
+        let (number, fetch) = asked(agent);
+        assert_eq!(fetch, Fetch::Intermediate { url: url("http://ca.example/") });
+        authorities.fetching.answered(number, Ok(Bytes(der.to_vec())));
+    };
+    let (chain, ()) = tokio::join!(complete(), answer(&mut agent, &leaf));
+    assert_eq!(chain, std::slice::from_ref(&leaf));
+    // Nor is it asked for again at once.
+    assert_eq!(complete().await, std::slice::from_ref(&leaf));
+    assert!(agent.try_recv().is_err());
+    tokio::time::sleep(Duration::from_secs(3601)).await;
+    let (chain, ()) = tokio::join!(complete(), answer(&mut agent, &middle));
+    assert_eq!(chain, [leaf.clone(), middle]);
+    assert!(anchors.verify(&chain, None, 0, now).is_verified());
+    // The next session needs nobody.
+    assert_eq!(complete().await, std::slice::from_ref(&leaf));
+    assert!(anchors.verify(&[leaf], None, 0, now).is_verified());
+    assert!(agent.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_says_in_time_is_unknown_and_asked_again_later() {
+    let (authorities, mut agent) = authorities();
+    let World { anchors, middle, leaf } = world();
+    let (chain, now) = ([leaf, middle.clone()], UnixTime::now());
+    let issuer = anchors.judge(&chain, None, 0, now).issuer.unwrap();
+    let question =
+        Question { anchors: &anchors, chain: &chain, issuer: &issuer, staple: Some(b"nothing") };
+    let ask = |now| authorities.revocation(&question, now, soon());
+    assert_eq!(ask(now).await, Revocation::Unknown(Unavailable::Slow.into()));
+    let (number, fetch) = asked(&mut agent);
+    let request = Bytes(ocsp_request(&chain[0], &issuer).unwrap());
+    assert_eq!(fetch, Fetch::Ocsp { url: url("http://ocsp.example/"), request });
+    authorities.fetching.answered(number, Err(FetchFailure::Name));
+    let failed = Revocation::Unknown(Unavailable::Failed(FetchFailure::Name).into());
+    assert_eq!(ask(now).await, failed);
+    // Known to be unknown, whatever became of the failure.
+    tokio::time::sleep(Duration::from_secs(301)).await;
+    assert_eq!(ask(now).await, failed);
+    let later = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs() + 301));
+    let refuses = async {
+        tokio::task::yield_now().await;
+        let (number, _) = asked(&mut agent);
+        // tryLater.
+        authorities.fetching.answered(number, Ok(Bytes(vec![0x30, 3, 0x0a, 1, 3])));
+    };
+    let (unknown, ()) = tokio::join!(ask(later), refuses);
+    assert_eq!(unknown, Revocation::Unknown(AnswerError::Refused(3).into()));
+}

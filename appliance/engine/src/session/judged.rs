@@ -1,0 +1,90 @@
+//! The verdict on a server's chain, with what authorities are asked for it where policy says so.
+//!
+//! For: what the client proxy and the device say of fetching (SPEC T12). Not for: asking
+//! ([`crate::authorities`]), and what follows from the verdict. The client waits meanwhile, for
+//! [`authorities::WITHIN`](crate::authorities::WITHIN) at most; its server's connection is idle. Does
+//! not fail: what is not learnt is unknown.
+
+use std::sync::Arc;
+
+use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio::time::Instant;
+use weir_api::engine::SessionRecord;
+use weir_policy::snapshot::{ClientProxy, Revocation as Setting, RevocationUnknown};
+use weir_tls::verify::Failure;
+use weir_tls::{TrustAnchors, Verdict};
+
+use crate::authorities::{Authorities, Question, Revocation, Why};
+use crate::compiled::{FlowPolicy, Proxy};
+use crate::counters::{Totals, increment};
+use crate::runtime::Surroundings;
+
+/// The chain with the intermediates that it lacks, where the device fetches them.
+pub(super) async fn completed(
+    chain: Vec<CertificateDer<'static>>,
+    flow: &FlowPolicy<'_>,
+    surroundings: &Surroundings,
+    deadline: Instant,
+) -> Vec<CertificateDer<'static>> {
+    let Proxy::Client { anchors, .. } = &flow.proxy else { return chain };
+    if !flow.fetch_intermediates {
+        return chain;
+    }
+    let sent = chain.len();
+    let authorities = &surroundings.authorities;
+    let chain = authorities.complete(anchors, chain, UnixTime::now(), deadline).await;
+    if chain.len() > sent {
+        increment(&surroundings.totals.chains_completed);
+    }
+    chain
+}
+
+/// A server's chain and what it stapled.
+pub(super) struct Shown<'a> {
+    pub(super) chain: &'a [CertificateDer<'static>],
+    pub(super) staple: Option<&'a [u8]>,
+}
+
+/// What is wrong with it. Told in the session's record.
+pub(super) async fn verdict(
+    shown: Shown<'_>,
+    server_name: Option<&str>,
+    (proxy, anchors): (&ClientProxy, &Arc<TrustAnchors>),
+    record: &mut SessionRecord,
+    (authorities, totals): (&Authorities, &Totals),
+    deadline: Instant,
+) -> Verdict {
+    let (chain, now) = (shown.chain, UnixTime::now());
+    let minimum = proxy.minimum_rsa_key_length.into();
+    let judged = anchors.judge(chain, server_name, minimum, now);
+    let leaf = chain.first().map(|leaf| leaf.as_ref()).unwrap_or_default();
+    // The server's own word against itself needs no signature.
+    let mut verdict = judged.verdict.with_staple(leaf, shown.staple);
+    // What is wrong already is not asked about, nor what the trust store has itself.
+    if proxy.revocation == Setting::Fetched
+        && verdict.is_verified()
+        && let Some(issuer) = &judged.issuer
+    {
+        let question = Question { anchors, chain, issuer, staple: shown.staple };
+        let revocation = authorities.revocation(&question, now, deadline).await;
+        increment(match revocation {
+            Revocation::Good(_) => &totals.revocation_good,
+            Revocation::Revoked(_) => &totals.revocation_revoked,
+            Revocation::Unknown(Why::NoSource) => &totals.revocation_no_source,
+            Revocation::Unknown(Why::NotFetched(_)) => &totals.revocation_not_fetched,
+            Revocation::Unknown(Why::NotBelieved(_)) => &totals.revocation_not_believed,
+        });
+        record.revocation = Some(revocation.record());
+        verdict = match (revocation, proxy.revocation_unknown) {
+            (Revocation::Revoked(_), _) => verdict.with(Failure::Revoked),
+            (Revocation::Unknown(_), RevocationUnknown::Untrusted) => {
+                verdict.with(Failure::RevocationUnknown)
+            }
+            (Revocation::Good(_), _) | (Revocation::Unknown(_), RevocationUnknown::Accept) => {
+                verdict
+            }
+        };
+    }
+    record.verdict = Some(verdict.to_string());
+    verdict
+}
