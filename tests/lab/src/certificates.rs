@@ -78,6 +78,30 @@ impl Certificates {
         })
     }
 
+    /// One more server below `by`, with these further lines of extensions as openssl has them.
+    pub fn extended(
+        &self,
+        file: &str,
+        names: &[&str],
+        by: &Identity,
+        more: &str,
+    ) -> Result<Identity> {
+        Maker { directory: &self.directory }.signed(file, P256, names, by, more)
+    }
+
+    /// An authority below the public CA.
+    pub fn intermediate(&self, file: &str, name: &str) -> Result<Identity> {
+        let maker = Maker { directory: &self.directory };
+        let identity = maker.key(file, P256)?;
+        let mut command = openssl(["req", "-x509", "-new", "-sha256", "-days", "90"]);
+        command.arg("-key").arg(&identity.key).arg("-out").arg(&identity.certificate);
+        command.arg("-CA").arg(&self.public_ca.certificate).arg("-CAkey").arg(&self.public_ca.key);
+        command.args(["-subj", &format!("/O=Weir lab/CN={name}")]);
+        command.args(["-addext", "keyUsage=critical,keyCertSign,cRLSign"]);
+        succeed(&mut command)?;
+        Ok(identity)
+    }
+
     /// One more server of the public CA, its key by openssl's name and option of an algorithm.
     pub fn another(&self, file: &str, key: [&str; 2], names: &[&str]) -> Result<Identity> {
         Maker { directory: &self.directory }.server(file, key, names, &self.public_ca)
@@ -120,6 +144,17 @@ impl Maker<'_> {
         names: &[&str],
         by: &Identity,
     ) -> Result<Identity> {
+        self.signed(file, algorithm, names, by, "")
+    }
+
+    fn signed(
+        &self,
+        file: &str,
+        algorithm: [&str; 2],
+        names: &[&str],
+        by: &Identity,
+        more: &str,
+    ) -> Result<Identity> {
         let identity = self.key(file, algorithm)?;
         let request = self.directory.join(format!("{file}.csr"));
         let name = names.first().copied().unwrap_or_default();
@@ -137,7 +172,7 @@ impl Maker<'_> {
             format!(
                 "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,{usage}\n\
                  extendedKeyUsage=serverAuth\nsubjectAltName={}\n\
-                 subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n",
+                 subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n{more}\n",
                 names.join(",")
             ),
         )?;

@@ -23,7 +23,7 @@ use super::tap::{self, Frames};
 use super::{Wire, repository};
 use crate::document;
 use crate::ends::{Ends, INTERFACE};
-use crate::namespace::ip;
+use crate::namespace::{Namespace, ip};
 use crate::process::{Process, finish, succeed};
 use crate::run::Run;
 
@@ -40,6 +40,8 @@ pub struct Lab {
     supervisor: Process,
     binaries: PathBuf,
     run: Arc<Run>,
+    /// Where the agent is: what the appliance fetches for itself it fetches by this.
+    pub management: Namespace,
 }
 
 impl Lab {
@@ -57,14 +59,15 @@ impl Lab {
         mount_bpf()?;
         write_configuration(&run, &document::weir_section(&ends.certificates)?)?;
         let services = run.path("services.json");
-        std::fs::write(&services, self::services(&run, &binaries))?;
+        let management = Namespace::create(format!("{}management", run.prefix()))?;
+        std::fs::write(&services, self::services(&run, &binaries, &management))?;
         let mut command = Command::new(binaries.join("weir-init"));
         command.arg("supervise").arg("--services").arg(&services);
         command.arg("--runtime-directory").arg(run.path("supervision"));
         command.arg("--control-socket").arg(run.path("supervisor.sock"));
         command.env("RUST_LOG", "info");
         let supervisor = Process::start("weir-init", &mut command, &run.path("weir.log"))?;
-        Ok(Self { supervisor, binaries, run })
+        Ok(Self { supervisor, binaries, run, management })
     }
 
     /// The supervisor, of whom all of Weir's processes descend.
@@ -262,9 +265,11 @@ fn console_socket(run: &Run) -> PathBuf {
 
 /// The services file of `weir-init supervise`. No `--init-socket`: the lab is no machine whose mode
 /// could be asked.
-fn services(run: &Run, binaries: &Path) -> String {
+fn services(run: &Run, binaries: &Path, management: &Namespace) -> String {
     let file = |name: &str| run.path(name).display().to_string();
     let agent = [
+        "nsenter".into(),
+        format!("--net=/run/netns/{}", management.name()),
         binaries.join(AGENT).display().to_string(),
         "run".into(),
         "--configuration".into(),

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod authorities;
 mod back_pressure;
 mod cleartext;
 mod exceptions;
