@@ -61,8 +61,7 @@ impl Intermediates {
 
     /// There is a candidate of this name.
     pub(super) fn knows(&self, subject: &[u8]) -> bool {
-        let by_subject = self.by_subject.lock().unwrap_or_else(PoisonError::into_inner);
-        by_subject.contains(&sha256(subject))
+        self.by_subject.find(&sha256(subject), |_| ()).is_some()
     }
 
     /// Candidates for the issuers, upwards from the leaf, that are not among `sent`.
