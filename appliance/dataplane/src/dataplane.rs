@@ -37,6 +37,7 @@ use crate::socket::SocketPool;
 use crate::state::StateCommand;
 use crate::stray::StrayRefusal;
 use crate::tables::{self, ApplyError, FallbackCause, InForce, Tables};
+use crate::walk::FlowTable;
 pub use options::{OpenError, Options, TableSizes, Times};
 use ports::connect;
 
@@ -167,13 +168,13 @@ impl Dataplane {
             watched: (options.tables.watched / readers).max(1),
             times: options.times,
         };
+        let table = FlowTable { flows: Arc::clone(&flows), most: flow_table as usize };
         let silence = Silence {
             core: Arc::clone(&core),
-            flows: Arc::clone(&flows),
+            flows: table.clone(),
             counts: tables::map(&mut ebpf, "client_flows")?,
             in_force: in_force.clone(),
             room: options.tables.flows / HANDSHAKES_PART,
-            most_flows: flow_table as usize,
             times: options.times,
         };
         let silence = silence.start().map_err(|error| system("thread", error))?;
@@ -205,14 +206,7 @@ impl Dataplane {
             .spawn(move || answers.run())
             .map_err(|error| system("thread", error))?;
 
-        let heir = Heir {
-            core: Arc::clone(&core),
-            flows,
-            engines,
-            query,
-            own: number,
-            most_flows: flow_table as usize,
-        };
+        let heir = Heir { core: Arc::clone(&core), flows: table, engines, query, own: number };
         let inheritance = Inheritance::start(heir).map_err(|error| system("thread", error))?;
         let mut threads = Vec::with_capacity(readers.len());
         for reader in readers {

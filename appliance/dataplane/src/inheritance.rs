@@ -10,25 +10,19 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap as EbpfHashMap, MapData, MapError};
+use aya::maps::{Array, MapData};
 
 use crate::core::{Core, Disposition, Finished};
 use crate::layout::{ENGINES, EngineInstance, Flow, FlowKey, State, id_of};
-use crate::programs::chain;
 use crate::state::{EngineQuery, Swap};
+use crate::walk::{Broken, FlowTable, PAUSE, Walked};
 
 /// Between two looks at which engines live.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Entries looked at in one step, and the pause after it.
-const STEP: usize = 256;
-const PAUSE: Duration = Duration::from_millis(1);
-/// Walks begin anew where packets remove the entry they are at: so many times the table's size they
-/// go at most, and the rest is for the next.
-const MOST_TIMES: usize = 4;
 
 /// The thread. Ends when dropped.
 pub struct Inheritance {
@@ -39,14 +33,12 @@ pub struct Inheritance {
 /// What it needs.
 pub struct Heir {
     pub core: Arc<Core>,
-    pub flows: Arc<EbpfHashMap<MapData, FlowKey, Flow>>,
+    pub flows: FlowTable,
     pub engines: Array<MapData, EngineInstance>,
     /// Of `engine_query`.
     pub query: OwnedFd,
     /// This engine's number.
     pub own: u32,
-    /// The table's bound.
-    pub most_flows: usize,
 }
 
 impl Inheritance {
@@ -83,17 +75,6 @@ struct Walker {
     walks: Receiver<()>,
     /// Other engines that lived at the last look.
     living: HashSet<u32>,
-}
-
-/// Why a walk ended before its end.
-#[derive(Debug, thiserror::Error)]
-enum Broken {
-    #[error("flow table: {}", chain(.0))]
-    Table(#[from] MapError),
-    #[error("flow table: {0}")]
-    System(#[from] io::Error),
-    #[error("flow table: it changed too fast to go through")]
-    TooFast,
 }
 
 impl Walker {
@@ -139,35 +120,23 @@ impl Walker {
 
     fn walk(&self) -> Result<Walked, Broken> {
         let mut lives = HashMap::from([(self.heir.own, true)]);
-        let most = self.heir.most_flows.saturating_mul(MOST_TIMES);
-        let mut keys = self.heir.flows.keys();
-        let mut next = keys.next();
-        let mut count: usize = 0;
-        while let Some(key) = next {
-            // Before the entry may go: the next one is found by it.
-            next = keys.next();
-            count += 1;
-            if count > most {
-                return Err(Broken::TooFast);
-            }
-            if count % STEP == STEP - 1 {
-                if matches!(self.walks.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected))
-                {
-                    return Ok(Walked::Stopped);
-                }
-                std::thread::sleep(PAUSE);
-            }
-            let key = key?;
-            let Ok(flow) = self.heir.flows.get(&key, 0) else { continue }; // it has ended
+        let pause = || {
+            // The data plane closes.
+            let stops = matches!(self.walks.try_recv(), Err(TryRecvError::Disconnected));
+            std::thread::sleep(PAUSE);
+            !stops
+        };
+        let visit = |key, flow: &Flow| {
             let owner = match lives.get(&flow.owner) {
                 Some(lives) => *lives,
                 None => *lives.entry(flow.owner).or_insert(self.query.lives(flow.owner)?),
             };
             if !owner {
-                self.inherit(key, &flow)?;
+                self.inherit(key, flow)?;
             }
-        }
-        Ok(Walked::Whole)
+            Ok(())
+        };
+        self.heir.flows.walk(pause, visit)
     }
 
     fn inherit(&self, key: FlowKey, flow: &Flow) -> io::Result<()> {
@@ -197,10 +166,4 @@ impl Walker {
         }
         Ok(())
     }
-}
-
-enum Walked {
-    Whole,
-    /// The data plane closes.
-    Stopped,
 }

@@ -37,6 +37,7 @@ mod tables;
 mod taken;
 mod test_run;
 mod traffic;
+mod walk;
 
 pub use self::core::{FlowCounts, FlowReport};
 pub use dataplane::{Dataplane, FlowsNow, OpenError, Options, TableSizes, Times};

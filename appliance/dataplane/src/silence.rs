@@ -8,40 +8,32 @@
 //! not seen: as the engine's own policy has it that is in force, so nothing is forgotten before it has
 //! one, nor while it drains. Not for: flows that were held. A look that fails is logged and done again.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap as EbpfHashMap, MapData, MapError};
+use aya::maps::{Array, MapData};
 
 use crate::core::{Core, Count, Disposition, Finished};
 use crate::dataplane::Times;
 use crate::layout::{CLIENT_HANDSHAKES_ALL, EVASION_UNSEEN_HANDSHAKE, Flow, FlowKey, State, id_of};
-use crate::programs::chain;
 use crate::ring::monotonic_nanoseconds;
 use crate::state::Swap;
 use crate::tables::InForce;
-
-/// Entries looked at in one step, and the pause after it: no heartbeat waits for this.
-const STEP: usize = 256;
-const PAUSE: Duration = Duration::from_millis(1);
-/// Looks begin anew where packets remove the entry they are at: so many times the table's size they
-/// go at most, and the rest is for the next.
-const MOST_TIMES: usize = 4;
+use crate::walk::{Broken, FlowTable, PAUSE};
 
 /// What the thread needs.
 pub struct Silence {
     pub core: Arc<Core>,
-    pub flows: Arc<EbpfHashMap<MapData, FlowKey, Flow>>,
+    pub flows: FlowTable,
     /// The table `client_flows`.
     pub counts: Array<MapData, u32>,
     pub in_force: InForce,
     /// Most silent flows.
     pub room: u32,
-    /// The flow table's bound.
-    pub most_flows: usize,
     pub times: Times,
 }
 
@@ -58,17 +50,6 @@ impl Drop for SilenceThread {
             let _ = thread.join();
         }
     }
-}
-
-/// Why a look ended before its end.
-#[derive(Debug, thiserror::Error)]
-enum Broken {
-    #[error("flow table: {}", chain(.0))]
-    Table(#[from] MapError),
-    #[error("flow table: {0}")]
-    System(#[from] io::Error),
-    #[error("flow table: it changed too fast to go through")]
-    TooFast,
 }
 
 impl Silence {
@@ -94,32 +75,20 @@ impl Silence {
     }
 
     fn look(&self, crowded: bool, stopped: &Receiver<()>) -> Result<(), Broken> {
-        let Some(mut evasion) = self.in_force.own_evasion() else { return Ok(()) };
-        let most = self.most_flows.saturating_mul(MOST_TIMES);
-        let mut keys = self.flows.keys();
-        let mut next = keys.next();
-        let mut count: usize = 0;
-        while let Some(key) = next {
-            // Before the entry may go: the next one is found by it.
-            next = keys.next();
-            count += 1;
-            if count > most {
-                return Err(Broken::TooFast);
+        let Some(evasion) = self.in_force.own_evasion() else { return Ok(()) };
+        let evasion = Cell::new(evasion);
+        let pause = || {
+            let goes_on = stopped.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout);
+            let now = self.in_force.own_evasion().filter(|_| goes_on);
+            now.inspect(|now| evasion.set(*now)).is_some()
+        };
+        let visit = |key, flow: &Flow| {
+            if State::of(flow.word) == Some(State::Answered) && self.silent(flow, crowded)? {
+                self.forget(key, flow, evasion.get() & EVASION_UNSEEN_HANDSHAKE != 0)?;
             }
-            if count % STEP == STEP - 1 {
-                if stopped.recv_timeout(PAUSE) != Err(RecvTimeoutError::Timeout) {
-                    return Ok(());
-                }
-                let Some(now) = self.in_force.own_evasion() else { return Ok(()) };
-                evasion = now;
-            }
-            let key = key?;
-            let Ok(flow) = self.flows.get(&key, 0) else { continue }; // it has ended
-            if State::of(flow.word) == Some(State::Answered) && self.silent(&flow, crowded)? {
-                self.forget(key, &flow, evasion & EVASION_UNSEEN_HANDSHAKE != 0)?;
-            }
-        }
-        Ok(())
+            Ok(())
+        };
+        self.flows.walk(pause, visit).map(drop)
     }
 
     /// Whether it has been for too long.

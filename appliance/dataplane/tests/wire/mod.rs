@@ -1,7 +1,7 @@
 //! A wire for tests: a client's and a server's namespace with a segment between them.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -18,8 +18,10 @@ pub mod ends;
 pub mod engine;
 pub mod faults;
 pub mod frames;
+mod packet_socket;
 pub mod packets;
 pub mod raw;
+mod segments;
 
 pub use engine::SEGMENT;
 
@@ -235,6 +237,33 @@ impl Drop for Wire {
             let _ = std::fs::remove_dir(&self.pins);
         }
     }
+}
+
+/// One request and its answer on a new connection.
+pub fn talks(wire: &Wire, listener: &TcpListener) {
+    let (mut client, mut server) = wire.pair(listener);
+    says(&mut client, &mut server);
+}
+
+pub fn says(client: &mut TcpStream, server: &mut TcpStream) {
+    client.write_all(b"hello").unwrap();
+    let mut bytes = [0; 5];
+    server.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"hello");
+    server.write_all(b"there").unwrap();
+    client.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"there");
+}
+
+/// Until it holds; panics after ten seconds.
+pub fn wait_for(condition: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if condition() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("it did not come about");
 }
 
 /// SIOCETHTOOL with ETHTOOL_STXCSUM: 0.

@@ -5,24 +5,16 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use weir_dataplane::namespace::inside;
 
 use super::ends::{OUTER, Tunnel};
 use super::engine::PORT;
-use super::packets::ipv4;
+use super::packet_socket::{packet_socket, receive_with_tag};
+use super::packets::{checksum, ipv4};
+pub use super::segments::*;
 use super::{Wire, ip};
-
-pub const FIN: u8 = 1;
-pub const SYN: u8 = 2;
-pub const RST: u8 = 4;
-pub const PUSH: u8 = 8;
-pub const ACK: u8 = 16;
-pub const URGENT: u8 = 32;
-pub const ECE: u8 = 64;
-pub const CWR: u8 = 128;
 
 /// Which end of the wire a raw end stands at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,44 +29,6 @@ pub const RAW_SERVER: [u8; 4] = [10, 77, 0, 12];
 
 const CLIENT_MAC: [u8; 6] = [2, 0xaa, 0, 0, 0, 1];
 const SERVER_MAC: [u8; 6] = [2, 0xbb, 0, 0, 0, 2];
-
-/// What of a segment is not as usual.
-#[derive(Clone, Copy, Debug)]
-pub struct Segment<'a> {
-    pub sequence: u32,
-    pub acknowledged: u32,
-    pub flags: u8,
-    pub payload: &'a [u8],
-    pub options: &'a [u8],
-    pub ttl: u8,
-    pub window: u16,
-    pub bad_checksum: bool,
-    pub more_fragments: bool,
-    /// Distance from the first byte to past the urgent one, where the flags say so.
-    pub urgent: u16,
-    /// Tags before the packet: VLAN ids.
-    pub tags: &'a [u8],
-    /// DSCP and ECN of its IPv4 header, and of its tunnel's.
-    pub tos: u8,
-    pub outer_tos: u8,
-}
-
-/// A segment that arrived.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Arrived {
-    pub sequence: u32,
-    pub acknowledged: u32,
-    pub flags: u8,
-    pub window: u16,
-    /// Destination, source.
-    pub mac: [u8; 12],
-    pub ttl: u8,
-    pub tos: u8,
-    /// Of its tunnel's header; 0 where there is none.
-    pub outer_tos: u8,
-    pub options: Vec<u8>,
-    pub payload: Vec<u8>,
-}
 
 /// One end of one connection.
 pub struct Raw {
@@ -190,7 +144,7 @@ impl Raw {
         tcp.extend(segment.payload);
         let length = tcp.len() as u16;
         let pseudo = [&self.local.0[..], &self.remote.0, &[0, 6], &length.to_be_bytes()].concat();
-        let mut sum = checksum(&[&pseudo[..], &tcp].concat());
+        let mut sum = u16::from_be_bytes(checksum(&[&pseudo[..], &tcp].concat()));
         if segment.bad_checksum {
             sum ^= 0x1111;
         }
@@ -202,7 +156,7 @@ impl Raw {
         ip.extend(self.local.0);
         ip.extend(self.remote.0);
         let header = checksum(&ip);
-        ip[10..12].copy_from_slice(&header.to_be_bytes());
+        ip[10..12].copy_from_slice(&header);
         let own = self.vlan.map(|tci| [[0x81, 0], tci.to_be_bytes()].concat());
         let tags: Vec<u8> = segment.tags.iter().flat_map(|id| [0x81, 0, 0, *id]).collect();
         let tags = [own.as_deref().unwrap_or_default(), &tags].concat();
@@ -218,7 +172,7 @@ impl Raw {
         outer[1] = tos;
         outer[10..12].fill(0);
         let sum = checksum(&outer[..20]);
-        outer[10..12].copy_from_slice(&sum.to_be_bytes());
+        outer[10..12].copy_from_slice(&sum);
         outer
     }
 
@@ -428,84 +382,4 @@ fn neighbour(wire: &Wire, at: At) {
     };
     let namespace = wire.name(other);
     ip(&format!("-n {namespace} neigh replace {address} lladdr {mac} dev e0 nud permanent"));
-}
-
-fn packet_socket(interface: &str) -> File {
-    let index = nix::net::if_::if_nametoindex(interface).unwrap();
-    // All: a socket for IP alone is told of no tag.
-    let protocol = (libc::ETH_P_ALL as u16).to_be();
-    // SAFETY: a system call without pointers.
-    let raw = unsafe {
-        libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(protocol))
-    };
-    assert!(raw >= 0, "packet socket: {}", std::io::Error::last_os_error());
-    // SAFETY: the descriptor was just made and is nobody else's.
-    let socket = unsafe { OwnedFd::from_raw_fd(raw) };
-    // SAFETY: plain integers, zero is valid for each.
-    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = protocol;
-    address.sll_ifindex = index as i32;
-    // SAFETY: `address` is a sockaddr_ll of the size given and outlives the call.
-    let bound = unsafe {
-        libc::bind(
-            raw,
-            std::ptr::from_ref(&address).cast(),
-            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-        )
-    };
-    assert!(bound >= 0, "bind: {}", std::io::Error::last_os_error());
-    const PACKET_IGNORE_OUTGOING: i32 = 23;
-    for option in [libc::PACKET_AUXDATA, PACKET_IGNORE_OUTGOING] {
-        let on = 1i32;
-        // SAFETY: `on` is an integer of the size given and outlives the call.
-        let told = unsafe {
-            libc::setsockopt(
-                raw,
-                libc::SOL_PACKET,
-                option,
-                std::ptr::from_ref(&on).cast(),
-                size_of::<i32>() as libc::socklen_t,
-            )
-        };
-        assert!(told >= 0, "option {option}: {}", std::io::Error::last_os_error());
-    }
-    File::from(socket)
-}
-
-/// A frame, and the VLAN whose tag the kernel took off it.
-fn receive_with_tag(socket: &File, bytes: &mut [u8]) -> (usize, Option<u16>) {
-    const VLAN_VALID: u32 = 1 << 4; // TP_STATUS_VLAN_VALID
-    let mut control = [0u64; 16];
-    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-    // SAFETY: plain integers and pointers, zero is valid for each.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = &mut part;
-    message.msg_iovlen = 1;
-    message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = size_of_val(&control) as _;
-    // SAFETY: the buffers outlive the call and are as long as the message says.
-    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, 0) };
-    assert!(length >= 0, "recvmsg: {}", std::io::Error::last_os_error());
-    // SAFETY: the kernel filled in the message, whose control buffer is alive.
-    let header = unsafe { libc::CMSG_FIRSTHDR(&message) };
-    assert!(!header.is_null(), "no auxiliary data");
-    // SAFETY: PACKET_AUXDATA is the only thing that was asked for: status, length, length kept, two
-    // offsets, then the tag.
-    let data: [u8; 20] = unsafe { std::ptr::read_unaligned(libc::CMSG_DATA(header).cast()) };
-    let status = u32::from_ne_bytes(data[..4].try_into().unwrap());
-    let tci = u16::from_ne_bytes(data[16..18].try_into().unwrap());
-    (length as usize, (status & VLAN_VALID != 0).then_some(tci & 0xfff))
-}
-
-/// RFC 1071.
-fn checksum(bytes: &[u8]) -> u16 {
-    let mut sum: u32 = bytes
-        .chunks(2)
-        .map(|two| u32::from(two[0]) << 8 | two.get(1).map_or(0, |low| u32::from(*low)))
-        .sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
 }
