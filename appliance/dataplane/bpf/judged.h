@@ -34,17 +34,31 @@ static __always_inline void end_watch(struct packet *p, struct flow *f, __u64 wo
 	bpf_ringbuf_submit(h, BPF_RB_NO_WAKEUP);
 }
 
+enum { SENDER_IS_CLIENT, SENDER_IS_SERVER, SENDER_ON_OTHER_PASS };
+
+/* Whose a packet of a flow is that is held, or was released and is watched; what its client marks as
+ * urgent is so no more. */
+static __always_inline int sender_of(struct __sk_buff *skb, struct packet *p, struct port *port, struct flow *f)
+{
+	__u32 from_client = p->from_low == f->client_low;
+	if ((f->client_side == port->side) != from_client)
+		return SENDER_ON_OTHER_PASS;
+	if (!from_client)
+		return SENDER_IS_SERVER;
+	if ((p->flags & TCP_URG) && clear_urgent(skb, p->l4))
+		count(port->segment, urgent_cleared);
+	return SENDER_IS_CLIENT;
+}
+
 /* A released flow until its server acknowledged what was judged: the client cannot put other bytes
  * in their place, whatever became of the packets that were judged. */
 static __always_inline int on_watched(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f, __u64 word)
 {
 	__u32 segment = port->segment;
-	__u32 from_client = p->from_low == f->client_low;
-	if ((f->client_side == port->side) != from_client)
+	int sender = sender_of(skb, p, port, f);
+	if (sender == SENDER_ON_OTHER_PASS)
 		return on_other_pass(c, segment);
-	if (from_client && (p->flags & TCP_URG) && clear_urgent(skb, p->l4))
-		count(segment, urgent_cleared);
-	if (!from_client) {
+	if (sender == SENDER_IS_SERVER) {
 		if (acknowledges_judged(p, f))
 			end_watch(p, f, word, segment);
 		return TC_ACT_OK;
@@ -70,12 +84,10 @@ static __always_inline int on_watched(struct __sk_buff *skb, struct packet *p, s
 static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f, __u64 word)
 {
 	__u32 segment = port->segment;
-	__u32 from_client = p->from_low == f->client_low;
-	if ((f->client_side == port->side) != from_client)
+	int sender = sender_of(skb, p, port, f);
+	if (sender == SENDER_ON_OTHER_PASS)
 		return on_other_pass(c, segment);
-	if (from_client && (p->flags & TCP_URG) && clear_urgent(skb, p->l4))
-		count(segment, urgent_cleared);
-	if (!from_client) {
+	if (sender == SENDER_IS_SERVER) {
 		if ((word & 0xff) == STATE_RELEASING && acknowledges_judged(p, f)) {
 			/* state_command looks at this after its change of state, as we do at the state. */
 			f->acknowledged = 1;
