@@ -3,6 +3,7 @@
 mod common;
 
 use std::io::Write as _;
+use std::time::{Duration, Instant};
 
 use common::{Leg, Worker, all_suites, certified, join, to_server};
 use weir_api::legacy::{CONTROL_PING, Failure, FromWorker, ToWorker};
@@ -176,6 +177,13 @@ fn worker_takes_as_many_legs_as_it_says_and_outlives_more() {
     worker.control.recv(&mut byte).unwrap();
     assert_eq!(byte, [CONTROL_PING]);
     drop((legs, more));
+    // It hears of their ends one by one, and is full until then.
+    let files = format!("/proc/{}/fd", worker.child.id());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while std::fs::read_dir(&files).unwrap().count() > 100 {
+        assert!(Instant::now() < deadline, "they stay open");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     let mut leg = worker.leg(open());
     assert_eq!(leg.settle().first(), Some(&0x16), "no hello");
 }
