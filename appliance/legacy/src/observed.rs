@@ -92,7 +92,10 @@ impl Observed {
                 if alert != CLOSE_NOTIFY && (level == FATAL || written) =>
             {
                 let place = if written { &mut self.alert_sent } else { &mut self.alert_received };
-                place.get_or_insert(alert);
+                // A warning (that there is no renegotiation) ends nothing: what comes to it later does.
+                if level == FATAL || place.is_none() {
+                    *place = Some(alert);
+                }
             }
             (CONTENT_HANDSHAKE, &[kind, _, _, _, ref body @ ..]) => match kind {
                 SERVER_HELLO => {
@@ -163,5 +166,30 @@ impl Reader<'_> {
         let (&bytes, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(u16::from_be_bytes(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ended_a_session_is_its_fatal_alert_and_no_warning_before_it() {
+        const WARNING: u8 = 1;
+        const NO_RENEGOTIATION: u8 = 100;
+        const UNEXPECTED_MESSAGE: u8 = 10;
+        let mut observed = Observed::default();
+        let mut written =
+            |level, alert| observed.message(true, TLS12, CONTENT_ALERT, &[level, alert]);
+        written(WARNING, NO_RENEGOTIATION);
+        written(FATAL, UNEXPECTED_MESSAGE);
+        written(WARNING, NO_RENEGOTIATION);
+        written(WARNING, CLOSE_NOTIFY);
+        // Of a peer's warnings none ends anything.
+        observed.message(false, TLS12, CONTENT_ALERT, &[WARNING, NO_RENEGOTIATION]);
+        assert_eq!(
+            (observed.alert_sent, observed.alert_received),
+            (Some(UNEXPECTED_MESSAGE), None)
+        );
     }
 }
