@@ -18,7 +18,7 @@ use weir_lab::ends::{Ends, INTERFACE};
 use weir_lab::fetch::Fetch;
 use weir_lab::wire::lab::Lab;
 
-use super::{OLD, certified, changed, configure, ensure_holds, passes, record_of, server_of};
+use super::{OLD, certified, changed, ensure_holds, passes, record_of, server_of};
 
 /// The console folds it after these.
 const EXCEPTED: &str = "not decrypted (learnt that the domain needs no\n";
@@ -26,7 +26,7 @@ const EXCEPTED: &str = "not decrypted (learnt that the domain needs no\n";
 fn certificate_decides(bench: &mut Bench<Lab>) -> anyhow::Result<()> {
     let domains = "domains-not-to-decrypt: [\"bank.example\", \"*.bank.example\"]";
     let decided = format!("{domains}\n      decided-by: server-certificate");
-    configure(bench, &changed(bench, domains, &decided)?)
+    bench.provision(&changed(bench, domains, &decided)?)
 }
 
 #[test]

@@ -74,19 +74,6 @@ fn certified(ends: &Ends, name: &str, algorithm: [&str; 2]) -> anyhow::Result<Id
     Ok(Identity { certificate, key })
 }
 
-/// Provisions a document, and waits until it is in force.
-fn configure(bench: &mut Bench<Lab>, document: &str) -> anyhow::Result<()> {
-    let in_force = |text: &str| text.matches("policy in force").count();
-    let before = in_force(&bench.wire.log()?);
-    bench.wire.configure(document)?;
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while in_force(&bench.wire.log()?) <= before {
-        anyhow::ensure!(Instant::now() < deadline, "not in force: {}", bench.wire.log()?);
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
-}
-
 /// The lab's document with this instead of that.
 fn changed(bench: &Bench<Lab>, from: &str, to: &str) -> anyhow::Result<String> {
     let document = document::weir_section(&bench.ends.certificates)?;

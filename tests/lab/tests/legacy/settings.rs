@@ -17,8 +17,7 @@ use weir_lab::wire::Wire as _;
 use weir_lab::wire::lab::Lab;
 
 use super::{
-    OLD, certified, changed, configure, counted, ensure_holds, old_server, passes, record_of,
-    server_of,
+    OLD, certified, changed, counted, ensure_holds, old_server, passes, record_of, server_of,
 };
 
 /// TLS 1.1 is the legacy stack's, whatever the suite.
@@ -81,10 +80,11 @@ fn old_sessions_are_resumed_on_both_sides_until_the_next_policy() {
 
             // Another generation of the policy, whatever changed in it.
             let name = format!("name: lab{number}\n");
-            configure(
+            bench.provision(&changed(
                 bench,
-                &changed(bench, "name: lab\n      layer", &format!("{name}      layer"))?,
-            )?;
+                "name: lab\n      layer",
+                &format!("{name}      layer"),
+            )?)?;
             let shown = visit(bench, "-sess_in")?;
             assert!(shown.contains("New, "), "{ticket:?}: {shown}");
         }
@@ -102,10 +102,11 @@ fn encrypt_then_mac_is_agreed_on_where_the_device_has_it_on() {
         for on in [false, true] {
             if on {
                 let device = "  device:\n";
-                configure(
+                bench.provision(&changed(
                     bench,
-                    &changed(bench, device, &format!("{device}    encrypt-then-mac: true\n"))?,
-                )?;
+                    device,
+                    &format!("{device}    encrypt-then-mac: true\n"),
+                )?)?;
             }
             let server = old_server(&bench.ends, &old)?;
             let shown = asks(bench, OLD, "old.example", &old)?;
@@ -160,7 +161,7 @@ fn own_server_with_a_key_on_p224_is_served_to_clients_that_know_the_curve() {
         certificates.wholesale = identity.clone();
         let (own, theirs) =
             (seen(&identity.certificate_pem()?)?, seen(&all.shop.certificate_pem()?)?);
-        configure(bench, &document::weir_section(&certificates)?)?;
+        bench.provision(&document::weir_section(&certificates)?)?;
 
         let knows = ["--curves", "X25519:P-224"];
         let fetch = Fetch::new("shop.example", "/").own_server();
@@ -230,7 +231,7 @@ fn old_server_that_staples_that_it_is_revoked_is_not_vouched_for_and_not_resumed
 fn what_a_server_of_ours_staples_is_passed_to_old_clients_that_ask() {
     passes(|bench| {
         let servers = format!("destinations: [\"{OWN_SERVER}/32\"");
-        configure(bench, &changed(bench, &servers, &format!("{servers}, \"{OLD}/32\""))?)?;
+        bench.provision(&changed(bench, &servers, &format!("{servers}, \"{OLD}/32\""))?)?;
         let shop = bench.ends.certificates.shop.clone();
         let response = ocsp_response(bench, &shop.certificate, "V")?;
         let _server = server_of(&bench.ends, &shop, &["-status_file", &response])?;
