@@ -25,6 +25,7 @@
 #include "options.h"
 #include "path.h"
 #include "ecn.h"
+#include "timestamps.h"
 #include "engine.h"
 #include "classify.h"
 #include "entry.h"
@@ -206,6 +207,11 @@ int engine_ingress(struct __sk_buff *skb)
 	__u32 to_a = from_server ? f->client_side == SIDE_A : f->client_side != SIDE_A;
 	__u32 out = to_a ? port->interface[0] : port->interface[1];
 	note_expected(&p, peer);
+	if ((peer->flags & (END_UNHEARD | END_SPOKEN_TO)) != END_SPOKEN_TO) {
+		peer->flags |= END_SPOKEN_TO;
+		if (peer->flags & END_UNHEARD && echo_time(skb, &p, peer, from_server ? f->client_time : f->server_time))
+			return TC_ACT_SHOT;
+	}
 	if ((peer->congested && echo_congestion(skb, &p)) || wear(skb, &p, key, end)) {
 		count(segment, encapsulation_dropped);
 		return TC_ACT_SHOT;
@@ -253,12 +259,14 @@ int state_command(struct bpf_raw_tracepoint_args *arguments)
 	if (!f)
 		return 0;
 	__u64 from = (command.id << 8) | (command.from & 0xff);
+	__u32 server_time = 0;
 	int enters = command.to == STATE_TAKEN && command.from != STATE_TAKEN;
 	if (enters) {
 		/* Before the state: what the sockets send must be known as the flow's. */
 		tuple_of(&command.key, &tuple);
 		if (bpf_map_update_elem(&engine_tuples, &tuple, &command.key, BPF_NOEXIST))
 			return COMMAND_TUPLE_OWNED;
+		server_time = f->end[1].tsval; /* where `next` is from here on */
 		f->end[0].next = f->end[0].isn + 1 + command.judged;
 		f->end[1].next = f->end[1].isn + 1;
 	}
@@ -268,7 +276,16 @@ int state_command(struct bpf_raw_tracepoint_args *arguments)
 	if (found != from) {
 		if (enters)
 			bpf_map_delete_elem(&engine_tuples, &tuple);
-		return (found >> 8) == (command.id & ID_MASK) ? found & 0xff : 0;
+		if ((found >> 8) != (command.id & ID_MASK))
+			return 0;
+		return (found & 0xff) | (f->end[0].flags & END_SPOKEN_TO ? COMMAND_SPOKEN_TO : 0);
+	}
+	if (enters && f->end[0].flags & f->end[1].flags & END_TIMESTAMPS) {
+		/* Its sockets are silent yet. */
+		f->client_time = command.client_time;
+		f->server_time = server_time;
+		f->end[0].flags |= END_UNHEARD;
+		f->end[1].flags |= END_UNHEARD;
 	}
 	if (command.from == STATE_ANSWERED)
 		count_entry(&command.key, f->client_low, 0, -1);

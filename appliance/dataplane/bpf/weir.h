@@ -112,6 +112,9 @@ enum state {
 #define END_SACK 4
 #define END_TIMESTAMPS 8
 #define END_ECN 16 /* RFC 3168 6.1.1: offered, or agreed to */
+/* Of a taken flow's end: the socket that speaks to it has heard no timestamp of it; has said something. */
+#define END_UNHEARD 32
+#define END_SPOKEN_TO 64
 
 /* What one end's own packets said. */
 struct end {
@@ -148,13 +151,19 @@ struct flow {
 	__u8 contested; /* SYNs with different sequence numbers came, and no SYN-ACK for the last one */
 	__u8 acknowledged; /* while STATE_RELEASING: the server acknowledged all that was judged */
 	__u32 owner; /* the engine that holds or has taken it */
-	__u32 judged; /* bytes that were judged, from the client's first; from STATE_RELEASING on */
+	union {
+		__u32 judged;	   /* bytes that were judged, from the client's first; from STATE_RELEASING on */
+		__u32 client_time; /* once taken: the timestamp of its last packet before */
+	};
 	__u32 successor; /* sequence number of a newer SYN, which a SYN-ACK has to answer */
 	__u8 successor_side; /* 0: no newer SYN; else 1 + the side it came in by */
 	__u8 served; /* a server policy covers it: nothing but TLS is let through (SPEC T9) */
 	__u8 counted; /* among its client's flows (clients.h); only in flows, changed by who changes the state */
 	__u8 reset; /* before it is held: an end ended or reset it, as far as anybody can tell */
-	__u32 syn_payload; /* bytes */
+	union {
+		__u32 syn_payload; /* bytes */
+		__u32 server_time; /* once taken: the timestamp of its SYN-ACK */
+	};
 };
 _Static_assert(sizeof(struct flow) == 128, "src/layout.rs has the same type");
 
@@ -204,7 +213,8 @@ _Static_assert(sizeof(struct held) == 216, "src/layout.rs has the same type");
 
 /* The arguments of state_command. Returns state found | COMMAND_SWAPPED; COMMAND_TUPLE_OWNED: another
  * flow's sockets have the tuple; 0: no entry of that id. From STATE_TAKEN to itself: the flow's
- * handshake is over, it counts for its client no more. */
+ * handshake is over, it counts for its client no more. From 0: changes nothing, and says by
+ * COMMAND_SPOKEN_TO whether a socket of ours has said something to the client of a taken flow. */
 struct command {
 	__u64 id;
 	struct flow_key key;
@@ -212,12 +222,13 @@ struct command {
 	__u32 to;
 	__u32 delete; /* after the swap */
 	__u32 judged; /* to STATE_RELEASING: flow.judged; to STATE_TAKEN: the client's bytes that came so far */
-	__u32 reserved;
+	__u32 client_time; /* to STATE_TAKEN: the timestamp of the client's last packet */
 };
 _Static_assert(sizeof(struct command) == 88, "src/layout.rs has the same type");
 _Static_assert(sizeof(struct command) <= 96, "a raw tracepoint has 12 arguments");
 #define COMMAND_SWAPPED 0x100
 #define COMMAND_TUPLE_OWNED 0x200
+#define COMMAND_SPOKEN_TO 0x400
 
 /* The beginning of a datagram that was dropped, for an ICMP error to its sender. */
 struct refused {

@@ -201,6 +201,7 @@ pub struct Flow {
     pub contested: u8,
     pub acknowledged: u8,
     pub owner: u32,
+    /// Once taken, the programs have the client's timestamp here.
     pub judged: u32,
     pub successor: u32,
     pub successor_side: u8,
@@ -210,6 +211,7 @@ pub struct Flow {
     pub counted: u8,
     /// Before it is held: an end ended or reset it, as far as anybody can tell.
     pub reset: u8,
+    /// Once taken, the programs have the server's timestamp here.
     pub syn_payload: u32,
 }
 const _: () = assert!(size_of::<Flow>() == 128);
@@ -273,11 +275,12 @@ pub struct Command {
     pub to: u32,
     pub delete: u32,
     pub judged: u32,
-    pub reserved: u32,
+    pub client_time: u32,
 }
 const _: () = assert!(size_of::<Command>() == 88);
 pub const COMMAND_SWAPPED: u32 = 0x100;
 pub const COMMAND_TUPLE_OWNED: u32 = 0x200;
+pub const COMMAND_SPOKEN_TO: u32 = 0x400;
 
 /// IPv4 as v4-mapped, as in the keys.
 pub fn mapped(address: IpAddr) -> [u8; 16] {

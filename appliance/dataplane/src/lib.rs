@@ -8,6 +8,7 @@
 pub mod namespace;
 pub mod segment;
 
+mod acknowledgement;
 mod assembly;
 mod checksum;
 mod core;
@@ -40,6 +41,7 @@ mod traffic;
 mod walk;
 
 pub use self::core::{FlowCounts, FlowReport};
+pub use acknowledgement::Acknowledgement;
 pub use dataplane::{Dataplane, FlowsNow, OpenError, Options, TableSizes, Times};
 pub use held::{Held, HeldFlow, HeldFlows, NotHeld, ReleaseError, TakeOverError};
 pub use histogram::HistogramReport;

@@ -67,7 +67,9 @@ impl TakenFlow {
         let mut to_server = OneWay::new(from_client, server);
         let mut to_client = OneWay::new(from_server, client);
         let mut asked = pin!(self.guard.asked());
+        let mut acknowledged = pin!(self.acknowledgement.in_time());
         poll_fn(|cx| {
+            let Poll::Pending = acknowledged.as_mut().poll(cx);
             while let Poll::Ready(ends) = asked.as_mut().poll(cx) {
                 self.guard.pass_on(ends, client, server);
                 asked.set(self.guard.asked());

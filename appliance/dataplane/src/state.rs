@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use crate::layout::{COMMAND_SWAPPED, COMMAND_TUPLE_OWNED, Command, FlowKey, State};
+use crate::layout::{COMMAND_SPOKEN_TO, COMMAND_SWAPPED, COMMAND_TUPLE_OWNED, Command, FlowKey, State};
 use crate::test_run::{test_run, test_run_with_arguments};
 
 /// What became of a change of state.
@@ -59,10 +59,25 @@ impl StateCommand {
         self.run(Command { id, key: *key, from, to, judged, ..Command::default() })
     }
 
-    /// From held to taken, `received` bytes of the client having come.
-    pub fn taking(&self, key: &FlowKey, id: u64, received: u32) -> io::Result<Swap> {
+    /// From held to taken, `received` bytes of the client having come, the last with `client_time` as
+    /// its timestamp, if it has any.
+    pub fn taking(
+        &self,
+        key: &FlowKey,
+        id: u64,
+        received: u32,
+        client_time: u32,
+    ) -> io::Result<Swap> {
         let (from, to) = (State::Held as u32, State::Taken as u32);
-        self.run(Command { id, key: *key, from, to, judged: received, ..Command::default() })
+        let (key, judged) = (*key, received);
+        self.run(Command { id, key, from, to, judged, client_time, ..Command::default() })
+    }
+
+    /// Whether a socket of ours has said something to the client of a taken flow.
+    pub fn spoken_to_client(&self, key: &FlowKey, id: u64) -> io::Result<bool> {
+        let command = Command { id, key: *key, ..Command::default() };
+        let answer = test_run_with_arguments(&self.0, command.bytes())?;
+        Ok(answer & COMMAND_SPOKEN_TO != 0)
     }
 
     /// A taken flow's handshake is over: it counts for its client no more.

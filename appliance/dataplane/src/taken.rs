@@ -14,9 +14,10 @@ use socket2::{SockAddr, SockRef, Socket};
 use tokio::net::TcpStream;
 use weir_policy::Resets;
 
+use crate::acknowledgement::Acknowledgement;
 use crate::assembly::Assembly;
-use crate::core::{Core, Count, Disposition, Finished, SegmentLinks, Shared};
-use crate::frame::ACK;
+use crate::core::{Core, Count, Disposition, Finished, Shared};
+use crate::frame::{ACK, FIN};
 use crate::held::{HeldFlow, TakeOverError, other};
 use crate::layout::{
     END_TIMESTAMPS, END_WINDOW_SCALE, EVASION_DECOY, EVASION_TABLE_FULL, FlowKey, State,
@@ -32,8 +33,10 @@ pub struct TakenFlow {
     pub client: TcpStream,
     /// Speaks to the server, for the client. Nothing was sent to the server yet.
     pub server: TcpStream,
-    /// The client's bytes that came before the takeover; the client has been told they arrived.
+    /// The client's bytes that came before the takeover.
     pub received: Vec<u8>,
+    /// Tells the client that they arrived.
+    pub acknowledgement: Acknowledgement,
     /// Keep it as long as the streams.
     pub guard: FlowGuard,
 }
@@ -217,11 +220,11 @@ impl HeldFlow {
             }
             return Err(TakeOverError::Lost(error));
         }
-        let received = self.hand_over();
+        let (received, acknowledgement) = self.hand_over();
         if let Some(links) = self.links() {
             self.shared.taken_over_in(links, decided.elapsed());
         }
-        Ok(TakenFlow { client, server, received, guard })
+        Ok(TakenFlow { client, server, received, acknowledgement, guard })
     }
 
     async fn sockets(&self) -> Result<[Socket; 2], TakeOverError> {
@@ -255,7 +258,8 @@ impl HeldFlow {
         let client = stream(client).map_err(TakeOverError::Client)?;
         let server = stream(server).map_err(TakeOverError::Server)?;
         let received = self.payload().len() as u32; // bounded by the assembly
-        match self.core.state.taking(&self.key, self.id, received) {
+        let time = self.client_timestamp();
+        match self.core.state.taking(&self.key, self.id, received, time) {
             Ok(Swap::Done) => {}
             Ok(Swap::TupleOwned) => return Err(TakeOverError::TupleOwned),
             Ok(_) => return Err(TakeOverError::NotHeld),
@@ -306,70 +310,44 @@ impl HeldFlow {
     }
 
     /// Gives the sockets, which speak now, what the flow's packets said; returns the client's bytes.
-    fn hand_over(&mut self) -> Vec<u8> {
-        let acknowledgements = self.acknowledgements();
+    fn hand_over(&mut self) -> (Vec<u8>, Acknowledgement) {
+        let segment = self.acknowledging();
+        let mut acknowledgement =
+            Acknowledgement::new(&self.core, self.key, self.id, self.from(), segment);
+        // Its next bytes may wait for that: the rest of a hello by Nagle's algorithm (RFC 9293 3.7.4).
+        if !self.came_in_one_segment() {
+            acknowledgement.give();
+        }
         let assembly = std::mem::replace(&mut self.assembly, Assembly::new(0, 0));
         let (received, rest) = assembly.into_parts();
         if let Some(links) = self.links() {
-            self.prime(links, &acknowledgements);
-            // The client learns at once that its bytes arrived: it need not send them again, and
-            // may send the rest of a hello that Nagle's algorithm keeps back (RFC 9293 3.7.4).
-            if let Some(frame) = acknowledgements.server.frame() {
-                links.send(self.from(), &frame);
-            }
             for frame in rest {
                 links.inject(frame);
             }
             self.shared.count(links, Count::TakenOver);
         }
         self.finish(Disposition::Taken);
-        received
+        (received, acknowledgement)
     }
 
-    /// A socket in repair knows no timestamp of its peer and would echo 0: each is told by a pure
-    /// acknowledgement, as its peer would send it.
-    fn prime(&self, links: &SegmentLinks, acknowledgements: &Acknowledgements) {
-        let [client, server] = &self.flow.end;
-        if client.flags & server.flags & END_TIMESTAMPS == 0 {
-            return;
-        }
-        let to_us = Segment {
-            acknowledged: client.isn.wrapping_add(1),
-            timestamps: Some((server.tsval, client.tsval)),
-            ..acknowledgements.server
-        };
-        for segment in [acknowledgements.client, to_us] {
-            if let Some(frame) = segment.frame() {
-                links.inject(frame);
-            }
-        }
+    fn came_in_one_segment(&self) -> bool {
+        matches!(self.assembly.frames(), [frame] if frame.gso_size == 0 && frame.flags & FIN == 0)
     }
 
-    /// The acknowledgement each end would send now.
-    fn acknowledgements(&self) -> Acknowledgements {
+    /// What the server would tell its client now.
+    fn acknowledging(&self) -> Segment {
         let [client, server] = &self.flow.end;
         let timestamps = client.flags & server.flags & END_TIMESTAMPS != 0;
         let scaled = client.flags & server.flags & END_WINDOW_SCALE != 0;
         let shift = if scaled { server.window_scale.min(14) } else { 0 };
-        let server_time = timestamp_after(server.tsval);
-        let server_next = server.isn.wrapping_add(1);
-        let client_next = self.assembly.next_sequence();
-        Acknowledgements {
-            client: Segment {
-                sequence: client_next,
-                acknowledged: server_next,
-                window: self.client_window(),
-                timestamps: timestamps.then(|| (self.client_timestamp(), server.tsval)),
-                ..self.segment(client, self.client(), self.server())
-            },
-            server: Segment {
-                sequence: server_next,
-                acknowledged: client_next,
-                flags: ACK,
-                window: server.syn_window >> shift,
-                timestamps: timestamps.then(|| (server_time, self.client_timestamp())),
-                ..self.segment(server, self.server(), self.client())
-            },
+        let times = (timestamp_after(server.tsval), self.client_timestamp());
+        Segment {
+            sequence: server.isn.wrapping_add(1),
+            acknowledged: self.assembly.next_sequence(),
+            flags: ACK,
+            window: server.syn_window >> shift,
+            timestamps: timestamps.then_some(times),
+            ..self.segment(server, self.server(), self.client())
         }
     }
 
@@ -382,11 +360,6 @@ impl HeldFlow {
         let newest = self.assembly.newest().and_then(|frame| frame.timestamp());
         newest.unwrap_or(self.flow.end[0].tsval)
     }
-}
-
-struct Acknowledgements {
-    client: Segment,
-    server: Segment,
 }
 
 /// A namespace has one socket for a tuple: the flow of another VLAN or tunnel may have it.

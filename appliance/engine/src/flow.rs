@@ -204,6 +204,8 @@ async fn decide_after_takeover(
     surroundings: &Rc<Surroundings>,
 ) -> Outcome {
     increment(&surroundings.totals.taken_before_judgement);
+    // It may wait for that with the rest of its hello.
+    taken.acknowledgement.give();
     let known = match rest_of_hello(&taken.client, &mut taken.received).await {
         Ok(known) => known,
         // Both ends are reset.

@@ -54,7 +54,7 @@ pub async fn run(
         return Outcome::Bypassed(weir_policy::outcome::Bypassed::NoPolicy);
     };
 
-    let TakenFlow { client, server, received, mut guard } = taken;
+    let TakenFlow { client, server, received, mut acknowledgement, mut guard } = taken;
     // Apart, so that a session does not keep its room for as long as it lives.
     let shaken = Box::pin(handshakes(
         (client, server),
@@ -65,15 +65,20 @@ pub async fn run(
         record,
         surroundings,
     ));
-    let (client, server, verdict) = match shaken.await {
+    let shaken = tokio::select! {
+        shaken = shaken => shaken,
+        never = acknowledgement.in_time() => match never {},
+    };
+    let (client, server, verdict) = match shaken {
         Ok(legs) => legs,
         // The streams are dropped: a reset, unless an orderly close was asked for.
         Err(Ended::Blocked(blocked)) => return Outcome::Blocked(blocked),
         Err(Ended::Excepted { client, server }) => {
+            let received = (received, acknowledgement);
             return relay_excepted(client, server, received, guard, record).await;
         }
     };
-    drop((received, hello));
+    drop((received, hello, acknowledgement));
     guard.settle();
     // HTTP/2 has no decoder yet: only what looks at any stream looks at it (SPEC I1).
     let http2 = client.tls.negotiated().and_then(|negotiated| negotiated.alpn).as_deref()

@@ -9,7 +9,7 @@ use std::time::Instant;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::net::TcpStream;
 use weir_api::engine::{End, SessionRecord};
-use weir_dataplane::{FlowGuard, TakenFlow};
+use weir_dataplane::{Acknowledgement, FlowGuard, TakenFlow};
 use weir_policy::outcome::{Blocked, NotDecrypted, Outcome};
 use weir_policy::snapshot::DecryptionPolicy;
 use weir_policy::suites::Allowed;
@@ -29,14 +29,15 @@ use crate::stacks::{ServerFailed, Stacks, needs_legacy};
 pub(super) async fn relay_excepted(
     client: TcpStream,
     server: TcpStream,
-    received: Vec<u8>,
+    (received, acknowledgement): (Vec<u8>, Acknowledgement),
     guard: FlowGuard,
     record: &mut SessionRecord,
 ) -> Outcome {
     let again = guard.connect_again(server, record.client, record.server);
     match tokio::time::timeout(HANDSHAKE_DEADLINE, again).await {
         Ok(Ok(server)) => {
-            relay::as_is(TakenFlow { client, server, received, guard }, record).await;
+            let taken = TakenFlow { client, server, received, acknowledgement, guard };
+            relay::as_is(taken, record).await;
             Outcome::NotDecrypted(NotDecrypted::LearntException)
         }
         Ok(Err(error)) => {

@@ -1,0 +1,80 @@
+//! Telling a taken flow's client that the bytes arrived which it sent before the takeover.
+//!
+//! For: an acknowledgement as a server's own kernel would give it: at once where more than one segment
+//! came, or the client may wait for it; else within [`ACKNOWLEDGED_WITHIN`], by what is said to the
+//! client meanwhile or, where nothing is, by a segment of its own (RFC 9293 3.8.6.3 has 500 ms at most).
+//! Not for: what comes after the takeover, which the kernel acknowledges. A segment that is not sent is
+//! counted: the client sends its bytes again, and the socket answers.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+use weir_policy::snapshot::Side;
+
+use crate::core::Core;
+use crate::layout::FlowKey;
+use crate::segment_of_ours::Segment;
+
+/// Half of what Linux waits at least, and far less than any client waits before it sends again.
+pub const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(20);
+
+/// What the client is to be told. Poll [`Self::in_time`] beside whatever may answer the client.
+#[derive(Debug)]
+pub struct Acknowledgement {
+    core: Arc<Core>,
+    key: FlowKey,
+    id: u64,
+    /// The client's.
+    side: Side,
+    due: Instant,
+    /// `None` once it is told.
+    segment: Option<Segment>,
+}
+
+impl Acknowledgement {
+    /// From now on.
+    pub(crate) fn new(
+        core: &Arc<Core>,
+        key: FlowKey,
+        id: u64,
+        side: Side,
+        segment: Segment,
+    ) -> Self {
+        let due = Instant::now() + ACKNOWLEDGED_WITHIN;
+        Self { core: Arc::clone(core), key, id, side, due, segment: Some(segment) }
+    }
+
+    /// Tells the client, if nothing was said to it yet; once.
+    pub fn give(&mut self) {
+        let Some(segment) = self.segment.take() else { return };
+        match self.core.state.spoken_to_client(&self.key, self.id) {
+            Ok(true) => {}
+            Ok(false) => self.send(&segment),
+            // Twice is no harm.
+            Err(error) => {
+                tracing::debug!(%error, "not known whether the client was spoken to");
+                self.send(&segment);
+            }
+        }
+    }
+
+    /// Tells the client when it is time, if nothing was said to it until then. Safe to cancel.
+    pub async fn in_time(&mut self) -> Infallible {
+        if self.segment.is_some() {
+            sleep_until(self.due).await;
+            self.give();
+        }
+        pending().await
+    }
+
+    fn send(&self, segment: &Segment) {
+        if let (Some(links), Some(frame)) =
+            (self.core.segments.get(&self.key.segment), segment.frame())
+        {
+            links.send(self.side, &frame);
+        }
+    }
+}
