@@ -7,7 +7,9 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use crate::layout::{COMMAND_SPOKEN_TO, COMMAND_SWAPPED, COMMAND_TUPLE_OWNED, Command, FlowKey, State};
+use crate::layout::{
+    COMMAND_SPOKEN_TO, COMMAND_SWAPPED, COMMAND_TUPLE_OWNED, Command, FlowKey, State,
+};
 use crate::test_run::{test_run, test_run_with_arguments};
 
 /// What became of a change of state.
