@@ -37,7 +37,8 @@ fn a_client_that_does_not_read_makes_the_server_wait_and_not_the_engine_hoard() 
         )?;
         std::thread::sleep(Duration::from_secs(2));
         let grown = resident(bench)?.saturating_sub(before);
-        assert!(grown < 8 << 10, "the engine grew by {grown} KiB");
+        // A hoard would be all of it.
+        assert!(grown < (DOWNLOAD as u64 >> 10) / 2, "the engine grew by {grown} KiB");
         let (answer, end) = read_all(&mut tls);
         end?;
         assert!(answer > DOWNLOAD, "{answer} bytes came");
