@@ -119,7 +119,7 @@ __noinline int handshake_has_room(struct flow_key *key, __u32 client_low, __u64 
 {
 	__u32 all = CLIENT_HANDSHAKES_ALL, most = flow_entries / HANDSHAKES_PART;
 	__u32 *total = bpf_map_lookup_elem(&client_flows, &all);
-	if (!key || !total || *(volatile __u32 *)total >= most)
+	if (!key || !total || *(volatile __s32 *)total >= (__s32)most) /* it may be below 0 by races */
 		return 0;
 	__u64 hash = client_hash(key, client_low, seed);
 	return has_share(hash, CLIENT_HANDSHAKES, CLIENT_HANDSHAKES_ALL, most) &&

@@ -131,7 +131,7 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 	 * never makes us forget the flow: what ends it is left to the ends, and the entry to the LRU, or
 	 * to user space. */
 	if (p->flags & TCP_RST) {
-		if (p->seq == f->end[!from_client].isn + 1)
+		if (p->seq == f->end[!from_client].isn + 1 && !expires_early(p, &f->end[!from_client]))
 			f->reset = 1;
 		return SEEN_PASS;
 	}
@@ -180,16 +180,26 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 			count(segment, server_outside_window_dropped);
 			return SEEN_DROP;
 		}
-		if (expires_early(p, server)) {
-			count(segment, server_ttl_dropped);
-			return SEEN_DROP;
-		}
 		if (f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST)) {
+			if (expires_early(p, server)) {
+				count(segment, server_ttl_dropped);
+				return SEEN_DROP;
+			}
 			/* STARTTLS, or no TLS at all. */
 			if (p->payload)
 				return SEEN_SERVER_FIRST;
-			/* It ends, as it may; what its client says all the same is not left unjudged. */
+			/* It ends, as it may; what its client says all the same is not left unjudged. Where
+			 * another CPU is moving the entry this one goes unread: the server ends again. */
 			f->reset = 1;
+			if (*(volatile __u64 *)&f->word == word)
+				return SEEN_PASS;
+			count(segment, state_race_dropped);
+			return SEEN_DROP;
+		}
+		if (expires_early(p, server)) {
+			/* Another box answered the SYN in the server's name; or its client never hears this, and
+			 * is judged by what it says. One that does hear it acknowledges it. */
+			count(segment, server_ttl_passed);
 			return SEEN_PASS;
 		}
 		/* The server speaks or ends first: not TLS as we know it, not ours. */

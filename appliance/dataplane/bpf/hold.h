@@ -228,6 +228,12 @@ static __noinline int hold_server_first(struct packet *p, struct flow *f, __u64 
  * the engine is told and gives it back in order. */
 static __always_inline int server_ends_hold(struct packet *p, struct flow *f, __u64 word, struct configuration *c, __u32 segment)
 {
+	if (!p->payload && (f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST))) {
+		/* Nobody knows whether its client would believe it. One that ended ends again, or resets
+		 * what comes. */
+		count(segment, server_end_dropped);
+		return TC_ACT_SHOT;
+	}
 	struct held *h = reserve(word, sizeof(*h));
 	if (!h) {
 		count(segment, ring_full_dropped);

@@ -207,15 +207,14 @@ int engine_ingress(struct __sk_buff *skb)
 	__u32 to_a = from_server ? f->client_side == SIDE_A : f->client_side != SIDE_A;
 	__u32 out = to_a ? port->interface[0] : port->interface[1];
 	note_expected(&p, peer);
-	if ((peer->flags & (END_UNHEARD | END_SPOKEN_TO)) != END_SPOKEN_TO) {
-		peer->flags |= END_SPOKEN_TO;
-		if (peer->flags & END_UNHEARD && echo_time(skb, &p, peer, from_server ? f->client_time : f->server_time))
-			return TC_ACT_SHOT;
-	}
-	if ((peer->congested && echo_congestion(skb, &p)) || wear(skb, &p, key, end)) {
+	__u32 time = from_server ? f->client_time : f->server_time;
+	if ((peer->flags & END_UNHEARD && echo_time(skb, &p, peer, time)) ||
+	    (peer->congested && echo_congestion(skb, &p)) || wear(skb, &p, key, end)) {
 		count(segment, encapsulation_dropped);
 		return TC_ACT_SHOT;
 	}
+	if (!(peer->flags & END_SPOKEN_TO))
+		peer->flags |= END_SPOKEN_TO;
 	return bpf_redirect(out, 0);
 stray:
 	count(segment, engine_stray_dropped);

@@ -19,7 +19,10 @@ use aya::maps::{Array, MapData};
 
 use crate::core::{Core, Count, Disposition, Finished};
 use crate::dataplane::Times;
-use crate::layout::{CLIENT_HANDSHAKES_ALL, EVASION_UNSEEN_HANDSHAKE, Flow, FlowKey, State, id_of};
+use crate::layout::{
+    CLIENT_HANDSHAKES_ALL, EVASION_SERVER_SPEAKS_FIRST, EVASION_UNSEEN_HANDSHAKE, Flow, FlowKey,
+    State, id_of,
+};
 use crate::ring::monotonic_nanoseconds;
 use crate::state::Swap;
 use crate::tables::InForce;
@@ -84,14 +87,14 @@ impl Silence {
         };
         let visit = |key, flow: &Flow| {
             if State::of(flow.word) == Some(State::Answered) && self.silent(flow, crowded)? {
-                self.forget(key, flow, evasion.get() & EVASION_UNSEEN_HANDSHAKE != 0)?;
+                self.forget(key, flow, blocks(flow, evasion.get()))?;
             }
             Ok(())
         };
         self.flows.walk(pause, visit).map(drop)
     }
 
-    /// Whether it has been for too long.
+    /// Whether it has been for too long. What ended it may be a decoy.
     fn silent(&self, flow: &Flow, crowded: bool) -> io::Result<bool> {
         let silent = Duration::from_nanos(monotonic_nanoseconds()?.saturating_sub(flow.touched));
         let most =
@@ -118,4 +121,11 @@ impl Silence {
         }
         Ok(())
     }
+}
+
+/// Whether what its client says later, if it says anything, must not cross unjudged: of a server proxy's
+/// server nothing but TLS does (SPEC T9).
+fn blocks(flow: &Flow, evasion: u32) -> bool {
+    let ended = if flow.reset != 0 { EVASION_SERVER_SPEAKS_FIRST } else { 0 };
+    flow.served != 0 || evasion & (EVASION_UNSEEN_HANDSHAKE | ended) != 0
 }

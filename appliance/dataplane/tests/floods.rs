@@ -52,17 +52,21 @@ fn answer(server: &Raw) {
     server.put(&answer);
 }
 
-/// SYNs of many clients to a server that does not answer, until one that came before is forgotten. All
-/// are sent, and so looked at, on one processor: the newest few that another one put into an LRU map
-/// outlive what this one does.
+/// SYNs of many clients to a server that does not answer, until one that came before is forgotten.
 fn flood(wire: &Wire, engine: &Engine) {
+    on_one_processor(|| flood_from_here(wire, engine));
+}
+
+/// What is sent there is looked at there: the newest few entries that another processor put into an LRU
+/// map outlive what this one does.
+fn on_one_processor(send: impl FnOnce()) {
     use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
     use nix::unistd::Pid;
     let (this, all) = (Pid::from_raw(0), sched_getaffinity(Pid::from_raw(0)).unwrap());
     let mut one = CpuSet::new();
     one.set((0..CpuSet::count()).find(|number| all.is_set(*number).unwrap()).unwrap()).unwrap();
     sched_setaffinity(this, &one).unwrap();
-    flood_from_here(wire, engine);
+    send();
     sched_setaffinity(this, &all).unwrap();
 }
 
@@ -307,7 +311,7 @@ fn an_answer_that_policy_drops_ends_no_inspection_of_a_silent_flow() {
     let (client, mut server) = Raw::shaken(&wire, 4000);
     let mut other = client.syn();
     other.sequence = other.sequence.wrapping_add(100_000);
-    client.put(&other);
+    on_one_processor(|| client.put(&other));
     server.expect("SYN", |a| a.flags == SYN && a.sequence == other.sequence);
     flood(&wire, &engine);
     let dropped = engine.counter("handshake_unknown_dropped");

@@ -7,7 +7,7 @@ mod wire;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use weir_dataplane::Attach;
+use weir_dataplane::{Attach, Times};
 use weir_policy::snapshot::{Evasion, EvasionAction, Layer2Fallback, ServerPolicy, ServerProxy};
 use weir_policy::{Resets, Snapshot};
 use wire::Wire;
@@ -122,7 +122,7 @@ fn a_server_that_speaks_while_the_flow_is_held_is_not_heard_where_policy_blocks_
     assert_eq!(engine.counter("server_spoke_first_dropped"), 1);
 }
 
-/// Its client never hears of it, and goes on.
+/// Its client never hears of it, and goes on. Or does hear it, where another box answered the SYN.
 #[test]
 fn a_server_that_ends_or_speaks_for_us_alone_ends_no_inspection() {
     let (wire, engine) = under(Evasion::default(), Does::TakeOver);
@@ -131,7 +131,8 @@ fn a_server_that_ends_or_speaks_for_us_alone_ends_no_inspection() {
         let mut decoy = server.segment(0, payload);
         (decoy.flags, decoy.ttl) = (flags, 3);
         server.put(&decoy);
-        engine.wait_for("server_ttl_dropped", u64::from(port) - 3999);
+        client.expect("what its server says", |a| a.payload == payload && a.flags & flags == flags);
+        assert_eq!(engine.counter("server_ttl_passed"), u64::from(port) - 3999);
         client.send(0, b"judged");
         server.expect("the judged bytes", |a| a.payload == b"judged");
     }
@@ -162,4 +163,50 @@ fn what_a_client_says_after_its_server_ended_is_judged_or_dropped_where_servers_
         engine.wait_for("flow_held", 1);
         server.expect_none("an unjudged payload passed", |a| !a.payload.is_empty());
     }
+}
+
+#[test]
+fn a_decoy_of_an_end_ends_no_hold_where_servers_must_not_be_first() {
+    for served in [false, true] {
+        let action = if served { EvasionAction::Bypass } else { BLOCK };
+        let policy = Evasion { server_speaks_first: action, ..Evasion::default() };
+        let (wire, engine) = under(policy, Does::Hold);
+        if served {
+            engine.dataplane.apply(&serving()).unwrap();
+        }
+        for (port, flags, at) in [(4000, FIN | ACK, 0), (4001, RST | ACK, 1)] {
+            let (client, server) = Raw::shaken(&wire, port);
+            client.send(0, b"half");
+            engine.wait_for("flow_held", u64::from(port) - 3999);
+            let mut decoy = server.segment(at, b"");
+            decoy.flags = flags;
+            server.put(&decoy);
+            client.expect_none("the end", |a| a.flags & (FIN | RST) != 0);
+            assert_eq!(engine.counter("server_end_dropped"), u64::from(port) - 3999);
+            server.send(0, b"after its end");
+            client.expect_none("the server was heard", |a| !a.payload.is_empty());
+        }
+        assert_eq!(engine.counter("held_ended"), 0);
+    }
+}
+
+/// Whatever told us that it ended: the server may not have heard it.
+#[test]
+fn a_silent_flow_of_a_server_proxy_is_never_left_to_the_bridge() {
+    let wire = Wire::new();
+    let (engine, held) = wire.engine_with(Attach::Auto, |options| {
+        let look = Duration::from_millis(100);
+        options.times = Times { silent_crowded: 5 * look, look, ..Times::default() };
+    });
+    judge_all(held, 1, Does::Hold);
+    engine.dataplane.apply(&serving()).unwrap();
+    let (client, server) = Raw::shaken(&wire, 4000);
+    let mut decoy = client.segment(0, b"");
+    decoy.flags = RST;
+    client.put(&decoy);
+    server.expect("RST", |a| a.flags & RST != 0);
+    engine.wait_for("handshake_blocked", 1);
+    client.send(0, b"GET /");
+    server.expect_none("an unjudged payload passed", |a| !a.payload.is_empty());
+    assert_eq!(engine.counter("handshake_forgotten"), 0);
 }

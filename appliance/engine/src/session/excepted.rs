@@ -29,10 +29,12 @@ use crate::stacks::{ServerFailed, Stacks, needs_legacy};
 pub(super) async fn relay_excepted(
     client: TcpStream,
     server: TcpStream,
-    (received, acknowledgement): (Vec<u8>, Acknowledgement),
+    (received, mut acknowledgement): (Vec<u8>, Acknowledgement),
     guard: FlowGuard,
     record: &mut SessionRecord,
 ) -> Outcome {
+    // The server may be long in answering again.
+    acknowledgement.give();
     let again = guard.connect_again(server, record.client, record.server);
     match tokio::time::timeout(HANDSHAKE_DEADLINE, again).await {
         Ok(Ok(server)) => {
