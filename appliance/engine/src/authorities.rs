@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use weir_api::engine::{RevocationRecord, RevocationSource};
 use weir_api::fetch::{Bytes, Fetch};
 use weir_tls::verify::revocation::{
-    Answer, AnswerError, Sources, Status, judge_ocsp, ocsp_request,
+    Answer, AnswerError, Sources, Status, judge_list, judge_ocsp, ocsp_request,
 };
 use weir_tls::verify::{Failure, Issuer};
 use weir_tls::{SerialNumber, TrustAnchors};
@@ -103,7 +103,6 @@ impl Revocation {
 
 /// A chain that verified, of whose leaf is asked.
 pub struct Question<'a> {
-    pub anchors: &'a Arc<TrustAnchors>,
     pub chain: &'a [CertificateDer<'static>],
     pub issuer: &'a Issuer,
     /// The OCSP answer that the server sent along.
@@ -233,7 +232,7 @@ impl Authorities {
             if let Some(known) = self.known(subject, seconds) {
                 return known;
             }
-            match by_list(question, list, now).await {
+            match by_list(leaf, question.issuer, list, now).await {
                 Ok(answer) => {
                     let revocation = Revocation::of(answer, RevocationSource::List);
                     return self.keep(subject, revocation, answer.until);
@@ -251,9 +250,14 @@ impl Authorities {
 }
 
 /// A long list takes tens of milliseconds: not the runtime's.
-async fn by_list(question: &Question<'_>, list: Arc<[u8]>, now: UnixTime) -> Result<Answer, Why> {
-    let (anchors, chain) = (Arc::clone(question.anchors), question.chain.to_vec());
-    let judged = tokio::task::spawn_blocking(move || anchors.judge_list(&chain, &list, now));
+async fn by_list(
+    leaf: &CertificateDer<'_>,
+    issuer: &Issuer,
+    list: Arc<[u8]>,
+    now: UnixTime,
+) -> Result<Answer, Why> {
+    let (leaf, issuer) = (leaf.clone().into_owned(), issuer.clone());
+    let judged = tokio::task::spawn_blocking(move || judge_list(&leaf, &issuer, &list, now));
     match judged.await {
         Ok(judged) => judged.map_err(Why::from),
         Err(_) => Err(Unavailable::Slow.into()),

@@ -13,6 +13,7 @@ pub(crate) mod oid {
     pub(crate) const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
     pub(crate) const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
     pub(crate) const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
+    pub(crate) const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
     pub(crate) const RSA_ENCRYPTION: &[u8] =
         &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
     pub(crate) const SUBJECT_ALTERNATIVE_NAME: &[u8] = &[0x55, 0x1d, 0x11];
@@ -130,6 +131,13 @@ impl<'a> Certificate<'a> {
             .expect(der::SEQUENCE)
             .and_then(|constraints| Reader(constraints.contents).optional(der::BOOLEAN));
         matches!(authority, Ok(Some(Element { contents: [0xff], .. })))
+    }
+
+    /// keyUsage says cRLSign, or there is none (RFC 5280 section 4.2.1.3).
+    pub(crate) fn may_sign_lists(&self) -> bool {
+        let Some(extension) = self.extension(oid::KEY_USAGE) else { return true };
+        let bits = Reader(extension.value).expect(der::BIT_STRING);
+        matches!(bits, Ok(Element { contents: [_, first, ..], .. }) if first & 0x02 != 0)
     }
 
     /// dNSNames of the subject alternative name; without any, the subject's last common name, which

@@ -5,14 +5,18 @@ mod common;
 
 use std::path::Path;
 
-use common::{Authority, authority, intermediate, leaf, leaf_with, openssl, write};
-use rcgen::{CustomExtension, ExtendedKeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
+use common::{Authority, authority, authority_with, intermediate, leaf, leaf_with, openssl, write};
+use rcgen::{
+    CustomExtension, ExtendedKeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256,
+    date_time_ymd,
+};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use weir_policy::snapshot::CertifiedKey;
 use weir_tls::TrustAnchors;
 use weir_tls::verify::Issuer;
 use weir_tls::verify::revocation::{
-    Answer, AnswerError, SOURCES_BOUND, Sources, Status, judge_ocsp, list_lasts_until, ocsp_request,
+    Answer, AnswerError, SOURCES_BOUND, Sources, Status, judge_list, judge_ocsp, list_lasts_until,
+    ocsp_request,
 };
 
 /// A leaf below an intermediate; the index of that authority in `directory`.
@@ -95,7 +99,13 @@ impl World {
     }
 
     fn listed(&self, list: &[u8]) -> Result<Status, AnswerError> {
-        let judged = self.anchors.judge_list(&ders(&self.server.chain), list, UnixTime::now());
+        self.listed_of(&ders(&self.server.chain), list)
+    }
+
+    /// Of a server that sends this chain.
+    fn listed_of(&self, chain: &[CertificateDer<'_>], list: &[u8]) -> Result<Status, AnswerError> {
+        let issuer = self.anchors.judge(chain, None, 2048, UnixTime::now()).issuer.unwrap();
+        let judged = judge_list(&chain[0], &issuer, list, UnixTime::now());
         judged.map(|answer| answer.status)
     }
 }
@@ -214,7 +224,7 @@ fn a_list_that_the_issuer_signed_says_good_or_revoked() {
     assert_eq!(world.listed(&world.list(Some("V"), "middle", "")), Ok(Status::Good));
     let list = world.list(Some("R"), "middle", "");
     assert_eq!(world.listed(&list), Ok(Status::Revoked));
-    let at = |seconds| world.anchors.judge_list(&ders(&world.server.chain), &list, later(seconds));
+    let at = |seconds| judge_list(world.leaf(), &world.issuer, &list, later(seconds));
     let week = 7 * 86_400;
     let until = list_lasts_until(&list).unwrap();
     assert!(matches!(at(week - 60), Ok(Answer { status: Status::Revoked, .. })));
@@ -228,6 +238,33 @@ fn a_list_that_the_issuer_signed_says_good_or_revoked() {
         let mut changed = list.clone();
         changed[at] ^= 1;
         assert!(world.listed(&changed).is_err(), "{at}");
+    }
+}
+
+/// Whoever has the leaf's key may send what he likes beside it.
+#[test]
+fn a_namesake_of_the_issuer_does_not_hide_that_a_certificate_is_revoked() {
+    let world = World::new();
+    let list = world.list(Some("R"), "middle", "");
+    let namesake = |from, until| {
+        authority_with("Middle", &PKCS_ECDSA_P256_SHA256, |params| {
+            (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), until);
+        })
+    };
+    for namesake in [
+        namesake(2001, date_time_ymd(2002, 1, 1)),
+        namesake(4000, date_time_ymd(4001, 1, 1)),
+        namesake(2001, date_time_ymd(4001, 1, 1)),
+    ] {
+        let namesake = CertificateDer::from(namesake.der().to_vec());
+        let whole = ders(&world.server.chain);
+        for at in 1..=whole.len() {
+            let mut chain = whole.clone();
+            chain.insert(at, namesake.clone());
+            let judged = world.anchors.judge(&chain, None, 2048, UnixTime::now());
+            assert!(judged.verdict.is_verified(), "{at}: {}", judged.verdict);
+            assert_eq!(world.listed_of(&chain, &list), Ok(Status::Revoked), "{at}");
+        }
     }
 }
 
@@ -256,6 +293,29 @@ fn a_list_of_others_or_of_part_of_the_certificates_says_nothing() {
     assert_eq!(unknown, Err(AnswerError::CriticalExtension));
     let delta = list("middle", "2.5.29.27=critical,DER:020101");
     assert_eq!(delta, Err(AnswerError::CriticalExtension));
+}
+
+#[test]
+fn a_list_of_an_authority_that_may_sign_none_says_nothing() {
+    use rcgen::KeyUsagePurpose::{CrlSign, DigitalSignature, KeyCertSign};
+    let mut world = World::new();
+    let root = authority("Root", &PKCS_RSA_SHA256);
+    let anchors = TrustAnchors::new(&[root.der().to_vec()], false).unwrap();
+    for (usages, expected) in [
+        (vec![KeyCertSign], Err(AnswerError::Responder)),
+        (vec![KeyCertSign, DigitalSignature], Err(AnswerError::Responder)),
+        (vec![CrlSign, KeyCertSign, DigitalSignature], Ok(Status::Revoked)),
+        (Vec::new(), Ok(Status::Revoked)),
+    ] {
+        let middle = intermediate("Middle", &root, |params| params.key_usages = usages.clone());
+        world.server = leaf(&middle, &["www.example.org"]);
+        pem(world.path(), "middle", &middle.pair);
+        pem(world.path(), "leaf", &world.server);
+        let issuer = anchors.judge(&ders(&world.server.chain), None, 2048, UnixTime::now()).issuer;
+        let list = world.list(Some("R"), "middle", "");
+        let judged = judge_list(world.leaf(), &issuer.unwrap(), &list, UnixTime::now());
+        assert_eq!(judged.map(|answer| answer.status), expected, "{usages:?}");
+    }
 }
 
 /// The DER of an element.

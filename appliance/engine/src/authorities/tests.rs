@@ -186,8 +186,7 @@ async fn what_nobody_says_in_time_is_unknown_and_asked_again_later() {
     let World { anchors, middle, leaf } = world();
     let (chain, now) = ([leaf, middle.clone()], UnixTime::now());
     let issuer = anchors.judge(&chain, None, 0, now).issuer.unwrap();
-    let question =
-        Question { anchors: &anchors, chain: &chain, issuer: &issuer, staple: Some(b"nothing") };
+    let question = Question { chain: &chain, issuer: &issuer, staple: Some(b"nothing") };
     let ask = |now| authorities.revocation(&question, now, soon());
     assert_eq!(ask(now).await, Revocation::Unknown(Unavailable::Slow.into()));
     let (number, fetch) = asked(&mut agent);

@@ -65,7 +65,7 @@ pub(super) async fn verdict(
         && verdict.is_verified()
         && let Some(issuer) = &judged.issuer
     {
-        let question = Question { anchors, chain, issuer, staple: shown.staple };
+        let question = Question { chain, issuer, staple: shown.staple };
         let revocation = authorities.revocation(&question, now, deadline).await;
         increment(match revocation {
             Revocation::Good(_) => &totals.revocation_good,

@@ -158,10 +158,12 @@ impl TrustAnchors {
                 self.path(&end_entity, &leaf, intermediates, now, seconds)
             });
             match found.result {
-                Ok(Verified { weakest, issuer_key }) => {
+                Ok(Verified { weakest, issuer_key, issuer_signs_lists }) => {
                     let weak = weakest.is_some_and(|bits| bits < minimum_rsa_bits);
                     verdict.add_if(weak, Failure::WeakKey);
-                    issuer = Some(Issuer { name: leaf.issuer.to_vec(), key: issuer_key });
+                    let name = leaf.issuer.to_vec();
+                    issuer =
+                        Some(Issuer { name, key: issuer_key, signs_lists: issuer_signs_lists });
                 }
                 Err(failure) => {
                     verdict.add(failure);

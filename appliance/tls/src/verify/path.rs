@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage, RevocationOptions};
+use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage};
 
 use super::cache::Found;
 use super::learnt::Intermediates;
 use super::verdict::Failure;
 use super::{TrustAnchors, default_package, sha256};
 use crate::certificate::{Certificate, PublicKey};
+use crate::der::{self, DerError, Reader};
 
 /// A path that was found.
 #[derive(Clone, Debug)]
@@ -22,6 +23,7 @@ pub(super) struct Verified {
     pub(super) weakest: Option<usize>,
     /// SubjectPublicKeyInfo of the leaf's issuer, a SEQUENCE.
     pub(super) issuer_key: Arc<[u8]>,
+    pub(super) issuer_signs_lists: bool,
 }
 
 /// Who issued a leaf whose path verified: the one whom its path names, whatever else the server sent
@@ -32,12 +34,24 @@ pub struct Issuer {
     pub(super) name: Vec<u8>,
     /// SubjectPublicKeyInfo, a SEQUENCE.
     pub(super) key: Arc<[u8]>,
+    /// Its certificate allows it; a trust anchor may.
+    pub(super) signs_lists: bool,
 }
 
 impl Issuer {
     /// Equal for equal names and keys only.
     pub fn digest(&self) -> [u8; 32] {
         sha256(&[&sha256(&self.name)[..], &self.key].concat())
+    }
+
+    /// To verify what it signed without a search that others have a say in.
+    pub(super) fn anchor(&self) -> Result<TrustAnchor<'_>, DerError> {
+        let contents = |raw| Reader(raw).expect(der::SEQUENCE).map(|element| element.contents);
+        Ok(TrustAnchor {
+            subject: contents(&self.name)?.into(),
+            subject_public_key_info: contents(&self.key)?.into(),
+            name_constraints: None,
+        })
     }
 }
 
@@ -75,7 +89,7 @@ impl TrustAnchors {
         now: UnixTime,
         seconds: i64,
     ) -> Result<Verified, Failure> {
-        let error = match self.path_at(end_entity, intermediates, now, Some(&self.learnt), None) {
+        let error = match self.path_at(end_entity, intermediates, now, Some(&self.learnt)) {
             Ok(verified) => return Ok(verified),
             Err(error) => error,
         };
@@ -96,7 +110,7 @@ impl TrustAnchors {
         for instant in nearest.into_iter().chain(ends) {
             let Ok(instant) = u64::try_from(instant) else { continue };
             let instant = UnixTime::since_unix_epoch(Duration::from_secs(instant));
-            match self.path_at(end_entity, intermediates, instant, None, None) {
+            match self.path_at(end_entity, intermediates, instant, None) {
                 // The leaf's dates are in the verdict already, and are copied for the client to
                 // see; an intermediate's are not.
                 Ok(verified) if leaf_outside => return Ok(verified),
@@ -107,13 +121,12 @@ impl TrustAnchors {
         Err(failure_of(&last))
     }
 
-    pub(super) fn path_at(
+    fn path_at(
         &self,
         end_entity: &EndEntityCert<'_>,
         intermediates: &[CertificateDer<'_>],
         instant: UnixTime,
         learn: Option<&Intermediates>,
-        revocation: Option<RevocationOptions<'_>>,
     ) -> Result<Verified, webpki::Error> {
         let attempt = |anchors: &[TrustAnchor<'_>]| {
             let path = end_entity.verify_for_usage(
@@ -122,7 +135,7 @@ impl TrustAnchors {
                 intermediates,
                 instant,
                 KeyUsage::server_auth(),
-                revocation,
+                None,
                 None,
             )?;
             let mut weakest = None;
@@ -135,7 +148,13 @@ impl TrustAnchors {
                     learnt.learn(one.subject, &der);
                 }
             }
-            Ok(Verified { weakest, issuer_key: path.issuer_spki().as_ref().into() })
+            let issuer = path.intermediate_certificates().next().map(|one| one.der());
+            let signs_lists = |der: CertificateDer<'_>| {
+                Certificate::parse(&der).is_ok_and(|one| one.may_sign_lists())
+            };
+            let issuer_signs_lists = issuer.is_none_or(signs_lists);
+            let issuer_key = path.issuer_spki().as_ref().into();
+            Ok(Verified { weakest, issuer_key, issuer_signs_lists })
         };
         match attempt(&self.anchors) {
             // The package's error tells more than that the user's authorities know no such issuer.

@@ -13,7 +13,7 @@ use rustls_pki_types::alg_id;
 use thiserror::Error;
 use webpki::ALL_VERIFICATION_ALGS;
 
-pub use self::list::list_lasts_until;
+pub use self::list::{judge_list, list_lasts_until};
 pub use self::ocsp::{judge_ocsp, ocsp_request};
 pub use self::sources::{SOURCES_BOUND, Sources};
 use super::path::Issuer;

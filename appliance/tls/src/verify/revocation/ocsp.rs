@@ -5,7 +5,7 @@
 //! itself. No nonces: responders sign ahead. Fails by [`AnswerError`].
 
 use aws_lc_rs::digest::{Algorithm, SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage};
 
 use super::{Answer, AnswerError, Issuer, Status, has_critical, holds_until, verify_signature};
@@ -247,14 +247,7 @@ impl<'a> Single<'a> {
 fn is_delegate(der: &[u8], issuer: &Issuer, now: UnixTime) -> Result<bool, DerError> {
     let der = CertificateDer::from(der);
     let Ok(certificate) = EndEntityCert::try_from(&der) else { return Ok(false) };
-    let contents = |raw| Reader(raw).expect(der::SEQUENCE).map(|element| element.contents);
-    let anchor = TrustAnchor {
-        subject: contents(&issuer.name)?.into(),
-        subject_public_key_info: contents(&issuer.key)?.into(),
-        name_constraints: None,
-    };
-    let usage = KeyUsage::required(OCSP_SIGNING);
-    let anchors = [anchor];
+    let (anchors, usage) = ([issuer.anchor()?], KeyUsage::required(OCSP_SIGNING));
     let path =
         certificate.verify_for_usage(ALL_VERIFICATION_ALGS, &anchors, &[], now, usage, None, None);
     Ok(path.is_ok())
