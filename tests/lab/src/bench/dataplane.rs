@@ -299,7 +299,7 @@ impl Bench<'_> {
         // All of one client's, past its bound at times: what then comes again in pieces is released
         // unjudged here, and as much in memory.
         let judged = || self.engine.decided()[0] - before.1[0];
-        let wanted = open.connections as u64 * 99 / 100;
+        let wanted = open.connections as u64 * 95 / 100;
         for _ in 0..2000 {
             if judged() >= wanted {
                 break;
