@@ -136,10 +136,11 @@ impl Authorities {
         deadline: Instant,
     ) -> Vec<CertificateDer<'static>> {
         for _ in 0..MOST_INTERMEDIATES {
-            if !anchors.verify(&chain, None, 0, now).has(Failure::Untrusted) {
+            let verdict = anchors.verify(&chain, None, 0, now);
+            if !verdict.has(Failure::Untrusted) && !verdict.has(Failure::IntermediateDates) {
                 break;
             }
-            let Some(missing) = anchors.missing_issuer(&chain) else { break };
+            let Some(missing) = anchors.missing_issuer(&chain, now) else { break };
             let mut found = None;
             for url in missing.urls.iter().filter_map(|url| url.parse().ok()) {
                 let fetched = self.fetching.fetch(Fetch::Intermediate { url }, deadline).await;

@@ -36,6 +36,16 @@ pub(crate) struct Certificate<'a> {
     pub(crate) extensions: Vec<Extension<'a>>,
 }
 
+/// What a certificate's issuer signed, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Signed<'a> {
+    /// Raw.
+    pub(crate) message: &'a [u8],
+    /// AlgorithmIdentifier's contents.
+    pub(crate) algorithm: &'a [u8],
+    pub(crate) signature: &'a [u8],
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Validity<'a> {
     /// Raw, a SEQUENCE.
@@ -163,6 +173,19 @@ impl<'a> Certificate<'a> {
     /// The subject's last common name.
     pub(crate) fn common_name(&self) -> Option<String> {
         common_name(self.subject)
+    }
+}
+
+impl<'a> Signed<'a> {
+    pub(crate) fn parse(der: &'a [u8]) -> Result<Self, DerError> {
+        let mut whole = Reader(der);
+        let mut fields = Reader(whole.expect(der::SEQUENCE)?.contents);
+        let message = fields.expect(der::SEQUENCE)?.raw;
+        let algorithm = fields.expect(der::SEQUENCE)?.contents;
+        match fields.expect(der::BIT_STRING)?.contents {
+            [0, signature @ ..] => Ok(Self { message, algorithm, signature }),
+            _ => Err(DerError::Value),
+        }
     }
 }
 

@@ -13,11 +13,11 @@ use rcgen::{
 use rustls_pki_types::{CertificateDer, UnixTime};
 use weir_policy::snapshot::CertifiedKey;
 use weir_tls::TrustAnchors;
-use weir_tls::verify::Issuer;
 use weir_tls::verify::revocation::{
     Answer, AnswerError, SOURCES_BOUND, Sources, Status, judge_list, judge_ocsp, list_lasts_until,
     ocsp_request,
 };
+use weir_tls::verify::{Failure, Issuer};
 
 /// A leaf below an intermediate; the index of that authority in `directory`.
 struct World {
@@ -372,22 +372,24 @@ fn what_a_certificate_names_to_ask_is_bounded_and_by_http() {
     assert_eq!(Sources::of(b"no certificate"), Sources::default());
 }
 
+/// Its issuer is at this URL.
+fn at(url: &'static str) -> impl FnOnce(&mut rcgen::CertificateParams) {
+    move |params| {
+        let contents = short(0x30, &access(2, url));
+        let of = CustomExtension::from_oid_content;
+        params.custom_extensions = vec![of(&[1, 3, 6, 1, 5, 5, 7, 1, 1], contents)];
+    }
+}
+
 #[test]
 fn the_first_issuer_that_nobody_sent_is_missing_where_its_place_is_named() {
     let root = authority("Root", &PKCS_ECDSA_P256_SHA256);
-    let at = |url: &'static str| {
-        move |params: &mut rcgen::CertificateParams| {
-            let contents = short(0x30, &access(2, url));
-            let of = CustomExtension::from_oid_content;
-            params.custom_extensions = vec![of(&[1, 3, 6, 1, 5, 5, 7, 1, 1], contents)];
-        }
-    };
     let upper = intermediate("Upper", &root, |_| {});
     let middle = intermediate("Middle", &upper, at("http://ca.example/upper"));
     let server =
         leaf_with(&middle, &["a.example"], &PKCS_ECDSA_P256_SHA256, at("http://ca.example/middle"));
     let anchors = TrustAnchors::new(&[root.der().to_vec()], false).unwrap();
-    let missing = |chain: &[Vec<u8>]| anchors.missing_issuer(&ders(chain));
+    let missing = |chain: &[Vec<u8>]| anchors.missing_issuer(&ders(chain), UnixTime::now());
     let leaf = server.chain[0].clone();
     let first = missing(std::slice::from_ref(&leaf)).unwrap();
     assert_eq!(first.urls, ["http://ca.example/middle"]);
@@ -404,4 +406,44 @@ fn the_first_issuer_that_nobody_sent_is_missing_where_its_place_is_named() {
     // What was learnt is not missing any more.
     assert!(anchors.verify(&ders(&whole), None, 0, UnixTime::now()).is_verified());
     assert_eq!(missing(&[leaf]), None);
+}
+
+#[test]
+fn an_issuer_that_is_known_under_another_key_or_no_longer_valid_is_missing() {
+    let root = authority("Root", &PKCS_ECDSA_P256_SHA256);
+    let old = intermediate("Middle", &root, |params| {
+        params.not_after = date_time_ymd(2040, 1, 1);
+    });
+    let new = intermediate("Middle", &root, |_| {});
+    let below = |middle: &Authority| {
+        let url = at("http://ca.example/middle");
+        leaf_with(middle, &["a.example"], &PKCS_ECDSA_P256_SHA256, url).chain
+    };
+    let (before, after) = (below(&old), below(&new));
+    // An anchor of the intermediate's name, too.
+    let stranger = authority("Middle", &PKCS_ECDSA_P256_SHA256);
+    let store = [root.der().to_vec(), stranger.der().to_vec()];
+    let anchors = TrustAnchors::new(&store, false).unwrap();
+    let now = UnixTime::now();
+    let is_verified = |chain: &[Vec<u8>]| anchors.verify(&ders(chain), None, 0, now).is_verified();
+    let missing = |chain: &[Vec<u8>], now| anchors.missing_issuer(&ders(chain), now);
+    assert!(missing(&before[..1], now).is_some());
+    assert!(is_verified(&before));
+    assert_eq!(missing(&before[..1], now), None);
+
+    // Another key under the same name.
+    assert!(!is_verified(&after[..1]));
+    let found = missing(&after[..1], now).unwrap();
+    assert!(found.is(new.der()) && !found.is(old.der()) && !found.is(stranger.der()));
+    assert!(is_verified(&after) && is_verified(&after[..1]) && is_verified(&before[..1]));
+    assert_eq!(missing(&after[..1], now), None);
+
+    // 2050-01-01: the old one is known, and no longer valid.
+    let later = UnixTime::since_unix_epoch(std::time::Duration::from_secs(2_524_608_000));
+    let verdict = anchors.verify(&ders(&before[..1]), None, 0, later);
+    assert_eq!(verdict.failures().collect::<Vec<_>>(), [Failure::IntermediateDates]);
+    let found = missing(&before[..1], later).unwrap();
+    assert!(!found.is(old.der()));
+    // What the server sends is as it is.
+    assert_eq!(missing(&before, later), None);
 }

@@ -59,9 +59,9 @@ impl Intermediates {
         });
     }
 
-    /// There is a candidate of this name.
-    pub(super) fn knows(&self, subject: &[u8]) -> bool {
-        self.by_subject.find(&sha256(subject), |_| ()).is_some()
+    /// Candidates of this name.
+    pub(super) fn of(&self, subject: &[u8]) -> Vec<CertificateDer<'static>> {
+        self.by_subject.find(&sha256(subject), |known| known.clone()).unwrap_or_default()
     }
 
     /// Candidates for the issuers, upwards from the leaf, that are not among `sent`.

@@ -77,7 +77,7 @@ fn holds_until(made: i64, next: Option<i64>, now: i64) -> Option<i64> {
 
 /// Verifies a signature by the key of this SubjectPublicKeyInfo. `algorithm`: an AlgorithmIdentifier's
 /// contents.
-fn verify_signature(
+pub(super) fn verify_signature(
     info: &[u8],
     algorithm: &[u8],
     message: &[u8],
