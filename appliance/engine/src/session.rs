@@ -146,8 +146,16 @@ async fn handshakes(
     let mut server = match shaken {
         Ok(server) => server,
         Err(mut failed) => {
-            if let Some(server) =
-                excepted_all_the_same(&mut failed, &stacks, guard, hello, flow, record).await
+            if let Some(server) = excepted_all_the_same(
+                &mut failed,
+                &stacks,
+                guard,
+                hello,
+                flow,
+                record,
+                surroundings,
+            )
+            .await
             {
                 return Err(Ended::Excepted { client, server });
             }
@@ -163,12 +171,10 @@ async fn handshakes(
     if negotiated.as_ref().is_some_and(|negotiated| negotiated.resumed) {
         increment(&totals.resumed_with_server);
     }
-    if let Excepted::AskServer(policy) = flow.excepted(hello, record.server) {
-        let excepted = is_excepted(&chain, hello, flow, policy);
-        flow.learn_exception(hello, record.server, excepted);
-        if excepted {
-            return Err(Ended::Excepted { client, server: server.stream });
-        }
+    if let Excepted::AskServer(policy) = flow.excepted(hello, record.server)
+        && is_excepted(&chain, hello, flow, policy, record.server)
+    {
+        return Err(Ended::Excepted { client, server: server.stream });
     }
     if server.tls.client_certificate_requested() {
         increment(&totals.client_certificates_requested);

@@ -4,6 +4,7 @@
 //! relaying what it excepts. The client has been told nothing until then. Not for: what is learnt of
 //! servers ([`crate::exceptions`]). Where nothing can be seen the session is not excepted.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -13,15 +14,18 @@ use weir_dataplane::{Acknowledgement, FlowGuard, TakenFlow};
 use weir_policy::outcome::{Blocked, NotDecrypted, Outcome};
 use weir_policy::snapshot::DecryptionPolicy;
 use weir_policy::suites::Allowed;
-use weir_tls::Names;
 use weir_tls::hello::ClientHello;
+use weir_tls::{Names, TrustAnchors};
 
 use super::HANDSHAKE_DEADLINE;
+use super::judged::completed;
+use crate::authorities;
 use crate::compiled::{Excepted, FlowPolicy, Proxy};
 use crate::leg::LegFault;
 use crate::legacy::{Evidence, SessionScope};
 use crate::record::{certificate_record, failure};
 use crate::relay;
+use crate::runtime::Surroundings;
 use crate::stacks::{ServerFailed, Stacks, needs_legacy};
 
 /// The server's certificate excepts the session (SPEC T5). The connection to the server, on which
@@ -65,10 +69,11 @@ pub(super) async fn excepted_all_the_same(
     hello: &ClientHello,
     flow: &FlowPolicy<'_>,
     record: &mut SessionRecord,
+    surroundings: &Surroundings,
 ) -> Option<TcpStream> {
     let Excepted::AskServer(policy) = flow.excepted(hello, record.server) else { return None };
     if failed.asked && !failed.chain.is_empty() {
-        return excepted_by_chain(failed, hello, flow, policy, record);
+        return excepted_by_chain(failed, hello, flow, policy, record, surroundings).await;
     }
     let evidence = needs_legacy(&failed.fault)?;
     let name = hello.server_name.as_deref();
@@ -89,52 +94,86 @@ pub(super) async fn excepted_all_the_same(
         Ok(server) => {
             let chain = server.tls.peer_chain().unwrap_or_default();
             record.certificate = certificate_record(&chain);
-            let excepted = is_excepted(&chain, hello, flow, policy);
-            flow.learn_exception(hello, record.server, excepted);
+            let until = Instant::now() + authorities::WITHIN;
+            let chain = completed(chain, flow, surroundings, until.into()).await;
+            let excepted = is_excepted(&chain, hello, flow, policy, record.server);
             excepted.then_some(server.stream)
         }
         Err(mut failed) if failed.asked => {
-            excepted_by_chain(&mut failed, hello, flow, policy, record)
+            excepted_by_chain(&mut failed, hello, flow, policy, record, surroundings).await
         }
         Err(_) => None,
     }
 }
 
 /// The same by a certificate whose key has signed the handshake that then failed.
-fn excepted_by_chain(
+async fn excepted_by_chain(
     failed: &mut ServerFailed,
     hello: &ClientHello,
     flow: &FlowPolicy<'_>,
     policy: &DecryptionPolicy,
     record: &mut SessionRecord,
+    surroundings: &Surroundings,
 ) -> Option<TcpStream> {
     record.certificate = certificate_record(&failed.chain);
-    let excepted = is_excepted(&failed.chain, hello, flow, policy);
-    // A chain that was not told decides nothing.
-    if !failed.chain.is_empty() {
-        flow.learn_exception(hello, record.server, excepted);
-    }
+    let until = Instant::now() + authorities::WITHIN;
+    let chain =
+        completed(std::mem::take(&mut failed.chain), flow, surroundings, until.into()).await;
+    let excepted = is_excepted(&chain, hello, flow, policy, record.server);
     failed.stream.take().filter(|_| excepted)
 }
 
-/// Whether the certificate is that of a domain not to decrypt: one that verifies for the name that
-/// the client gave; without a name, one that verifies and has such a name.
+/// Whether the certificate is that of a domain not to decrypt; learnt for the sessions to come.
 pub(super) fn is_excepted(
     chain: &[CertificateDer<'static>],
     hello: &ClientHello,
     flow: &FlowPolicy<'_>,
     policy: &DecryptionPolicy,
+    server: SocketAddr,
 ) -> bool {
     let Proxy::Client { proxy, anchors, .. } = &flow.proxy else { return false };
     let (name, minimum) = (hello.server_name.as_deref(), proxy.minimum_rsa_key_length.into());
-    if !anchors.verify(chain, name, minimum, UnixTime::now()).is_verified() {
-        return false;
+    let decision = decision(chain, name, minimum, anchors, policy);
+    match decision {
+        Decision::Excepted => flow.learn_exception(hello, server, true),
+        Decision::NotExcepted => flow.learn_exception(hello, server, false),
+        Decision::Unsettled => {}
     }
-    match name {
+    decision == Decision::Excepted
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decision {
+    Excepted,
+    NotExcepted,
+    /// Not excepted as things are: the server was not heard, or has sent too little, and the next session
+    /// may have what is missing from elsewhere.
+    Unsettled,
+}
+
+/// Excepted is a certificate that verifies for the name that the client gave; without a name, one that
+/// verifies and has such a name.
+fn decision(
+    chain: &[CertificateDer<'static>],
+    name: Option<&str>,
+    minimum_rsa_bits: usize,
+    anchors: &TrustAnchors,
+    policy: &DecryptionPolicy,
+) -> Decision {
+    let now = UnixTime::now();
+    if !anchors.verify(chain, name, minimum_rsa_bits, now).is_verified() {
+        let is_whole = !chain.is_empty() && anchors.missing_issuer(chain, now).is_none();
+        return if is_whole { Decision::NotExcepted } else { Decision::Unsettled };
+    }
+    let excepted = match name {
         Some(name) => policy.excepts(name),
         None => chain
             .first()
             .and_then(|leaf| Names::of(leaf))
             .is_some_and(|names| names.dns.iter().any(|name| policy.excepts(name))),
-    }
+    };
+    if excepted { Decision::Excepted } else { Decision::NotExcepted }
 }
+
+#[cfg(test)]
+mod tests;
