@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::time::Instant;
-use weir_api::engine::SessionRecord;
+use weir_api::engine::{RevocationSource, SessionRecord};
 use weir_policy::snapshot::{ClientProxy, Revocation as Setting, RevocationUnknown};
 use weir_tls::verify::Failure;
 use weir_tls::{TrustAnchors, Verdict};
@@ -30,10 +30,11 @@ pub(super) async fn completed(
     if !flow.fetch_intermediates {
         return chain;
     }
-    let sent = chain.len();
+    let (sent, now) = (chain.len(), UnixTime::now());
     let authorities = &surroundings.authorities;
-    let chain = authorities.complete(anchors, chain, UnixTime::now(), deadline).await;
-    if chain.len() > sent {
+    let chain = authorities.complete(anchors, chain, now, deadline).await;
+    // One that still lacks another is not.
+    if chain.len() > sent && !anchors.verify(&chain, None, 0, now).has(Failure::Untrusted) {
         increment(&surroundings.totals.chains_completed);
     }
     chain
@@ -60,6 +61,10 @@ pub(super) async fn verdict(
     let leaf = chain.first().map(|leaf| leaf.as_ref()).unwrap_or_default();
     // The server's own word against itself needs no signature.
     let mut verdict = judged.verdict.with_staple(leaf, shown.staple);
+    if proxy.revocation == Setting::Fetched && verdict.has(Failure::Revoked) {
+        increment(&totals.revocation_revoked);
+        record.revocation = Some(Revocation::Revoked(RevocationSource::Staple).record());
+    }
     // What is wrong already is not asked about, nor what the trust store has itself.
     if proxy.revocation == Setting::Fetched
         && verdict.is_verified()
