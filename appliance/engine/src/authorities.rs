@@ -52,11 +52,14 @@ struct Subject {
     serial: SerialNumber,
 }
 
+/// All times are seconds since the Unix epoch.
 #[derive(Clone)]
 struct Known {
     revocation: Revocation,
-    /// Seconds since the Unix epoch.
     until: i64,
+    /// thisUpdate of the last answer that said that it is revoked, for as long as it is remembered:
+    /// none that was made before it is believed any more, however long that one holds.
+    revoked: Option<i64>,
 }
 
 impl Known {
@@ -156,7 +159,7 @@ impl Authorities {
     }
 
     /// Whether the leaf is revoked: by what its server staples, what is known, OCSP, its authority's
-    /// list.
+    /// list. A staple that is believed is known then: servers staple nothing when they resume.
     pub async fn revocation(
         &self,
         question: &Question<'_>,
@@ -164,18 +167,20 @@ impl Authorities {
         deadline: Instant,
     ) -> Revocation {
         let Some(leaf) = question.chain.first() else { return Revocation::Unknown(Why::NoSource) };
-        let mut why = Why::NoSource;
-        if let Some(staple) = question.staple {
-            match judge_ocsp(leaf, question.issuer, staple, now) {
-                Ok(answer) => return Revocation::of(answer, RevocationSource::Staple),
-                Err(error) => why = error.into(),
-            }
-        }
         let Some(serial) = SerialNumber::of(leaf) else {
             return Revocation::Unknown(Why::NoSource);
         };
         let subject = Subject { issuer: question.issuer.digest(), serial };
         let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let mut why = Why::NoSource;
+        if let Some(staple) = question.staple {
+            let judged = judge_ocsp(leaf, question.issuer, staple, now)
+                .and_then(|answer| self.learn(&subject, answer, RevocationSource::Staple, seconds));
+            match judged {
+                Ok(revocation) => return revocation,
+                Err(error) => why = error.into(),
+            }
+        }
         if let Some(known) = self.known(&subject, seconds) {
             return known;
         }
@@ -189,8 +194,41 @@ impl Authorities {
 
     fn keep(&self, subject: &Subject, revocation: Revocation, until: i64) -> Revocation {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.put(subject.clone(), Known { revocation, until });
+        let revoked = known.peek(subject).and_then(|before| before.revoked);
+        known.put(subject.clone(), Known { revocation, until, revoked });
         revocation
+    }
+
+    /// What follows from an answer and those before it. Whoever has the key of a revoked certificate has
+    /// answers of before that say good, and may staple them for as long as they hold: what is known to
+    /// be revoked stays so for as long as that is known, and then until a later answer.
+    fn learn(
+        &self,
+        subject: &Subject,
+        answer: Answer,
+        source: RevocationSource,
+        now: i64,
+    ) -> Result<Revocation, AnswerError> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = known.peek(subject);
+        let revoked = before.and_then(|before| before.revoked);
+        let revoked = match answer.status {
+            Status::Revoked => revoked.max(Some(answer.made)),
+            Status::Good => {
+                if let Some(Known { revocation: was @ Revocation::Revoked(_), until, .. }) = before
+                    && now < *until
+                {
+                    return Ok(*was);
+                }
+                if revoked.is_some_and(|revoked| answer.made <= revoked) {
+                    return Err(AnswerError::Superseded);
+                }
+                None
+            }
+        };
+        let revocation = Revocation::of(answer, source);
+        known.put(subject.clone(), Known { revocation, until: answer.until, revoked });
+        Ok(revocation)
     }
 
     /// `why` it is unknown so far.
@@ -208,14 +246,13 @@ impl Authorities {
         for url in sources.responders.iter().filter_map(|url| url.parse().ok()) {
             let fetch = Fetch::Ocsp { url, request: Bytes(request.clone()) };
             let judged = match self.fetching.fetch(fetch, deadline).await {
-                Ok(answer) => judge_ocsp(leaf, question.issuer, &answer, now).map_err(Why::from),
+                Ok(answer) => judge_ocsp(leaf, question.issuer, &answer, now)
+                    .and_then(|answer| self.learn(subject, answer, RevocationSource::Ocsp, seconds))
+                    .map_err(Why::from),
                 Err(unavailable) => Err(unavailable.into()),
             };
             match judged {
-                Ok(answer) => {
-                    let revocation = Revocation::of(answer, RevocationSource::Ocsp);
-                    return self.keep(subject, revocation, answer.until);
-                }
+                Ok(revocation) => return revocation,
                 Err(error) => why = error,
             }
         }
@@ -233,11 +270,11 @@ impl Authorities {
             if let Some(known) = self.known(subject, seconds) {
                 return known;
             }
-            match by_list(leaf, question.issuer, list, now).await {
-                Ok(answer) => {
-                    let revocation = Revocation::of(answer, RevocationSource::List);
-                    return self.keep(subject, revocation, answer.until);
-                }
+            let learnt = by_list(leaf, question.issuer, list, now).await.and_then(|answer| {
+                Ok(self.learn(subject, answer, RevocationSource::List, seconds)?)
+            });
+            match learnt {
+                Ok(revocation) => return revocation,
                 Err(error) => why = error,
             }
         }

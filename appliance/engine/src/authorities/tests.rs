@@ -1,5 +1,7 @@
 //! The test is the agent: it sees what the engine wants fetched, and answers.
 
+mod judging;
+
 use rcgen::{BasicConstraints, CertificateParams, CustomExtension, IsCa, Issuer, KeyPair};
 use tokio::sync::mpsc;
 use weir_api::engine::FromEngine;
@@ -116,7 +118,10 @@ async fn fetches_are_bounded_and_end_with_the_agent() {
 
 struct World {
     anchors: Arc<TrustAnchors>,
+    /// Until 2040; and the same with other dates.
     middle: CertificateDer<'static>,
+    renewed: CertificateDer<'static>,
+    middle_key: KeyPair,
     leaf: CertificateDer<'static>,
 }
 
@@ -141,21 +146,25 @@ fn world() -> World {
     let [root_key, middle_key, leaf_key] = keys;
     let root = authority("Root").self_signed(&root_key).unwrap();
     let root_issuer = Issuer::new(authority("Root"), root_key);
-    let middle = authority("Middle").signed_by(&middle_key, &root_issuer).unwrap();
-    let middle_issuer = Issuer::new(authority("Middle"), middle_key);
+    let mut until_2040 = authority("Middle");
+    until_2040.not_after = rcgen::date_time_ymd(2040, 1, 1);
+    let middle = until_2040.signed_by(&middle_key, &root_issuer).unwrap().der().clone();
+    let renewed = authority("Middle").signed_by(&middle_key, &root_issuer).unwrap().der().clone();
+    let middle_issuer = Issuer::new(authority("Middle"), &middle_key);
     let mut params = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
     params.custom_extensions =
         vec![CustomExtension::from_oid_content(&[1, 3, 6, 1, 5, 5, 7, 1, 1], all)];
     let leaf = params.signed_by(&leaf_key, &middle_issuer).unwrap();
     let anchors = TrustAnchors::new(&[root.der().to_vec()], false).unwrap();
     let anchors = Arc::new(anchors.learning(Arc::new(Intermediates::default())));
-    World { anchors, middle: middle.der().clone(), leaf: leaf.der().clone() }
+    let leaf = leaf.der().clone();
+    World { anchors, middle, renewed, middle_key, leaf }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_chain_is_completed_with_what_its_leaf_names_and_learnt() {
     let (authorities, mut agent) = authorities();
-    let World { anchors, middle, leaf } = world();
+    let World { anchors, middle, leaf, .. } = world();
     let now = UnixTime::now();
     let complete = || authorities.complete(&anchors, vec![leaf.clone()], now, soon());
     // Another certificate than the missing one is none.
@@ -183,7 +192,7 @@ async fn a_chain_is_completed_with_what_its_leaf_names_and_learnt() {
 #[tokio::test(start_paused = true)]
 async fn what_nobody_says_in_time_is_unknown_and_asked_again_later() {
     let (authorities, mut agent) = authorities();
-    let World { anchors, middle, leaf } = world();
+    let World { anchors, middle, leaf, .. } = world();
     let (chain, now) = ([leaf, middle.clone()], UnixTime::now());
     let issuer = anchors.judge(&chain, None, 0, now).issuer.unwrap();
     let question = Question { chain: &chain, issuer: &issuer, staple: Some(b"nothing") };

@@ -49,8 +49,8 @@ pub fn judge_list(
     let (anchors, usage) = ([issuer.anchor()?], KeyUsage::server_auth());
     let options = Some(options);
     match leaf.verify_for_usage(ALL_VERIFICATION_ALGS, &anchors, &[], now, usage, options, None) {
-        Ok(_) => Ok(Answer { status: Status::Good, until }),
-        Err(Error::CertRevoked) => Ok(Answer { status: Status::Revoked, until }),
+        Ok(_) => Ok(Answer { status: Status::Good, made, until }),
+        Err(Error::CertRevoked) => Ok(Answer { status: Status::Revoked, made, until }),
         Err(error) => Err(failed(&error)),
     }
 }

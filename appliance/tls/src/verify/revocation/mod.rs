@@ -39,6 +39,8 @@ pub enum Status {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub status: Status,
+    /// Seconds since the Unix epoch of its thisUpdate: of two answers the later one counts.
+    pub made: i64,
     /// Seconds since the Unix epoch until which it holds.
     pub until: i64,
 }
@@ -61,6 +63,9 @@ pub enum AnswerError {
     Signature,
     #[error("it is out of its dates")]
     OutOfDate,
+    /// It says good.
+    #[error("a later one said that the certificate is revoked")]
+    Superseded,
     #[error("it has a critical extension that is not understood")]
     CriticalExtension,
     #[error("it is of a kind that is not understood")]

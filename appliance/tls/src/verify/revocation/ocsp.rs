@@ -71,11 +71,14 @@ pub fn judge_ocsp(
         found = match (single.critical, holds_until(single.made, single.next, seconds)) {
             (true, _) => Err(AnswerError::CriticalExtension),
             (false, None) => Err(AnswerError::OutOfDate),
-            (false, Some(until)) => match single.status {
-                GOOD => Ok(Answer { status: Status::Good, until }),
-                REVOKED => Ok(Answer { status: Status::Revoked, until }),
-                _ => Err(AnswerError::Unknown),
-            },
+            (false, Some(until)) => {
+                let made = single.made;
+                match single.status {
+                    GOOD => Ok(Answer { status: Status::Good, made, until }),
+                    REVOKED => Ok(Answer { status: Status::Revoked, made, until }),
+                    _ => Err(AnswerError::Unknown),
+                }
+            }
         };
         // Of several, one that says that it is revoked decides.
         if matches!(found, Ok(Answer { status: Status::Revoked, .. })) {
