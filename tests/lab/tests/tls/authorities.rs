@@ -142,10 +142,15 @@ fn an_authority_that_is_asked_says_whether_a_certificate_is_revoked() {
 
         // By default nobody is asked.
         judged(bench, &revoked, true, "verified", None)?;
+        let shown = bench.wire.console("show tls-inspection")?;
+        let none = |line: &str| line.trim() == "0  fetches asked of the agent";
+        anyhow::ensure!(shown.lines().any(none), "{shown}");
         // Nor is a private address, where it is not named.
         provision(bench, "", "      revocation: fetched\n")?;
         let refused = "unknown: not fetched: nothing is fetched from 10.67.0.1";
-        judged(bench, &unheard, true, "verified", Some(refused))?;
+        for identity in [&unheard, &unlisted] {
+            judged(bench, identity, true, "verified", Some(refused))?;
+        }
         anyhow::ensure!(!asked(bench)?.contains("GET"), "{}", asked(bench)?);
 
         provision(bench, PERMITTED, "      revocation: fetched\n")?;
