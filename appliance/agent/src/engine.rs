@@ -16,10 +16,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, spawn_local};
 use tracing::{info, warn};
 use weir_api::engine::{FilterAction, FilterEvent, FromEngine, SessionRecord, ToEngine};
-use weir_api::fetch::MOST_FETCHES;
 use weir_api::frame::{self, FrameError};
 use weir_api::rules::Answer;
 
+use crate::fetch::{MOST_TOLD, Told};
 use crate::peers::AllowedPeers;
 use crate::questions::{Asked, MOST_WAITING};
 use crate::state::{Orders, State};
@@ -61,7 +61,7 @@ async fn serve_one(mut connection: Connection, stream: UnixStream) {
     let (from_engine, to_engine) = stream.into_split();
     let (questions, asked) = mpsc::channel(MOST_WAITING);
     connection.state.borrow_mut().engine.asked.add(connection.number, questions);
-    let (answers, fetched) = mpsc::channel(MOST_FETCHES);
+    let (answers, fetched) = mpsc::channel(MOST_TOLD);
     connection.answers = Some(answers);
     let telling = tell(orders, asked, fetched, connection.waiting.clone(), to_engine);
     connection.writer = Some(spawn_local(telling).abort_handle());
@@ -81,7 +81,7 @@ struct Connection {
     number: u64,
     waiting: Waiting,
     /// Where what it asked to be fetched goes.
-    answers: Option<mpsc::Sender<ToEngine>>,
+    answers: Option<mpsc::Sender<Told>>,
     /// The engine has a successor: of what it tells, only sessions and events count.
     draining: bool,
 }
@@ -162,7 +162,7 @@ impl Drop for Connection {
 async fn tell(
     mut orders: watch::Receiver<Orders>,
     mut questions: mpsc::Receiver<Asked>,
-    mut fetched: mpsc::Receiver<ToEngine>,
+    mut fetched: mpsc::Receiver<Told>,
     waiting: Waiting,
     mut to: OwnedWriteHalf,
 ) {
@@ -189,8 +189,8 @@ async fn tell(
                     Err(_) => return,
                 },
                 Some(asked) = questions.recv() => asked,
-                Some(answer) = fetched.recv() => {
-                    if let Err(error) = frame::write(&mut to, &answer).await {
+                Some(told) = fetched.recv() => {
+                    if let Err(error) = frame::write(&mut to, &told.message).await {
                         tracing::debug!(%error, "engine: write");
                         return;
                     }

@@ -70,8 +70,9 @@ pub enum FromEngine {
         number: u64,
         answer: Answer,
     },
-    /// Answered by [`ToEngine::Fetched`], within [`crate::fetch::FETCH_WITHIN`] of its beginning. At
-    /// most [`crate::fetch::MOST_FETCHES`] wait for their answer.
+    /// Answered by [`ToEngine::Fetched`], within [`crate::fetch::TURN_WITHIN`] and
+    /// [`crate::fetch::FETCH_WITHIN`]. At most [`crate::fetch::MOST_FETCHES`] of a kind wait for their
+    /// answer.
     Fetch {
         number: u64,
         fetch: Fetch,

@@ -14,11 +14,14 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::Uri;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// Fetches that one engine may have asked for, and the agent may have at hand; past it a further one
-/// is refused.
+/// Fetches of one [`Kind`] that one engine may have asked for, and the agent may have at hand; past it
+/// a further one is refused.
 pub const MOST_FETCHES: usize = 64;
 
-/// For one fetch, from the name's resolution to the last byte.
+/// For a fetch to get its turn; past it it is [`FetchFailure::Busy`].
+pub const TURN_WITHIN: Duration = Duration::from_secs(1);
+
+/// For one fetch that has its turn, from the name's resolution to the last byte.
 pub const FETCH_WITHIN: Duration = Duration::from_secs(3);
 
 /// Bytes of a URL; a longer one is none.
@@ -35,7 +38,24 @@ pub enum Fetch {
     RevocationList { url: HttpUrl },
 }
 
+/// By whose word it is fetched. What is bounded is bounded for each kind apart, so that URLs of the one
+/// cannot keep those of the other waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// That of a chain that does not verify: anybody's, who can make as many names as he likes.
+    Unverified,
+    /// That of a chain that does: its authority's.
+    Verified,
+}
+
 impl Fetch {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Intermediate { .. } => Kind::Unverified,
+            Self::Ocsp { .. } | Self::RevocationList { .. } => Kind::Verified,
+        }
+    }
+
     pub fn url(&self) -> &HttpUrl {
         match self {
             Self::Intermediate { url } | Self::Ocsp { url, .. } | Self::RevocationList { url } => {

@@ -1,5 +1,6 @@
 //! From which addresses is fetched: public ones on port 80, those of networks that the configuration
-//! names on any port, and never the appliance itself or its link.
+//! names on any port, and never loopback or the link. The appliance's other addresses are as any: its
+//! management address is asked where the configuration names its network.
 //!
 //! For: an address that is about to be connected to, whatever name led there. Fails by [`Refused`].
 
@@ -83,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_appliance_and_its_link_are_never_asked() {
+    fn loopback_and_the_link_are_never_asked() {
         let everything = ["0.0.0.0/0", "::/0"];
         for address in [
             "127.0.0.1:80",
@@ -97,6 +98,9 @@ mod tests {
             "[::ffff:127.0.0.1]:80",
             "[::ffff:169.254.169.254]:80",
             "[::127.0.0.1]:80",
+            "[64:ff9b::127.0.0.1]:80",
+            "[64:ff9b::169.254.169.254]:80",
+            "[64:ff9b:1::127.0.0.1]:80",
             "[fe80::1]:80",
             "[ff02::1]:80",
         ] {

@@ -1,8 +1,6 @@
 //! Against servers on loopback that this file drives: past [`target`], which never lets them be
 //! reached, the question is asked on a connection that the test made.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
@@ -71,9 +69,22 @@ async fn an_answer_without_end_is_given_up_at_the_bound() {
     let pieces = std::iter::once(head).chain(std::iter::repeat_n(chunk, bound / 0x4000 + 64));
     let (_, result) = answered(intermediate(), pieces.collect()).await;
     assert_eq!(result, Err(FetchFailure::TooLong));
+    // A length that is too long is believed, before anything comes.
     let long = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bound + 1);
     let (_, result) = answered(intermediate(), vec![long.into_bytes(), vec![7; bound + 1]]).await;
     assert_eq!(result, Err(FetchFailure::TooLong));
+}
+
+#[tokio::test]
+async fn an_answer_in_many_pieces_is_whole_up_to_the_bound() {
+    let bound = intermediate().bound();
+    for (bytes, is_whole) in [(bound, true), (bound + 1, false)] {
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let pieces = format!("{head}{}0\r\nTrailer: 1\r\n\r\n", "1\r\n7\r\n".repeat(bytes));
+        let (_, result) = answered(intermediate(), vec![pieces.into_bytes()]).await;
+        let whole = Ok(Bytes(vec![b'7'; bytes]));
+        assert_eq!(result, if is_whole { whole } else { Err(FetchFailure::TooLong) });
+    }
 }
 
 #[tokio::test]
@@ -113,7 +124,7 @@ async fn no_name_leads_to_loopback() {
 
 /// A server that takes a connection, and says nothing.
 #[tokio::test(start_paused = true)]
-async fn a_silent_server_is_given_up_in_time_and_others_past_the_bound_at_once() {
+async fn a_silent_server_is_given_up_in_time() {
     LocalSet::new()
         .run_until(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -122,27 +133,95 @@ async fn a_silent_server_is_given_up_in_time_and_others_past_the_bound_at_once()
             let fetch = intermediate();
             let asked = tokio::time::timeout(FETCH_WITHIN, ask(&fetch, stream));
             assert!(asked.await.is_err());
+        })
+        .await;
+}
 
+/// What is told next.
+async fn next(told: &mut mpsc::Receiver<Told>) -> (u64, FetchFailure) {
+    match told.recv().await.unwrap().message {
+        ToEngine::Fetched { number, result: Err(failure) } => (number, failure),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_without_a_turn_or_a_place_says_nothing_of_who_was_to_be_asked() {
+    LocalSet::new()
+        .run_until(async {
             let fetcher = Rc::new(Fetcher::default());
             // Nobody gets a turn.
-            let _turns = fetcher.turns.acquire_many(8).await.unwrap();
-            let (answers, mut told) = mpsc::channel(MOST_FETCHES + 1);
+            let turns = fetcher.unverified.turns.acquire_many(AT_ONCE as u32).await.unwrap();
+            let (answers, mut told) = mpsc::channel(MOST_TOLD);
             for number in 0..=MOST_FETCHES as u64 {
-                fetcher.start(number, fetch.clone(), Vec::new(), &answers);
+                fetcher.start(number, intermediate(), Vec::new(), &answers);
             }
             let mut failed = Vec::new();
             for _ in 0..=MOST_FETCHES {
-                match told.recv().await.unwrap() {
-                    ToEngine::Fetched { number, result: Err(failure) } => {
-                        failed.push((number, failure));
-                    }
-                    other => panic!("{other:?}"),
-                }
+                failed.push(next(&mut told).await);
             }
-            assert_eq!(failed.remove(0), (MOST_FETCHES as u64, FetchFailure::Busy));
-            assert!(failed.iter().all(|(_, failure)| *failure == FetchFailure::TimedOut));
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            assert_eq!(fetcher.places.available_permits(), MOST_FETCHES);
+            assert_eq!(failed[0].0, MOST_FETCHES as u64, "at once");
+            assert!(failed.iter().all(|(_, failure)| *failure == FetchFailure::Busy), "{failed:?}");
+            assert_eq!(fetcher.unverified.places.available_permits(), MOST_FETCHES);
+            drop(turns);
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_anybody_wants_fetched_keeps_no_authority_waiting() {
+    LocalSet::new()
+        .run_until(async {
+            let fetcher = Rc::new(Fetcher::default());
+            let Bounds { places, turns, look_ups } = &fetcher.unverified;
+            let _turns = turns.acquire_many(AT_ONCE as u32).await.unwrap();
+            let _look_ups = look_ups.acquire_many(LOOK_UPS as u32).await.unwrap();
+            let (answers, mut told) = mpsc::channel(MOST_TOLD);
+            for number in 0..MOST_FETCHES as u64 {
+                fetcher.start(number, intermediate(), Vec::new(), &answers);
+            }
+            assert_eq!(places.available_permits(), 0);
+            let url = |host| url(&format!("http://{host}/"));
+            let ocsp = Fetch::Ocsp { url: url("127.0.0.1"), request: Bytes(Vec::new()) };
+            fetcher.start(100, ocsp, Vec::new(), &answers);
+            let (number, failure) = next(&mut told).await;
+            assert_eq!(number, 100);
+            assert!(matches!(failure, FetchFailure::Refused { .. }), "{failure:?}");
+            // Nor is its name's resolution one too many.
+            let list = Fetch::RevocationList { url: url("localhost") };
+            let result = fetcher.fetch(&list, &[]).await;
+            let refused = matches!(result, Err(FetchFailure::Refused { .. } | FetchFailure::Name));
+            assert!(refused, "{result:?}");
+            let result = fetcher.fetch(&Fetch::Intermediate { url: url("localhost") }, &[]).await;
+            assert_eq!(result, Err(FetchFailure::Busy));
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_ends_when_its_answer_is_written() {
+    LocalSet::new()
+        .run_until(async {
+            let fetcher = Rc::new(Fetcher::default());
+            let (answers, mut told) = mpsc::channel(MOST_TOLD);
+            let refused = || Fetch::RevocationList { url: url("http://127.0.0.1/") };
+            for number in 0..=AT_ONCE as u64 {
+                fetcher.start(number, refused(), Vec::new(), &answers);
+            }
+            tokio::time::sleep(TURN_WITHIN * 2).await;
+            // The engine has read nothing so far.
+            let mut waiting = Vec::new();
+            while let Ok(one) = told.try_recv() {
+                waiting.push(one);
+            }
+            let ToEngine::Fetched { number, result } = &waiting.last().unwrap().message else {
+                panic!("{waiting:?}");
+            };
+            assert_eq!((*number, result), (AT_ONCE as u64, &Err(FetchFailure::Busy)));
+            assert_eq!(fetcher.verified.turns.available_permits(), 0);
+            waiting.clear();
+            assert_eq!(fetcher.verified.turns.available_permits(), AT_ONCE);
+            assert_eq!(fetcher.verified.places.available_permits(), MOST_FETCHES);
         })
         .await;
 }
