@@ -25,7 +25,8 @@ use weir_tls::verify::revocation::{
 use weir_tls::verify::{Failure, Issuer};
 use weir_tls::{SerialNumber, TrustAnchors};
 
-pub use self::fetching::{Fetching, Unavailable};
+use self::fetching::FAILURE_LASTS;
+pub use self::fetching::{Client, Fetching, Unavailable};
 
 /// For all that one session's certificate needs; the client waits for it.
 pub const WITHIN: Duration = Duration::from_secs(3);
@@ -34,8 +35,6 @@ const MOST_INTERMEDIATES: usize = 4;
 /// Certificates of which it is known whether they are revoked, about 200 bytes each; past it the least
 /// recently used goes.
 const KNOWN: NonZeroUsize = NonZeroUsize::MIN.saturating_add(8191);
-/// Seconds after which it is asked again what nobody said.
-const UNKNOWN_LASTS: i64 = 300;
 
 /// One serves all runtimes of an engine, and every generation of its policy.
 pub struct Authorities {
@@ -135,22 +134,28 @@ impl Authorities {
         &self,
         anchors: &TrustAnchors,
         mut chain: Vec<CertificateDer<'static>>,
+        client: Client,
         now: UnixTime,
         deadline: Instant,
     ) -> Vec<CertificateDer<'static>> {
+        // Once: a search takes its time, and whether the last one found is the last that is missing
+        // says its issuer.
+        let verdict = anchors.verify(&chain, None, 0, now);
+        if !verdict.has(Failure::Untrusted) && !verdict.has(Failure::IntermediateDates) {
+            return chain;
+        }
         for _ in 0..MOST_INTERMEDIATES {
-            let verdict = anchors.verify(&chain, None, 0, now);
-            if !verdict.has(Failure::Untrusted) && !verdict.has(Failure::IntermediateDates) {
-                break;
-            }
             let Some(missing) = anchors.missing_issuer(&chain, now) else { break };
             let mut found = None;
             for url in missing.urls.iter().filter_map(|url| url.parse().ok()) {
-                let fetched = self.fetching.fetch(Fetch::Intermediate { url }, deadline).await;
-                found = fetched.ok().filter(|der| missing.is(der));
-                if found.is_some() {
+                let fetch = Fetch::Intermediate { url };
+                let fetched = self.fetching.fetch(fetch.clone(), Some(client), deadline).await;
+                let Ok(der) = fetched else { continue };
+                if missing.is(&der) {
+                    found = Some(der);
                     break;
                 }
+                self.fetching.disbelieved(&fetch, &der);
             }
             let Some(der) = found else { break };
             chain.insert(1, CertificateDer::from(der.to_vec()));
@@ -243,9 +248,10 @@ impl Authorities {
         let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         let sources = Sources::of(leaf);
         let request = ocsp_request(leaf, question.issuer).unwrap_or_default();
+        let mut unknown_lasts = UnknownLasts::default();
         for url in sources.responders.iter().filter_map(|url| url.parse().ok()) {
             let fetch = Fetch::Ocsp { url, request: Bytes(request.clone()) };
-            let judged = match self.fetching.fetch(fetch, deadline).await {
+            let judged = match self.fetching.fetch(fetch.clone(), None, deadline).await {
                 Ok(answer) => judge_ocsp(leaf, question.issuer, &answer, now)
                     .and_then(|answer| self.learn(subject, answer, RevocationSource::Ocsp, seconds))
                     .map_err(Why::from),
@@ -255,12 +261,15 @@ impl Authorities {
                 Ok(revocation) => return revocation,
                 Err(error) => why = error,
             }
+            unknown_lasts.and(why, self.fetching.lasts(&fetch));
         }
         for url in sources.lists.iter().filter_map(|url| url.parse().ok()) {
-            let list = match self.fetching.fetch(Fetch::RevocationList { url }, deadline).await {
+            let fetch = Fetch::RevocationList { url };
+            let list = match self.fetching.fetch(fetch.clone(), None, deadline).await {
                 Ok(list) => list,
                 Err(unavailable) => {
                     why = unavailable.into();
+                    unknown_lasts.and(why, self.fetching.lasts(&fetch));
                     continue;
                 }
             };
@@ -270,20 +279,47 @@ impl Authorities {
             if let Some(known) = self.known(subject, seconds) {
                 return known;
             }
-            let learnt = by_list(leaf, question.issuer, list, now).await.and_then(|answer| {
+            let judged = by_list(leaf, question.issuer, Arc::clone(&list), now).await;
+            let learnt = judged.and_then(|answer| {
                 Ok(self.learn(subject, answer, RevocationSource::List, seconds)?)
             });
             match learnt {
                 Ok(revocation) => return revocation,
                 Err(error) => why = error,
             }
+            if matches!(why, Why::NotBelieved(_)) {
+                self.fetching.disbelieved(&fetch, &list);
+            }
+            unknown_lasts.and(why, self.fetching.lasts(&fetch));
         }
         let unknown = Revocation::Unknown(why);
-        // That one session had no time left, or no turn, says nothing of the next one.
-        if matches!(why, Why::NotFetched(unavailable) if unavailable.is_passing()) {
-            return unknown;
+        match unknown_lasts.0 {
+            Some(lasts) => self.keep(subject, unknown, seconds.saturating_add(lasts)),
+            None => unknown,
         }
-        self.keep(subject, unknown, seconds.saturating_add(UNKNOWN_LASTS))
+    }
+}
+
+/// Seconds for which every source that was asked says no more than it did. `None`: one may at once.
+struct UnknownLasts(Option<i64>);
+
+impl Default for UnknownLasts {
+    fn default() -> Self {
+        Self(i64::try_from(FAILURE_LASTS.as_secs()).ok())
+    }
+}
+
+impl UnknownLasts {
+    /// One that said nothing, why, and how long that is remembered of it.
+    fn and(&mut self, why: Why, lasts: Option<Duration>) {
+        // That one session had no time left, or no turn, says nothing of the next one.
+        let is_passing = matches!(why, Why::NotFetched(unavailable) if unavailable.is_passing());
+        let lasts = lasts.and_then(|lasts| i64::try_from(lasts.as_secs()).ok());
+        self.0 = match (self.0, lasts) {
+            _ if is_passing => None,
+            (Some(so_far), Some(lasts)) => Some(so_far.min(lasts)),
+            (so_far, _) => so_far,
+        };
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! What runtimes share on a flow's path: counters and the policy's pointer, and for a session that is
 //! decrypted what earlier ones came to (servers known, forged certificates, paths, sessions kept), in
-//! caches whose parts have a lock each, held for one look-up (`weir_tls::ShardedCache`). A task that
+//! caches whose parts have a lock each, held for one look-up (`weir_tls::ShardedCache`); where authorities
+//! are asked, what they said, behind one lock (`crate::authorities`), held no longer either. A task that
 //! panics ends its own flow (the held flow is released, the taken one reset) and no other.
 
 use std::cell::RefCell;

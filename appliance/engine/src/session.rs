@@ -167,7 +167,7 @@ async fn handshakes(
     let chain = server.tls.peer_chain().unwrap_or_default();
     record.certificate = certificate_record(&chain);
     let asked_until = tokio::time::Instant::now() + authorities::WITHIN;
-    let chain = completed(chain, flow, surroundings, asked_until).await;
+    let chain = completed(chain, record.client.ip(), flow, surroundings, asked_until).await;
     if negotiated.as_ref().is_some_and(|negotiated| negotiated.resumed) {
         increment(&totals.resumed_with_server);
     }

@@ -1,10 +1,13 @@
 //! Has the agent fetch, over the socket between them, and waits for what comes.
 //!
 //! One fetch at a time for the same thing: who asks meanwhile waits for it. A failure is remembered for
-//! some minutes, so that a dead responder delays one session and not each. Not for: what may be fetched
-//! from where, and within which bounds (the agent's). Fails by [`Unavailable`].
+//! some minutes, so that a dead responder delays one session and not each. What anybody may name (an
+//! intermediate) and what an authority names have bounds of their own, and of the former each client
+//! has its part: a page full of URLs that never answer turns off nobody's checks. Not for: what may be
+//! fetched from where (the agent's). Fails by [`Unavailable`].
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,13 +18,17 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use weir_api::engine::FromEngine;
-use weir_api::fetch::{Bytes, FETCH_WITHIN, Fetch, FetchFailure, MOST_FETCHES};
+use weir_api::fetch::{Bytes, FETCH_WITHIN, Fetch, FetchFailure, MOST_FETCHES, TURN_WITHIN};
 use weir_tls::verify::revocation::list_lasts_until;
 
 /// Failures remembered; past it the least recently used is forgotten. A URL has at most a kilobyte.
 const FAILURES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
-/// How long.
-const FAILURE_LASTS: Duration = Duration::from_secs(300);
+/// How long; and how long what came and was not believed is kept.
+pub const FAILURE_LASTS: Duration = Duration::from_secs(300);
+/// Fetches that one client (an IPv4 address, or the /64 of an IPv6 address) may have under way for
+/// chains that do not verify; past it a further one is refused. Half of those that the agent makes at
+/// one time.
+const MOST_PER_CLIENT: usize = 4;
 /// Lists kept, of 8 MiB at most; past it the least recently used is forgotten.
 const LISTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
 /// Intermediates kept, of 64 KiB at most; past it the least recently used is forgotten. What made a chain
@@ -30,7 +37,7 @@ const INTERMEDIATES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(127);
 /// How long either is kept at most: a list that was signed anew is seen then.
 const LASTS: Duration = Duration::from_secs(3600);
 /// An agent that has said nothing for so long about a fetch has lost it.
-const LOST: Duration = FETCH_WITHIN.saturating_mul(2);
+const LOST: Duration = FETCH_WITHIN.saturating_mul(2).saturating_add(TURN_WITHIN);
 
 /// What came of a fetch. Bytes are shared by all who wait.
 pub type Fetched = Result<Arc<[u8]>, Unavailable>;
@@ -75,20 +82,43 @@ struct State {
     /// An agent hears.
     connected: bool,
     next: u64,
-    /// At most [`MOST_FETCHES`].
+    /// At most [`MOST_FETCHES`] of each kind.
     flights: HashMap<u64, Flight>,
     failures: LruCache<Fetch, (Unavailable, Instant)>,
     lists: Kept,
     intermediates: Kept,
 }
 
+type Kept = LruCache<Fetch, KeptBytes>;
+
 /// What was fetched, and until when it is kept.
-type Kept = LruCache<Fetch, (Arc<[u8]>, Instant)>;
+struct KeptBytes {
+    bytes: Arc<[u8]>,
+    until: Instant,
+    believed: bool,
+}
 
 struct Flight {
     fetch: Fetch,
+    client: Option<Client>,
     since: Instant,
     told: watch::Sender<Option<Fetched>>,
+}
+
+/// Whose server wants something fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client(IpAddr);
+
+impl From<IpAddr> for Client {
+    /// Who has an IPv6 address has all of its /64.
+    fn from(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V6(address) => {
+                Self(IpAddr::V6((address.to_bits() & !u128::from(u64::MAX)).into()))
+            }
+            v4 @ IpAddr::V4(_) => Self(v4),
+        }
+    }
 }
 
 impl Fetching {
@@ -105,9 +135,10 @@ impl Fetching {
         Self { events, state: Mutex::new(state), counts: Counts::default() }
     }
 
-    /// Waits until `deadline`; the fetch itself may go on, for those that come later.
-    pub async fn fetch(&self, fetch: Fetch, deadline: Instant) -> Fetched {
-        let mut told = match self.begin(fetch)? {
+    /// Waits until `deadline`; the fetch itself may go on, for those that come later. `client`: whose
+    /// part of the bounds it is of, if that of anybody.
+    pub async fn fetch(&self, fetch: Fetch, client: Option<Client>, deadline: Instant) -> Fetched {
+        let mut told = match self.begin(fetch, client, deadline)? {
             Begun::Waits(told) => told,
             Begun::Known(bytes) => return Ok(bytes),
         };
@@ -120,18 +151,27 @@ impl Fetching {
         }
     }
 
-    fn begin(&self, fetch: Fetch) -> Result<Begun, Unavailable> {
+    fn begin(
+        &self,
+        fetch: Fetch,
+        client: Option<Client>,
+        deadline: Instant,
+    ) -> Result<Begun, Unavailable> {
         let now = Instant::now();
         let mut state = self.state();
-        if let Some((bytes, until)) = state.kept(&fetch).and_then(|kept| kept.get(&fetch))
-            && now < *until
+        if let Some(kept) = state.kept(&fetch).and_then(|kept| kept.get(&fetch))
+            && now < kept.until
         {
-            return Ok(Begun::Known(Arc::clone(bytes)));
+            return Ok(Begun::Known(Arc::clone(&kept.bytes)));
         }
         if let Some((failure, since)) = state.failures.get(&fetch)
             && now.saturating_duration_since(*since) < FAILURE_LASTS
         {
             return Err(*failure);
+        }
+        // Nobody would wait for it.
+        if deadline <= now {
+            return Err(Unavailable::Slow);
         }
         state.flights.retain(|_, flight| now.saturating_duration_since(flight.since) < LOST);
         if let Some(flight) = state.flights.values().find(|flight| flight.fetch == fetch) {
@@ -140,7 +180,10 @@ impl Fetching {
         if !state.connected {
             return Err(Unavailable::NoAgent);
         }
-        if state.flights.len() >= MOST_FETCHES {
+        let of_kind = state.flights.values().filter(|flight| flight.fetch.kind() == fetch.kind());
+        let of_client = state.flights.values().filter(|flight| flight.client == client);
+        let too_many_of_client = client.is_some() && of_client.count() >= MOST_PER_CLIENT;
+        if of_kind.count() >= MOST_FETCHES || too_many_of_client {
             return Err(Unavailable::Busy);
         }
         let number = state.next;
@@ -149,24 +192,29 @@ impl Fetching {
         self.counts.asked.fetch_add(1, Relaxed);
         state.next = state.next.wrapping_add(1);
         let (told, waiting) = watch::channel(None);
-        state.flights.insert(number, Flight { fetch, since: now, told });
+        state.flights.insert(number, Flight { fetch, client, since: now, told });
         Ok(Begun::Waits(waiting))
     }
 
     /// The agent answers; what nobody waits for any more is kept all the same.
     pub fn answered(&self, number: u64, result: Result<Bytes, FetchFailure>) {
-        let mut state = self.state();
-        let Some(Flight { fetch, told, .. }) = state.flights.remove(&number) else { return };
+        // What is long is read and copied before all others have to wait for it.
+        let flight = |state: &State| state.flights.get(&number).map(|flight| flight.fetch.clone());
+        let Some(fetch) = flight(&self.state()) else { return };
         let fetched: Fetched = match result {
             Ok(Bytes(bytes)) if bytes.len() <= fetch.bound() => Ok(bytes.into()),
             Ok(_) => Err(FetchFailure::TooLong.into()),
             Err(failure) => Err(failure.into()),
         };
+        let lasts = fetched.as_ref().map_or(Duration::ZERO, |bytes| lasts(&fetch, bytes));
+        let mut state = self.state();
+        let Some(Flight { told, .. }) = state.flights.remove(&number) else { return };
         match &fetched {
             Ok(bytes) => {
-                let until = Instant::now() + lasts(&fetch, bytes);
+                let (bytes, until) = (Arc::clone(bytes), Instant::now() + lasts);
+                state.failures.pop(&fetch);
                 if let Some(kept) = state.kept(&fetch) {
-                    kept.put(fetch, (Arc::clone(bytes), until));
+                    kept.put(fetch, KeptBytes { bytes, until, believed: true });
                 }
             }
             Err(failure) => {
@@ -186,8 +234,42 @@ impl Fetching {
         state.flights.clear();
     }
 
+    /// These bytes are not what they should be: they are kept no longer than a failure. Not dropped:
+    /// an authority whose list cannot be read would have it fetched for each of its certificates.
+    pub fn disbelieved(&self, fetch: &Fetch, bytes: &Arc<[u8]>) {
+        let until = Instant::now() + FAILURE_LASTS;
+        let mut state = self.state();
+        if let Some(kept) = state.kept(fetch).and_then(|kept| kept.get_mut(fetch))
+            && Arc::ptr_eq(&kept.bytes, bytes)
+            && kept.believed
+        {
+            kept.believed = false;
+            kept.until = kept.until.min(until);
+        }
+    }
+
+    /// For how long the same will come of this fetch as did. `None`: nothing of it is remembered.
+    pub fn lasts(&self, fetch: &Fetch) -> Option<Duration> {
+        let mut state = self.state();
+        let until = match state.failures.get(fetch) {
+            Some((_, since)) => *since + FAILURE_LASTS,
+            None => state.kept(fetch)?.get(fetch)?.until,
+        };
+        Some(until.saturating_duration_since(Instant::now()))
+    }
+
+    /// And what was not believed.
     pub fn forget_failures(&self) {
-        self.state().failures.clear();
+        let mut state = self.state();
+        state.failures.clear();
+        let State { lists, intermediates, .. } = &mut *state;
+        for kept in [lists, intermediates] {
+            let disbelieved = kept.iter().filter(|(_, kept)| !kept.believed);
+            let disbelieved: Vec<Fetch> = disbelieved.map(|(fetch, _)| fetch.clone()).collect();
+            for fetch in disbelieved {
+                kept.pop(&fetch);
+            }
+        }
     }
 
     /// For the console.

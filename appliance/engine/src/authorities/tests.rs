@@ -38,6 +38,19 @@ fn soon() -> Instant {
     Instant::now() + WITHIN
 }
 
+/// Who asks does not wait for it.
+fn at_once() -> Instant {
+    Instant::now() + Duration::from_millis(1)
+}
+
+fn client(address: &str) -> Client {
+    Client::from(address.parse::<std::net::IpAddr>().unwrap())
+}
+
+fn list(name: &str) -> Fetch {
+    Fetch::RevocationList { url: url(&format!("http://{name}.example/")) }
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_fetch_serves_all_who_want_the_same() {
     let (authorities, mut agent) = authorities();
@@ -48,8 +61,11 @@ async fn one_fetch_serves_all_who_want_the_same() {
         assert_eq!(fetch, of("a"));
         fetching.answered(number, Ok(Bytes(vec![7])));
     };
-    let (first, second, ()) =
-        tokio::join!(fetching.fetch(of("a"), soon()), fetching.fetch(of("a"), soon()), answer);
+    let (first, second, ()) = tokio::join!(
+        fetching.fetch(of("a"), None, soon()),
+        fetching.fetch(of("a"), None, soon()),
+        answer
+    );
     assert_eq!((first.unwrap()[..].to_vec(), second.unwrap()[..].to_vec()), (vec![7], vec![7]));
     assert!(agent.try_recv().is_err(), "asked once");
 }
@@ -59,14 +75,14 @@ async fn nobody_waits_longer_than_he_has_and_a_failure_is_remembered() {
     let (authorities, mut agent) = authorities();
     let fetching = &authorities.fetching;
     let started = Instant::now();
-    assert_eq!(fetching.fetch(of("a"), soon()).await.unwrap_err(), Unavailable::Slow);
+    assert_eq!(fetching.fetch(of("a"), None, soon()).await.unwrap_err(), Unavailable::Slow);
     assert_eq!(started.elapsed(), WITHIN);
     // The agent's own time ends a little later.
     let (number, _) = asked(&mut agent);
     fetching.answered(number, Err(FetchFailure::TimedOut));
     let started = Instant::now();
     let failed = Unavailable::Failed(FetchFailure::TimedOut);
-    assert_eq!(fetching.fetch(of("a"), soon()).await.unwrap_err(), failed);
+    assert_eq!(fetching.fetch(of("a"), None, soon()).await.unwrap_err(), failed);
     assert_eq!(started.elapsed(), Duration::ZERO);
     assert!(agent.try_recv().is_err());
     // Not for ever, and not what passes.
@@ -77,7 +93,7 @@ async fn nobody_waits_longer_than_he_has_and_a_failure_is_remembered() {
             let (number, _) = asked(&mut agent);
             fetching.answered(number, Err(FetchFailure::Busy));
         };
-        let (busy, ()) = tokio::join!(fetching.fetch(of("a"), soon()), answer);
+        let (busy, ()) = tokio::join!(fetching.fetch(of("a"), None, soon()), answer);
         assert_eq!(busy.unwrap_err(), Unavailable::Failed(FetchFailure::Busy));
     }
 }
@@ -87,33 +103,107 @@ async fn fetches_are_bounded_and_end_with_the_agent() {
     let (authorities, mut agent) = authorities();
     let fetching = &authorities.fetching;
     for number in 0..MOST_FETCHES {
-        let now = Instant::now();
-        let waited = fetching.fetch(of(&format!("n{number}")), now).await;
+        let waited = fetching.fetch(of(&format!("n{number}")), None, at_once()).await;
         assert_eq!(waited.unwrap_err(), Unavailable::Slow);
     }
-    assert_eq!(fetching.fetch(of("more"), soon()).await.unwrap_err(), Unavailable::Busy);
+    assert_eq!(fetching.fetch(of("more"), None, soon()).await.unwrap_err(), Unavailable::Busy);
     let leaves = async {
         tokio::task::yield_now().await;
         fetching.connected(false);
     };
-    let (waited, ()) = tokio::join!(fetching.fetch(of("n1"), soon()), leaves);
+    let (waited, ()) = tokio::join!(fetching.fetch(of("n1"), None, soon()), leaves);
     assert_eq!(waited.unwrap_err(), Unavailable::NoAgent);
-    assert_eq!(fetching.fetch(of("more"), soon()).await.unwrap_err(), Unavailable::NoAgent);
+    assert_eq!(fetching.fetch(of("more"), None, soon()).await.unwrap_err(), Unavailable::NoAgent);
     fetching.connected(true);
     while agent.try_recv().is_ok() {}
-    assert_eq!(fetching.fetch(of("more"), Instant::now()).await.unwrap_err(), Unavailable::Slow);
+    assert_eq!(fetching.fetch(of("more"), None, at_once()).await.unwrap_err(), Unavailable::Slow);
     let (number, _) = asked(&mut agent);
     // An answer to nobody's question, and one that is longer than was asked for.
     fetching.answered(number + 1, Ok(Bytes(Vec::new())));
     fetching.answered(number, Ok(Bytes(vec![0; of("more").bound() + 1])));
     let failed = Unavailable::Failed(FetchFailure::TooLong);
-    assert_eq!(fetching.fetch(of("more"), soon()).await.unwrap_err(), failed);
+    assert_eq!(fetching.fetch(of("more"), None, soon()).await.unwrap_err(), failed);
     // What the agent never answers is lost, and asked again.
-    assert_eq!(fetching.fetch(of("lost"), Instant::now()).await.unwrap_err(), Unavailable::Slow);
+    assert_eq!(fetching.fetch(of("lost"), None, at_once()).await.unwrap_err(), Unavailable::Slow);
     asked(&mut agent);
-    tokio::time::sleep(Duration::from_secs(7)).await;
-    assert_eq!(fetching.fetch(of("lost"), Instant::now()).await.unwrap_err(), Unavailable::Slow);
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(fetching.fetch(of("lost"), None, at_once()).await.unwrap_err(), Unavailable::Slow);
     asked(&mut agent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_no_time_left_begins_nothing_and_has_what_is_known() {
+    let (authorities, mut agent) = authorities();
+    let fetching = &authorities.fetching;
+    let late = fetching.fetch(of("a"), None, Instant::now()).await;
+    assert_eq!(late.unwrap_err(), Unavailable::Slow);
+    assert!(agent.try_recv().is_err());
+    assert_eq!(fetching.fetch(of("a"), None, at_once()).await.unwrap_err(), Unavailable::Slow);
+    let (number, _) = asked(&mut agent);
+    fetching.answered(number, Ok(Bytes(vec![7])));
+    assert_eq!(fetching.fetch(of("a"), None, Instant::now()).await.unwrap()[..], [7]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_client_leaves_room_for_others_and_intermediates_for_revocation() {
+    let (authorities, _agent) = authorities();
+    let fetching = &authorities.fetching;
+    let begin = async |fetch, of| fetching.fetch(fetch, of, at_once()).await.unwrap_err();
+    let page = Some(client("2001:db8:0:1::1"));
+    for number in 0..4 {
+        assert_eq!(begin(of(&format!("n{number}")), page).await, Unavailable::Slow);
+    }
+    assert_eq!(begin(of("n4"), page).await, Unavailable::Busy);
+    // What is under way already is no more than it was.
+    assert_eq!(begin(of("n3"), page).await, Unavailable::Slow);
+    assert_eq!(begin(of("n4"), Some(client("2001:db8:0:1:2::2"))).await, Unavailable::Busy);
+    assert_eq!(begin(of("n4"), Some(client("2001:db8:0:2::1"))).await, Unavailable::Slow);
+    for number in 5..MOST_FETCHES {
+        let many = Some(client(&format!("10.0.0.{number}")));
+        assert_eq!(begin(of(&format!("n{number}")), many).await, Unavailable::Slow);
+    }
+    assert_eq!(begin(of("more"), Some(client("10.0.1.1"))).await, Unavailable::Busy);
+    assert_eq!(begin(list("a"), None).await, Unavailable::Slow);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_believed_is_kept_as_long_as_a_failure_and_forgotten_with_them() {
+    let (authorities, mut agent) = authorities();
+    let fetching = &authorities.fetching;
+    let mut fetched = async || {
+        let answer = async {
+            tokio::task::yield_now().await;
+            agent.try_recv().ok().map(|message| match message {
+                FromEngine::Fetch { number, .. } => {
+                    fetching.answered(number, Ok(Bytes(vec![7])));
+                }
+                other => panic!("{other:?}"),
+            })
+        };
+        let (bytes, anew) = tokio::join!(fetching.fetch(of("a"), None, soon()), answer);
+        (bytes.unwrap(), anew.is_some())
+    };
+    assert!(fetched().await.1);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let (bytes, anew) = fetched().await;
+    assert!(!anew);
+    fetching.disbelieved(&of("a"), &bytes);
+    assert_eq!(fetching.lasts(&of("a")), Some(FAILURE_LASTS));
+    tokio::time::sleep(Duration::from_secs(299)).await;
+    // Nor for longer where it is looked at again.
+    let (bytes, anew) = fetched().await;
+    assert!(!anew);
+    fetching.disbelieved(&of("a"), &bytes);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (newer, anew) = fetched().await;
+    assert!(anew);
+    // What was said of others says nothing of these.
+    fetching.disbelieved(&of("a"), &bytes);
+    fetching.forget_failures();
+    assert!(!fetched().await.1);
+    fetching.disbelieved(&of("a"), &newer);
+    fetching.forget_failures();
+    assert!(fetched().await.1);
 }
 
 struct World {
@@ -166,7 +256,8 @@ async fn a_chain_is_completed_with_what_its_leaf_names_and_learnt() {
     let (authorities, mut agent) = authorities();
     let World { anchors, middle, leaf, .. } = world();
     let now = UnixTime::now();
-    let complete = || authorities.complete(&anchors, vec![leaf.clone()], now, soon());
+    let complete =
+        || authorities.complete(&anchors, vec![leaf.clone()], client("10.0.0.1"), now, soon());
     // Another certificate than the missing one is none.
     let answer = async |agent: &mut Agent, der: &[u8]| {
         tokio::task::yield_now().await;
@@ -179,7 +270,7 @@ async fn a_chain_is_completed_with_what_its_leaf_names_and_learnt() {
     // Nor is it asked for again at once.
     assert_eq!(complete().await, std::slice::from_ref(&leaf));
     assert!(agent.try_recv().is_err());
-    tokio::time::sleep(Duration::from_secs(3601)).await;
+    tokio::time::sleep(Duration::from_secs(301)).await;
     let (chain, ()) = tokio::join!(complete(), answer(&mut agent, &middle));
     assert_eq!(chain, [leaf.clone(), middle]);
     assert!(anchors.verify(&chain, None, 0, now).is_verified());
@@ -204,16 +295,61 @@ async fn what_nobody_says_in_time_is_unknown_and_asked_again_later() {
     authorities.fetching.answered(number, Err(FetchFailure::Name));
     let failed = Revocation::Unknown(Unavailable::Failed(FetchFailure::Name).into());
     assert_eq!(ask(now).await, failed);
-    // Known to be unknown, whatever became of the failure.
-    tokio::time::sleep(Duration::from_secs(301)).await;
-    assert_eq!(ask(now).await, failed);
-    let later = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs() + 301));
-    let refuses = async {
+    let seconds =
+        |seconds| UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs() + seconds));
+    // Known to be unknown for as long as the failure is remembered, and no longer.
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert_eq!(ask(seconds(200)).await, failed);
+    tokio::time::sleep(Duration::from_secs(101)).await;
+    let refuses = async |agent: &mut Agent| {
         tokio::task::yield_now().await;
-        let (number, _) = asked(&mut agent);
+        let (number, _) = asked(agent);
         // tryLater.
         authorities.fetching.answered(number, Ok(Bytes(vec![0x30, 3, 0x0a, 1, 3])));
     };
-    let (unknown, ()) = tokio::join!(ask(later), refuses);
-    assert_eq!(unknown, Revocation::Unknown(AnswerError::Refused(3).into()));
+    let refused = Revocation::Unknown(AnswerError::Refused(3).into());
+    let (unknown, ()) = tokio::join!(ask(seconds(301)), refuses(&mut agent));
+    assert_eq!(unknown, refused);
+    // Nothing of it is remembered but this.
+    assert_eq!(ask(seconds(600)).await, refused);
+    let (unknown, ()) = tokio::join!(ask(seconds(602)), refuses(&mut agent));
+    assert_eq!(unknown, refused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_late_failure_says_is_known_no_longer_than_the_failure() {
+    let (authorities, mut agent) = authorities();
+    let World { anchors, middle, leaf, .. } = world();
+    let (chain, now) = ([leaf, middle.clone()], UnixTime::now());
+    let issuer = anchors.judge(&chain, None, 0, now).issuer.unwrap();
+    let question = Question { chain: &chain, issuer: &issuer, staple: None };
+    let ask = |after| {
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs() + after));
+        authorities.revocation(&question, now, soon())
+    };
+    assert_eq!(ask(0).await, Revocation::Unknown(Unavailable::Slow.into()));
+    let (number, _) = asked(&mut agent);
+    authorities.fetching.answered(number, Err(FetchFailure::Name));
+    tokio::time::sleep(Duration::from_secs(290)).await;
+    let failed = Revocation::Unknown(Unavailable::Failed(FetchFailure::Name).into());
+    assert_eq!(ask(290).await, failed);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(ask(301).await, Revocation::Unknown(Unavailable::Slow.into()));
+    asked(&mut agent);
+}
+
+#[test]
+fn a_source_that_may_answer_at_once_keeps_nothing_unknown() {
+    let failed = Why::NotFetched(Unavailable::Failed(FetchFailure::Status(404)));
+    for passing in [Unavailable::Busy, Unavailable::Failed(FetchFailure::Busy), Unavailable::Slow] {
+        let mut unknown = UnknownLasts::default();
+        unknown.and(passing.into(), None);
+        unknown.and(failed, Some(FAILURE_LASTS));
+        assert_eq!(unknown.0, None);
+    }
+    let mut unknown = UnknownLasts::default();
+    unknown.and(failed, Some(Duration::from_secs(7)));
+    unknown.and(AnswerError::Refused(3).into(), None);
+    unknown.and(failed, Some(FAILURE_LASTS));
+    assert_eq!(unknown.0, Some(7));
 }

@@ -95,7 +95,8 @@ pub(super) async fn excepted_all_the_same(
             let chain = server.tls.peer_chain().unwrap_or_default();
             record.certificate = certificate_record(&chain);
             let until = Instant::now() + authorities::WITHIN;
-            let chain = completed(chain, flow, surroundings, until.into()).await;
+            let chain =
+                completed(chain, record.client.ip(), flow, surroundings, until.into()).await;
             let excepted = is_excepted(&chain, hello, flow, policy, record.server);
             excepted.then_some(server.stream)
         }
@@ -117,8 +118,14 @@ async fn excepted_by_chain(
 ) -> Option<TcpStream> {
     record.certificate = certificate_record(&failed.chain);
     let until = Instant::now() + authorities::WITHIN;
-    let chain =
-        completed(std::mem::take(&mut failed.chain), flow, surroundings, until.into()).await;
+    let chain = completed(
+        std::mem::take(&mut failed.chain),
+        record.client.ip(),
+        flow,
+        surroundings,
+        until.into(),
+    )
+    .await;
     let excepted = is_excepted(&chain, hello, flow, policy, record.server);
     failed.stream.take().filter(|_| excepted)
 }

@@ -5,6 +5,7 @@
 //! [`authorities::WITHIN`](crate::authorities::WITHIN) at most; its server's connection is idle. Does
 //! not fail: what is not learnt is unknown.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -22,6 +23,7 @@ use crate::runtime::Surroundings;
 /// The chain with the intermediates that it lacks, where the device fetches them.
 pub(super) async fn completed(
     chain: Vec<CertificateDer<'static>>,
+    client: IpAddr,
     flow: &FlowPolicy<'_>,
     surroundings: &Surroundings,
     deadline: Instant,
@@ -32,7 +34,7 @@ pub(super) async fn completed(
     }
     let (sent, now) = (chain.len(), UnixTime::now());
     let authorities = &surroundings.authorities;
-    let chain = authorities.complete(anchors, chain, now, deadline).await;
+    let chain = authorities.complete(anchors, chain, client.into(), now, deadline).await;
     // One that still lacks another is not.
     if chain.len() > sent && !anchors.verify(&chain, None, 0, now).has(Failure::Untrusted) {
         increment(&surroundings.totals.chains_completed);

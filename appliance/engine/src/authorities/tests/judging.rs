@@ -120,7 +120,8 @@ async fn an_intermediate_that_is_known_and_no_longer_valid_is_fetched_anew() {
     let whole = [leaf.clone(), middle];
     assert!(anchors.verify(&whole, None, 0, UnixTime::now()).is_verified());
     let in_2050 = UnixTime::since_unix_epoch(Duration::from_secs(2_524_608_000));
-    let completed = authorities.complete(&anchors, vec![leaf.clone()], in_2050, soon());
+    let completed =
+        authorities.complete(&anchors, vec![leaf.clone()], client("10.0.0.1"), in_2050, soon());
     let (chain, ()) = tokio::join!(completed, async {
         tokio::task::yield_now().await;
         let (number, _) = asked(&mut agent);
@@ -130,7 +131,8 @@ async fn an_intermediate_that_is_known_and_no_longer_valid_is_fetched_anew() {
     assert!(anchors.verify(&chain, None, 0, in_2050).is_verified());
     assert!(anchors.verify(&[leaf], None, 0, in_2050).is_verified(), "learnt");
     // Sent by the server, an old one is the server's own fault.
-    let sent = authorities.complete(&anchors, whole.to_vec(), in_2050, soon()).await;
+    let sent =
+        authorities.complete(&anchors, whole.to_vec(), client("10.0.0.1"), in_2050, soon()).await;
     assert_eq!(sent, whole);
     assert!(agent.try_recv().is_err());
 }
