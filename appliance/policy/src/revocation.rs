@@ -53,7 +53,7 @@ impl RevocationUnknown {
     }
 }
 
-/// Nothing is ever fetched from these, whatever is configured: the appliance itself, its link (which
+/// Nothing is ever fetched from these, whatever is configured: the appliance's loopback, its link (which
 /// has a cloud's metadata service), what is no single host.
 const NEVER: [IpNet; 8] = [
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(0, 0, 0, 0), 8)),
@@ -67,9 +67,21 @@ const NEVER: [IpNet; 8] = [
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8)),
 ];
 
+/// By which a translator reaches the IPv4 address in the last 32 bits (RFC 6052, RFC 8215).
+const TRANSLATED: [Ipv6Net; 2] = [
+    Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96),
+    Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48),
+];
+
 /// Whether nothing is ever fetched from this address. An IPv4 address inside an IPv6 one is meant.
 pub fn is_never_fetched_from(address: IpAddr) -> bool {
-    let address = address.to_canonical();
+    let address = match address.to_canonical() {
+        IpAddr::V6(address) if TRANSLATED.iter().any(|prefix| prefix.contains(&address)) => {
+            let [.., a, b, c, d] = address.octets();
+            IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+        }
+        address => address,
+    };
     NEVER.iter().any(|never| never.contains(&address))
 }
 
