@@ -7,9 +7,9 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use weir_dataplane::{Attach, TableSizes};
-use weir_policy::snapshot::{Evasion, EvasionAction, Layer2Fallback};
+use weir_policy::snapshot::{Evasion, EvasionAction};
 use wire::Wire;
-use wire::engine::{Does, Engine, judge_all, snapshot};
+use wire::engine::{Does, Engine, against, judge_all};
 use wire::raw::{ACK, PLAIN_OPTIONS, PUSH, RAW_SERVER, RST, Raw, SYN};
 
 const BLOCK: EvasionAction = EvasionAction::Block;
@@ -23,9 +23,7 @@ fn under(evasion: Evasion, does: Does) -> (Wire, Engine) {
 fn with(tables: TableSizes, evasion: Evasion, does: Does) -> (Wire, Engine) {
     let wire = Wire::new();
     let (engine, held) = wire.engine_with(Attach::Auto, |options| options.tables = tables);
-    let mut snapshot = snapshot(Layer2Fallback::PermitAll);
-    snapshot.device.evasion = evasion;
-    engine.dataplane.apply(&snapshot).unwrap();
+    engine.dataplane.apply(&against(evasion)).unwrap();
     judge_all(held, 4, does);
     (wire, engine)
 }

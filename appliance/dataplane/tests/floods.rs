@@ -7,10 +7,9 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use weir_dataplane::{Attach, Held, HeldFlows, Options, TableSizes};
-use weir_policy::Snapshot;
-use weir_policy::snapshot::{Evasion, EvasionAction, Layer2Fallback};
+use weir_policy::snapshot::{Evasion, EvasionAction};
 use wire::Wire;
-use wire::engine::{Does, Engine, judge_all, snapshot};
+use wire::engine::{Does, Engine, against, judge_all};
 use wire::raw::{ACK, RAW_SERVER, Raw, SYN};
 
 const BLOCK: EvasionAction = EvasionAction::Block;
@@ -18,19 +17,13 @@ const BLOCK: EvasionAction = EvasionAction::Block;
 const SMALL: TableSizes =
     TableSizes { half_open: 256, flows: 256, rings: 1, held: 64, watched: 64 };
 
-fn under(evasion: Evasion) -> Snapshot {
-    let mut snapshot = snapshot(Layer2Fallback::PermitAll);
-    snapshot.device.evasion = evasion;
-    snapshot
-}
-
 fn with(evasion: Evasion, change: impl FnOnce(&mut Options)) -> (Wire, Engine, HeldFlows) {
     let wire = Wire::new();
     let (engine, held) = wire.engine_with(Attach::Auto, |options| {
         options.tables = SMALL;
         change(options);
     });
-    engine.dataplane.apply(&under(evasion)).unwrap();
+    engine.dataplane.apply(&against(evasion)).unwrap();
     (wire, engine, held)
 }
 
@@ -261,7 +254,7 @@ fn data_that_is_refused_takes_no_room_of_silent_flows() {
         options.tables = TableSizes { half_open: 4096, ..SMALL };
     });
     judge_all(held, 1, Does::Hold);
-    let mut policy = under(Evasion { client_flood: BLOCK, ..Evasion::default() });
+    let mut policy = against(Evasion { client_flood: BLOCK, ..Evasion::default() });
     policy.device.max_handshakes_per_client = 1;
     engine.dataplane.apply(&policy).unwrap();
     let (first, _server) = Raw::shaken(&wire, 4000);

@@ -11,7 +11,7 @@ use weir_dataplane::{Attach, Times};
 use weir_policy::snapshot::{Evasion, EvasionAction, Layer2Fallback, ServerPolicy, ServerProxy};
 use weir_policy::{Resets, Snapshot};
 use wire::Wire;
-use wire::engine::{Does, Engine, judge_all, snapshot};
+use wire::engine::{Does, Engine, against, judge_all, snapshot};
 use wire::raw::{ACK, FIN, RST, Raw};
 
 const BLOCK: EvasionAction = EvasionAction::Block;
@@ -20,9 +20,7 @@ const BLOCK: EvasionAction = EvasionAction::Block;
 fn under(evasion: Evasion, does: Does) -> (Wire, Engine) {
     let wire = Wire::new();
     let (engine, held) = wire.engine(Attach::Auto);
-    let mut snapshot = snapshot(Layer2Fallback::PermitAll);
-    snapshot.device.evasion = evasion;
-    engine.dataplane.apply(&snapshot).unwrap();
+    engine.dataplane.apply(&against(evasion)).unwrap();
     judge_all(held, 4, does);
     (wire, engine)
 }

@@ -7,9 +7,8 @@ mod wire;
 use std::time::Duration;
 
 use weir_dataplane::{Attach, Dataplane, HeldFlows, Options, Times};
-use weir_policy::Snapshot;
-use weir_policy::snapshot::{Evasion, EvasionAction, Layer2Fallback};
-use wire::engine::{Does, Engine, judge_all, snapshot};
+use weir_policy::snapshot::{Evasion, EvasionAction};
+use wire::engine::{Does, Engine, against, judge_all};
 use wire::raw::{ACK, FIN, RST, Raw};
 use wire::{SEGMENT, Wire};
 
@@ -23,16 +22,10 @@ const SHORT: Times = Times {
     watched: Duration::from_secs(30),
 };
 
-fn under(evasion: Evasion) -> Snapshot {
-    let mut snapshot = snapshot(Layer2Fallback::PermitAll);
-    snapshot.device.evasion = evasion;
-    snapshot
-}
-
 fn with(evasion: Evasion, change: impl FnOnce(&mut Options)) -> (Wire, Engine, HeldFlows) {
     let wire = Wire::new();
     let (engine, held) = wire.engine_with(Attach::Auto, change);
-    engine.dataplane.apply(&under(evasion)).unwrap();
+    engine.dataplane.apply(&against(evasion)).unwrap();
     (wire, engine, held)
 }
 
@@ -110,7 +103,7 @@ fn an_engine_without_a_policy_forgets_nothing() {
     };
     std::thread::sleep(SHORT.silent + 5 * LOOK);
     assert_eq!(counted("handshake_forgotten"), 0);
-    next.apply(&under(Evasion { unseen_handshake: BLOCK, ..Evasion::default() })).unwrap();
+    next.apply(&against(Evasion { unseen_handshake: BLOCK, ..Evasion::default() })).unwrap();
     assert!((0..1000).any(|_| {
         std::thread::sleep(Duration::from_millis(10));
         counted("handshake_blocked") == 1

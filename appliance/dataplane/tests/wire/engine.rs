@@ -12,8 +12,8 @@ use weir_dataplane::{
 };
 use weir_policy::secret::SecretBytes;
 use weir_policy::snapshot::{
-    CertifiedKey, ClientPolicy, ClientProxy, Device, Health, Layer2Fallback, PortRange, Profile,
-    Segment, Service, VirtualSegment,
+    CertifiedKey, ClientPolicy, ClientProxy, Device, Evasion, Health, Layer2Fallback, PortRange,
+    Profile, Segment, Service, VirtualSegment,
 };
 use weir_policy::{Resets, Snapshot};
 
@@ -91,6 +91,13 @@ impl Drop for Engine {
             heart.join().unwrap();
         }
     }
+}
+
+/// As [`snapshot`], with this done about evasion.
+pub fn against(evasion: Evasion) -> Snapshot {
+    let mut snapshot = snapshot(Layer2Fallback::PermitAll);
+    snapshot.device.evasion = evasion;
+    snapshot
 }
 
 /// A policy that wants every flow to `PORT`. A busy machine makes no engine of it a stuck one.
