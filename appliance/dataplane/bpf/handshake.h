@@ -131,8 +131,8 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 	 * never makes us forget the flow: what ends it is left to the ends, and the entry to the LRU, or
 	 * to user space. */
 	if (p->flags & TCP_RST) {
-		if (p->seq == f->end[!from_client].isn + 1 && !expires_early(p, &f->end[!from_client]))
-			f->reset = 1;
+		if (p->seq == f->end[!from_client].isn + 1 && !expires_early(p, &f->end[!from_client]) && !f->reset)
+			f->reset = RESET_BY_ANYBODY;
 		return SEEN_PASS;
 	}
 	struct end *server = &f->end[1];
@@ -164,8 +164,8 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 			learn_window(p, f);
 			/* The client ended without a word, and its server has seen so; or a server says so, whose
 			 * client ignores it and speaks yet. It is judged then, and forgotten soon where it does not. */
-			if (answered && (p->flags & (TCP_ACK | TCP_SYN)) == TCP_ACK && p->ack == f->end[0].isn + 2)
-				f->reset = 1;
+			if (answered && (p->flags & (TCP_ACK | TCP_SYN)) == TCP_ACK && p->ack == f->end[0].isn + 2 && !f->reset)
+				f->reset = RESET_BY_ANYBODY;
 			return SEEN_PASS;
 		}
 		if (p->flags & TCP_SYN) {
@@ -180,29 +180,31 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 			count(segment, server_outside_window_dropped);
 			return SEEN_DROP;
 		}
-		if (f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST)) {
-			if (expires_early(p, server)) {
+		int second = f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST);
+		if (expires_early(p, server)) {
+			if (second) {
 				count(segment, server_ttl_dropped);
 				return SEEN_DROP;
 			}
-			/* STARTTLS, or no TLS at all. */
-			if (p->payload)
-				return SEEN_SERVER_FIRST;
-			/* It ends, as it may; what its client says all the same is not left unjudged. Where
-			 * another CPU is moving the entry this one goes unread: the server ends again. */
-			f->reset = 1;
-			if (*(volatile __u64 *)&f->word == word)
-				return SEEN_PASS;
-			count(segment, state_race_dropped);
-			return SEEN_DROP;
-		}
-		if (expires_early(p, server)) {
 			/* Another box answered the SYN in the server's name; or its client never hears this, and
 			 * is judged by what it says. One that does hear it acknowledges it. */
 			count(segment, server_ttl_passed);
 			return SEEN_PASS;
 		}
-		/* The server speaks or ends first: not TLS as we know it, not ours. */
+		if (!p->payload) {
+			/* It ends, as it may, or its client never believes it: what the client says that has not
+			 * heard of it is not left unjudged. Where another CPU is moving the entry this one goes
+			 * unread: the server ends again. */
+			f->reset = RESET_BY_SERVER;
+			if (*(volatile __u64 *)&f->word == word)
+				return SEEN_PASS;
+			count(segment, state_race_dropped);
+			return SEEN_DROP;
+		}
+		/* STARTTLS, or no TLS at all. */
+		if (second)
+			return SEEN_SERVER_FIRST;
+		/* The server speaks first: not TLS as we know it, not ours. */
 		if (leave_to_bridge(p, f, word)) {
 			count(segment, server_spoke_first);
 			return SEEN_PASS;
@@ -230,10 +232,15 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 		return SEEN_DROP;
 	}
 	if (acknowledged > 0) {
-		/* The end of a server that may not end without a word of TLS. */
 		if (f->reset && (f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST))) {
+			/* The end of a server that may not end without a word of TLS. */
 			count(segment, server_spoke_first_dropped);
 			return SEEN_DROP;
+		}
+		if (f->reset == RESET_BY_SERVER && acknowledged == 1) {
+			/* It heard its server's end; one that only says so is not heard itself, as below. */
+			count(segment, server_spoke_first);
+			return SEEN_PASS;
 		}
 		/* Bytes of the server that took another path: all that follows acknowledges them too. Where
 		 * there are none the server ignores this packet, and the next one is held. */

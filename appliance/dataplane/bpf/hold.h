@@ -224,23 +224,30 @@ static __noinline int hold_server_first(struct packet *p, struct flow *f, __u64 
 	return TC_ACT_SHOT;
 }
 
-/* The server speaks, or ends, before the client's bytes were judged: the flow will not be taken,
- * the engine is told and gives it back in order. */
-static __always_inline int server_ends_hold(struct packet *p, struct flow *f, __u64 word, struct configuration *c, __u32 segment)
+/* The server ends before the client's bytes were judged, or seems to: nobody knows whether its client
+ * believes it. One that does says no more, and nothing is lost by judging what it said. */
+static __always_inline int on_server_end(struct flow *f, struct configuration *c, __u32 segment)
 {
-	if (!p->payload && (f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST))) {
-		/* Nobody knows whether its client would believe it. One that ended ends again, or resets
-		 * what comes. */
+	if (f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST)) {
+		/* One that ended ends again, or resets what comes. */
 		count(segment, server_end_dropped);
 		return TC_ACT_SHOT;
 	}
+	count(segment, held_ended);
+	return TC_ACT_OK;
+}
+
+/* The server speaks before the client's bytes were judged: the flow will not be taken, the engine is
+ * told and gives it back in order. */
+static __always_inline int server_ends_hold(struct packet *p, struct flow *f, __u64 word, struct configuration *c, __u32 segment)
+{
 	struct held *h = reserve(word, sizeof(*h));
 	if (!h) {
 		count(segment, ring_full_dropped);
 		return TC_ACT_SHOT;
 	}
-	describe(0, p, f, word, h, p->payload ? HELD_SERVER_SPOKE : HELD_SERVER_ENDED, 0);
-	if (p->payload && (f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST))) {
+	describe(0, p, f, word, h, HELD_SERVER_SPOKE, 0);
+	if (f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST)) {
 		/* Still held: its judge blocks it. */
 		bpf_ringbuf_submit(h, wake(word));
 		count(segment, server_spoke_first_dropped);
@@ -251,10 +258,7 @@ static __always_inline int server_ends_hold(struct packet *p, struct flow *f, __
 		count(segment, state_race_dropped);
 		return TC_ACT_SHOT;
 	}
-	if (p->payload)
-		count(segment, server_spoke_first);
-	else
-		count(segment, held_ended);
+	count(segment, server_spoke_first);
 	bpf_ringbuf_submit(h, wake(word));
 	return TC_ACT_OK;
 }

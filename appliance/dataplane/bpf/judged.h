@@ -4,7 +4,7 @@
 #ifndef WEIR_JUDGED_H
 #define WEIR_JUDGED_H
 
-/* Whether a packet of the server acknowledges all bytes that were judged. A RST says nothing: a server
+/* Whether a packet of the server acknowledges all that was judged. A RST says nothing: a server
  * may answer one wrong segment with it and keep the connection. */
 static __always_inline int acknowledges_judged(struct packet *p, struct flow *f)
 {
@@ -108,6 +108,8 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 				count(segment, server_ttl_dropped);
 				return TC_ACT_SHOT;
 			}
+			if (!p->payload)
+				return on_server_end(f, c, segment);
 			return server_ends_hold(p, f, word, c, segment);
 		}
 	}

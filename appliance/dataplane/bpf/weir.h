@@ -116,6 +116,9 @@ enum state {
 #define END_UNHEARD 32
 #define END_SPOKEN_TO 64
 
+#define RESET_BY_ANYBODY 1
+#define RESET_BY_SERVER 2 /* a FIN */
+
 /* What one end's own packets said. */
 struct end {
 	__u32 isn;
@@ -152,14 +155,14 @@ struct flow {
 	__u8 acknowledged; /* while STATE_RELEASING: the server acknowledged all that was judged */
 	__u32 owner; /* the engine that holds or has taken it */
 	union {
-		__u32 judged;	   /* bytes that were judged, from the client's first; from STATE_RELEASING on */
+		__u32 judged;	   /* bytes that were judged, from the client's first, and its FIN; from STATE_RELEASING on */
 		__u32 client_time; /* once taken: the timestamp of its last packet before */
 	};
 	__u32 successor; /* sequence number of a newer SYN, which a SYN-ACK has to answer */
 	__u8 successor_side; /* 0: no newer SYN; else 1 + the side it came in by */
 	__u8 served; /* a server policy covers it: nothing but TLS is let through (SPEC T9) */
 	__u8 counted; /* among its client's flows (clients.h); only in flows, changed by who changes the state */
-	__u8 reset; /* before it is held: an end ended or reset it, as far as anybody can tell */
+	__u8 reset; /* RESET_...: before it is held, an end ended or reset it, as far as anybody can tell */
 	union {
 		__u32 syn_payload; /* bytes */
 		__u32 server_time; /* once taken: the timestamp of its SYN-ACK */
@@ -183,7 +186,6 @@ enum held_kind {
 	HELD_FIRST = 1,
 	HELD_MORE = 2,
 	HELD_SERVER_SPOKE = 3,
-	HELD_SERVER_ENDED = 4,
 	HELD_REPEATED = 5, /* STATE_WATCHED: a packet over bytes that were judged */
 	HELD_FINAL = 6,	   /* STATE_WATCHED ended: the server acknowledged them */
 	HELD_SERVER_FIRST = 7, /* without a packet: the server spoke before its client */

@@ -17,11 +17,17 @@ pub struct Assembly {
     frames: Vec<Frame>,
     /// Bytes of all frames kept.
     weight: usize,
-    /// The client's bytes are complete up to its FIN, or it sent a RST that the server takes:
-    /// nothing more is kept.
-    pub ended: bool,
+    /// The client's bytes are complete up to its end: nothing more is kept.
+    pub end: Option<ClientEnd>,
     /// More payload than is ever put together.
     pub full: bool,
+}
+
+/// How a client ended, in its place behind its bytes. The server may not get it, for all that we know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientEnd {
+    Fin,
+    Rst,
 }
 
 /// What became of a frame.
@@ -53,7 +59,7 @@ impl Assembly {
             bytes: vec![],
             frames: vec![],
             weight: 0,
-            ended: false,
+            end: None,
             full: false,
         }
     }
@@ -63,7 +69,7 @@ impl Assembly {
     pub fn push(&mut self, frame: Frame) -> Pushed {
         let (start, end) = self.place(&frame);
         let length = self.bytes.len();
-        if self.ended || frame.flags & SYN != 0 {
+        if self.end.is_some() || frame.flags & SYN != 0 {
             return Pushed::Refused;
         }
         if frame.flags & RST != 0 {
@@ -89,10 +95,12 @@ impl Assembly {
         if self.weight + frame.bytes().len() > Self::MAX_WEIGHT {
             return Pushed::Refused;
         }
-        self.ended = frame.flags & RST != 0;
+        let reset = frame.flags & RST != 0;
         self.weight += frame.bytes().len();
         self.frames.push(frame);
-        if !self.ended {
+        if reset {
+            self.end = Some(ClientEnd::Rst);
+        } else {
             self.advance();
         }
         Pushed::Kept
@@ -153,7 +161,7 @@ impl Assembly {
             // A FIN that the bytes went past is an old one to the server.
             let fin = |frame: &Frame| frame.flags & FIN != 0 && self.place(frame).1 == length;
             if self.frames.iter().any(fin) {
-                self.ended = true;
+                self.end = Some(ClientEnd::Fin);
                 return;
             }
             let Some(new) = self.frames.iter().find_map(|frame| {
@@ -178,6 +186,8 @@ pub struct Judged {
     /// Sequence number of the first.
     pub first: u32,
     pub bytes: Vec<u8>,
+    /// Its client's FIN is behind them, which no byte may stand in the place of.
+    pub fin: bool,
 }
 
 impl Judged {
@@ -186,6 +196,10 @@ impl Judged {
         // A frame may start before the first byte: both are placed 2^31 after their numbers.
         const MIDDLE: u32 = 1 << 31;
         let start = frame.sequence.wrapping_sub(self.first).wrapping_add(MIDDLE) as usize;
+        let length = frame.payload().len();
+        if self.fin && length > 0 && start + length > MIDDLE as usize + self.bytes.len() {
+            return true;
+        }
         differs(&self.bytes, MIDDLE as usize, frame.payload(), start)
     }
 
@@ -253,7 +267,7 @@ mod tests {
 
     #[test]
     fn only_other_bytes_in_the_place_of_judged_ones_conflict() {
-        let judged = Judged { first: FIRST, bytes: b"judged".to_vec() };
+        let judged = Judged { first: FIRST, bytes: b"judged".to_vec(), fin: false };
         let before = u32::MAX - 1; // two bytes before the first
         for (at, payload, conflicts) in [
             (0, &b"judged"[..], false),
@@ -264,6 +278,23 @@ mod tests {
             (before, b"xxju", false),
             (before, b"xxJu", true),
             (before, b"xx", false),
+        ] {
+            assert_eq!(judged.conflicts(&frame(at, payload, 0)), conflicts, "{at} {payload:?}");
+        }
+    }
+
+    #[test]
+    fn no_byte_may_stand_where_a_judged_fin_is() {
+        let judged = Judged { first: FIRST, bytes: b"judged".to_vec(), fin: true };
+        let before = u32::MAX - 1; // two bytes before the first
+        for (at, payload, conflicts) in [
+            (0, &b"judged"[..], false),
+            (3, b"ged", false),
+            (6, b"", false),
+            (6, b"x", true),
+            (3, b"gedx", true),
+            (9, b"x", true),
+            (before, b"xxju", false),
         ] {
             assert_eq!(judged.conflicts(&frame(at, payload, 0)), conflicts, "{at} {payload:?}");
         }
@@ -281,7 +312,7 @@ mod tests {
     fn a_fin_ends_the_assembly_and_stays_in_it() {
         let mut assembly = Assembly::new(FIRST, WINDOW);
         assembly.push(frame(0, b"all", FIN));
-        assert!(assembly.ended);
+        assert_eq!(assembly.end, Some(ClientEnd::Fin));
         let (bytes, rest) = assembly.into_parts();
         assert_eq!((bytes.as_slice(), rest.len()), (&b"all"[..], 1));
     }
@@ -291,9 +322,9 @@ mod tests {
         let mut assembly = Assembly::new(FIRST, WINDOW);
         assert_eq!(assembly.push(frame(6, b"", FIN)), Pushed::Kept);
         assert_eq!(assembly.push(frame(0, b"abc", 0)), Pushed::Kept);
-        assert!(!assembly.ended);
+        assert_eq!(assembly.end, None);
         assert_eq!(assembly.push(frame(3, b"def", 0)), Pushed::Kept);
-        assert!(assembly.ended);
+        assert_eq!(assembly.end, Some(ClientEnd::Fin));
         assert_eq!(assembly.push(frame(6, b"more", 0)), Pushed::Refused);
         assert_eq!(assembly.payload(), b"abcdef");
     }
@@ -303,7 +334,7 @@ mod tests {
         let mut assembly = Assembly::new(FIRST, WINDOW);
         assembly.push(frame(0, b"abcdef", 0));
         assert_eq!(assembly.push(frame(3, b"", FIN)), Pushed::Repeated);
-        assert!(!assembly.ended);
+        assert_eq!(assembly.end, None);
     }
 
     #[test]
@@ -313,9 +344,9 @@ mod tests {
         for at in [0, 2, 4, 50_000, u32::MAX] {
             assert_eq!(assembly.push(frame(at, b"", RST)), Pushed::Refused);
         }
-        assert!(!assembly.ended);
+        assert_eq!(assembly.end, None);
         assert_eq!(assembly.push(frame(3, b"junk", RST)), Pushed::Kept);
-        assert!(assembly.ended);
+        assert_eq!(assembly.end, Some(ClientEnd::Rst));
         assert_eq!(assembly.payload(), b"abc");
         assert!(assembly.newest().is_some_and(|newest| newest.payload() == b"abc"));
     }
@@ -324,7 +355,7 @@ mod tests {
     fn a_syn_neither_ends_the_assembly_nor_adds_to_it() {
         let mut assembly = Assembly::new(FIRST, WINDOW);
         assert_eq!(assembly.push(frame(0, b"decoy", SYN)), Pushed::Refused);
-        assert!(!assembly.ended && assembly.payload().is_empty());
+        assert!(assembly.end.is_none() && assembly.payload().is_empty());
     }
 
     #[test]

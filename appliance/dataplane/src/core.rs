@@ -101,16 +101,17 @@ impl SegmentLinks {
         }
     }
 
-    /// A RST to the server as its client would send it, before any byte of either was forwarded: the
-    /// sequences are still those of the handshake. To a server that went on, it says nothing.
-    pub fn reset_server(&self, key: &FlowKey, flow: &Flow) {
+    /// A RST to the server as its client would send it, after so much of its client's sequence was
+    /// forwarded, and nothing of its own. To a server that went on, it says nothing.
+    pub fn reset_server(&self, key: &FlowKey, flow: &Flow, forwarded: u32) {
         let [client, server] = &flow.end;
         let client_address = key.end(flow.client_low == 0);
-        let frame = reset(key, client, server, client_address, key.end(flow.client_low != 0));
+        let from = End { isn: client.isn.wrapping_add(forwarded), ..*client };
+        let frame = reset(key, &from, server, client_address, key.end(flow.client_low != 0));
         self.send_some(other(client_side(flow)), frame);
     }
 
-    /// As above, to the client.
+    /// As above, to the client, of whose server nothing was forwarded.
     pub fn reset_client(&self, key: &FlowKey, flow: &Flow) {
         let [client, server] = &flow.end;
         let client_address = key.end(flow.client_low == 0);
@@ -225,7 +226,6 @@ pub struct SharedState {
     /// Bytes in `inbox`.
     pub weight: usize,
     pub server_spoke: bool,
-    pub server_ended: bool,
     /// Of a watched flow.
     pub judged: Option<Judged>,
     /// Of a taken flow: whether its client, and its server, sent a keep-alive that was not passed on
@@ -244,7 +244,6 @@ impl Shared {
             weight: first.as_ref().map_or(0, |first| first.bytes().len()),
             server_spoke: first.is_none(),
             inbox: first.into_iter().collect(),
-            server_ended: false,
             judged: None,
             kept_alive: [false; 2],
         };
@@ -258,7 +257,6 @@ impl Shared {
             inbox: vec![],
             weight: 0,
             server_spoke: false,
-            server_ended: false,
             judged: None,
             kept_alive: [false; 2],
         };

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use weir_policy::snapshot::{SegmentId, Side};
 use weir_policy::{Candidate, Resets};
 
-use crate::assembly::{Assembly, Judged, Pushed};
+use crate::assembly::{Assembly, ClientEnd, Judged, Pushed};
 use crate::core::{
     Core, Count, Disposition, Finished, FlowCounts, SegmentLinks, Shared, SharedState,
 };
@@ -43,7 +43,7 @@ impl HeldFlows {
 pub enum Held {
     /// [`HeldFlow::payload`] is longer than before.
     More,
-    /// FIN or RST of the client, or the server ended: nothing more will come.
+    /// FIN or RST of the client: nothing more will come, or what does is not let through.
     Ended,
     /// The server sent data before the judgement: the flow cannot be taken over any more.
     ServerSpoke,
@@ -58,7 +58,7 @@ pub enum ReleaseError {
     Table(#[from] io::Error),
 }
 
-/// It ended, or was given back to the bridge because the engine seemed dead.
+/// It was given back to the bridge because the engine seemed dead, or its entry is gone.
 #[derive(Debug, thiserror::Error)]
 #[error("the flow is not held any more")]
 pub struct NotHeld;
@@ -67,7 +67,7 @@ pub struct NotHeld;
 /// [`TakeOverError::Blocked`].
 #[derive(Debug, thiserror::Error)]
 pub enum TakeOverError {
-    /// It ended, the server spoke first, or it was given back because the engine seemed dead.
+    /// The server spoke first, or it was given back because the engine seemed dead.
     #[error("the flow is not held any more")]
     NotHeld,
     #[error("another flow has the same addresses and ports")]
@@ -162,14 +162,13 @@ impl HeldFlow {
     pub async fn more(&mut self) -> Held {
         let before = self.payload().len();
         loop {
-            let (server_spoke, server_ended) = self.absorb();
-            if server_spoke {
+            if self.absorb() {
                 return Held::ServerSpoke;
             }
             if self.payload().len() > before {
                 return Held::More;
             }
-            if self.assembly.ended || server_ended {
+            if self.assembly.end.is_some() {
                 return Held::Ended;
             }
             if self.assembly.full {
@@ -181,8 +180,8 @@ impl HeldFlow {
     }
 
     /// Gives the flow back to the bridge: its frames go out as they came. Until the server has
-    /// acknowledged the client's bytes, no others can take their place (SPEC D15); then the flow is
-    /// on its own.
+    /// acknowledged the client's bytes, and its FIN where one came, no others can take their place
+    /// (SPEC D15); then the flow is on its own. One that its client reset is over.
     pub fn release(mut self) -> Result<(), ReleaseError> {
         self.judged();
         self.give_back()
@@ -225,12 +224,12 @@ impl HeldFlow {
         }
     }
 
-    /// Takes in what the ring's thread left for this flow. Whether the server spoke, and ended.
-    fn absorb(&mut self) -> (bool, bool) {
+    /// Takes in what the ring's thread left for this flow. Whether the server spoke.
+    fn absorb(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
         self.absorb_locked(&mut state);
-        (state.server_spoke, state.server_ended)
+        state.server_spoke
     }
 
     pub(crate) fn absorb_locked(&mut self, state: &mut SharedState) {
@@ -261,7 +260,8 @@ impl HeldFlow {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
         self.absorb_locked(&mut state);
-        let judged = self.assembly.payload().len() as u32; // bounded by the assembly
+        let fin = self.assembly.end == Some(ClientEnd::Fin);
+        let judged = self.assembly.payload().len() as u32 + u32::from(fin); // bounded by the assembly
         let swap = self.core.state.releasing(&self.key, self.id, judged);
         let ours = matches!(swap, Ok(Swap::Done | Swap::Found(State::Releasing)) | Err(_));
         if let Some(links) = self.links()
@@ -272,30 +272,41 @@ impl HeldFlow {
             }
             self.shared.count(links, Count::Released);
         }
-        let watched = match swap {
-            Ok(_) if judged == 0 => {
-                self.core.state.remove(&self.key, self.id, State::Releasing).map(|_| false)
-            }
-            Ok(_) => self
-                .core
-                .state
-                .swap(&self.key, self.id, State::Releasing, State::Watched)
-                .map(|swap| swap == Swap::Done),
-            Err(error) => Err(error),
+        let (disposition, changed) = match swap {
+            Ok(_) => self.leave_releasing(judged),
+            Err(error) => (Disposition::Released, Err(error)),
         };
-        let disposition = match watched {
-            Ok(true) => {
-                let first = self.flow.end[0].isn.wrapping_add(1);
-                let (bytes, _) = std::mem::take(&mut self.assembly).into_parts();
-                state.judged = Some(Judged { first, bytes });
-                Disposition::Watched
-            }
-            Ok(false) | Err(_) => Disposition::Released,
-        };
+        if disposition == Disposition::Watched {
+            let first = self.flow.end[0].isn.wrapping_add(1);
+            let (bytes, _) = std::mem::take(&mut self.assembly).into_parts();
+            state.judged = Some(Judged { first, bytes, fin });
+        }
         state.disposition = disposition;
         drop(state);
-        self.finish_as(disposition, watched.is_ok());
-        watched.map(drop).map_err(ReleaseError::Table)
+        self.finish_as(disposition, changed.is_ok());
+        changed.map_err(ReleaseError::Table)
+    }
+
+    /// What becomes of a released flow whose frames went out, and whether its entry says so already.
+    fn leave_releasing(&self, judged: u32) -> (Disposition, io::Result<()>) {
+        let state = &self.core.state;
+        let (disposition, changed) = if self.assembly.end == Some(ClientEnd::Rst) {
+            // A server that takes it says nothing, and one that does not must hear no more.
+            let swap = state.swap(&self.key, self.id, State::Releasing, State::Blocked);
+            (Disposition::Blocked, swap)
+        } else if judged == 0 {
+            (Disposition::Released, state.remove(&self.key, self.id, State::Releasing))
+        } else {
+            let swap = state.swap(&self.key, self.id, State::Releasing, State::Watched);
+            (Disposition::Watched, swap)
+        };
+        match changed {
+            Ok(Swap::Done) => (disposition, Ok(())),
+            // Final already, or given back.
+            Ok(_) => (Disposition::Released, Ok(())),
+            Err(error) if disposition == Disposition::Blocked => (disposition, Err(error)),
+            Err(error) => (Disposition::Released, Err(error)),
+        }
     }
 
     /// A RST as each end would send it, to the other.
@@ -307,7 +318,7 @@ impl HeldFlow {
                 links.reset_client(&self.key, &self.flow);
             }
             if resets.server {
-                links.reset_server(&self.key, &self.flow);
+                links.reset_server(&self.key, &self.flow, 0);
             }
             return;
         };

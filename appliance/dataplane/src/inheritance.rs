@@ -155,7 +155,7 @@ impl Walker {
                 if swap == Swap::Done
                     && let Some(links) = core.segments.get(&key.segment)
                 {
-                    links.reset_server(&key, flow);
+                    links.reset_server(&key, flow, 0);
                     links.reset_client(&key, flow);
                 }
             }

@@ -201,7 +201,8 @@ pub struct Flow {
     pub contested: u8,
     pub acknowledged: u8,
     pub owner: u32,
-    /// Once taken, the programs have the client's timestamp here.
+    /// From the client's first byte on, its FIN included. Once taken, the programs have the client's
+    /// timestamp here.
     pub judged: u32,
     pub successor: u32,
     pub successor_side: u8,
@@ -237,7 +238,6 @@ pub fn ring_of(id: u64, rings: usize) -> usize {
 
 pub const HELD_FIRST: u32 = 1;
 pub const HELD_SERVER_SPOKE: u32 = 3;
-pub const HELD_SERVER_ENDED: u32 = 4;
 pub const HELD_FINAL: u32 = 6;
 pub const HELD_SERVER_FIRST: u32 = 7;
 pub const HELD_CLIENT_ALIVE: u32 = 8;

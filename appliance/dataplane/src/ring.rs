@@ -26,8 +26,7 @@ use crate::frame::{Frame, FrameError};
 use crate::held::{HeldFlow, other};
 use crate::layout::{
     EVASION_DECOY, EVASION_TABLE_FULL, Flow, FlowKey, HELD_CLIENT_ALIVE, HELD_FINAL, HELD_FIRST,
-    HELD_SERVER_ALIVE, HELD_SERVER_ENDED, HELD_SERVER_FIRST, HELD_SERVER_SPOKE, Held, State,
-    read_held,
+    HELD_SERVER_ALIVE, HELD_SERVER_FIRST, HELD_SERVER_SPOKE, Held, State, read_held,
 };
 
 /// How long a held flow waits for a first packet that can be judged.
@@ -168,12 +167,9 @@ impl RingThread {
             self.known.remove(&(held.key, held.id));
             return;
         }
-        if matches!(held.kind, HELD_SERVER_SPOKE | HELD_SERVER_ENDED) {
+        if held.kind == HELD_SERVER_SPOKE {
             if let Some(shared) = known {
-                let mut state = shared.lock();
-                state.server_spoke |= held.kind == HELD_SERVER_SPOKE;
-                state.server_ended |= held.kind == HELD_SERVER_ENDED;
-                drop(state);
+                shared.lock().server_spoke = true;
                 shared.arrived.notify_one();
             }
             return;

@@ -243,9 +243,7 @@ impl HeldFlow {
         // Held until the state is changed: what comes by the ring meanwhile waits.
         let mut state = shared.lock();
         self.absorb_locked(&mut state);
-        let Some(links) = self.links().filter(|_| !state.server_ended) else {
-            return Err(TakeOverError::NotHeld);
-        };
+        let Some(links) = self.links() else { return Err(TakeOverError::NotHeld) };
         let mtu = [self.from(), other(self.from())].map(|side| links.port(side).mtu());
         let [towards_client, towards_server] = self.positions(mtu);
         let [client, server] = sockets;
