@@ -28,6 +28,9 @@ const LOW: usize = POOL / 2;
 /// A socket is made in microseconds when the pool is empty; longer means descriptors ran out.
 const WAITS: usize = 20;
 
+/// A value of `TCP_REPAIR`.
+const REPAIR_OFF_NO_PROBE: i32 = -1;
+
 /// Sockets of one engine namespace, for one runtime. A thread that lives in the namespace makes
 /// them; it ends with the pool.
 #[derive(Debug)]
@@ -250,9 +253,17 @@ pub fn place(socket: &Socket, position: &Position<'_>) -> io::Result<()> {
     set_option_bytes(socket, libc::SOL_TCP, libc::TCP_REPAIR_WINDOW, window)
 }
 
+/// Gives a fresh socket, for a connection of its own, the address and port of an end that may have other
+/// flows from there, towards other ends. An ordinary bind would refuse them: sockets that have left repair
+/// mode share their port with nobody. That the two ends are not connected yet, connect sees to.
+pub fn bind_beside_others(socket: &Socket, local: SocketAddr) -> io::Result<()> {
+    set_option(socket, libc::SOL_TCP, libc::TCP_REPAIR, 1)?;
+    socket.bind(&SockAddr::from(local))?;
+    set_option(socket, libc::SOL_TCP, libc::TCP_REPAIR, REPAIR_OFF_NO_PROBE)
+}
+
 /// Ends repair mode without a window probe: the socket speaks for its end from now on.
 pub fn speak(socket: &TcpStream) -> io::Result<()> {
-    const REPAIR_OFF_NO_PROBE: i32 = -1;
     set_option(socket, libc::SOL_TCP, libc::TCP_REPAIR, REPAIR_OFF_NO_PROBE)
 }
 

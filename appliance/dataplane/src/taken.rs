@@ -23,7 +23,7 @@ use crate::layout::{
     END_TIMESTAMPS, END_WINDOW_SCALE, EVASION_DECOY, EVASION_TABLE_FULL, FlowKey, State,
 };
 use crate::segment_of_ours::Segment;
-use crate::socket::{Position, ask, place, speak, timestamp_after};
+use crate::socket::{Position, ask, bind_beside_others, place, speak, timestamp_after};
 use crate::state::Swap;
 
 /// A flow whose two ends are sockets of this process.
@@ -156,7 +156,7 @@ impl FlowGuard {
         if let Ok(most) = most {
             socket.set_tcp_mss(most)?;
         }
-        socket.bind(&SockAddr::from(client))?;
+        bind_beside_others(&socket, client)?;
         match socket.connect(&SockAddr::from(server)) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
             _ => {}

@@ -28,6 +28,9 @@ pub use engine::SEGMENT;
 /// Prefix, pin directory and deed of an engine that is a process of its own.
 pub const ENGINE_VARIABLE: &str = "WEIR_TEST_ENGINE";
 
+/// For what must come about: longer than any busy machine takes.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
 pub const CLIENT: &str = "10.77.0.1";
 pub const SERVER: &str = "10.77.0.2";
 
@@ -173,12 +176,11 @@ impl Wire {
     }
 
     pub fn connect_to(&self, address: &std::net::SocketAddr) -> TcpStream {
-        let stream = inside(&self.client, || {
-            TcpStream::connect_timeout(address, Duration::from_secs(10)).unwrap()
-        })
-        .unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+        let stream =
+            inside(&self.client, || TcpStream::connect_timeout(address, PATIENCE).unwrap())
+                .unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream
     }
 
@@ -186,8 +188,8 @@ impl Wire {
     pub fn pair(&self, listener: &TcpListener) -> (TcpStream, TcpStream) {
         let client = self.connect_to(&listener.local_addr().unwrap());
         let (server, _) = listener.accept().unwrap();
-        server.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        server.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
+        server.set_write_timeout(Some(PATIENCE)).unwrap();
         (client, server)
     }
 
@@ -209,17 +211,17 @@ impl Wire {
         })
         .unwrap();
         let (to_udp, to_tcp) = (udp.local_addr().unwrap(), tcp.local_addr().unwrap());
-        udp.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        udp.set_read_timeout(Some(PATIENCE)).unwrap();
         inside(&self.client, || {
             let socket = UdpSocket::bind(format!("{}:0", bracket(client))).unwrap();
-            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
             socket.send_to(b"there", to_udp).unwrap();
             let mut bytes = [0; 16];
             let (length, from) = udp.recv_from(&mut bytes).unwrap();
             assert_eq!(&bytes[..length], b"there");
             udp.send_to(b"back", from).unwrap();
             assert_eq!(socket.recv(&mut bytes).unwrap(), 4);
-            TcpStream::connect_timeout(&to_tcp, Duration::from_secs(5)).unwrap();
+            TcpStream::connect_timeout(&to_tcp, PATIENCE).unwrap();
         })
         .unwrap();
     }
@@ -255,9 +257,9 @@ pub fn says(client: &mut TcpStream, server: &mut TcpStream) {
     assert_eq!(&bytes, b"there");
 }
 
-/// Until it holds; panics after ten seconds.
+/// Until it holds; panics after half a minute.
 pub fn wait_for(condition: impl Fn() -> bool) {
-    for _ in 0..1000 {
+    for _ in 0..3000 {
         if condition() {
             return;
         }
