@@ -33,7 +33,7 @@ use weir_tls::hello::ClientHello;
 use weir_tls::{Alert, LegError, LegKey, LegacyBounds, ModernStack, TlsLeg, Verdict, modern_could};
 
 use crate::leg::{Leg, LegFault};
-use crate::legacy::{Evidence, KnownServers, Legacy, MODERN_LASTS, SessionScope};
+use crate::legacy::{Counts, Evidence, KnownServers, Legacy, MODERN_LASTS, SessionScope};
 
 /// A server that was there a moment ago.
 const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
@@ -97,15 +97,17 @@ impl ServerFailed {
         &mut self,
         again: &impl ConnectAgain,
         record: &SessionRecord,
+        counts: &Counts,
         count: &AtomicU64,
     ) -> Option<TcpStream> {
         let old = self.stream.take()?;
         count.fetch_add(1, Ordering::Relaxed);
         let connected = tokio::time::timeout(CONNECTS_WITHIN, again.again(old, record)).await;
-        match connected.ok()? {
+        match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(server) => Some(server),
             Err(error) => {
                 debug!(session = record.id, %error, "no further connection to the server");
+                counts.not_connected_again.fetch_add(1, Ordering::Relaxed);
                 None
             }
         }
@@ -151,7 +153,8 @@ impl Stacks<'_> {
         let Some(mut evidence) = failed.evidence() else { return Err(failed) };
         if is_modern || evidence == Evidence::Silence {
             let counts = self.legacy.counts();
-            let server = failed.connect_again(again, record, &counts.opened_again_on_modern).await;
+            let count = &counts.opened_again_on_modern;
+            let server = failed.connect_again(again, record, counts, count).await;
             let Some(server) = server else { return Err(failed) };
             let before = evidence;
             failed = match self.on_modern(modern, server, name, &alpn, record, deadline).await {
@@ -172,7 +175,7 @@ impl Stacks<'_> {
         }
         debug!(session = record.id, fault = %failed.fault, "the server is asked again, on the legacy stack");
         let counts = self.legacy.counts();
-        let server = failed.connect_again(again, record, &counts.opened_again).await;
+        let server = failed.connect_again(again, record, counts, &counts.opened_again).await;
         let Some(server) = server else { return Err(failed) };
         // Only where it helped: a server that refuses both has no need of the second stack.
         let leg = self.on_legacy(server, name, alpn, record, deadline).await?;

@@ -79,6 +79,8 @@ pub struct Counts {
     pub opened_again: AtomicU64,
     /// Those that were opened again on the modern stack: nothing had said that it is not the right one.
     pub opened_again_on_modern: AtomicU64,
+    /// Of both, those that got no connection of their own: the first one's failure is their session's.
+    pub not_connected_again: AtomicU64,
     /// Servers that the modern stack had spoken with, and which then said, twice, that it cannot.
     pub aged: AtomicU64,
     /// The running worker; 0: none.
@@ -96,6 +98,7 @@ impl Default for Counts {
             crashes: AtomicU64::default(),
             opened_again: AtomicU64::default(),
             opened_again_on_modern: AtomicU64::default(),
+            not_connected_again: AtomicU64::default(),
             aged: AtomicU64::default(),
             process: AtomicU64::default(),
         }
@@ -182,6 +185,7 @@ impl Legacy {
                 "server legs opened again on the modern stack",
                 count(&self.counts.opened_again_on_modern),
             ),
+            ("server legs that got no second connection", count(&self.counts.not_connected_again)),
             ("servers known as modern that no longer are", count(&self.counts.aged)),
             ("servers known to need the legacy stack", known(&self.servers)),
             ("servers that need it for old clients", known(&self.servers_of_old_clients)),

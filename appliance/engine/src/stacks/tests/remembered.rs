@@ -56,6 +56,30 @@ fn server_known_as_modern_that_says_otherwise_twice_is_believed_and_counted() {
     });
 }
 
+/// Neither what it is nor the session's fault hangs on the connection that was not made.
+#[test]
+fn server_that_cannot_be_connected_to_again_fails_as_it_did_first_and_is_counted() {
+    struct Never;
+    impl ConnectAgain for Never {
+        async fn again(&self, _: TcpStream, _: &SessionRecord) -> io::Result<TcpStream> {
+            Err(io::ErrorKind::AddrInUse.into())
+        }
+    }
+    run(async |world| {
+        let server = moody(Rc::clone(&world), &[Mood::Old]).await;
+        let stream = TcpStream::connect(server).await.unwrap();
+        let record = SessionRecord::new(1, 0, SegmentId(1), server, server);
+        let stacks = world.stacks();
+        let failed =
+            stacks.server_handshake(stream, &Never, Some(NAME), vec![], &record, TIME).await;
+        let failed = failed.map(drop).unwrap_err();
+        assert_eq!(needs_legacy(&failed.fault), Some(Evidence::Protocol), "{}", failed.fault);
+        let counts = world.legacy.counts();
+        assert_eq!(counts.not_connected_again.load(Ordering::Relaxed), 1);
+        assert!(!world.legacy.servers.knows(server, Some(NAME), Instant::now()));
+    });
+}
+
 #[test]
 fn old_server_that_resets_is_remembered_for_minutes_only() {
     run(async |world| {
