@@ -343,13 +343,18 @@ fn judge(
     let text = table::table(of, &judged, not_resumed);
     let file = format!("tls-matrix-{}.txt", of.replace(' ', "-"));
     std::fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join(file), &text).unwrap();
-    println!("{text}");
     let wrong: Vec<String> = judged
         .iter()
         .filter_map(|(_, result)| result.as_ref().err())
         .map(ToString::to_string)
         .collect();
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), judged.len(), wrong.join("\n"));
+    let wrong_in_words = format!("{} of {}:\n{}", wrong.len(), judged.len(), wrong.join("\n"));
+    // Before the table as well: where output is cut, its beginning is kept.
+    if !wrong.is_empty() {
+        println!("{of}: wrong are {wrong_in_words}\n");
+    }
+    println!("{text}");
+    assert!(wrong.is_empty(), "{wrong_in_words}");
 }
 
 /// All its sessions, of its version and suite; whether the second was resumed, as both tell it.

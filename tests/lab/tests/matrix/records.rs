@@ -27,7 +27,7 @@ pub struct Told {
 pub fn told(bench: &mut Bench<Lab>, visits: &[Visit]) -> Result<BTreeMap<u16, Vec<Told>>> {
     let expected: usize = visits.iter().map(|visit| visit.peer.sessions()).sum();
     ensure!(expected <= MOST, "too many sessions for one question");
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let shown = bench.wire.console(&format!("show sessions detail {MOST}"))?;
         let told = parse(&shown);
