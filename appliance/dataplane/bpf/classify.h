@@ -266,39 +266,27 @@ static __always_inline void refuse(struct __sk_buff *skb, struct packet *p, stru
 		bpf_ringbuf_submit(r, 0);
 }
 
-/* Whether a packet is stopped here; else `v` says what else the rules have for it. In fallback, and
- * without an engine, none is (SPEC D2). */
-static __always_inline int classify(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct segment_settings *settings, struct verdict *said)
+/* Whether a packet is stopped that a rule drops, or limits. In fallback, and without an engine, none is
+ * (SPEC D2). A function of its own: what it needs of the stack most packets do without. */
+static __noinline int is_stopped(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct verdict *v)
 {
-	__u32 segment = port->segment, half = c->generation & 1;
-	if (!settings || !settings->rules)
+	if (!p || !port || !c || !v)
 		return 0;
-	struct verdict *v = verdict_of(p, segment * 2 + (port->side & 1), c->generation);
-	if (!v)
-		return 0;
-	*said = *v;
-	if (said->virtual_segment)
-		count_rule(half, said->virtual_segment - 1, skb->len);
-	if (said->rule) {
-		__u32 group = said->passage == PASS_BYPASSED ? BYPASS_AT * 64 : FILTER_AT * 64;
-		count_rule(half, group + said->rule - 1, skb->len);
-	}
-	if (said->passage <= PASS_TRUSTED && !said->limited)
-		return 0;
+	__u32 segment = port->segment;
 	if (c->fallback || engine_dead(c, INSTANCE)) {
-		if (said->passage > PASS_TRUSTED)
+		if (v->passage > PASS_TRUSTED)
 			count(segment, fallback_unblocked);
 		return 0;
 	}
-	if (said->limited) {
-		__u32 index = half * TRAFFIC_FILTERS + said->rule - 1;
+	if (v->limited) {
+		__u32 index = (c->generation & 1) * TRAFFIC_FILTERS + v->rule - 1;
 		struct traffic_filter *filter = bpf_map_lookup_elem(&traffic_filters, &index);
 		if (filter && over_rate(filter, skb->len)) {
 			count(segment, rate_limit_dropped);
 			return 1;
 		}
 	}
-	switch (said->passage) {
+	switch (v->passage) {
 	case DROP_FILTER:
 		count(segment, filter_dropped);
 		return 1;
@@ -315,6 +303,27 @@ static __always_inline int classify(struct __sk_buff *skb, struct packet *p, str
 	default:
 		return 0;
 	}
+}
+
+/* Whether a packet is stopped here; else `said` says what else the rules have for it. */
+static __always_inline int classify(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct segment_settings *settings, struct verdict *said)
+{
+	if (!settings || !settings->rules)
+		return 0;
+	__u32 half = c->generation & 1;
+	struct verdict *v = verdict_of(p, port->segment * 2 + (port->side & 1), c->generation);
+	if (!v)
+		return 0;
+	*said = *v;
+	if (said->virtual_segment)
+		count_rule(half, said->virtual_segment - 1, skb->len);
+	if (said->rule) {
+		__u32 group = said->passage == PASS_BYPASSED ? BYPASS_AT * 64 : FILTER_AT * 64;
+		count_rule(half, group + said->rule - 1, skb->len);
+	}
+	if (said->passage <= PASS_TRUSTED && !said->limited)
+		return 0;
+	return is_stopped(skb, p, port, c, v);
 }
 
 #endif

@@ -19,25 +19,27 @@ static __always_inline int is_icmp_error(struct packet *p)
 static __noinline int embedded_key(struct __sk_buff *skb, struct packet *p, struct packet *about)
 {
 	struct addresses a = {};
-	struct iphdr four;
-	struct ipv6hdr six;
+	__u8 head[8]; /* not the whole header: stack is short here */
 	if (!p || !about)
 		return 0;
 	__u32 at = p->l4 + 8;
+	if (bpf_skb_load_bytes(skb, at, head, sizeof(head)))
+		return 0;
 	if (p->ether_type == ETH_P_IPV6) {
-		if (bpf_skb_load_bytes(skb, at, &six, sizeof(six)) || six.version != 6 || six.nexthdr != IPPROTO_TCP)
+		_Static_assert(offsetof(struct addresses, destination) == 16, "both addresses of the header in one piece");
+		if (head[0] >> 4 != 6 || head[6] != IPPROTO_TCP || bpf_skb_load_bytes(skb, at + 8, &a, 32))
 			return 0;
-		__builtin_memcpy(a.source, &six.saddr, 16);
-		__builtin_memcpy(a.destination, &six.daddr, 16);
-		at += sizeof(six);
+		at += sizeof(struct ipv6hdr);
 	} else {
-		if (bpf_skb_load_bytes(skb, at, &four, sizeof(four)) || four.version != 4 || four.ihl < 5 ||
-		    four.protocol != IPPROTO_TCP || (four.frag_off & bpf_htons(0x1fff)))
-			return 0;
+		__u32 length = (head[0] & 15) * 4;
+		__u8 protocol;
 		a.source[2] = a.destination[2] = bpf_htonl(0xffff);
-		a.source[3] = four.saddr;
-		a.destination[3] = four.daddr;
-		at += four.ihl * 4;
+		if (head[0] >> 4 != 4 || length < 20 || ((head[6] & 0x1f) | head[7]) ||
+		    bpf_skb_load_bytes(skb, at + 9, &protocol, 1) || protocol != IPPROTO_TCP ||
+		    bpf_skb_load_bytes(skb, at + 12, &a.source[3], 4) ||
+		    bpf_skb_load_bytes(skb, at + 16, &a.destination[3], 4))
+			return 0;
+		at += length;
 	}
 	if (at + 4 > p->end || bpf_skb_load_bytes(skb, at, a.port, 4))
 		return 0;

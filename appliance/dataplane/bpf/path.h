@@ -15,7 +15,7 @@ static __always_inline __u8 ecn_of_syn(struct __sk_buff *skb, struct packet *p);
  * stands_next says are the end's own: anybody at its side may send some of the tuple. */
 static __always_inline void learn_path(struct __sk_buff *skb, struct packet *p, struct end *end)
 {
-	__u32 seen[3], known[3];
+	__u32 *seen = (void *)(long)skb->data, *known = (__u32 *)end->mac;
 	if (end->ttl != p->ttl)
 		end->ttl = p->ttl;
 	/* Its ECN bits may differ by packet, and are nobody's (ecn.h). */
@@ -33,9 +33,8 @@ static __always_inline void learn_path(struct __sk_buff *skb, struct packet *p, 
 		if (end->outer_fragment != p->outer_fragment)
 			end->outer_fragment = p->outer_fragment;
 	}
-	if (bpf_skb_load_bytes(skb, 0, seen, 12))
+	if ((void *)(seen + 3) > (void *)(long)skb->data_end)
 		return;
-	__builtin_memcpy(known, end->mac, 12);
 	if (seen[0] != known[0] || seen[1] != known[1] || seen[2] != known[2])
 		__builtin_memcpy(end->mac, seen, 12);
 }
