@@ -16,10 +16,12 @@ static __noinline int enter(struct packet *p, struct flow *f, __u64 word)
 	__u32 client_low = f->client_low;
 	/* Before it is there: whoever takes it out of the count finds it counted. */
 	count_entry(&p->key, client_low, 1, 1);
-	long error = bpf_map_update_elem(&flows, &p->key, f, BPF_NOEXIST);
-	if (!error && keep_alias(&p->key, f)) {
-		bpf_map_delete_elem(&flows, &p->key);
-		error = -1;
+	/* Before it is there, too: from then on another CPU may hold it. */
+	long error = keep_alias(&p->key, f);
+	if (!error) {
+		error = bpf_map_update_elem(&flows, &p->key, f, BPF_NOEXIST);
+		if (error && error != -17)
+			forget_alias(&p->key, f);
 	}
 	if (error) {
 		count_entry(&p->key, client_low, -1, -1);

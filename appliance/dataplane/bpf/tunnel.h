@@ -116,16 +116,21 @@ static __noinline int keep_alias(struct flow_key *key, struct flow *f)
 	return bpf_map_update_elem(&gre_aliases, &alias, &pair, BPF_ANY);
 }
 
+static __noinline void forget_alias(struct flow_key *key, struct flow *f)
+{
+	struct flow_key alias;
+	if (key && f && alias_of(key, f, &alias))
+		bpf_map_delete_elem(&gre_aliases, &alias);
+}
+
 /* Takes a flow out of the table, with what else knows it. */
 static __noinline void forget_flow(struct flow_key *key, struct flow *f)
 {
-	struct flow_key alias;
 	if (!key || !f)
 		return;
 	/* What is read of it is read before: its memory may be another flow's right after. */
 	__u32 client_low = *(volatile __u8 *)&f->client_low;
-	if (alias_of(key, f, &alias))
-		bpf_map_delete_elem(&gre_aliases, &alias);
+	forget_alias(key, f);
 	if (!bpf_map_delete_elem(&flows, key))
 		count_entry(key, client_low, -1, 0);
 }
