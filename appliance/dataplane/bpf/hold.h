@@ -121,7 +121,11 @@ static __noinline int wake(__u64 word)
 	}
 HOLD_CLASS(2048)
 HOLD_CLASS(16384)
-HOLD_CLASS(65600) /* the largest IPv4 packet with its link-layer header */
+/* Whatever a server takes of its client before it said a word (RFC 7323 2.2: the window of its SYN-ACK is
+ * not scaled), with a tag, a tunnel and all of TCP's options. */
+#define HOLD_MOST 65712
+_Static_assert(HOLD_MOST >= 65535 + 14 + 8 + 28 + 40 + 60, "headers, largest first");
+HOLD_CLASS(65712)
 
 /* The client of a flow that would be held has too many. */
 static __always_inline int on_client_flood(struct packet *p, struct flow *f, __u64 word, struct configuration *c, __u32 segment)
@@ -138,7 +142,7 @@ static __always_inline int on_client_flood(struct packet *p, struct flow *f, __u
 /* Of a record: what it has of a packet. */
 static __always_inline __u32 room_of(struct __sk_buff *skb)
 {
-	return skb->len <= 2048 ? 2048 : skb->len <= 16384 ? 16384 : 65600;
+	return skb->len <= 2048 ? 2048 : skb->len <= 16384 ? 16384 : HOLD_MOST;
 }
 
 /* Whether a flow's ring takes no record now; counted. */
@@ -164,7 +168,7 @@ static __always_inline int hold_asked(struct __sk_buff *skb, struct packet *p, s
 	else if (skb->len <= 16384)
 		result = hold_16384(skb, p, f, word, kind);
 	else
-		result = hold_65600(skb, p, f, word, kind);
+		result = hold_65712(skb, p, f, word, kind);
 	if (kind == HELD_FIRST && result != HOLD_OK)
 		client_subtracts(&p->key, f->client_low);
 	switch (result) {
@@ -180,7 +184,7 @@ static __always_inline int hold_asked(struct __sk_buff *skb, struct packet *p, s
 		count(segment, ring_full_dropped);
 		return TC_ACT_SHOT;
 	case HOLD_TOO_LARGE:
-		count(segment, frame_too_large_dropped);
+		count(segment, client_invalid_dropped);
 		return TC_ACT_SHOT;
 	default:
 		count(segment, state_race_dropped);
