@@ -162,34 +162,17 @@ static __noinline int over_syn_share(struct packet *p, struct configuration *c)
 	return over_share(bpf_map_lookup_elem(&syn_shares, &cell), SYN_WINDOW, 1, half_open_entries / SYN_SHARE);
 }
 
-#define CROWDED(number)                                                                                              \
-	case number:                                                                                                 \
-		used = bpf_ringbuf_query(&held_ring_##number, BPF_RB_AVAIL_DATA);                                    \
-		size = bpf_ringbuf_query(&held_ring_##number, BPF_RB_RING_SIZE);                                     \
-		break;
-
 enum { RING_HAS_ROOM, RING_OVER_SHARE, RING_FULL };
 
 /* Whether a packet must wait because its flow's ring is full, or more than half full and its client had
  * its share of it: the other half is for all others. */
 static __noinline int ask_ring(struct packet *p, struct flow *f, __u64 word, __u32 room)
 {
-	__u64 used = 0, size = 0;
-	__u32 zero = 0, cpu = (word >> 8) & 0xff;
-	if (!p || !f)
-		return 0;
-	switch (cpu % (rings_in_use ? rings_in_use : 1)) {
-		CROWDED(1)
-		CROWDED(2)
-		CROWDED(3)
-		CROWDED(4)
-		CROWDED(5)
-		CROWDED(6)
-		CROWDED(7)
-		CROWDED(0)
-	default:
-		return 0;
-	}
+	void *ring = ring_of(word);
+	__u32 zero = 0;
+	if (!p || !f || !ring)
+		return RING_FULL;
+	__u64 used = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA), size = bpf_ringbuf_query(ring, BPF_RB_RING_SIZE);
 	/* A record is its header, and 8 bytes of the kernel's, the longer. */
 	if (used + sizeof(struct held) + room + 8 >= size)
 		return RING_FULL;

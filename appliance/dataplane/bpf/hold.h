@@ -33,36 +33,12 @@ static __always_inline void describe(struct __sk_buff *skb, struct packet *p, st
 /* Room for a record in the ring of a flow. */
 static __always_inline struct held *reserve(__u64 word, __u64 size)
 {
-	__u32 cpu = (word >> 8) & 0xff;
-	switch (cpu % (rings_in_use ? rings_in_use : 1)) {
-	case 1:
-		return bpf_ringbuf_reserve(&held_ring_1, size, 0);
-	case 2:
-		return bpf_ringbuf_reserve(&held_ring_2, size, 0);
-	case 3:
-		return bpf_ringbuf_reserve(&held_ring_3, size, 0);
-	case 4:
-		return bpf_ringbuf_reserve(&held_ring_4, size, 0);
-	case 5:
-		return bpf_ringbuf_reserve(&held_ring_5, size, 0);
-	case 6:
-		return bpf_ringbuf_reserve(&held_ring_6, size, 0);
-	case 7:
-		return bpf_ringbuf_reserve(&held_ring_7, size, 0);
-	default:
-		return bpf_ringbuf_reserve(&held_ring_0, size, 0);
-	}
+	void *ring = ring_of(word);
+	return ring ? bpf_ringbuf_reserve(ring, size, 0) : 0;
 }
 
 /* Of each ring, up to where its reader has been woken. */
-static volatile __u64 woken_up_to[8];
-
-#define WAKE(number)                                                                                                 \
-	case number:                                                                                                 \
-		read = bpf_ringbuf_query(&held_ring_##number, BPF_RB_CONS_POS);                                      \
-		woken = woken_up_to[number];                                                                         \
-		woken_up_to[number] = bpf_ringbuf_query(&held_ring_##number, BPF_RB_PROD_POS);                       \
-		break;
+static volatile __u64 woken_up_to[MAX_RINGS];
 
 /* How a record that is to be read at once is submitted; called right before. The kernel by itself
  * wakes the reader only where it has read all before: not for what stands behind a HELD_FINAL, which
@@ -70,20 +46,12 @@ static volatile __u64 woken_up_to[8];
  * awake, and does not sleep before it has read this, too. */
 static __noinline int wake(__u64 word)
 {
-	__u64 read = 0, woken = 0;
-	__u32 cpu = (word >> 8) & 0xff;
-	switch (cpu % (rings_in_use ? rings_in_use : 1)) {
-		WAKE(1)
-		WAKE(2)
-		WAKE(3)
-		WAKE(4)
-		WAKE(5)
-		WAKE(6)
-		WAKE(7)
-		WAKE(0)
-	default:
+	void *ring = ring_of(word);
+	__u32 number = ring_number(word) & (MAX_RINGS - 1);
+	if (!ring)
 		return BPF_RB_FORCE_WAKEUP;
-	}
+	__u64 read = bpf_ringbuf_query(ring, BPF_RB_CONS_POS), woken = woken_up_to[number];
+	woken_up_to[number] = bpf_ringbuf_query(ring, BPF_RB_PROD_POS);
 	return read >= woken ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
 }
 

@@ -130,22 +130,30 @@ struct {
 	PINNED;
 } counters SEC(".maps");
 
-/* One ring for each CPU, as far as they go: rings_in_use of them, the others have a page. Past its
- * size a held packet is dropped; TCP sends it again. */
-#define HELD_RING(number)                                                                                            \
-	struct {                                                                                                     \
-		__uint(type, BPF_MAP_TYPE_RINGBUF);                                                                  \
-		__uint(max_entries, 4096);                                                                           \
-	} held_ring_##number SEC(".maps");
-HELD_RING(0)
-HELD_RING(1)
-HELD_RING(2)
-HELD_RING(3)
-HELD_RING(4)
-HELD_RING(5)
-HELD_RING(6)
-HELD_RING(7)
+/* One ring for each CPU: rings_in_use of them, which src/rings.rs makes anew with each engine. Past its
+ * size a held packet is dropped; TCP sends it again. Pinned only while the programs are loaded: the
+ * loader cannot make a map of maps, and takes on a pinned one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, MAX_RINGS);
+	__type(key, __u32);
+	__type(value, __u32);
+	PINNED;
+} held_rings SEC(".maps");
 const volatile __u32 rings_in_use = 1; /* 1 to MAX_RINGS, set at load time */
+
+/* The number of the ring that all records of a flow go by, from its word. */
+static __always_inline __u32 ring_number(__u64 word)
+{
+	__u32 cpu = (word >> 8) & 0xff;
+	return cpu % (rings_in_use ? rings_in_use : 1);
+}
+
+static __always_inline void *ring_of(__u64 word)
+{
+	__u32 number = ring_number(word);
+	return bpf_map_lookup_elem(&held_rings, &number);
+}
 
 /* At an engine's index: a listening socket of it. The kernel takes it out when the engine ends. */
 struct {

@@ -26,7 +26,8 @@ use crate::inheritance::{Heir, Inheritance};
 use crate::instance::{self, Instance};
 use crate::layout::{HANDSHAKES_PART, Port};
 use crate::namespace::inside;
-use crate::programs::{self, ProgramError, chain};
+use crate::programs::{self, ProgramError, RING_TABLE, RingTable, chain};
+use crate::recount::Recount;
 use crate::refusal::Refusals;
 use crate::report::{Reports, SegmentReport};
 use crate::ring::{Limits, RingThread, monotonic_nanoseconds};
@@ -94,11 +95,10 @@ impl Dataplane {
             ("engine_tuples", options.tables.flows),
             ("gre_aliases", options.tables.flows),
         ]
-        .into_iter()
-        .chain(rings.sizes())
-        .collect();
-        let rings_in_use = rings.count.try_into().unwrap_or(1);
-        let mut ebpf = programs::load(&options.pin_directory, number, &sizes, rings_in_use)?;
+        .into();
+        let made = rings.make().map_err(|error| system("rings of held packets", error))?;
+        let table = RingTable { count: rings.count.try_into().unwrap_or(1), map: &made.table };
+        let mut ebpf = programs::load(&options.pin_directory, number, &sizes, &table)?;
 
         let query = programs::descriptor(&mut ebpf, "engine_query")?;
         let instance = Instance::begin(&mut ebpf, claimed, listener)?;
@@ -117,7 +117,9 @@ impl Dataplane {
         let flow_table = tables::entries(&ebpf, "flows")?;
         let flows = Arc::new(tables::map(&mut ebpf, "flows")?);
         let readers = rings.readers(options.runtimes);
-        let shares = rings.share(&mut ebpf, readers)?;
+        let shares = rings
+            .share(made, readers)
+            .map_err(|error| OpenError::Map { table: RING_TABLE, error })?;
         let (finished, receivers): (Vec<_>, Vec<_>) =
             (0..readers).map(|_| std::sync::mpsc::channel()).unzip();
         let finished = (0..rings.count)

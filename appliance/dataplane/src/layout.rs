@@ -227,8 +227,8 @@ pub fn id_of(word: u64) -> u64 {
     word >> 8
 }
 
-/// Rings of held packets that the object has.
-pub const MAX_RINGS: usize = 8;
+/// Most rings of held packets.
+pub const MAX_RINGS: usize = 64;
 
 /// The ring that all records of a flow come by, of `rings` in use: the CPU that saw its SYN is in
 /// the id's last byte.

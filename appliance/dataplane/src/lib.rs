@@ -23,6 +23,7 @@ mod inheritance;
 mod instance;
 mod layout;
 mod link;
+mod map_of_maps;
 mod programs;
 mod refusal;
 mod relay;

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use aya::maps::{Map, MapData, MapError};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact};
 use aya::programs::{LinkOrder, RawTracePoint, SchedClassifier, TcAttachType};
@@ -47,10 +48,12 @@ pub enum ProgramError {
     Load(#[from] aya::EbpfError),
     #[error("eBPF program {name}: {}", chain(.error))]
     Program { name: &'static str, error: aya::programs::ProgramError },
-    #[error("eBPF program {0} is not in the object")]
+    #[error("eBPF object: no {0} in it")]
     Missing(&'static str),
     #[error("{path}: {}", chain(.error))]
-    Pinned { path: PathBuf, error: aya::maps::MapError },
+    Pinned { path: PathBuf, error: MapError },
+    #[error("eBPF programs: another engine started at the same moment")]
+    RingsOfAnother,
     #[error("as many engines live as there is room for: {}", crate::layout::ENGINES)]
     TooManyEngines,
     #[error("interface {interface}: {what}")]
@@ -60,23 +63,32 @@ pub enum ProgramError {
 /// Table sizes and the like, by map name.
 pub type Sizes<'a> = [(&'a str, u32)];
 
+/// The name of the map of rings.
+pub const RING_TABLE: &str = "held_rings";
+
+/// The rings of one engine.
+pub struct RingTable<'a> {
+    pub count: u32,
+    pub map: &'a OwnedFd,
+}
+
 /// Loads the programs of the engine with that number; pinned maps below `pins` are taken on,
 /// missing ones are made.
 pub fn load(
     pins: &Path,
     instance: u32,
     sizes: &Sizes<'_>,
-    rings: u32,
+    rings: &RingTable<'_>,
 ) -> Result<Ebpf, ProgramError> {
     let layout = layout_directory_at(pins)?;
     let mut loader = EbpfLoader::new();
-    loader.btf(None).map_pin_path(&layout);
+    loader.btf(None).map_pin_path(&layout).allow_unsupported_maps();
     let size_of =
         |table| sizes.iter().find(|(name, _)| *name == table).map_or(0, |(_, size)| *size);
     let (half_open, flows) = (size_of("half_open"), size_of("flows"));
     for (name, value) in [
         ("INSTANCE", &instance),
-        ("rings_in_use", &rings),
+        ("rings_in_use", &rings.count),
         ("half_open_entries", &half_open),
         ("flow_entries", &flows),
     ] {
@@ -85,7 +97,7 @@ pub fn load(
     for (name, size) in sizes {
         loader.set_max_entries(name, *size);
     }
-    let mut ebpf = loader.load(OBJECT)?;
+    let mut ebpf = load_with_rings(&mut loader, &layout.join(RING_TABLE), rings.map)?;
     for name in ["port_ingress", "engine_ingress", "engine_query", "classify_probe"] {
         load_program(&mut ebpf, name)?;
     }
@@ -94,6 +106,33 @@ pub fn load(
     <&mut RawTracePoint>::try_from(program)
         .and_then(|program| load_again(|| program.load()))
         .map_err(|error| ProgramError::Program { name, error })?;
+    Ok(ebpf)
+}
+
+/// The rings' map is pinned for as long as the loader needs it, which takes it on as it is. Fails where
+/// another engine, that starts at the same moment, put its own there.
+fn load_with_rings(
+    loader: &mut EbpfLoader<'_>,
+    pin: &Path,
+    map: &OwnedFd,
+) -> Result<Ebpf, ProgramError> {
+    let failed = |error| ProgramError::Pinned { path: pin.to_owned(), error };
+    let map = map.try_clone().map_err(MapError::IoError).map_err(failed)?;
+    let own = MapData::from_fd(map).map_err(failed)?;
+    // Of an engine that died meanwhile.
+    let _ = fs::remove_file(pin);
+    let name = Some(RING_TABLE.to_owned());
+    own.pin(pin).map_err(|error| failed(MapError::PinError { name, error }))?;
+    let loaded = loader.load(OBJECT);
+    let _ = fs::remove_file(pin);
+    let ebpf = loaded?;
+    let taken_on = match ebpf.map(RING_TABLE) {
+        Some(Map::Unsupported(map)) => map.info().map_err(failed)?.id(),
+        _ => return Err(ProgramError::Missing(RING_TABLE)),
+    };
+    if taken_on != own.info().map_err(failed)?.id() {
+        return Err(ProgramError::RingsOfAnother);
+    }
     Ok(ebpf)
 }
 

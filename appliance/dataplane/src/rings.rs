@@ -1,31 +1,20 @@
 //! The rings of held packets: how many, how large, and which thread reads which.
 //!
-//! For: one ring for each CPU, as far as the object has them, and never more readers than runtimes.
-//! Not for: reading them (`ring`). A ring is read by one thread only, and all records of a flow come
-//! by one ring: they stay in order. Fails where the object has not the map.
+//! For: one ring for each CPU, and never more readers than runtimes. Not for: reading them (`ring`),
+//! making maps (`map_of_maps`). A ring is read by one thread only, and all records of a flow come by one
+//! ring: they stay in order. Fails where the kernel makes no ring.
 
-use aya::Ebpf;
+use std::io;
+use std::os::fd::OwnedFd;
+
 use aya::maps::{MapData, RingBuf};
 
 use crate::layout::MAX_RINGS;
-use crate::tables::{self, ApplyError};
+use crate::map_of_maps::{map_of_maps, ring};
 
-/// The least a ring is made with, in bytes: the largest record has some 64 KiB.
+/// The least a ring is made with, in bytes: the largest record has some 64 KiB. All rings together have
+/// what they may, or 16 MiB where they are [`MAX_RINGS`] and may have less.
 const LEAST: u32 = 256 << 10;
-/// What a ring that is not used is made with: the least the kernel takes.
-const UNUSED: u32 = 4096;
-
-/// Names of the rings' maps.
-const NAMES: [&str; MAX_RINGS] = [
-    "held_ring_0",
-    "held_ring_1",
-    "held_ring_2",
-    "held_ring_3",
-    "held_ring_4",
-    "held_ring_5",
-    "held_ring_6",
-    "held_ring_7",
-];
 
 /// The rings that one thread reads, by number.
 pub type Share = Vec<(usize, RingBuf<MapData>)>;
@@ -39,6 +28,14 @@ pub struct Rings {
     bytes: u32,
 }
 
+/// Rings that were made.
+#[derive(Debug)]
+pub struct Made {
+    /// The map `held_rings`.
+    pub table: OwnedFd,
+    rings: Vec<OwnedFd>,
+}
+
 impl Rings {
     /// `bytes`: what all of them may have together.
     pub fn new(bytes: u32, processors: usize) -> Self {
@@ -48,18 +45,18 @@ impl Rings {
         Self { count, bytes: 1 << each.ilog2() }
     }
 
-    /// Map sizes, for loading.
-    pub fn sizes(self) -> impl Iterator<Item = (&'static str, u32)> {
-        NAMES.into_iter().enumerate().map(move |(number, name)| {
-            (name, if number < self.count { self.bytes } else { UNUSED })
-        })
+    pub fn make(self) -> io::Result<Made> {
+        let rings: Vec<OwnedFd> =
+            (0..self.count).map(|_| ring(self.bytes)).collect::<Result<_, _>>()?;
+        let table = map_of_maps("held_rings", MAX_RINGS as u32, &rings)?;
+        Ok(Made { table, rings })
     }
 
-    /// Takes the rings out of the object: for each of `readers` threads those it reads, by number.
-    pub fn share(self, ebpf: &mut Ebpf, readers: usize) -> Result<Vec<Share>, ApplyError> {
+    /// For each of `readers` threads the rings that it reads, by number.
+    pub fn share(self, made: Made, readers: usize) -> Result<Vec<Share>, aya::maps::MapError> {
         let mut shares: Vec<Share> = (0..readers).map(|_| Vec::new()).collect();
-        for (number, name) in NAMES.into_iter().enumerate().take(self.count) {
-            let ring = tables::map(ebpf, name)?;
+        for (number, ring) in made.rings.into_iter().enumerate() {
+            let ring = RingBuf::try_from(aya::maps::Map::RingBuf(MapData::from_fd(ring)?))?;
             if let Some(share) = shares.get_mut(self.reader(number, readers)) {
                 share.push((number, ring));
             }
@@ -84,13 +81,19 @@ mod tests {
 
     #[test]
     fn all_rings_together_stay_within_what_they_may_have() {
-        for (processors, count, bytes) in
-            [(1, 1, 16 << 20), (2, 2, 8 << 20), (3, 3, 4 << 20), (64, 8, 2 << 20), (0, 1, 16 << 20)]
-        {
+        for (processors, count, bytes) in [
+            (0, 1, 16 << 20),
+            (1, 1, 16 << 20),
+            (2, 2, 8 << 20),
+            (3, 3, 4 << 20),
+            (16, 16, 1 << 20),
+            (32, 32, 512 << 10),
+            (64, 64, 256 << 10),
+            (256, 64, 256 << 10),
+        ] {
             let rings = Rings::new(16 << 20, processors);
             assert_eq!(rings, Rings { count, bytes });
-            let used: u32 = rings.sizes().take(count).map(|(_, size)| size).sum();
-            assert!(used <= 16 << 20);
+            assert!(rings.count * rings.bytes as usize <= 16 << 20);
         }
     }
 
@@ -100,14 +103,27 @@ mod tests {
     }
 
     #[test]
-    fn each_ring_has_one_reader() {
-        let rings = Rings::new(16 << 20, 8);
-        for runtimes in 1..20 {
-            let readers = rings.readers(runtimes);
-            assert!(readers <= 8 && readers <= runtimes);
-            for ring in 0..rings.count {
-                assert!(rings.reader(ring, readers) < readers);
+    fn each_ring_has_one_reader_and_no_reader_has_many_more_than_another() {
+        for processors in [1, 2, 8, 16, 32, 64, 256] {
+            let rings = Rings::new(16 << 20, processors);
+            for runtimes in 1..=70 {
+                let readers = rings.readers(runtimes);
+                assert!(readers <= rings.count && readers <= runtimes);
+                let mut load = vec![0; readers];
+                for ring in 0..rings.count {
+                    load[rings.reader(ring, readers)] += 1;
+                }
+                assert!(load.iter().max().unwrap() - load.iter().min().unwrap() <= 1);
             }
+        }
+    }
+
+    #[test]
+    fn a_machine_of_any_size_gets_its_rings() {
+        for processors in [1, 3, 64] {
+            let rings = Rings::new(16 << 20, processors);
+            let shares = rings.share(rings.make().unwrap(), 2.min(processors)).unwrap();
+            assert_eq!(shares.iter().map(Vec::len).sum::<usize>(), processors);
         }
     }
 }

@@ -11,6 +11,7 @@ use weir_dataplane::Attach;
 use weir_policy::Resets;
 use wire::capture::{Capture, Packet, stream};
 use wire::engine::{Does, PORT, judge_all};
+use wire::raw::Raw;
 use wire::{Wire, noise};
 
 const MEGABYTES: usize = 20;
@@ -404,4 +405,24 @@ fn flow_of_nothing_but_decoys_is_blocked() {
     assert_eq!(server.join().unwrap(), ErrorKind::WouldBlock);
     assert_eq!(engine.counter("held_unread_blocked"), 1);
     assert!(engine.counter("blocked_dropped") >= 1);
+}
+
+/// Each processor has a ring of its own.
+#[test]
+fn flows_are_judged_whichever_processor_they_begin_on() {
+    let wire = Wire::new();
+    let (engine, held) = wire.engine_with(Attach::Auto, |options| options.runtimes = 1);
+    judge_all(held, 6, Does::TakeOver);
+    let this = nix::unistd::Pid::from_raw(0);
+    let usable = nix::sched::sched_getaffinity(this).unwrap();
+    let processors = (0..nix::sched::CpuSet::count()).filter(|n| usable.is_set(*n).unwrap());
+    for (number, processor) in (0..64).zip(processors) {
+        let mut own = nix::sched::CpuSet::new();
+        own.set(processor).unwrap();
+        nix::sched::sched_setaffinity(this, &own).unwrap();
+        let (client, server) = Raw::shaken(&wire, 4000 + number);
+        client.send(0, b"judged");
+        server.expect("the judged bytes", |a| a.payload == b"judged");
+        engine.wait_for("flow_taken_over", u64::from(number) + 1);
+    }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::{RECORDS_A_TURN, RingThread, monotonic_nanoseconds};
 use crate::core::{Count, Disposition, Finished, Shared};
-use crate::layout::{EVASION_DECOY, FlowKey, MAX_RINGS, State, id_of};
+use crate::layout::{EVASION_DECOY, FlowKey, State, id_of};
 use crate::state::Swap;
 
 /// When an entry whose state could not be changed is tried again.
@@ -18,8 +18,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// Most of each kind that are looked after before rings are read again: the engine is late while
 /// its threads are at anything else, and what falls due may do so all at once.
 const DUE_A_TURN: usize = 512;
-/// As above, of flows that their judges ended: more than held ones come in the same time.
-const FINISHED_A_TURN: usize = 4 * RECORDS_A_TURN * MAX_RINGS;
+/// As above, for each ring, of flows that their judges ended: more than held ones come in the same time.
+const FINISHED_A_TURN: usize = 4 * RECORDS_A_TURN;
 
 /// What a flow's entry may be in until it is taken or blocked, in the order that it goes through.
 const UNDECIDED: [State; 3] = [State::Held, State::Releasing, State::Watched];
@@ -97,7 +97,7 @@ impl RingThread {
     }
 
     pub(super) fn read_finished(&mut self) -> bool {
-        for _ in 0..FINISHED_A_TURN {
+        for _ in 0..self.rings.len().saturating_mul(FINISHED_A_TURN) {
             let Ok(finished) = self.finished.try_recv() else { return false };
             let Finished { key, id, disposition, changed } = finished;
             if !changed {
