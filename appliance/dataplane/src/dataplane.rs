@@ -171,10 +171,16 @@ impl Dataplane {
             times: options.times,
         };
         let table = FlowTable { flows: Arc::clone(&flows), most: flow_table as usize };
+        let counts = Arc::new(tables::map(&mut ebpf, "client_flows")?);
+        let recount = Recount {
+            counts: Arc::clone(&counts),
+            seed: in_force.seed(),
+            command: programs::descriptor(&mut ebpf, programs::COUNT_COMMAND)?,
+        };
         let silence = Silence {
             core: Arc::clone(&core),
             flows: table.clone(),
-            counts: tables::map(&mut ebpf, "client_flows")?,
+            counts: Arc::clone(&counts),
             in_force: in_force.clone(),
             room: options.tables.flows / HANDSHAKES_PART,
             times: options.times,
@@ -208,7 +214,8 @@ impl Dataplane {
             .spawn(move || answers.run())
             .map_err(|error| system("thread", error))?;
 
-        let heir = Heir { core: Arc::clone(&core), flows: table, engines, query, own: number };
+        let heir =
+            Heir { core: Arc::clone(&core), flows: table, engines, query, own: number, recount };
         let inheritance = Inheritance::start(heir).map_err(|error| system("thread", error))?;
         let mut threads = Vec::with_capacity(readers.len());
         for reader in readers {

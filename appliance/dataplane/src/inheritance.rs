@@ -18,6 +18,7 @@ use aya::maps::{Array, MapData};
 
 use crate::core::{Core, Disposition, Finished};
 use crate::layout::{ENGINES, EngineInstance, Flow, FlowKey, State, id_of};
+use crate::recount::Recount;
 use crate::state::{EngineQuery, Swap};
 use crate::walk::{Broken, FlowTable, PAUSE, Walked};
 
@@ -39,6 +40,7 @@ pub struct Heir {
     pub query: OwnedFd,
     /// This engine's number.
     pub own: u32,
+    pub recount: Recount,
 }
 
 impl Inheritance {
@@ -90,7 +92,7 @@ impl Walker {
                 Err(error) => tracing::warn!(%error, "which engines live is not known"),
             }
             if due {
-                match self.walk() {
+                match self.walk().and_then(|walked| self.recount().map(|()| walked)) {
                     Ok(Walked::Whole) => due = false,
                     Ok(Walked::Stopped) => return,
                     Err(error) => tracing::warn!(%error, "flows of an engine that ended"),
@@ -118,14 +120,25 @@ impl Walker {
         Ok(ended)
     }
 
+    /// Between two steps: whether to go on.
+    fn pause(&self) -> bool {
+        // The data plane closes.
+        let stops = matches!(self.walks.try_recv(), Err(TryRecvError::Disconnected));
+        std::thread::sleep(PAUSE);
+        !stops
+    }
+
+    /// An engine that died amid a change of state may have left counts wrong.
+    fn recount(&self) -> Result<(), Broken> {
+        let mended = self.heir.recount.mend(&self.heir.flows, || self.pause())?;
+        if mended > 0 {
+            tracing::info!(mended, "counts of clients' flows were wrong");
+        }
+        Ok(())
+    }
+
     fn walk(&self) -> Result<Walked, Broken> {
         let mut lives = HashMap::from([(self.heir.own, true)]);
-        let pause = || {
-            // The data plane closes.
-            let stops = matches!(self.walks.try_recv(), Err(TryRecvError::Disconnected));
-            std::thread::sleep(PAUSE);
-            !stops
-        };
         let visit = |key, flow: &Flow| {
             let owner = match lives.get(&flow.owner) {
                 Some(lives) => *lives,
@@ -136,7 +149,7 @@ impl Walker {
             }
             Ok(())
         };
-        self.heir.flows.walk(pause, visit)
+        self.heir.flows.walk(|| self.pause(), visit)
     }
 
     fn inherit(&self, key: FlowKey, flow: &Flow) -> io::Result<()> {

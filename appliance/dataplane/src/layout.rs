@@ -217,8 +217,13 @@ pub struct Flow {
 }
 const _: () = assert!(size_of::<Flow>() == 128);
 
-/// The cell of the table `client_flows` that counts all entries in [`State::Answered`].
-pub const CLIENT_HANDSHAKES_ALL: u32 = 6 * 8192 + 1;
+/// Cells of one row of the table `client_flows`, where each group of counts has two rows: flows held or
+/// in their handshake, all entries, and those in [`State::Answered`]; then the sums of the last two.
+pub const CLIENT_CELLS: u32 = 8192;
+pub const CLIENT_ENTRIES: u32 = 2 * CLIENT_CELLS;
+pub const CLIENT_HANDSHAKES: u32 = 4 * CLIENT_CELLS;
+pub const CLIENT_ENTRIES_ALL: u32 = 6 * CLIENT_CELLS;
+pub const CLIENT_HANDSHAKES_ALL: u32 = CLIENT_ENTRIES_ALL + 1;
 /// The part of the table of flows that such entries may have.
 pub const HANDSHAKES_PART: u32 = 4;
 

@@ -25,6 +25,7 @@ mod layout;
 mod link;
 mod map_of_maps;
 mod programs;
+mod recount;
 mod refusal;
 mod relay;
 mod report;

@@ -101,11 +101,12 @@ pub fn load(
     for name in ["port_ingress", "engine_ingress", "engine_query", "classify_probe"] {
         load_program(&mut ebpf, name)?;
     }
-    let name = STATE_COMMAND;
-    let program = ebpf.program_mut(name).ok_or(ProgramError::Missing(name))?;
-    <&mut RawTracePoint>::try_from(program)
-        .and_then(|program| load_again(|| program.load()))
-        .map_err(|error| ProgramError::Program { name, error })?;
+    for name in [STATE_COMMAND, COUNT_COMMAND] {
+        let program = ebpf.program_mut(name).ok_or(ProgramError::Missing(name))?;
+        <&mut RawTracePoint>::try_from(program)
+            .and_then(|program| load_again(|| program.load()))
+            .map_err(|error| ProgramError::Program { name, error })?;
+    }
     Ok(ebpf)
 }
 
@@ -156,6 +157,8 @@ fn load_again(
 
 /// The program that changes flows' states; nothing attaches it.
 pub const STATE_COMMAND: &str = "state_command";
+/// The program that changes counts of clients' flows; likewise.
+pub const COUNT_COMMAND: &str = "count_command";
 
 /// A descriptor of a program.
 pub fn descriptor(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, ProgramError> {

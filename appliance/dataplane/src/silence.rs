@@ -33,7 +33,7 @@ pub struct Silence {
     pub core: Arc<Core>,
     pub flows: FlowTable,
     /// The table `client_flows`.
-    pub counts: Array<MapData, u32>,
+    pub counts: Arc<Array<MapData, u32>>,
     pub in_force: InForce,
     /// Most silent flows.
     pub room: u32,

@@ -89,6 +89,11 @@ impl InForce {
         own.then_some(inner.current.evasion)
     }
 
+    /// Of the clients' cells; as long as the pins.
+    pub fn seed(&self) -> u64 {
+        self.lock().current.seed
+    }
+
     /// The tables' generation, which an engine that is about to be superseded may have changed.
     pub(super) fn generation(&self) -> Result<u64, ApplyError> {
         let mut inner = self.lock();

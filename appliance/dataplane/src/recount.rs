@@ -1,0 +1,137 @@
+//! Putting the counts of clients' flows right, once an engine took on the tables of those before it.
+//!
+//! For: counts that an engine's death, or two processors at one moment, left too high or too low: they
+//! are pinned, and nobody else ever would. The flow table says what they should be. Packets change both
+//! meanwhile: a count is mended only where it stood still, and was wrong by as much, on two walks. Not
+//! for: counting (bpf/clients.h). Fails as the walks do; the counts stay as they were then.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use aya::maps::{Array, MapData};
+
+use crate::layout::{
+    CLIENT_CELLS, CLIENT_ENTRIES, CLIENT_ENTRIES_ALL, CLIENT_HANDSHAKES, CLIENT_HANDSHAKES_ALL,
+    Flow, FlowKey, State,
+};
+use crate::test_run::test_run_with_arguments;
+use crate::walk::{Broken, FlowTable, Walked};
+
+/// Counts read between two pauses.
+const STEP: u32 = 1024;
+
+/// What it needs.
+pub struct Recount {
+    /// The table `client_flows`.
+    pub counts: Arc<Array<MapData, u32>>,
+    /// Of the clients' cells.
+    pub seed: u64,
+    /// Of `count_command`.
+    pub command: OwnedFd,
+}
+
+/// By how much counts are too high, by cell; those that stood still while it was found out.
+type Wrong = HashMap<u32, i32>;
+
+impl Recount {
+    /// How many counts were mended. `pause` as for walks.
+    pub fn mend(
+        &self,
+        flows: &FlowTable,
+        mut pause: impl FnMut() -> bool,
+    ) -> Result<usize, Broken> {
+        let once = self.wrong(flows, &mut pause)?;
+        if once.is_empty() {
+            return Ok(0);
+        }
+        let again = self.wrong(flows, &mut pause)?;
+        let mut mended: Wrong = once;
+        mended.retain(|cell, by| again.get(cell) == Some(by));
+        // The counts of all clients never stand still on a busy machine; each client is in one cell of a
+        // group's first row.
+        for (first, all) in
+            [(CLIENT_ENTRIES, CLIENT_ENTRIES_ALL), (CLIENT_HANDSHAKES, CLIENT_HANDSHAKES_ALL)]
+        {
+            let row = first..first + CLIENT_CELLS;
+            let by = mended.iter().filter(|(cell, _)| row.contains(cell)).map(|(_, by)| by).sum();
+            mended.insert(all, by);
+        }
+        mended.retain(|_, by| *by != 0);
+        for (cell, by) in &mended {
+            self.add(*cell, by.wrapping_neg())?;
+        }
+        Ok(mended.len())
+    }
+
+    fn wrong(&self, flows: &FlowTable, pause: &mut impl FnMut() -> bool) -> Result<Wrong, Broken> {
+        let before = self.read(pause)?;
+        let mut counted: HashMap<u32, u32> = HashMap::new();
+        let walked = flows.walk(&mut *pause, |key, flow| {
+            for cell in cells(&key, flow, self.seed) {
+                *counted.entry(cell).or_default() += 1;
+            }
+            Ok(())
+        })?;
+        let after = self.read(pause)?;
+        if walked == Walked::Stopped || before.len() != after.len() {
+            return Ok(Wrong::new());
+        }
+        let stood_still = (0u32..).zip(before.into_iter().zip(after));
+        let stood_still = stood_still.filter(|(_, (before, after))| before == after);
+        let by = stood_still.map(|(cell, (count, _))| {
+            (
+                cell,
+                count.wrapping_sub(counted.get(&cell).copied().unwrap_or_default()).cast_signed(),
+            )
+        });
+        // Those of all clients follow from the others.
+        Ok(by.filter(|(cell, by)| *by != 0 && *cell < CLIENT_ENTRIES_ALL).collect())
+    }
+
+    /// All counts; fewer where `pause` says to stop.
+    fn read(&self, pause: &mut impl FnMut() -> bool) -> Result<Vec<u32>, Broken> {
+        let mut counts = vec![];
+        for cell in 0..self.counts.len() {
+            if cell % STEP == STEP - 1 && !pause() {
+                break;
+            }
+            counts.push(self.counts.get(&cell, 0)?);
+        }
+        Ok(counts)
+    }
+
+    /// Between packets, and never over them.
+    fn add(&self, cell: u32, amount: i32) -> io::Result<()> {
+        let arguments = [u64::from(cell), i64::from(amount).cast_unsigned()];
+        let bytes: Vec<u8> = arguments.iter().flat_map(|argument| argument.to_ne_bytes()).collect();
+        test_run_with_arguments(&self.command, &bytes).map(drop)
+    }
+}
+
+/// The cells of its client that count a flow, but for those of all clients.
+fn cells(key: &FlowKey, flow: &Flow, seed: u64) -> impl Iterator<Item = u32> {
+    let hash = client_hash(key, flow.client_low != 0, seed);
+    let row = u64::from(CLIENT_CELLS);
+    let pair = [(hash % row) as u32, CLIENT_CELLS + ((hash >> 32) % row) as u32];
+    let answered = State::of(flow.word) == Some(State::Answered);
+    [(0, flow.counted != 0), (CLIENT_ENTRIES, true), (CLIENT_HANDSHAKES, answered)]
+        .into_iter()
+        .filter(|(_, counts)| *counts)
+        .flat_map(move |(base, _)| pair.map(|cell| base + cell))
+}
+
+/// As `client_hash` of bpf/clients.h.
+fn client_hash(key: &FlowKey, client_low: bool, seed: u64) -> u64 {
+    let address = key.address[usize::from(!client_low)];
+    let word = |at: usize| {
+        let bytes = address.get(at * 4..).and_then(|rest| rest.first_chunk());
+        u64::from(bytes.copied().map_or(0, u32::from_ne_bytes))
+    };
+    let four = word(0) == 0 && word(1) == 0 && word(2) == u64::from(0xffff_u32.to_be());
+    let client = if four { word(3) } else { word(0) << 32 | word(1) };
+    let mixed = (client ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ mixed >> 32 ^ seed >> 17).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed ^ mixed >> 29
+}
