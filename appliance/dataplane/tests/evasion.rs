@@ -333,3 +333,26 @@ fn a_handshake_whose_syn_is_not_known_crosses_and_is_counted() {
     assert!(engine.counter("handshake_unknown_passed") >= 1);
     assert_eq!(engine.counter("flow_held"), 0);
 }
+
+/// Released flows are the bridge's and leave no trace; so whatever begins without a handshake passes as
+/// they do.
+#[test]
+fn a_flow_of_which_nothing_is_known_passes_as_a_released_one_does_whatever_policy_says() {
+    let policy = Evasion { unseen_handshake: BLOCK, ..Evasion::default() };
+    let (wire, engine) = under(policy, Does::Release);
+    let (client, server) = Raw::shaken(&wire, 4000);
+    client.send(0, b"judged");
+    server.expect("the judged bytes", |a| a.payload == b"judged");
+    server.acknowledge(0, 6);
+    engine.wait_for("release_final", 1);
+    client.send(6, b"and what follows");
+    server.expect("what follows", |a| a.payload == b"and what follows");
+
+    let (mut client, mut server) = Raw::ends(&wire, 4001);
+    (client.expected, server.expected) = (server.first, client.first);
+    client.send(0, b"without a handshake");
+    server.expect("its bytes", |a| a.payload == b"without a handshake");
+    server.send(0, b"and back");
+    client.expect("its bytes", |a| a.payload == b"and back");
+    assert_eq!(engine.counter("flow_held"), 1);
+}
