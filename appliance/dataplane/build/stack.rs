@@ -33,6 +33,11 @@ const FRAME_POINTER: u8 = 10;
 /// The deepest way into the object: bytes, and the functions on it.
 pub fn deepest(object: &[u8]) -> Option<(usize, Vec<String>)> {
     let functions = functions(object)?;
+    // What is not found would count as nothing.
+    let known = |function: &Function| function.calls.iter().all(|to| functions.contains_key(to));
+    if !functions.values().all(known) {
+        return None;
+    }
     functions.keys().map(|place| deepest_from(&functions, *place, 0)).max()
 }
 
