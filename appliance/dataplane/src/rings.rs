@@ -122,7 +122,7 @@ mod tests {
     fn a_machine_of_any_size_gets_its_rings() {
         for processors in [1, 3, 64] {
             let rings = Rings::new(16 << 20, processors);
-            let shares = rings.share(rings.make().unwrap(), 2.min(processors)).unwrap();
+            let shares = rings.share(rings.make().unwrap(), processors.min(2)).unwrap();
             assert_eq!(shares.iter().map(Vec::len).sum::<usize>(), processors);
         }
     }
