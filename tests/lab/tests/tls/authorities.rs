@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::signal::{Signal, kill};
 use weir_lab::bench::Bench;
 use weir_lab::certificates::Identity;
 use weir_lab::fetch::{Fetch, Fetched};
@@ -11,7 +12,7 @@ use weir_lab::process::{Process, succeed};
 use weir_lab::wire::Wire as _;
 use weir_lab::wire::lab::Lab;
 
-use super::{OTHER, openssl_server, passes, record_of};
+use super::{OTHER, openssl_server, passes, record_of, told};
 
 /// In the agent's namespace, by no interface that leads anywhere else.
 const AUTHORITY: &str = "10.67.0.1";
@@ -20,7 +21,7 @@ const WEB: &str = "8080";
 const NOBODY: &str = "8089";
 
 /// The document with these settings.
-fn provision(bench: &mut Bench<Lab>, device: &str, proxy: &str) -> anyhow::Result<()> {
+pub(super) fn provision(bench: &mut Bench<Lab>, device: &str, proxy: &str) -> anyhow::Result<()> {
     let document = weir_lab::document::weir_section(&bench.ends.certificates)?;
     let (before, after) = ("    max-concurrent-sessions: 10000\n", "      logging: true\n");
     anyhow::ensure!(document.contains(before) && document.contains(after), "{document}");
@@ -250,5 +251,50 @@ fn an_intermediate_that_a_server_forgets_is_fetched_where_the_device_says_so_and
         let completed = "1  chains completed with fetched intermediates";
         anyhow::ensure!(shown.contains(completed), "{shown}");
         Ok(())
+    });
+}
+
+/// That nobody listened is held against the URL for minutes, until policy is given again; that the agent
+/// had no time is not held against it at all.
+#[test]
+fn an_intermediate_that_could_not_be_had_for_a_moment_is_had_by_a_later_session() {
+    passes(|bench, _| {
+        let certificates = bench.ends.certificates.clone();
+        let signed = |file: &str, path: &str| -> anyhow::Result<[Identity; 2]> {
+            let by =
+                certificates.intermediate(&format!("{file}-ca"), &format!("Weir lab {file}"))?;
+            let names = &["public.example"];
+            let server =
+                certificates.extended(file, names, &by, &access("caIssuers", WEB, path))?;
+            Ok([server, by])
+        };
+        let [down, its_issuer] = signed("down", "/down.cer")?;
+        let [late, issuer_of_late] = signed("late", "/late.cer")?;
+        let settings = format!("{PERMITTED}    fetch-intermediates: true\n");
+        provision(bench, &settings, "")?;
+        judged(bench, &down, false, "untrusted", None)?;
+        let (_web, directory) = web(bench)?;
+        for (issuer, file) in [(&its_issuer, "down.cer"), (&issuer_of_late, "late.cer")] {
+            let mut command = Command::new("openssl");
+            command.args(["x509", "-outform", "DER", "-in"]).arg(&issuer.certificate);
+            succeed(command.arg("-out").arg(directory.join(file)))?;
+        }
+        judged(bench, &down, false, "untrusted", None)?;
+        anyhow::ensure!(!asked(bench)?.contains("GET"), "{}", asked(bench)?);
+        provision(bench, &settings, "")?;
+        judged(bench, &down, true, "verified", None)?;
+
+        let agent = bench.wire.agent()?;
+        let server = openssl_server(&bench.ends, &late)?;
+        kill(agent, Signal::SIGSTOP)?;
+        let fetched = Fetch::new("public.example", "/").at(OTHER).run(&bench.ends);
+        // Supervision may have put another in its place.
+        let _ = kill(agent, Signal::SIGCONT);
+        let (_, record) = record_of(bench, &fetched?)?;
+        anyhow::ensure!(record.contains("Verdict                 untrusted\n"), "{record}");
+        drop(server);
+        judged(bench, &late, true, "verified", None)?;
+        let completed = "2  chains completed with fetched intermediates";
+        told(bench, "show tls-inspection", completed).map(drop)
     });
 }
