@@ -89,7 +89,7 @@ impl Ends {
     /// A TCP connection from the client's namespace.
     pub fn connect_from_client(&self, to: SocketAddr) -> Result<TcpStream> {
         self.client.enter(move || {
-            let stream = TcpStream::connect_timeout(&to, Duration::from_secs(10))
+            let stream = TcpStream::connect_timeout(&to, Duration::from_secs(20))
                 .with_context(|| format!("connecting to {to}"))?;
             stream.set_nodelay(true)?;
             stream.set_read_timeout(Some(Duration::from_secs(20)))?;

@@ -381,7 +381,7 @@ fn a_bad_configuration_is_refused_and_a_good_one_taken_while_traffic_goes_on() {
 #[test]
 fn a_virtual_segment_tells_of_its_own_holds_and_takeovers() {
     passes(|bench, _| {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let told = bench.wire.console("show virtual-segments all json")?;
             let views: Vec<VirtualSegmentView> = serde_json::from_str(&told)?;

@@ -150,7 +150,7 @@ fn reset(mut client: TcpStream, when: Resets) -> std::io::Result<()> {
             let mut server = TcpStream::connect((SERVER, 443))?;
             // The client is reset when nobody has its socket any more: not this thread either.
             client.set_read_timeout(Some(Duration::from_millis(200)))?;
-            server.set_read_timeout(Some(Duration::from_secs(2)))?;
+            server.set_read_timeout(Some(Duration::from_secs(20)))?;
             let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
             std::thread::spawn(move || std::io::copy(&mut from, &mut to));
             let mut sent = 0;
@@ -196,15 +196,23 @@ fn server_that_resets_at_any_stage_ends_its_session_and_no_other() {
     bench.provision(&document).unwrap();
     for (port, stage) in (4000..).zip(stages) {
         resetting_server(&bench.ends, port, stage);
-        let started = Instant::now();
         let result = try_connect(&bench.ends, HOST, SocketAddr::from((ODD, port)));
-        assert!(result.is_err(), "{stage:?}");
-        assert!(started.elapsed() < Duration::from_secs(15), "{stage:?} hangs");
+        let Err(ended) = result else { panic!("{stage:?}: it goes on") };
+        // By our own patience.
+        let ended = ended.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        assert_ne!(ended, Some(ErrorKind::WouldBlock), "{stage:?} hangs");
     }
-    let shown = bench.wire.console("show sessions detail 9").unwrap();
-    let failed = "blocked (TLS handshake with the server failed)";
-    // The first may be over before there is a hello to judge.
-    assert!(shown.matches(failed).count() >= stages.len() - 1, "{shown}");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let shown = bench.wire.console("show sessions detail 9").unwrap();
+        let failed = "blocked (TLS handshake with the server failed)";
+        // The first may be over before there is a hello to judge.
+        if shown.matches(failed).count() >= stages.len() - 1 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{shown}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     write_record(&mut other, b"GET / HTTP/1.1\r\nHost: public.example\r\n\r\n").unwrap();
     read_until(&mut other, "benign page", 1).1.unwrap();
     drop(other);

@@ -32,6 +32,9 @@ const AGENT: &str = "weir-agent";
 const CAPTURE: &str = "weir-capture";
 const LEGACY_WORKER: &str = "weir-legacy";
 
+/// For what a process does at once, on a busy machine too.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Entries of the flow table, as init would pass them on: another number than the engine's own.
 pub const FLOW_TABLE: u32 = 200_000;
 
@@ -87,7 +90,7 @@ impl Lab {
 
     /// The engine's worker of the legacy TLS stack.
     pub fn legacy_worker(&self) -> Result<Pid> {
-        let (engine, deadline) = (self.engine()?, Instant::now() + Duration::from_secs(10));
+        let (engine, deadline) = (self.engine()?, Instant::now() + PATIENCE);
         loop {
             if let Some(worker) = child_of(engine, LEGACY_WORKER)? {
                 return Ok(worker);
@@ -102,7 +105,7 @@ impl Lab {
         let request = ToInit::ReplaceService { name: ENGINE.into() };
         let body = serde_json::to_vec(&request)?;
         let mut stream = UnixStream::connect(self.run.path("supervisor.sock"))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(&u32::try_from(body.len())?.to_be_bytes())?;
         stream.write_all(&body)?;
         let mut length = [0; 4];
@@ -133,13 +136,13 @@ impl Lab {
 
     /// A child of the supervisor by name; waits a little, as it may be between two lives.
     fn child(&self, name: &str) -> Result<Pid> {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(pid) = child_of(self.supervisor.pid(), name)? {
                 return Ok(pid);
             }
             if Instant::now() > deadline {
-                bail!("no process {name} under the supervisor after 10 s");
+                bail!("no process {name} under the supervisor in time");
             }
             std::thread::sleep(Duration::from_millis(20));
         }
