@@ -2,11 +2,11 @@
 
 mod common;
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use common::{Leg, Worker, all_suites, certified, join, to_server};
-use weir_api::legacy::{CONTROL_PING, Failure, FromWorker, ToWorker};
+use weir_api::legacy::{CONTROL_PING, Failure, Frames, FromWorker, ToWorker};
 use weir_policy::suites::{Authentication, Protocol, TABLE};
 
 const EVERY: (u16, u16) = (0x0300, 0x0304);
@@ -120,6 +120,51 @@ fn bytes_that_are_no_tls_end_their_leg_and_no_other() {
     assert!(matches!(twice.failure(), Some(Failure::Internal(_))), "{:?}", twice.said);
     join(&mut other_client, &mut other_server);
     assert!(other_client.established().is_some() && other_server.established().is_some());
+}
+
+/// Past a bound its words wait in the socket, and with them what they come of.
+#[test]
+fn engine_that_takes_no_answers_is_heard_no_more_until_it_does_and_loses_nothing() {
+    const PLAIN: usize = 32 << 10;
+    /// What the worker keeps and the socket holds each way, several times.
+    const MOST: usize = 8 << 20;
+    let worker = Worker::start();
+    let rsa = certified(&rcgen::PKCS_RSA_SHA256);
+    let only = (0x0303, 0x0303);
+    let mut client = worker.leg(to_server(only, &[0x002f]));
+    let mut server = worker.leg(rsa.to_client(only, &[0x002f]));
+    join(&mut client, &mut server);
+    let mut frame = Vec::new();
+    ToWorker::plain(&[7; PLAIN], &mut frame).unwrap();
+    let mut words = frame.iter().copied().cycle().take(2 * MOST).collect::<Vec<_>>();
+    let mut socket = client.socket.try_clone().unwrap();
+    socket.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+    let mut sent = 0;
+    while let Ok(written) = socket.write(&words[sent..]) {
+        sent += written;
+        assert!(sent < MOST, "it is heard on and on");
+    }
+    socket.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
+    let count = sent.div_ceil(frame.len());
+    words.truncate(count * frame.len());
+    let rest = words.split_off(sent);
+    let says = std::thread::spawn(move || socket.write_all(&rest).unwrap());
+    let (mut frames, mut taken, mut wire) = (Frames::default(), 0, 0);
+    let mut buffer = [0; 65_536];
+    while taken < count * PLAIN {
+        let read = client.socket.read(&mut buffer).unwrap();
+        assert!(read > 0, "the leg ended");
+        frames.push(&buffer[..read]);
+        while let Some(message) = frames.from_worker().unwrap() {
+            match message {
+                FromWorker::Wire(bytes) => wire += bytes.len(),
+                FromWorker::Done { plain, .. } => taken += usize::try_from(plain).unwrap(),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    says.join().unwrap();
+    assert!(wire > taken, "{wire} bytes of records for {taken}");
 }
 
 #[test]
