@@ -18,7 +18,7 @@ use weir_policy::Snapshot;
 use weir_policy::snapshot::{Evasion, EvasionAction, Layer2Fallback};
 use wire::engine::{Does, Engine, judge_all, snapshot};
 use wire::raw::{RAW_CLIENT, RAW_SERVER, Raw};
-use wire::{ENGINE_VARIABLE, SEGMENT, Wire, ip};
+use wire::{ENGINE_VARIABLE, SEGMENT, Wire};
 
 /// As small as the document lets it be is of no interest here.
 const MOST: u32 = 2;
@@ -144,7 +144,7 @@ fn taken_flows_count_for_their_client_until_their_handshake_is_over() {
         let _ = says(&wire, 5000 + n, b"more");
         engine.wait_for("flow_taken_over", u64::from(MOST) + 1 + u64::from(n));
     }
-    told.recv_timeout(Duration::from_secs(10)).unwrap();
+    told.recv_timeout(wire::PATIENCE).unwrap();
     assert_eq!(engine.counter("client_flood_dropped"), 1);
 }
 
@@ -153,7 +153,7 @@ fn a_network_of_64_bits_is_one_client_of_ipv6() {
     let (wire, engine, held) = wire_under(EvasionAction::Block);
     judge_all(held, 1, Does::Hold);
     for address in ["fd77::7:1/64", "fd77::7:2/64", "fd77::7:3/64"] {
-        ip(&format!("-n {} addr add {address} dev e0 nodad", wire.name("client")));
+        wire.add_address(&wire.client, address);
     }
     let listener = wire.listen_at("fd77::2");
     let from = |address: &str| {
@@ -163,7 +163,7 @@ fn a_network_of_64_bits_is_one_client_of_ipv6() {
             let domain = socket2::Domain::IPV6;
             let own = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();
             own.bind(&socket.into()).unwrap();
-            own.connect_timeout(&to.into(), Duration::from_secs(10)).unwrap();
+            own.connect_timeout(&to.into(), wire::PATIENCE).unwrap();
             own.into()
         })
         .unwrap();

@@ -12,7 +12,7 @@ use weir_dataplane::namespace::inside;
 use weir_dataplane::{Attach, HeldFlow, HeldFlows, TakenFlow};
 use weir_policy::Candidate;
 use wire::engine::pass_through;
-use wire::{CLIENT, PATIENCE, SERVER, Wire, ip, says};
+use wire::{CLIENT, PATIENCE, SERVER, Wire, says};
 
 /// None of the ports that the kernel chooses.
 const FROM: u16 = 2_000;
@@ -23,7 +23,7 @@ fn server_is_connected_to_again_while_its_client_has_the_same_port_towards_other
     const MORE: [&str; 3] = ["10.77.0.3/24", "10.77.0.4/24", "fd77::3/64"];
     let wire = Wire::new();
     for more in MORE {
-        ip(&format!("-n {} addr add {more} dev e0", wire.name("server")));
+        wire.add_address(&wire.server, more);
     }
     let (engine, held) = wire.engine(Attach::Auto);
     connect_each_again(held);

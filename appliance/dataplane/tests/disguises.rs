@@ -5,7 +5,6 @@
 mod wire;
 
 use std::io::{Read, Write};
-use std::time::Duration;
 
 use weir_dataplane::{Attach, TableSizes};
 use weir_policy::Resets;
@@ -167,7 +166,7 @@ fn no_byte_is_urgent_before_the_judgement_is_final() {
     let mut client = Raw::client(&wire, 4000, KERNEL);
     client.connect();
     let (mut server, _) = listener.accept().unwrap();
-    server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    server.set_read_timeout(Some(wire::PATIENCE)).unwrap();
     // Announced by a packet without payload, and by the first one.
     let mut announces = client.segment(0, b"");
     (announces.flags, announces.urgent) = (ACK | URGENT, 3);

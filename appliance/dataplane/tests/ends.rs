@@ -114,7 +114,7 @@ fn a_port_number_used_again_at_once_is_another_flow() {
                 socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
             socket.set_reuse_address(true).unwrap();
             socket.bind(&from.into()).unwrap();
-            socket.connect_timeout(&to.into(), Duration::from_secs(10)).unwrap();
+            socket.connect_timeout(&to.into(), wire::PATIENCE).unwrap();
             socket.into()
         })
         .unwrap();

@@ -4,7 +4,6 @@
 mod wire;
 
 use std::io::{Read, Write};
-use std::time::Duration;
 
 use weir_dataplane::{Attach, TableSizes};
 use weir_policy::snapshot::{Evasion, EvasionAction};
@@ -94,7 +93,7 @@ fn multipath_and_fast_open_are_neutralised_and_the_flow_is_taken_over() {
         client.connect();
         client.send(0, b"data");
         let (mut server, _) = listener.accept().unwrap();
-        server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        server.set_read_timeout(Some(wire::PATIENCE)).unwrap();
         let mut bytes = [0; 4];
         server.read_exact(&mut bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
         server.write_all(b"answer").unwrap();

@@ -7,7 +7,6 @@ mod wire;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
-use std::time::Duration;
 
 use weir_dataplane::Attach;
 use weir_dataplane::namespace::inside;
@@ -40,7 +39,7 @@ fn flow(enough: usize, does: Does) -> Flow {
 
 /// The raw client's bytes at a kernel's server, and that its answer comes back.
 fn served(client: &Raw, server: &mut TcpStream, bytes: &[u8]) {
-    server.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    server.set_read_timeout(Some(wire::PATIENCE)).unwrap();
     let mut came = vec![0; bytes.len()];
     server.read_exact(&mut came).unwrap();
     assert_eq!(came, bytes);
@@ -127,7 +126,7 @@ fn connect_with_late_ack(wire: &Wire) -> TcpStream {
         TcpStream::from(socket)
     })
     .unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.set_read_timeout(Some(wire::PATIENCE)).unwrap();
     stream
 }
 

@@ -26,7 +26,7 @@ fn client(wire: &Wire, from: &str, to: &str) -> UdpSocket {
     inside(&wire.client, || {
         let socket = UdpSocket::bind((from.parse::<IpAddr>().unwrap(), 0)).unwrap();
         socket.connect((to.parse::<IpAddr>().unwrap(), 443)).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket.set_read_timeout(Some(wire::PATIENCE)).unwrap();
         socket.send(&[0xc0; 1200]).unwrap();
         socket
     })
@@ -36,7 +36,7 @@ fn client(wire: &Wire, from: &str, to: &str) -> UdpSocket {
 fn server(wire: &Wire, address: &str) -> UdpSocket {
     let address: IpAddr = address.parse().unwrap();
     let socket = inside(&wire.server, || UdpSocket::bind((address, 443)).unwrap()).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket.set_read_timeout(Some(wire::PATIENCE)).unwrap();
     socket
 }
 

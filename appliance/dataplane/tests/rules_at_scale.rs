@@ -197,7 +197,7 @@ fn changing_the_rules_loses_no_packet() {
     };
     let (client, server) = (socket(&wire.client, CLIENT), socket(&wire.server, SERVER));
     client.connect(server.local_addr().unwrap()).unwrap();
-    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    client.set_read_timeout(Some(wire::PATIENCE)).unwrap();
     server.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     let (stop, over) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {

@@ -94,7 +94,7 @@ fn a_server_proxys_server_is_not_heard_while_its_client_is_held() {
 fn a_server_proxys_server_is_heard_while_no_engine_lives() {
     let (wire, engine) = under(Evasion::default(), Does::Hold);
     let mut policy = serving();
-    policy.device.health.heartbeat_timeout = Duration::from_millis(500);
+    policy.device.health.heartbeat_timeout = Duration::from_secs(3);
     engine.dataplane.apply(&policy).unwrap();
     let (mut client, mut server) = Raw::ends(&wire, 4000);
     Raw::shake(&mut client, &mut server);
@@ -102,7 +102,7 @@ fn a_server_proxys_server_is_heard_while_no_engine_lives() {
     engine.wait_for("flow_held", 1);
     engine.stop.store(true, Ordering::Relaxed);
     // Longer than the heartbeat's age at which the engine is thought dead.
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(4));
     server.send(0, b"220 ready");
     client.expect("the server", |a| a.payload == b"220 ready");
 }

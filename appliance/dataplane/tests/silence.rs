@@ -74,7 +74,7 @@ fn a_flow_that_is_silent_for_too_long_is_forgotten_and_counted_or_blocked() {
             if action == BLOCK {
                 engine.wait_for("handshake_blocked", 1);
                 client.send(0, b"late");
-                server.expect_within(Duration::from_secs(10), "RST", |a| {
+                server.expect("RST", |a| {
                     assert!(a.payload.is_empty(), "a blocked flow's bytes passed");
                     a.flags & RST != 0
                 });
@@ -104,7 +104,7 @@ fn an_engine_without_a_policy_forgets_nothing() {
     std::thread::sleep(SHORT.silent + 5 * LOOK);
     assert_eq!(counted("handshake_forgotten"), 0);
     next.apply(&against(Evasion { unseen_handshake: BLOCK, ..Evasion::default() })).unwrap();
-    assert!((0..1000).any(|_| {
+    assert!((0..3000).any(|_| {
         std::thread::sleep(Duration::from_millis(10));
         counted("handshake_blocked") == 1
     }));

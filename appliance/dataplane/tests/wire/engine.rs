@@ -72,9 +72,9 @@ impl Engine {
         report[0].counters.iter().find(|(found, _)| *found == name).unwrap().1
     }
 
-    /// Until a counter has a value; panics after ten seconds.
+    /// Until a counter has a value; panics after half a minute.
     pub fn wait_for(&self, name: &str, value: u64) {
-        for _ in 0..1000 {
+        for _ in 0..3000 {
             if self.counter(name) >= value {
                 return;
             }
@@ -167,6 +167,10 @@ pub enum Does {
     Hold,
 }
 
+/// After so long a pause a flow's first payload is judged as far as it came: longer than a busy machine
+/// takes from one packet of a test to the next.
+const NOTHING_MORE: Duration = Duration::from_secs(3);
+
 /// Judges every flow once `enough` bytes of it came (or nothing more will), on a runtime of its own.
 pub fn judge_all(held: HeldFlows, enough: usize, does: Does) -> JoinHandle<()> {
     std::thread::spawn(move || {
@@ -182,7 +186,7 @@ pub fn judge_all(held: HeldFlows, enough: usize, does: Does) -> JoinHandle<()> {
 
 async fn judge(mut flow: HeldFlow, enough: usize, does: Does) {
     while flow.payload().len() < enough {
-        match tokio::time::timeout(Duration::from_millis(500), flow.more()).await {
+        match tokio::time::timeout(NOTHING_MORE, flow.more()).await {
             Ok(Held::More) => {}
             Ok(_) | Err(_) => break,
         }

@@ -87,6 +87,8 @@ impl Wire {
             ip(&format!("-n {prefix}{end} addr add {six}/64 dev e0 nodad"));
             ip(&format!("-n {prefix}{end} link set e0 up"));
         }
+        wire.wait_for_addresses(&wire.client);
+        wire.wait_for_addresses(&wire.server);
         inside(&path("yard"), || make(&names, &wire.pins, ["portA", "portB"])).unwrap();
         wire
     }
@@ -105,6 +107,19 @@ impl Wire {
     pub fn listen_at(&self, address: &str) -> TcpListener {
         let address: std::net::IpAddr = address.parse().unwrap();
         inside(&self.server, || TcpListener::bind((address, PORT)).unwrap()).unwrap()
+    }
+
+    /// Gives the client's end or the server's (its namespace) one more address.
+    pub fn add_address(&self, end: &Path, address: &str) {
+        let nodad = if address.contains(':') { "nodad" } else { "" };
+        self.run(end, &format!("ip addr add {address} dev e0 {nodad}"));
+        self.wait_for_addresses(end);
+    }
+
+    /// Until those of IPv6 can be bound: the kernel makes them good in its own time, `nodad` or not.
+    fn wait_for_addresses(&self, end: &Path) {
+        let tentative = "ip -6 addr show dev e0 scope global tentative";
+        wait_for(|| self.run(end, tentative).trim().is_empty());
     }
 
     /// Takes the wire away and leaves the pins.

@@ -14,7 +14,7 @@ use super::engine::PORT;
 use super::packet_socket::{packet_socket, receive_with_tag};
 use super::packets::{checksum, ipv4};
 pub use super::segments::*;
-use super::{Wire, ip};
+use super::{PATIENCE, Wire, ip};
 
 /// Which end of the wire a raw end stands at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -239,9 +239,9 @@ impl Raw {
         })
     }
 
-    /// The first segment that is as wanted; panics after five seconds.
+    /// The first segment that is as wanted; panics after [`PATIENCE`].
     pub fn expect(&self, what: &str, wanted: impl FnMut(&Arrived) -> bool) -> Arrived {
-        self.expect_within(Duration::from_secs(5), what, wanted)
+        self.expect_within(PATIENCE, what, wanted)
     }
 
     /// As above, for what takes longer.
