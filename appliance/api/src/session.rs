@@ -53,7 +53,7 @@ pub struct SessionRecord {
     pub certificate: Option<CertificateRecord>,
     /// The server certificate's verdict in words, where one was verified.
     pub verdict: Option<String>,
-    /// Whether the server's certificate is revoked, where it was looked for (SPEC T12).
+    /// Whether the server's certificate, or one above it, is revoked, where it was looked for (SPEC T12).
     #[serde(default)]
     pub revocation: Option<RevocationRecord>,
     /// The handshake that failed, if one did.
@@ -100,13 +100,23 @@ impl CertificateRecord {
     pub const NAME_LENGTH: usize = 255;
 }
 
-/// What came of the question whether a certificate is revoked.
+/// What came of the question whether the server's certificate, or one between it and its trust anchor, is
+/// revoked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RevocationRecord {
     Good(RevocationSource),
     Revoked(RevocationSource),
     /// In words, why.
     Unknown(String),
+    /// The intermediate with this common name.
+    IntermediateRevoked {
+        subject: String,
+        source: RevocationSource,
+    },
+    IntermediateUnknown {
+        subject: String,
+        why: String,
+    },
 }
 
 /// Who said so.
@@ -123,6 +133,12 @@ impl fmt::Display for RevocationRecord {
             Self::Good(source) => write!(f, "not revoked, by {source}"),
             Self::Revoked(source) => write!(f, "revoked, by {source}"),
             Self::Unknown(why) => write!(f, "unknown: {why}"),
+            Self::IntermediateRevoked { subject, source } => {
+                write!(f, "intermediate {subject} revoked, by {source}")
+            }
+            Self::IntermediateUnknown { subject, why } => {
+                write!(f, "unknown of intermediate {subject}: {why}")
+            }
         }
     }
 }

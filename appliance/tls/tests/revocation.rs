@@ -14,10 +14,9 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use weir_policy::snapshot::CertifiedKey;
 use weir_tls::TrustAnchors;
 use weir_tls::verify::revocation::{
-    Answer, AnswerError, SOURCES_BOUND, Sources, Status, judge_list, judge_ocsp, list_lasts_until,
-    ocsp_request,
+    Answer, AnswerError, RevocationList, SOURCES_BOUND, Sources, Status, judge_ocsp, ocsp_request,
 };
-use weir_tls::verify::{Failure, Issuer};
+use weir_tls::verify::{Failure, Issuer, Judged};
 
 /// A leaf below an intermediate; the index of that authority in `directory`.
 struct World {
@@ -40,7 +39,7 @@ impl World {
         let path = directory.path();
         pem(path, "middle", &middle.pair);
         pem(path, "leaf", &server);
-        Self { middle, server, anchors, issuer: judged.issuer.unwrap(), directory }
+        Self { middle, server, anchors, issuer: issuer_of(&judged), directory }
     }
 
     fn path(&self) -> &Path {
@@ -104,10 +103,24 @@ impl World {
 
     /// Of a server that sends this chain.
     fn listed_of(&self, chain: &[CertificateDer<'_>], list: &[u8]) -> Result<Status, AnswerError> {
-        let issuer = self.anchors.judge(chain, None, 2048, UnixTime::now()).issuer.unwrap();
+        let issuer = issuer_of(&self.anchors.judge(chain, None, 2048, UnixTime::now()));
         let judged = judge_list(&chain[0], &issuer, list, UnixTime::now());
         judged.map(|answer| answer.status)
     }
+}
+
+fn judge_list(
+    certificate: &[u8],
+    issuer: &Issuer,
+    list: &[u8],
+    now: UnixTime,
+) -> Result<Answer, AnswerError> {
+    RevocationList::read(list, issuer)?.says(certificate, now)
+}
+
+/// The leaf's.
+fn issuer_of(judged: &Judged) -> Issuer {
+    judged.issued(&[]).next().unwrap().issuer.clone()
 }
 
 fn ders(chain: &[Vec<u8>]) -> Vec<CertificateDer<'static>> {
@@ -226,7 +239,7 @@ fn a_list_that_the_issuer_signed_says_good_or_revoked() {
     assert_eq!(world.listed(&list), Ok(Status::Revoked));
     let at = |seconds| judge_list(world.leaf(), &world.issuer, &list, later(seconds));
     let week = 7 * 86_400;
-    let until = list_lasts_until(&list).unwrap();
+    let until = RevocationList::read(&list, &world.issuer).unwrap().next();
     assert!(matches!(at(week - 60), Ok(Answer { status: Status::Revoked, .. })));
     assert!(at(0).unwrap().until < until, "a day at most");
     assert_eq!(at(week + 400), Err(AnswerError::OutOfDate));
@@ -239,6 +252,48 @@ fn a_list_that_the_issuer_signed_says_good_or_revoked() {
         changed[at] ^= 1;
         assert!(world.listed(&changed).is_err(), "{at}");
     }
+}
+
+#[test]
+fn a_path_has_each_certificate_below_its_anchor_with_who_issued_it() {
+    let root = authority("Root", &PKCS_RSA_SHA256);
+    let upper = intermediate("Upper", &root, |_| {});
+    let middle = intermediate("Middle", &upper, |_| {});
+    let server = leaf(&middle, &["www.example.org"]).chain.remove(0);
+    let chain = [server.clone(), middle.der().to_vec(), upper.der().to_vec()];
+    let judged = |anchor: &Authority, chain: &[Vec<u8>]| {
+        let anchors = TrustAnchors::new(&[anchor.der().to_vec()], false).unwrap();
+        anchors.judge(&ders(chain), None, 2048, UnixTime::now())
+    };
+    let whole = judged(&root, &chain);
+    let issued: Vec<_> = whole.issued(&server).collect();
+    assert_eq!(issued.iter().map(|one| one.certificate).collect::<Vec<_>>(), chain);
+    // Each one's issuer is the one whose answers are believed of it.
+    let world = World::new();
+    for (one, by) in issued.iter().zip([&middle, &upper, &root]) {
+        pem(world.path(), "signer", &by.pair);
+        write(world.path(), "number", b"01\n");
+        write(world.path(), "index", b"");
+        let configuration = "[ca]\ndefault_ca=one\n[one]\ndatabase=index\ndefault_md=sha256\n\
+                             default_crl_days=7\ncrlnumber=number\n";
+        write(world.path(), "ca.cnf", configuration.as_bytes());
+        let made = ["ca", "-gencrl", "-config", "ca.cnf", "-cert", "signer.pem"];
+        let signed = ["-keyfile", "signer.key", "-out", "list.pem"];
+        openssl(world.path(), &[&made[..], &signed].concat());
+        let list = openssl(world.path(), &["crl", "-in", "list.pem", "-outform", "DER"]).stdout;
+        let of = |issuer| judge_list(one.certificate, issuer, &list, UnixTime::now());
+        assert_eq!(of(one.issuer).unwrap().status, Status::Good);
+        for other in issued.iter().filter(|other| other.issuer != one.issuer) {
+            assert_eq!(of(other.issuer), Err(AnswerError::OtherCertificate));
+        }
+    }
+    // Up to the anchor, whatever is sent above it; nothing of what the store has itself.
+    assert_eq!(judged(&middle, &chain).issued(&server).count(), 1);
+    let own = TrustAnchors::new(std::slice::from_ref(&server), false).unwrap();
+    let own = own.judge(&ders(&chain), None, 2048, UnixTime::now());
+    assert!(own.verdict.is_verified() && own.issued(&server).next().is_none());
+    let broken = judged(&authority("Other", &PKCS_RSA_SHA256), &chain);
+    assert!(broken.issued(&server).next().is_none());
 }
 
 /// Whoever has the leaf's key may send what he likes beside it.
@@ -285,6 +340,23 @@ fn a_list_of_others_or_of_part_of_the_certificates_says_nothing() {
     };
     assert_eq!(list("middle", &point("onlyuser=TRUE")), Ok(Status::Good));
     assert_eq!(list("middle", &point("onlyCA=TRUE")), Err(AnswerError::OtherCertificate));
+    // One that names where its list is: elsewhere, or there.
+    let mut named = World::new();
+    for (url, expected) in [
+        ("http://list.example", Err(AnswerError::OtherCertificate)),
+        ("http://list.example/", Ok(Status::Good)),
+    ] {
+        let name = [&[0x86, u8::try_from(url.len()).unwrap()], url.as_bytes()].concat();
+        let points = short(0x30, &short(0x30, &short(0xa0, &short(0xa0, &name))));
+        named.server =
+            leaf_with(&named.middle, &["a.example"], &PKCS_ECDSA_P256_SHA256, |params| {
+                let point = CustomExtension::from_oid_content(&[2, 5, 29, 31], points);
+                params.custom_extensions = vec![point];
+            });
+        pem(named.path(), "leaf", &named.server);
+        let list = named.list(Some("V"), "middle", &point("onlyuser=TRUE"));
+        assert_eq!(named.listed(&list), expected, "{url}");
+    }
     let indirect = list("middle", &point("indirectCRL=TRUE"));
     assert_eq!(indirect, Err(AnswerError::CriticalExtension));
     let some = list("middle", &point("onlysomereasons=keyCompromise"));
@@ -293,6 +365,40 @@ fn a_list_of_others_or_of_part_of_the_certificates_says_nothing() {
     assert_eq!(unknown, Err(AnswerError::CriticalExtension));
     let delta = list("middle", "2.5.29.27=critical,DER:020101");
     assert_eq!(delta, Err(AnswerError::CriticalExtension));
+}
+
+/// What is kept of it is its numbers.
+#[test]
+fn a_long_list_is_verified_once_and_takes_no_more_memory_than_it_had_bytes() {
+    use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
+    let world = World::new();
+    let date = date_time_ymd(2026, 1, 1);
+    let revoked = |number: u32| RevokedCertParams {
+        serial_number: SerialNumber::from_slice(&number.to_be_bytes()),
+        revocation_time: date,
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let params = CertificateRevocationListParams {
+        this_update: date,
+        next_update: date_time_ymd(2100, 1, 1),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: (1..=20_000).map(|number| revoked(number * 3)).collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let list = params.signed_by(&world.middle.issuer).unwrap();
+    let read = RevocationList::read(list.der(), &world.issuer).unwrap();
+    assert!(read.weight() < list.der().len() / 2, "{} of {}", read.weight(), list.der().len());
+    for number in [1u32, 2, 3, 4, 59_997, 60_000, 60_001, 60_003] {
+        let server = leaf_with(&world.middle, &["a.example"], &PKCS_ECDSA_P256_SHA256, |params| {
+            params.serial_number = Some(SerialNumber::from_slice(&number.to_be_bytes()));
+        });
+        let is_listed = number.is_multiple_of(3) && number <= 60_000;
+        let expected = if is_listed { Status::Revoked } else { Status::Good };
+        let says = read.says(&server.chain[0], UnixTime::now()).unwrap();
+        assert_eq!(says.status, expected, "{number}");
+    }
 }
 
 #[test]
@@ -311,9 +417,9 @@ fn a_list_of_an_authority_that_may_sign_none_says_nothing() {
         world.server = leaf(&middle, &["www.example.org"]);
         pem(world.path(), "middle", &middle.pair);
         pem(world.path(), "leaf", &world.server);
-        let issuer = anchors.judge(&ders(&world.server.chain), None, 2048, UnixTime::now()).issuer;
+        let judged = anchors.judge(&ders(&world.server.chain), None, 2048, UnixTime::now());
         let list = world.list(Some("R"), "middle", "");
-        let judged = judge_list(world.leaf(), &issuer.unwrap(), &list, UnixTime::now());
+        let judged = judge_list(world.leaf(), &issuer_of(&judged), &list, UnixTime::now());
         assert_eq!(judged.map(|answer| answer.status), expected, "{usages:?}");
     }
 }

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use lru::LruCache;
 use thiserror::Error;
@@ -19,7 +19,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use weir_api::engine::FromEngine;
 use weir_api::fetch::{Bytes, FETCH_WITHIN, Fetch, FetchFailure, MOST_FETCHES, TURN_WITHIN};
-use weir_tls::verify::revocation::list_lasts_until;
 
 /// Failures remembered; past it the least recently used is forgotten. A URL has at most a kilobyte.
 const FAILURES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1023);
@@ -29,13 +28,14 @@ pub const FAILURE_LASTS: Duration = Duration::from_secs(300);
 /// chains that do not verify; past it a further one is refused. Half of those that the agent makes at
 /// one time.
 const MOST_PER_CLIENT: usize = 4;
-/// Lists kept, of 8 MiB at most; past it the least recently used is forgotten.
+/// Lists kept until they are read ([`super::lists`]), of 8 MiB at most; past it the least recently used
+/// is forgotten.
 const LISTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
 /// Intermediates kept, of 64 KiB at most; past it the least recently used is forgotten. What made a chain
 /// verify is learnt besides; this is for what did not.
 const INTERMEDIATES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(127);
-/// How long either is kept at most: a list that was signed anew is seen then.
-const LASTS: Duration = Duration::from_secs(3600);
+/// How long either is kept at most: what was renewed is seen then.
+pub const LASTS: Duration = Duration::from_secs(3600);
 /// An agent that has said nothing for so long about a fetch has lost it.
 const LOST: Duration = FETCH_WITHIN.saturating_mul(2).saturating_add(TURN_WITHIN);
 
@@ -198,7 +198,7 @@ impl Fetching {
 
     /// The agent answers; what nobody waits for any more is kept all the same.
     pub fn answered(&self, number: u64, result: Result<Bytes, FetchFailure>) {
-        // What is long is read and copied before all others have to wait for it.
+        // What is long is copied before all others have to wait for it.
         let flight = |state: &State| state.flights.get(&number).map(|flight| flight.fetch.clone());
         let Some(fetch) = flight(&self.state()) else { return };
         let fetched: Fetched = match result {
@@ -206,12 +206,11 @@ impl Fetching {
             Ok(_) => Err(FetchFailure::TooLong.into()),
             Err(failure) => Err(failure.into()),
         };
-        let lasts = fetched.as_ref().map_or(Duration::ZERO, |bytes| lasts(&fetch, bytes));
         let mut state = self.state();
         let Some(Flight { told, .. }) = state.flights.remove(&number) else { return };
         match &fetched {
             Ok(bytes) => {
-                let (bytes, until) = (Arc::clone(bytes), Instant::now() + lasts);
+                let (bytes, until) = (Arc::clone(bytes), Instant::now() + LASTS);
                 state.failures.pop(&fetch);
                 if let Some(kept) = state.kept(&fetch) {
                     kept.put(fetch, KeptBytes { bytes, until, believed: true });
@@ -235,7 +234,7 @@ impl Fetching {
     }
 
     /// These bytes are not what they should be: they are kept no longer than a failure. Not dropped:
-    /// an authority whose list cannot be read would have it fetched for each of its certificates.
+    /// they would be fetched for each certificate that names them.
     pub fn disbelieved(&self, fetch: &Fetch, bytes: &Arc<[u8]>) {
         let until = Instant::now() + FAILURE_LASTS;
         let mut state = self.state();
@@ -245,6 +244,14 @@ impl Fetching {
         {
             kept.believed = false;
             kept.until = kept.until.min(until);
+        }
+    }
+
+    /// What came of it is kept in another form.
+    pub fn taken(&self, fetch: &Fetch) {
+        let mut state = self.state();
+        if let Some(kept) = state.kept(fetch) {
+            kept.pop(fetch);
         }
     }
 
@@ -299,13 +306,4 @@ impl State {
 enum Begun {
     Waits(watch::Receiver<Option<Fetched>>),
     Known(Arc<[u8]>),
-}
-
-fn lasts(fetch: &Fetch, bytes: &[u8]) -> Duration {
-    if !matches!(fetch, Fetch::RevocationList { .. }) {
-        return LASTS;
-    }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let until = list_lasts_until(bytes).and_then(|until| u64::try_from(until).ok()).unwrap_or(0);
-    Duration::from_secs(until).saturating_sub(now).min(LASTS)
 }

@@ -1,13 +1,20 @@
 //! The test is the agent: it sees what the engine wants fetched, and answers.
 
 mod judging;
+mod lists;
+mod path;
+
+use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CustomExtension, IsCa, Issuer, KeyPair};
 use tokio::sync::mpsc;
 use weir_api::engine::FromEngine;
-use weir_api::fetch::{FetchFailure, HttpUrl, MOST_FETCHES};
-use weir_tls::Intermediates;
+use weir_api::fetch::{Bytes, FetchFailure, HttpUrl, MOST_FETCHES};
+use weir_tls::verify::revocation::ocsp_request;
+use weir_tls::{Intermediates, Judged};
 
+use super::asking::UnknownLasts;
+use super::fetching::FAILURE_LASTS;
 use super::*;
 
 type Agent = mpsc::Receiver<FromEngine>;
@@ -206,6 +213,16 @@ async fn what_is_not_believed_is_kept_as_long_as_a_failure_and_forgotten_with_th
     assert!(fetched().await.1);
 }
 
+/// Of the leaf.
+fn question<'a>(
+    judged: &'a Judged,
+    chain: &'a [CertificateDer<'_>],
+    staple: Option<&'a [u8]>,
+) -> Question<'a> {
+    let Issued { certificate, issuer } = judged.issued(&chain[0]).next().unwrap();
+    Question { certificate, issuer, staple }
+}
+
 struct World {
     anchors: Arc<TrustAnchors>,
     /// Until 2040; and the same with other dates.
@@ -285,12 +302,12 @@ async fn what_nobody_says_in_time_is_unknown_and_asked_again_later() {
     let (authorities, mut agent) = authorities();
     let World { anchors, middle, leaf, .. } = world();
     let (chain, now) = ([leaf, middle.clone()], UnixTime::now());
-    let issuer = anchors.judge(&chain, None, 0, now).issuer.unwrap();
-    let question = Question { chain: &chain, issuer: &issuer, staple: Some(b"nothing") };
-    let ask = |now| authorities.revocation(&question, now, soon());
+    let judged = anchors.judge(&chain, None, 0, now);
+    let question = question(&judged, &chain, Some(b"nothing"));
+    let ask = |now| authorities.answer(question, now, soon());
     assert_eq!(ask(now).await, Revocation::Unknown(Unavailable::Slow.into()));
     let (number, fetch) = asked(&mut agent);
-    let request = Bytes(ocsp_request(&chain[0], &issuer).unwrap());
+    let request = Bytes(ocsp_request(&chain[0], question.issuer).unwrap());
     assert_eq!(fetch, Fetch::Ocsp { url: url("http://ocsp.example/"), request });
     authorities.fetching.answered(number, Err(FetchFailure::Name));
     let failed = Revocation::Unknown(Unavailable::Failed(FetchFailure::Name).into());
@@ -321,11 +338,11 @@ async fn what_a_late_failure_says_is_known_no_longer_than_the_failure() {
     let (authorities, mut agent) = authorities();
     let World { anchors, middle, leaf, .. } = world();
     let (chain, now) = ([leaf, middle.clone()], UnixTime::now());
-    let issuer = anchors.judge(&chain, None, 0, now).issuer.unwrap();
-    let question = Question { chain: &chain, issuer: &issuer, staple: None };
+    let judged = anchors.judge(&chain, None, 0, now);
+    let question = question(&judged, &chain, None);
     let ask = |after| {
         let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs() + after));
-        authorities.revocation(&question, now, soon())
+        authorities.answer(question, now, soon())
     };
     assert_eq!(ask(0).await, Revocation::Unknown(Unavailable::Slow.into()));
     let (number, _) = asked(&mut agent);

@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::time::Instant;
-use weir_api::engine::{RevocationSource, SessionRecord};
+use weir_api::engine::{RevocationRecord, RevocationSource, SessionRecord};
 use weir_policy::snapshot::{ClientProxy, Revocation as Setting, RevocationUnknown};
-use weir_tls::verify::Failure;
+use weir_tls::verify::{Failure, Issued};
 use weir_tls::{TrustAnchors, Verdict};
 
-use crate::authorities::{Authorities, Question, Revocation, Why};
+use crate::authorities::{Authorities, MOST_ASKED, Revocation, Why};
 use crate::compiled::{FlowPolicy, Proxy};
 use crate::counters::{Totals, increment};
 use crate::runtime::Surroundings;
@@ -65,24 +65,21 @@ pub(super) async fn verdict(
     let mut verdict = judged.verdict.with_staple(leaf, shown.staple);
     if proxy.revocation == Setting::Fetched && verdict.has(Failure::Revoked) {
         increment(&totals.revocation_revoked);
-        record.revocation = Some(Revocation::Revoked(RevocationSource::Staple).record());
+        record.revocation = Some(RevocationRecord::Revoked(RevocationSource::Staple));
     }
     // What is wrong already is not asked about, nor what the trust store has itself.
-    if proxy.revocation == Setting::Fetched
-        && verdict.is_verified()
-        && let Some(issuer) = &judged.issuer
-    {
-        let question = Question { chain, issuer, staple: shown.staple };
-        let revocation = authorities.revocation(&question, now, deadline).await;
-        increment(match revocation {
+    let path: Vec<Issued<'_>> = judged.issued(leaf).take(MOST_ASKED).collect();
+    if proxy.revocation == Setting::Fetched && verdict.is_verified() && !path.is_empty() {
+        let found = authorities.revocation(&path, shown.staple, now, deadline).await;
+        increment(match found.revocation {
             Revocation::Good(_) => &totals.revocation_good,
             Revocation::Revoked(_) => &totals.revocation_revoked,
             Revocation::Unknown(Why::NoSource) => &totals.revocation_no_source,
             Revocation::Unknown(Why::NotFetched(_)) => &totals.revocation_not_fetched,
             Revocation::Unknown(Why::NotBelieved(_)) => &totals.revocation_not_believed,
         });
-        record.revocation = Some(revocation.record());
-        verdict = match (revocation, proxy.revocation_unknown) {
+        record.revocation = Some(found.record(&path));
+        verdict = match (found.revocation, proxy.revocation_unknown) {
             (Revocation::Revoked(_), _) => verdict.with(Failure::Revoked),
             (Revocation::Unknown(_), RevocationUnknown::Untrusted) => {
                 verdict.with(Failure::RevocationUnknown)

@@ -4,18 +4,23 @@
 //! certificates is crossed, and one of "no path" as long as nothing new was learnt. Names, key
 //! lengths and the leaf's own dates are no part of it: they are looked at each time. Cannot fail.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use rustls_pki_types::CertificateDer;
 
 use super::learnt::Intermediates;
-use super::path::Verified;
+use super::path::{Issuer, Verified};
 use super::verdict::Failure;
 use crate::sharded::ShardedCache;
 
-/// Chains of which the result is kept, about 500 bytes each; past it the least recently used goes.
+/// Chains of which the result is kept, about 200 bytes each; past it the least recently used goes.
 pub const PATHS_BOUND: usize = 8192;
+/// What stands above leaves, kept once for all chains that share it; past it the least recently used
+/// goes, and stays with the chains that have it. Only who is certified as an authority makes any, and
+/// each has at most as many as webpki goes up (6), of those that one handshake has room for.
+const ISSUERS_BOUND: usize = 512;
 
 /// What a search came to.
 pub(super) struct Found {
@@ -39,12 +44,18 @@ pub(super) struct Kept {
 #[derive(Debug)]
 pub(super) struct PathCache {
     kept: ShardedCache<[u8; 32], Kept>,
+    /// By their certificates and keys.
+    issuers: ShardedCache<[u8; 32], Arc<[Issuer]>>,
     searches: AtomicU64,
 }
 
 impl Default for PathCache {
     fn default() -> Self {
-        Self { kept: ShardedCache::new(PATHS_BOUND), searches: AtomicU64::new(0) }
+        Self {
+            kept: ShardedCache::new(PATHS_BOUND),
+            issuers: ShardedCache::new(ISSUERS_BOUND),
+            searches: AtomicU64::new(0),
+        }
     }
 }
 
@@ -68,13 +79,27 @@ impl PathCache {
         self.searches.fetch_add(1, Relaxed);
         let found = look();
         let kept = Kept {
-            result: found.result,
+            result: found.result.map(|verified| self.shared(verified)),
             from: found.dates.iter().copied().filter(|date| *date <= now).max().unwrap_or(i64::MIN),
             until: found.dates.iter().copied().filter(|date| *date > now).min().unwrap_or(i64::MAX),
             learnt: found.learnt,
         };
         self.kept.put(key, kept.clone());
         kept
+    }
+
+    /// With the issuers of another chain, where they are the same.
+    fn shared(&self, verified: Verified) -> Verified {
+        let mut context = Context::new(&SHA256);
+        for issuer in verified.issuers.iter() {
+            context.update(&issuer.digest());
+            let certificate = issuer.certificate.as_deref().unwrap_or_default();
+            context.update(&certificate.len().to_be_bytes());
+            context.update(certificate);
+        }
+        let Verified { weakest, issuers } = verified;
+        let issuers = self.issuers.with(finish(context), || issuers, |shared| Arc::clone(shared));
+        Verified { weakest, issuers }
     }
 
     /// Searches made so far.
@@ -90,6 +115,10 @@ fn key_of(chain: &[CertificateDer<'_>]) -> [u8; 32] {
         context.update(&der.len().to_be_bytes());
         context.update(der);
     }
+    finish(context)
+}
+
+fn finish(context: Context) -> [u8; 32] {
     let mut key = [0; 32];
     key.copy_from_slice(context.finish().as_ref());
     key

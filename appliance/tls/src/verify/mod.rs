@@ -40,8 +40,8 @@ pub use self::cache::PATHS_BOUND;
 use self::cache::PathCache;
 pub use self::learnt::{Intermediates, SUBJECTS_BOUND};
 pub use self::missing::MissingIssuer;
-pub use self::path::Issuer;
 use self::path::Verified;
+pub use self::path::{Issued, Issuer};
 pub use self::staple::{STAPLE_BOUND, says_revoked};
 pub use self::verdict::{Action, Failure, Verdict};
 use crate::certificate::{Certificate, PublicKey};
@@ -67,13 +67,21 @@ pub struct TrustAnchors {
 #[derive(Clone, Debug)]
 pub struct Judged {
     pub verdict: Verdict,
-    /// Of a leaf whose path was found; `None` also where the store has the leaf itself.
-    pub issuer: Option<Issuer>,
+    /// Of a leaf whose path was found, upwards to the trust anchor; none also where the store has the
+    /// leaf itself.
+    issuers: Arc<[Issuer]>,
+}
+
+impl Judged {
+    /// The certificates of the path, upwards from `leaf`, which is the one that was judged.
+    pub fn issued<'a>(&'a self, leaf: &'a [u8]) -> impl Iterator<Item = Issued<'a>> {
+        path::issued(leaf, &self.issuers)
+    }
 }
 
 impl From<Verdict> for Judged {
     fn from(verdict: Verdict) -> Self {
-        Self { verdict, issuer: None }
+        Self { verdict, issuers: Arc::default() }
     }
 }
 
@@ -152,18 +160,16 @@ impl TrustAnchors {
             return verdict.into();
         };
         verdict.add_if(!is_for_name(&end_entity, server_name), Failure::NameMismatch);
-        let mut issuer = None;
+        let mut issuers = Arc::default();
         if !self.is_pinned(leaf_der) {
             let found = self.paths.get_or_look(chain, seconds, &self.learnt, || {
                 self.path(&end_entity, &leaf, intermediates, now, seconds)
             });
             match found.result {
-                Ok(Verified { weakest, issuer_key, issuer_signs_lists }) => {
+                Ok(Verified { weakest, issuers: found }) => {
                     let weak = weakest.is_some_and(|bits| bits < minimum_rsa_bits);
                     verdict.add_if(weak, Failure::WeakKey);
-                    let name = leaf.issuer.to_vec();
-                    issuer =
-                        Some(Issuer { name, key: issuer_key, signs_lists: issuer_signs_lists });
+                    issuers = found;
                 }
                 Err(failure) => {
                     verdict.add(failure);
@@ -173,7 +179,7 @@ impl TrustAnchors {
                 }
             }
         }
-        Judged { verdict, issuer }
+        Judged { verdict, issuers }
     }
 
     /// The verdict alone.

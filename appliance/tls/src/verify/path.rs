@@ -21,21 +21,40 @@ use crate::der::{self, DerError, Reader};
 pub(super) struct Verified {
     /// Bits of the shortest RSA key among its intermediates; `None`: there is none.
     pub(super) weakest: Option<usize>,
-    /// SubjectPublicKeyInfo of the leaf's issuer, a SEQUENCE.
-    pub(super) issuer_key: Arc<[u8]>,
-    pub(super) issuer_signs_lists: bool,
+    /// Upwards from the leaf's; the last is the trust anchor.
+    pub(super) issuers: Arc<[Issuer]>,
 }
 
-/// Who issued a leaf whose path verified: the one whom its path names, whatever else the server sent
-/// under the same name.
+/// Who issued a certificate of a path that verified: the one whom the path names, whatever else the
+/// server sent under the same name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issuer {
     /// Raw, a SEQUENCE.
     pub(super) name: Vec<u8>,
     /// SubjectPublicKeyInfo, a SEQUENCE.
-    pub(super) key: Arc<[u8]>,
+    pub(super) key: Vec<u8>,
     /// Its certificate allows it; a trust anchor may.
     pub(super) signs_lists: bool,
+    /// In DER; `None`: a trust anchor, of which nobody is asked.
+    pub(super) certificate: Option<Vec<u8>>,
+}
+
+/// A certificate of a path that verified, below its trust anchor.
+#[derive(Clone, Copy, Debug)]
+pub struct Issued<'a> {
+    /// In DER.
+    pub certificate: &'a [u8],
+    pub issuer: &'a Issuer,
+}
+
+/// The certificates of a path, upwards from the leaf. `issuers`: what [`Verified`] has.
+pub(super) fn issued<'a>(
+    leaf: &'a [u8],
+    issuers: &'a [Issuer],
+) -> impl Iterator<Item = Issued<'a>> {
+    let above = issuers.iter().map_while(|issuer| issuer.certificate.as_deref());
+    let certificates = std::iter::once(leaf).chain(above);
+    certificates.zip(issuers).map(|(certificate, issuer)| Issued { certificate, issuer })
 }
 
 impl Issuer {
@@ -139,22 +158,31 @@ impl TrustAnchors {
                 None,
             )?;
             let mut weakest = None;
+            let mut issuers = Vec::new();
             for der in path.intermediate_certificates().map(|one| one.der()) {
-                let Ok(one) = Certificate::parse(&der) else { continue };
+                // Cannot fail: webpki has read it.
+                let one = Certificate::parse(&der).map_err(|_| webpki::Error::BadDer)?;
                 if let Ok(PublicKey::Rsa(bits)) = one.public_key() {
                     weakest = Some(weakest.map_or(bits, |least: usize| least.min(bits)));
                 }
                 if let Some(learnt) = learn {
                     learnt.learn(one.subject, &der);
                 }
+                issuers.push(Issuer {
+                    name: one.subject.to_vec(),
+                    key: one.subject_public_key_info.to_vec(),
+                    signs_lists: one.may_sign_lists(),
+                    certificate: Some(der.to_vec()),
+                });
             }
-            let issuer = path.intermediate_certificates().next().map(|one| one.der());
-            let signs_lists = |der: CertificateDer<'_>| {
-                Certificate::parse(&der).is_ok_and(|one| one.may_sign_lists())
-            };
-            let issuer_signs_lists = issuer.is_none_or(signs_lists);
-            let issuer_key = path.issuer_spki().as_ref().into();
-            Ok(Verified { weakest, issuer_key, issuer_signs_lists })
+            let anchor = path.anchor();
+            issuers.push(Issuer {
+                name: der::element(der::SEQUENCE, &[&anchor.subject]),
+                key: der::element(der::SEQUENCE, &[&anchor.subject_public_key_info]),
+                signs_lists: true,
+                certificate: None,
+            });
+            Ok(Verified { weakest, issuers: issuers.into() })
         };
         match attempt(&self.anchors) {
             // The package's error tells more than that the user's authorities know no such issuer.

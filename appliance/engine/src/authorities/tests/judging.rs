@@ -5,7 +5,7 @@ use rcgen::SigningKey as _;
 use super::*;
 
 /// 2026-06-15 at this time.
-fn today(hour: u64) -> UnixTime {
+pub fn today(hour: u64) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(1_781_481_600 + hour * 3600))
 }
 
@@ -21,27 +21,39 @@ fn element(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     [head, contents].concat()
 }
 
-const GOOD: &[u8] = &[0x80, 0];
-const REVOKED: &[u8] = &[0xa1, 17, 0x18, 15];
+pub const GOOD: &[u8] = &[0x80, 0];
+pub const REVOKED: &[u8] = &[0xa1, 17, 0x18, 15];
 
 /// What the intermediate's key says of the leaf: from this time of 2026-06-15 on, to that of a day of that
 /// month.
 fn answer(world: &World, status: &[u8], from: &str, until: &str) -> Vec<u8> {
-    let issuer = world.anchors.judge(&chain(world), None, 0, today(12)).issuer.unwrap();
-    let request = ocsp_request(&world.leaf, &issuer).unwrap();
+    let judged = world.anchors.judge(&chain(world), None, 0, today(12));
+    let issued = judged.issued(&world.leaf).next().unwrap();
+    answer_of(issued, &world.middle_key, status, from, until)
+}
+
+/// What its issuer says of a certificate.
+pub fn answer_of(
+    Issued { certificate, issuer }: Issued<'_>,
+    key: &KeyPair,
+    status: &[u8],
+    from: &str,
+    until: &str,
+) -> Vec<u8> {
+    let request = ocsp_request(certificate, issuer).unwrap();
     // Four sequences of less than 128 bytes, then the certificate's identifier: its algorithm, the hash
     // of the issuer's name, and that of its key.
     let identifier = &request[8..];
-    let key = &identifier[2 + 11 + 22..][..22];
+    let key_hash = &identifier[2 + 11 + 22..][..22];
     let revoked_at: &[u8] = if status == REVOKED { b"20260615090000Z" } else { b"" };
     let time = |text: &str| element(0x18, &[format!("202606{text}00Z").as_bytes()]);
     let made = time(&format!("15{from}"));
     let next = element(0xa0, &[&time(until)]);
     let single = element(0x30, &[identifier, status, revoked_at, &made, &next]);
     let singles = element(0x30, &[&single]);
-    let data = element(0x30, &[&element(0xa2, &[key]), &made, &singles]);
+    let data = element(0x30, &[&element(0xa2, &[key_hash]), &made, &singles]);
     let ecdsa_with_sha256 = [0x30, 10, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
-    let signature = element(3, &[&[0], &world.middle_key.sign(&data).unwrap()]);
+    let signature = element(3, &[&[0], &key.sign(&data).unwrap()]);
     let basic = element(0x30, &[&data, &ecdsa_with_sha256, &signature]);
     let kind = [6, 9, 0x2b, 6, 1, 5, 5, 7, 0x30, 1, 1];
     let bytes = element(0x30, &[&kind, &element(4, &[&basic])]);
@@ -59,9 +71,8 @@ async fn asks(
     now: UnixTime,
 ) -> Revocation {
     let chain = chain(world);
-    let issuer = world.anchors.judge(&chain, None, 0, now).issuer.unwrap();
-    let question = Question { chain: &chain, issuer: &issuer, staple };
-    authorities.revocation(&question, now, soon()).await
+    let judged = world.anchors.judge(&chain, None, 0, now);
+    authorities.answer(question(&judged, &chain, staple), now, soon()).await
 }
 
 /// Servers staple nothing when they resume a session.

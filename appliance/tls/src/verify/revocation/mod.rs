@@ -1,9 +1,9 @@
 //! What others say of whether a certificate is revoked: OCSP answers and lists (SPEC T12).
 //!
 //! For: where a certificate says that it can be asked for ([`Sources`]), what to ask, and what an
-//! answer says, once its signature and its dates are right. Not for: asking; and of a chain only the
-//! leaf is looked at, as browsers do: revoked intermediates reach them by lists of their own. Fails by
-//! [`AnswerError`]: such an answer says nothing.
+//! answer says, once its signature and its dates are right. What is asked about is any certificate of the
+//! path that verified ([`super::Judged::issued`]); of several paths that there may be, that one. Not for:
+//! asking. Fails by [`AnswerError`]: such an answer says nothing.
 
 mod list;
 pub(super) mod ocsp;
@@ -13,7 +13,7 @@ use rustls_pki_types::alg_id;
 use thiserror::Error;
 use webpki::ALL_VERIFICATION_ALGS;
 
-pub use self::list::{judge_list, list_lasts_until};
+pub use self::list::RevocationList;
 pub use self::ocsp::{judge_ocsp, ocsp_request};
 pub use self::sources::{SOURCES_BOUND, Sources};
 use super::path::Issuer;

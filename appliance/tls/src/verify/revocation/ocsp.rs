@@ -24,9 +24,9 @@ const CERTIFICATES: usize = 4;
 
 /// Asks of this certificate. SHA-1 names it, as responders expect (RFC 5019 section 2.1.1), and proves
 /// nothing: whoever finds another certificate for the same hash has no answer signed for it. `None`:
-/// the leaf is no certificate.
-pub fn ocsp_request(leaf: &[u8], issuer: &Issuer) -> Option<Vec<u8>> {
-    let leaf = Certificate::parse(leaf).ok()?;
+/// these bytes are no certificate.
+pub fn ocsp_request(certificate: &[u8], issuer: &Issuer) -> Option<Vec<u8>> {
+    let certificate = Certificate::parse(certificate).ok()?;
     let hashed = |bytes| digest(&SHA1_FOR_LEGACY_USE_ONLY, bytes);
     let (name, key) = (hashed(&issuer.name), hashed(public_key_bits(&issuer.key).ok()?));
     let identifier = der::element(
@@ -38,7 +38,7 @@ pub fn ocsp_request(leaf: &[u8], issuer: &Issuer) -> Option<Vec<u8>> {
             ),
             &der::element(der::OCTET_STRING, &[name.as_ref()]),
             &der::element(der::OCTET_STRING, &[key.as_ref()]),
-            &der::element(der::INTEGER, &[leaf.serial]),
+            &der::element(der::INTEGER, &[certificate.serial]),
         ],
     );
     let request = der::element(der::SEQUENCE, &[&identifier]);
@@ -51,13 +51,13 @@ pub fn ocsp_request(leaf: &[u8], issuer: &Issuer) -> Option<Vec<u8>> {
 /// # Errors
 /// It says nothing that is believed.
 pub fn judge_ocsp(
-    leaf: &[u8],
+    certificate: &[u8],
     issuer: &Issuer,
     answer: &[u8],
     now: UnixTime,
 ) -> Result<Answer, AnswerError> {
     let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    let serial = Certificate::parse(leaf)?.serial;
+    let serial = Certificate::parse(certificate)?.serial;
     let basic = Basic::parse(answer)?;
     if basic.critical {
         return Err(AnswerError::CriticalExtension);

@@ -38,8 +38,8 @@ impl Sources {
             // What stands before a malformed one counts.
             let _ = sources.read_access(extension.value);
         }
-        if let Some(extension) = certificate.extension(CRL_DISTRIBUTION_POINTS) {
-            let _ = sources.read_points(extension.value);
+        for url in distribution_points(certificate).unwrap_or_default() {
+            add(&mut sources.lists, url);
         }
         sources
     }
@@ -62,29 +62,43 @@ impl Sources {
         }
         Ok(())
     }
+}
 
-    /// Points for some reasons only, or of lists that another authority signs, are left out.
-    fn read_points(&mut self, value: &[u8]) -> Result<(), DerError> {
-        let mut outer = Reader(value);
-        let mut list = Reader(outer.expect(der::SEQUENCE)?.contents);
-        while !list.is_empty() {
-            let mut point = Reader(list.expect(der::SEQUENCE)?.contents);
-            let Some(name) = point.optional(der::context_constructed(0))? else { continue };
-            if !point.is_empty() {
-                continue;
-            }
-            let mut name = Reader(name.contents);
-            let Some(full) = name.optional(der::context_constructed(0))? else { continue };
-            let mut names = Reader(full.contents);
-            while !names.is_empty() {
-                let name = names.any()?;
-                if name.tag == URI {
-                    add(&mut self.lists, name.contents);
-                }
-            }
+/// URIs, of any kind, where the certificate says that its list is. `None`: it does not say. What stands
+/// before what is malformed counts.
+pub(super) fn distribution_points<'a>(certificate: &Certificate<'a>) -> Option<Vec<&'a [u8]>> {
+    let extension = certificate.extension(CRL_DISTRIBUTION_POINTS)?;
+    let mut urls = Vec::new();
+    let _ = read_points(extension.value, &mut urls);
+    Some(urls)
+}
+
+/// Points for some reasons only, or of lists that another authority signs, are left out.
+fn read_points<'a>(value: &'a [u8], urls: &mut Vec<&'a [u8]>) -> Result<(), DerError> {
+    let mut outer = Reader(value);
+    let mut list = Reader(outer.expect(der::SEQUENCE)?.contents);
+    while !list.is_empty() {
+        let mut point = Reader(list.expect(der::SEQUENCE)?.contents);
+        let Some(name) = point.optional(der::context_constructed(0))? else { continue };
+        if point.is_empty() {
+            urls.extend(locations(name.contents)?);
         }
-        Ok(())
     }
+    Ok(())
+}
+
+/// URIs among the full names of a DistributionPointName.
+pub(super) fn locations(name: &[u8]) -> Result<Vec<&[u8]>, DerError> {
+    let mut urls = Vec::new();
+    let Some(full) = Reader(name).optional(der::context_constructed(0))? else { return Ok(urls) };
+    let mut names = Reader(full.contents);
+    while !names.is_empty() {
+        let name = names.any()?;
+        if name.tag == URI {
+            urls.push(name.contents);
+        }
+    }
+    Ok(urls)
 }
 
 /// GeneralName's uniformResourceIdentifier.
