@@ -30,7 +30,8 @@ use self::lists::Lists;
 
 /// For all that one session's certificate needs; the client waits for it.
 pub const WITHIN: Duration = Duration::from_secs(3);
-/// Intermediates that are fetched for one chain.
+/// Files with intermediates that are fetched for one chain; of each,
+/// [`weir_tls::verify::BUNDLE_BOUND`] certificates are looked at.
 const MOST_INTERMEDIATES: usize = 4;
 /// Certificates of a path that are asked about, the leaf first; those above are not.
 pub const MOST_ASKED: usize = 4;
@@ -130,19 +131,21 @@ impl Authorities {
         }
         for _ in 0..MOST_INTERMEDIATES {
             let Some(missing) = anchors.missing_issuer(&chain, now) else { break };
-            let mut found = None;
+            let mut found = Vec::new();
             for url in missing.urls.iter().filter_map(|url| url.parse().ok()) {
                 let fetch = Fetch::Intermediate { url };
                 let fetched = self.fetching.fetch(fetch.clone(), Some(client), deadline).await;
-                let Ok(der) = fetched else { continue };
-                if missing.is(&der) {
-                    found = Some(der);
+                let Ok(file) = fetched else { continue };
+                found = missing.found_in(&file);
+                if !found.is_empty() {
                     break;
                 }
-                self.fetching.disbelieved(&fetch, &der);
+                self.fetching.disbelieved(&fetch, &file);
             }
-            let Some(der) = found else { break };
-            chain.insert(1, CertificateDer::from(der.to_vec()));
+            if found.is_empty() {
+                break;
+            }
+            chain.splice(1..1, found);
         }
         chain
     }

@@ -16,7 +16,7 @@ use weir_tls::TrustAnchors;
 use weir_tls::verify::revocation::{
     Answer, AnswerError, RevocationList, SOURCES_BOUND, Sources, Status, judge_ocsp, ocsp_request,
 };
-use weir_tls::verify::{Failure, Issuer, Judged};
+use weir_tls::verify::{BUNDLE_BOUND, Failure, Issuer, Judged};
 
 /// A leaf below an intermediate; the index of that authority in `directory`.
 struct World {
@@ -512,6 +512,80 @@ fn the_first_issuer_that_nobody_sent_is_missing_where_its_place_is_named() {
     // What was learnt is not missing any more.
     assert!(anchors.verify(&ders(&whole), None, 0, UnixTime::now()).is_verified());
     assert_eq!(missing(&[leaf]), None);
+}
+
+#[test]
+fn an_issuer_is_found_in_whatever_file_its_authority_has_it() {
+    let root = authority("Root", &PKCS_ECDSA_P256_SHA256);
+    let upper = intermediate("Upper", &root, |_| {});
+    let middle = intermediate("Middle", &upper, |_| {});
+    let others: Vec<_> = ["One", "Two", "Three", "Four", "Five", "Six", "Seven"]
+        .map(|name| authority(name, &PKCS_ECDSA_P256_SHA256))
+        .into();
+    let url = at("http://ca.example/");
+    let server = leaf_with(&middle, &["a.example"], &PKCS_ECDSA_P256_SHA256, url).chain.remove(0);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    for (name, one) in [("root", &root), ("upper", &upper), ("middle", &middle)] {
+        pem(path, name, &one.pair);
+    }
+    for (number, one) in others.iter().enumerate() {
+        pem(path, &format!("other{number}"), &one.pair);
+    }
+    let anchors = TrustAnchors::new(&[root.der().to_vec()], false).unwrap();
+    let now = UnixTime::now();
+    let missing = anchors.missing_issuer(&ders(std::slice::from_ref(&server)), now).unwrap();
+    let found = |file: &[u8]| missing.found_in(file);
+    let message = |names: &[&str], form: &str| {
+        let files: Vec<String> = names.iter().map(|name| format!("{name}.pem")).collect();
+        let files = files.iter().flat_map(|file| ["-certfile", file.as_str()]);
+        let files: Vec<&str> = files.collect();
+        let fixed = ["crl2pkcs7", "-nocrl", "-outform", form, "-out", "message"];
+        openssl(path, &[&fixed[..], &files].concat());
+        std::fs::read(path.join("message")).unwrap()
+    };
+    let text = |names: &[&str]| -> Vec<u8> {
+        names
+            .iter()
+            .flat_map(|name| std::fs::read(path.join(format!("{name}.pem"))).unwrap())
+            .collect()
+    };
+    let middle_alone = ders(&[middle.der().to_vec()]);
+    let both = ders(&[middle.der().to_vec(), upper.der().to_vec()]);
+    assert_eq!(found(middle.der()), middle_alone);
+    for form in ["DER", "PEM"] {
+        assert_eq!(found(&message(&["middle"], form)), middle_alone, "{form}");
+        // In any order, and beside what is no part of the path.
+        assert_eq!(found(&message(&["upper", "other0", "middle"], form)), both, "{form}");
+        assert_eq!(found(&message(&["upper", "other0"], form)), [], "{form}");
+        let with_root = found(&message(&["root", "upper", "middle"], form));
+        assert_eq!(with_root[..2], both);
+    }
+    assert_eq!(found(&text(&["middle"])), middle_alone);
+    assert_eq!(found(&text(&["other1", "upper", "middle"])), both);
+    let windows = String::from_utf8(text(&["middle"])).unwrap().replace('\n', "\r\n");
+    assert_eq!(found(format!("Subject: Middle\r\n{windows}").as_bytes()), middle_alone);
+    // With it the chain verifies.
+    let chain: Vec<_> =
+        ders(std::slice::from_ref(&server)).into_iter().chain(both.clone()).collect();
+    assert!(anchors.verify(&chain, None, 0, now).is_verified());
+
+    // Eight are looked at.
+    let many = ["other0", "other1", "other2", "other3", "other4", "other5", "other6", "middle"];
+    assert_eq!(found(&message(&many, "DER")), middle_alone);
+    assert_eq!(many.len(), BUNDLE_BOUND);
+    let more = [&many[..7], &["upper", "middle"]].concat();
+    assert_eq!(found(&message(&more, "DER")), []);
+    // Cut short, up to the line that ends it, a file lacks the last one at least.
+    for file in [message(&["upper", "middle"], "DER"), text(&["upper", "middle"])] {
+        for length in (0..file.len() - "-----END CERTIFICATE-----\n".len()).step_by(7) {
+            assert!(found(&file[..length]).len() < 2, "{length}");
+        }
+    }
+    for nothing in ["", "-----BEGIN ", "-----BEGIN A-----", "-----BEGIN A----------END A-----", "0"]
+    {
+        assert_eq!(found(nothing.as_bytes()), [], "{nothing}");
+    }
 }
 
 #[test]

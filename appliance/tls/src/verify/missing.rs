@@ -1,11 +1,11 @@
 //! The intermediate that a server forgot, and where its certificates say that it can be had.
 //!
-//! For: fetching it. Not for: believing it; with it the chain is verified as any other. Only one
-//! certificate in DER is read, as authorities are to serve it (RFC 5280 section 4.2.2.1): neither PKCS #7
-//! nor PEM. Cannot fail.
+//! For: fetching it, and finding it in what came ([`super::bundle`]). Not for: believing it; with it the
+//! chain is verified as any other. Cannot fail.
 
 use rustls_pki_types::{CertificateDer, UnixTime};
 
+use super::bundle::certificates;
 use super::revocation::{Sources, verify_signature};
 use super::{CHAIN_BOUND, TrustAnchors, default_package};
 use crate::certificate::{Certificate, Signed};
@@ -26,6 +26,23 @@ pub struct MissingIssuer {
 }
 
 impl MissingIssuer {
+    /// The certificates among those in a file that bring the path up: the issuer, in each version that
+    /// there is, and then whoever issued one of them in turn. None: the issuer is not in it.
+    pub fn found_in(&self, file: &[u8]) -> Vec<CertificateDer<'static>> {
+        let all = certificates(file).into_iter();
+        let (mut found, mut rest): (Vec<_>, Vec<_>) = all.partition(|one| self.is(one));
+        // Each step takes one of at most `BUNDLE_BOUND`.
+        let mut steps = 0;
+        while let Some(below) = found.get(steps).and_then(|one| Below::parse(one)) {
+            let is_above = |one: &Vec<u8>| below.is_signed_by(one) && is_within_dates(one, self.at);
+            let (above, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(is_above);
+            found.extend(above);
+            rest = others;
+            steps = steps.saturating_add(1);
+        }
+        found.into_iter().map(CertificateDer::from).collect()
+    }
+
     /// Whether these bytes are a certificate of that name, within its dates, whose key signed the one
     /// below: authorities renew theirs under one name.
     pub fn is(&self, der: &[u8]) -> bool {

@@ -20,6 +20,7 @@
 //! literal). Where it sent none, nobody but the client knows whom it meant; the forged certificate
 //! has the names of the original, so the client finds out for itself.
 
+mod bundle;
 mod cache;
 mod learnt;
 mod missing;
@@ -36,6 +37,7 @@ use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use thiserror::Error;
 use webpki::{EndEntityCert, anchor_from_trusted_cert};
 
+pub use self::bundle::BUNDLE_BOUND;
 pub use self::cache::PATHS_BOUND;
 use self::cache::PathCache;
 pub use self::learnt::{Intermediates, SUBJECTS_BOUND};
