@@ -217,9 +217,9 @@ fn request(fetch: &Fetch) -> Result<Request<Full<hyper::body::Bytes>>, FetchFail
         .header(HOST, url.authority())
         .header(CONNECTION, "close");
     let request = match fetch {
-        Fetch::Intermediate { .. } => {
-            request.header(ACCEPT, "application/pkix-cert").body(Full::default())
-        }
+        Fetch::Intermediate { .. } => request
+            .header(ACCEPT, "application/pkix-cert, application/pkcs7-mime")
+            .body(Full::default()),
         Fetch::RevocationList { .. } => {
             request.header(ACCEPT, "application/pkix-crl").body(Full::default())
         }

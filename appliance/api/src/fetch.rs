@@ -197,6 +197,8 @@ pub enum FetchFailure {
 pub enum Refused {
     #[error("loopback, link-local, multicast or unspecified")]
     Never,
+    #[error("one of the appliance's own")]
+    Own,
     #[error("not public, and not in fetch-private-networks")]
     NotPublic,
     #[error("another port than 80, and not in fetch-private-networks")]

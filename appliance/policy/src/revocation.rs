@@ -73,16 +73,21 @@ const TRANSLATED: [Ipv6Net; 2] = [
     Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48),
 ];
 
-/// Whether nothing is ever fetched from this address. An IPv4 address inside an IPv6 one is meant.
+/// Whether nothing is ever fetched from this address, or the one inside it.
 pub fn is_never_fetched_from(address: IpAddr) -> bool {
-    let address = match address.to_canonical() {
+    let host = host_of(address);
+    NEVER.iter().any(|never| never.contains(&host))
+}
+
+/// Whom this address leads to: an IPv4 address that is inside an IPv6 one is meant.
+pub fn host_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
         IpAddr::V6(address) if TRANSLATED.iter().any(|prefix| prefix.contains(&address)) => {
             let [.., a, b, c, d] = address.octets();
             IpAddr::V4(Ipv4Addr::new(a, b, c, d))
         }
         address => address,
-    };
-    NEVER.iter().any(|never| never.contains(&address))
+    }
 }
 
 /// Whether a network has anything but such addresses.

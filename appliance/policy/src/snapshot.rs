@@ -16,7 +16,7 @@ pub use crate::device::{
 };
 use crate::precedence::Precedence;
 pub use crate::revocation::{
-    MOST_FETCH_NETWORKS, Revocation, RevocationUnknown, is_never_fetched_from,
+    MOST_FETCH_NETWORKS, Revocation, RevocationUnknown, host_of, is_never_fetched_from,
 };
 use crate::secret::SecretBytes;
 use crate::suites::Allowed;

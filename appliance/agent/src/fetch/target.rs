@@ -1,17 +1,25 @@
 //! From which addresses is fetched: public ones on port 80, those of networks that the configuration
-//! names on any port, and never loopback or the link. The appliance's other addresses are as any: its
-//! management address is asked where the configuration names its network.
+//! names on any port, and never loopback, the link, or the appliance itself.
 //!
-//! For: an address that is about to be connected to, whatever name led there. Fails by [`Refused`].
+//! For: an address that is about to be connected to, whatever name led there. Not for: addresses of the
+//! appliance that others translate to (NAT) without its knowing. Fails by [`Refused`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nix::ifaddrs::getifaddrs;
 use weir_api::fetch::Refused;
-use weir_policy::snapshot::is_never_fetched_from;
+use weir_policy::snapshot::{host_of, is_never_fetched_from};
 
 /// `private`: the configuration's networks.
 pub fn admit(address: SocketAddr, private: &[IpNet]) -> Result<(), Refused> {
+    permitted(address, private)?;
+    let ip = address.ip().to_canonical();
+    if is_own(ip) || is_own(host_of(ip)) { Err(Refused::Own) } else { Ok(()) }
+}
+
+/// Whatever addresses the appliance has.
+fn permitted(address: SocketAddr, private: &[IpNet]) -> Result<(), Refused> {
     let (ip, port) = (address.ip().to_canonical(), address.port());
     if is_never_fetched_from(ip) {
         return Err(Refused::Never);
@@ -23,6 +31,19 @@ pub fn admit(address: SocketAddr, private: &[IpNet]) -> Result<(), Refused> {
         return Err(Refused::NotPublic);
     }
     if port == 80 { Ok(()) } else { Err(Refused::Port) }
+}
+
+/// Whether an interface has it. Asked anew each time, since the management port's address may change;
+/// where that cannot be told, it might be.
+fn is_own(address: IpAddr) -> bool {
+    let Ok(mut interfaces) = getifaddrs() else { return true };
+    interfaces.any(|interface| {
+        let Some(own) = interface.address else { return false };
+        match address {
+            IpAddr::V4(address) => own.as_sockaddr_in().is_some_and(|own| own.ip() == address),
+            IpAddr::V6(address) => own.as_sockaddr_in6().is_some_and(|own| own.ip() == address),
+        }
+    })
 }
 
 const fn v4(a: u8, b: u8, c: u8, d: u8, length: u8) -> Ipv4Net {
@@ -70,7 +91,7 @@ mod tests {
 
     fn of(address: &str, private: &[&str]) -> Result<(), Refused> {
         let private: Vec<IpNet> = private.iter().map(|one| one.parse().unwrap()).collect();
-        admit(address.parse().unwrap(), &private)
+        permitted(address.parse().unwrap(), &private)
     }
 
     #[test]
@@ -106,6 +127,15 @@ mod tests {
         ] {
             assert_eq!(of(address, &[]), Err(Refused::Never), "{address}");
             assert_eq!(of(address, &everything), Err(Refused::Never), "{address}");
+        }
+    }
+
+    /// The machine's others come and go: the lab's tests have one.
+    #[test]
+    fn an_address_is_our_own_where_an_interface_has_it() {
+        assert!(is_own("127.0.0.1".parse().unwrap()));
+        for other in ["192.0.2.1", "240.0.0.1", "255.255.255.255", "2001:db8::1", "fe80::1:1"] {
+            assert!(!is_own(other.parse().unwrap()), "{other}");
         }
     }
 

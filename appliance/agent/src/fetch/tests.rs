@@ -45,7 +45,7 @@ async fn a_certificate_is_asked_for_with_nothing_but_what_is_needed() {
     let (asked, result) = answered(intermediate(), vec![answer]).await;
     assert_eq!(result, Ok(Bytes(b"abc".to_vec())));
     let expected = "GET /ca.cer?v=1 HTTP/1.1\r\nhost: ca.example:8080\r\nconnection: close\r\n\
-                    accept: application/pkix-cert\r\n\r\n";
+                    accept: application/pkix-cert, application/pkcs7-mime\r\n\r\n";
     assert_eq!(asked, expected);
 }
 
