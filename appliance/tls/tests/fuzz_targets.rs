@@ -5,6 +5,8 @@
 
 extern crate self as libfuzzer_sys;
 
+#[path = "../../../tests/fuzz/fuzz_targets/bundle.rs"]
+mod bundle;
 #[path = "../../../tests/fuzz/fuzz_targets/certificate.rs"]
 mod certificate;
 #[path = "../../../tests/fuzz/fuzz_targets/chain.rs"]
@@ -15,8 +17,20 @@ mod client_hello;
 mod leg;
 #[path = "../../../tests/fuzz/plain.rs"]
 mod plain;
+#[path = "../../../tests/fuzz/fuzz_targets/revocation.rs"]
+mod revocation;
 #[path = "../../../tests/fuzz/fuzz_targets/staple.rs"]
 mod staple;
+
+#[test]
+fn answers_of_authorities_are_believed_whole_or_not() {
+    plain::run("revocation", revocation::target);
+}
+
+#[test]
+fn bundles_have_issuers_or_nothing() {
+    plain::run("bundle", bundle::target);
+}
 
 #[test]
 fn certificates_are_copied_or_refused() {

@@ -7,6 +7,7 @@ mod invariants;
 use std::path::Path;
 
 use proptest::prelude::*;
+use weir_tls::verify::revocation::Status;
 
 fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/seeds").join(target);
@@ -16,7 +17,11 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     };
     let mut seeds: Vec<_> = entries.map(read).collect();
     seeds.sort();
-    assert!(seeds.len() >= if target == "leg" { 6 } else { 20 }, "{target}");
+    let least = match target {
+        "certificate" | "chain" => 20,
+        _ => 4,
+    };
+    assert!(seeds.len() >= least, "{target}");
     seeds
 }
 
@@ -61,6 +66,24 @@ fn first_flights_end_no_leg_otherwise_than_by_an_error() {
     }
 }
 
+#[test]
+fn answers_of_authorities_say_what_they_were_made_to_say() {
+    for (name, seed) in seeds("revocation") {
+        let expected = if name.contains("revoked") { Status::Revoked } else { Status::Good };
+        assert_eq!(invariants::answer(&seed), Some(expected), "{name}");
+        for length in (0..seed.len()).step_by(1 + seed.len() / 100) {
+            assert_eq!(invariants::answer(&seed[..length]), None, "{name} at {length}");
+        }
+    }
+}
+
+#[test]
+fn issuers_are_found_in_each_kind_of_file() {
+    for (name, seed) in seeds("bundle") {
+        assert_eq!(invariants::bundle(&seed), Some(true), "{name}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
@@ -70,7 +93,7 @@ proptest! {
         at in any::<prop::sample::Index>(),
         byte in any::<u8>(),
     ) {
-        for target in ["certificate", "chain", "leg"] {
+        for target in ["certificate", "chain", "leg", "revocation", "bundle"] {
             let seeds = seeds(target);
             let mut seed = which.get(&seeds).1.clone();
             let at = at.index(seed.len());
@@ -78,6 +101,8 @@ proptest! {
             let _ = match target {
                 "certificate" => invariants::certificate(&seed),
                 "chain" => invariants::chain(&seed).is_some(),
+                "revocation" => invariants::answer(&seed).is_some(),
+                "bundle" => invariants::bundle(&seed).is_some(),
                 _ => invariants::leg(&seed).0,
             };
         }

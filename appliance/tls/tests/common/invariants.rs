@@ -1,6 +1,6 @@
-//! What holds for the forger, the verifier and the modern stack's legs whatever bytes a peer sends. The
-//! fuzz targets `certificate`, `chain` and `leg` run these on made-up input, `tests/seeds.rs` on the
-//! seeds.
+//! What holds for the forger, the verifier, the modern stack's legs and what authorities serve, whatever
+//! bytes a peer sends. The fuzz targets `certificate`, `chain`, `leg`, `revocation` and `bundle` run these
+//! on made-up input, `tests/seeds.rs` on the seeds.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::SocketAddr;
@@ -11,8 +11,11 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use weir_policy::SecretBytes;
 use weir_policy::snapshot::CertifiedKey;
-use weir_tls::verify::Failure;
-use weir_tls::{Forger, LeafKeys, LeafKind, LegKey, ModernStack, Signer, TrustAnchors, Verdict};
+use weir_tls::verify::revocation::{RevocationList, Status, judge_ocsp};
+use weir_tls::verify::{BUNDLE_BOUND, Failure};
+use weir_tls::{
+    Forger, LeafKeys, LeafKind, LegKey, ModernStack, Names, Signer, TrustAnchors, Verdict,
+};
 
 /// 2026-11-24, when the seeds were made.
 pub const NOW: u64 = 1_795_500_000;
@@ -111,4 +114,53 @@ pub fn chain(input: &[u8]) -> Option<Verdict> {
     // Back at the time it was, nothing has changed.
     assert_eq!(anchors.verify(chain, name, 2048, at(NOW)), verdict);
     Some(verdict)
+}
+
+/// 2027-01-15: the seeds of both below were made before, and hold for longer.
+const LATER: u64 = 1_800_000_000;
+
+/// `input` is a certificate, its issuer's, each with its length in two bytes before, and an OCSP answer or
+/// a list. None is believed in part, and each says the same twice. What it says.
+pub fn answer(input: &[u8]) -> Option<Status> {
+    let (leaf, rest) = first(input)?;
+    let (issuer, answer) = first(rest)?;
+    let anchors = TrustAnchors::new(&[issuer.to_vec()], false).ok()?;
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(LATER));
+    let judged = anchors.judge(&[CertificateDer::from(leaf)], None, 0, now);
+    let issuer = judged.issued(leaf).next()?.issuer;
+    let cut = &answer[..answer.len().saturating_sub(1)];
+
+    let ocsp = judge_ocsp(leaf, issuer, answer, now);
+    assert_eq!(ocsp, judge_ocsp(leaf, issuer, answer, now));
+    let list = RevocationList::read(answer, issuer);
+    if let Ok(list) = &list {
+        assert!(list.weight() <= answer.len() + 256, "{} of {}", list.weight(), answer.len());
+        assert_eq!(list.says(leaf, now), list.says(leaf, now));
+        assert!(RevocationList::read(cut, issuer).is_err());
+    }
+    let says = ocsp.or_else(|_| list?.says(leaf, now)).ok()?;
+    let (made, until) = (says.made.cast_unsigned(), says.until.cast_unsigned());
+    assert!(made <= LATER + 300 && until > LATER, "{says:?}");
+    assert!(judge_ocsp(leaf, issuer, cut, now).is_err());
+    Some(says.status)
+}
+
+/// `input` is a certificate, with its length in two bytes before, and a file that may have its issuer. What
+/// is found there are certificates, the first of which is the issuer. Whether it is.
+pub fn bundle(input: &[u8]) -> Option<bool> {
+    let (leaf, file) = first(input)?;
+    let anchors = TrustAnchors::new(&[], false).unwrap();
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(LATER));
+    let missing = anchors.missing_issuer(&[CertificateDer::from(leaf)], now)?;
+    let found = missing.found_in(file);
+    assert!(found.len() <= BUNDLE_BOUND);
+    assert!(found.iter().all(|one| Names::of(one).is_some()));
+    assert!(found.first().is_none_or(|first| missing.is(first)));
+    Some(!found.is_empty())
+}
+
+/// What has its length in two bytes before it, and the rest.
+fn first(input: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = input.split_first_chunk::<2>()?;
+    rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))
 }
