@@ -89,15 +89,17 @@ impl Certificates {
         Maker { directory: &self.directory }.signed(file, P256, names, by, more)
     }
 
-    /// An authority below the public CA.
-    pub fn intermediate(&self, file: &str, name: &str) -> Result<Identity> {
+    /// An authority below the public CA, with these further extensions as openssl has them.
+    pub fn intermediate(&self, file: &str, name: &str, more: &[&str]) -> Result<Identity> {
         let maker = Maker { directory: &self.directory };
         let identity = maker.key(file, P256)?;
         let mut command = openssl(["req", "-x509", "-new", "-sha256", "-days", "90"]);
         command.arg("-key").arg(&identity.key).arg("-out").arg(&identity.certificate);
         command.arg("-CA").arg(&self.public_ca.certificate).arg("-CAkey").arg(&self.public_ca.key);
         command.args(["-subj", &format!("/O=Weir lab/CN={name}")]);
-        command.args(["-addext", "keyUsage=critical,keyCertSign,cRLSign"]);
+        for extension in [&["keyUsage=critical,keyCertSign,cRLSign"], more].concat() {
+            command.args(["-addext", extension]);
+        }
         succeed(&mut command)?;
         Ok(identity)
     }

@@ -1,5 +1,5 @@
 //! What authorities are asked by the management port: OCSP, lists, missing intermediates. The real
-//! agent fetches, from openssl's responder and a web server in its own namespace.
+//! agent fetches, from openssl's responder and a web server at the other end of its management port.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,14 +8,16 @@ use nix::sys::signal::{Signal, kill};
 use weir_lab::bench::Bench;
 use weir_lab::certificates::Identity;
 use weir_lab::fetch::{Fetch, Fetched};
+use weir_lab::namespace::Namespace;
 use weir_lab::process::{Process, succeed};
 use weir_lab::wire::Wire as _;
 use weir_lab::wire::lab::Lab;
 
 use super::{OTHER, openssl_server, passes, record_of, told};
 
-/// In the agent's namespace, by no interface that leads anywhere else.
+/// Where the authority is, and the appliance's own address on the way there.
 const AUTHORITY: &str = "10.67.0.1";
+const OWN: &str = "10.67.0.2";
 const OCSP: &str = "8081";
 const WEB: &str = "8080";
 const NOBODY: &str = "8089";
@@ -32,19 +34,32 @@ pub(super) fn provision(bench: &mut Bench<Lab>, device: &str, proxy: &str) -> an
 /// The device may fetch from the authority.
 const PERMITTED: &str = "    fetch-private-networks: [10.67.0.0/24]\n";
 
+/// A namespace that has [`AUTHORITY`], and a link to the agent's.
+fn authority_s_host(bench: &Bench<Lab>) -> anyhow::Result<Namespace> {
+    let host = Namespace::create(format!("{}authority", bench.ends.run.prefix()))?;
+    let management = &bench.wire.management;
+    let peer = ["peer", "name", "authority", "netns", host.name()];
+    management.ip(&[&["link", "add", "authority", "type", "veth"], &peer[..]].concat())?;
+    for (namespace, address) in [(management, OWN), (&host, AUTHORITY)] {
+        namespace.ip(&["address", "add", &format!("{address}/24"), "dev", "authority"])?;
+        namespace.ip(&["link", "set", "authority", "up"])?;
+    }
+    Ok(host)
+}
+
 /// A program that listens on this port of [`AUTHORITY`].
 fn authority(
     bench: &Bench<Lab>,
+    host: &Namespace,
     name: &str,
     port: &str,
     command: &mut Command,
 ) -> anyhow::Result<Process> {
-    let (management, run) = (&bench.wire.management, &bench.ends.run);
-    management.ip(&["address", "replace", &format!("{AUTHORITY}/24"), "dev", "lo"])?;
+    let run = &bench.ends.run;
     let mut process = Process::start(name, command, &run.path(&format!("{name}.log")))?;
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     let listens = |text: String| text.contains(&format!(":{port} "));
-    while !listens(succeed(management.command("ss").args(["-Hltn"]))?) {
+    while !listens(succeed(host.command("ss").args(["-Hltn"]))?) {
         process.check()?;
         anyhow::ensure!(std::time::Instant::now() < deadline, "{name} does not listen");
         std::thread::sleep(std::time::Duration::from_millis(20));
@@ -69,12 +84,12 @@ fn index(bench: &Bench<Lab>, certificates: &[(&Identity, bool)]) -> anyhow::Resu
 }
 
 /// A web server for what is in this directory; what it was asked is in the run's `web.log`.
-fn web(bench: &Bench<Lab>) -> anyhow::Result<(Process, PathBuf)> {
+fn web(bench: &Bench<Lab>, host: &Namespace) -> anyhow::Result<(Process, PathBuf)> {
     let directory = bench.ends.run.path("web");
     std::fs::create_dir_all(&directory)?;
-    let mut command = bench.wire.management.command("python3");
+    let mut command = host.command("python3");
     command.args(["-um", "http.server", "--bind", AUTHORITY, WEB, "--directory"]).arg(&directory);
-    Ok((authority(bench, "web", WEB, &mut command)?, directory))
+    Ok((authority(bench, host, "web", WEB, &mut command)?, directory))
 }
 
 /// What a client gets of a server with this certificate, and the session's record.
@@ -95,8 +110,12 @@ fn judged(
     revocation: Option<&str>,
 ) -> anyhow::Result<()> {
     let (fetched, record) = visit(bench, identity)?;
+    // The console folds long ones.
     let field = |name: &str| {
-        record.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
+        let mut lines = record.lines().skip_while(|line| !line.starts_with(name));
+        let first = lines.next()?.strip_prefix(name)?;
+        let more = lines.take_while(|line| line.starts_with(' '));
+        Some([first].into_iter().chain(more).map(str::trim).collect::<Vec<_>>().join(" "))
     };
     anyhow::ensure!((fetched.exit == 0) == trusted, "{}: {record}", fetched.end());
     anyhow::ensure!(field("Verdict").as_deref() == Some(verdict), "{record}");
@@ -117,7 +136,7 @@ fn access(kind: &str, port: &str, path: &str) -> String {
 #[test]
 fn an_authority_that_is_asked_says_whether_a_certificate_is_revoked() {
     passes(|bench, _| {
-        let certificates = bench.ends.certificates.clone();
+        let (certificates, host) = (bench.ends.certificates.clone(), authority_s_host(bench)?);
         let authority_of_all = &certificates.public_ca;
         let names = &["public.example"];
         let signed =
@@ -131,14 +150,14 @@ fn an_authority_that_is_asked_says_whether_a_certificate_is_revoked() {
         let (unlisted, listed) = (signed("unlisted", &point)?, signed("listed", &point)?);
         let index =
             index(bench, &[(&good, false), (&revoked, true), (&unlisted, false), (&listed, true)])?;
-        let mut command = bench.wire.management.command("openssl");
+        let mut command = host.command("openssl");
         command.args(["ocsp", "-port", OCSP, "-nmin", "60", "-index"]).arg(&index);
         for option in ["-rsigner", "-CA"] {
             command.arg(option).arg(&authority_of_all.certificate);
         }
         command.arg("-rkey").arg(&authority_of_all.key);
-        let responder = authority(bench, "responder", OCSP, &mut command)?;
-        let (_web, directory) = web(bench)?;
+        let responder = authority(bench, &host, "responder", OCSP, &mut command)?;
+        let (_web, directory) = web(bench, &host)?;
         revocation_list(bench, &index, &directory.join("list.crl"))?;
 
         // By default nobody is asked.
@@ -158,6 +177,11 @@ fn an_authority_that_is_asked_says_whether_a_certificate_is_revoked() {
         // What was refused before is not held against it.
         let broken = "unknown: not fetched: no connection";
         judged(bench, &unheard, true, "verified", Some(broken))?;
+        // The appliance's own services are nobody's to ask.
+        let ours = format!("authorityInfoAccess=OCSP;URI:http://{OWN}:{NOBODY}/");
+        let (from, why) = (format!("{OWN} port {NOBODY}"), "one of the appliance's own");
+        let refused = format!("unknown: not fetched: nothing is fetched from {from}: {why}");
+        judged(bench, &signed("ours", &ours)?, true, "verified", Some(&refused))?;
         judged(bench, &good, true, "verified", Some("not revoked, by OCSP"))?;
         judged(bench, &revoked, false, "revoked", Some("revoked, by OCSP"))?;
         let list = "by its authority's list";
@@ -218,18 +242,18 @@ fn revocation_list(bench: &Bench<Lab>, index: &Path, to: &Path) -> anyhow::Resul
 #[test]
 fn an_intermediate_that_a_server_forgets_is_fetched_where_the_device_says_so_and_learnt() {
     passes(|bench, _| {
-        let certificates = bench.ends.certificates.clone();
-        let middle = certificates.intermediate("middle", "Weir lab intermediate CA")?;
+        let (certificates, host) = (bench.ends.certificates.clone(), authority_s_host(bench)?);
+        let middle = certificates.intermediate("middle", "Weir lab intermediate CA", &[])?;
         let names = &["public.example"];
         let server =
             certificates.extended("below", names, &middle, &access("caIssuers", WEB, "/ca.cer"))?;
         let lost = certificates.extended(
             "lost",
             names,
-            &certificates.intermediate("other", "Weir lab other CA")?,
+            &certificates.intermediate("other", "Weir lab other CA", &[])?,
             &access("caIssuers", WEB, "/none.cer"),
         )?;
-        let (_web, directory) = web(bench)?;
+        let (_web, directory) = web(bench, &host)?;
         let mut command = Command::new("openssl");
         command.args(["x509", "-outform", "DER", "-in"]).arg(&middle.certificate);
         succeed(command.arg("-out").arg(directory.join("ca.cer")))?;
@@ -259,10 +283,10 @@ fn an_intermediate_that_a_server_forgets_is_fetched_where_the_device_says_so_and
 #[test]
 fn an_intermediate_that_could_not_be_had_for_a_moment_is_had_by_a_later_session() {
     passes(|bench, _| {
-        let certificates = bench.ends.certificates.clone();
+        let (certificates, host) = (bench.ends.certificates.clone(), authority_s_host(bench)?);
         let signed = |file: &str, path: &str| -> anyhow::Result<[Identity; 2]> {
-            let by =
-                certificates.intermediate(&format!("{file}-ca"), &format!("Weir lab {file}"))?;
+            let (file_of_by, name) = (format!("{file}-ca"), format!("Weir lab {file}"));
+            let by = certificates.intermediate(&file_of_by, &name, &[])?;
             let names = &["public.example"];
             let server =
                 certificates.extended(file, names, &by, &access("caIssuers", WEB, path))?;
@@ -273,7 +297,7 @@ fn an_intermediate_that_could_not_be_had_for_a_moment_is_had_by_a_later_session(
         let settings = format!("{PERMITTED}    fetch-intermediates: true\n");
         provision(bench, &settings, "")?;
         judged(bench, &down, false, "untrusted", None)?;
-        let (_web, directory) = web(bench)?;
+        let (_web, directory) = web(bench, &host)?;
         for (issuer, file) in [(&its_issuer, "down.cer"), (&issuer_of_late, "late.cer")] {
             let mut command = Command::new("openssl");
             command.args(["x509", "-outform", "DER", "-in"]).arg(&issuer.certificate);
@@ -296,5 +320,42 @@ fn an_intermediate_that_could_not_be_had_for_a_moment_is_had_by_a_later_session(
         judged(bench, &late, true, "verified", None)?;
         let completed = "2  chains completed with fetched intermediates";
         told(bench, "show tls-inspection", completed).map(drop)
+    });
+}
+
+/// Also where the server forgets the intermediate, and its authority has it in a bundle.
+#[test]
+fn a_certificate_below_a_revoked_intermediate_is_as_one_that_is_revoked() {
+    passes(|bench, _| {
+        let (certificates, host) = (bench.ends.certificates.clone(), authority_s_host(bench)?);
+        let (_web, directory) = web(bench, &host)?;
+        let point = format!("crlDistributionPoints=URI:http://{AUTHORITY}:{WEB}/list.crl");
+        let middle = certificates.intermediate("middle", "Weir lab revoked CA", &[&point])?;
+        let other = certificates.intermediate("other", "Weir lab other CA", &[&point])?;
+        let names = &["public.example"];
+        let access = access("caIssuers", WEB, "/ca.p7c");
+        let below = certificates.extended("below", names, &middle, &access)?;
+        let good = certificates.extended("good", names, &other, &access)?;
+        let mut command = Command::new("openssl");
+        command.args(["crl2pkcs7", "-nocrl", "-outform", "DER"]);
+        for identity in [&other, &middle] {
+            command.arg("-certfile").arg(&identity.certificate);
+        }
+        succeed(command.arg("-out").arg(directory.join("ca.p7c")))?;
+        let index = index(bench, &[(&middle, true), (&other, false)])?;
+        revocation_list(bench, &index, &directory.join("list.crl"))?;
+
+        let device = format!("{PERMITTED}    fetch-intermediates: true\n");
+        provision(bench, &device, "      revocation: fetched\n")?;
+        let revoked = "intermediate Weir lab revoked CA revoked, by its authority's list";
+        judged(bench, &below, false, "revoked", Some(revoked))?;
+        // Of the leaf itself nobody says anything.
+        let nobody = "unknown: the certificate names nobody to ask";
+        judged(bench, &good, true, "verified", Some(nobody))?;
+        for path in ["/ca.p7c", "/list.crl"] {
+            let asked = asked(bench)?;
+            anyhow::ensure!(asked.matches(&format!("GET {path}")).count() == 1, "{asked}");
+        }
+        Ok(())
     });
 }
