@@ -4,6 +4,8 @@
 //! Not for: what policy says. Fails by closing the one connection; the engine keeps its policy and
 //! connects again.
 
+mod log;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -15,7 +17,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, spawn_local};
 use tracing::{info, warn};
-use weir_api::engine::{FilterAction, FilterEvent, FromEngine, SessionRecord, ToEngine};
+use weir_api::engine::{FromEngine, ToEngine};
 use weir_api::frame::{self, FrameError};
 use weir_api::rules::Answer;
 
@@ -264,13 +266,13 @@ fn hear(state: &mut State, message: FromEngine) {
         }
         FromEngine::Session(session) => {
             if session.is_logged() {
-                log_session(&session);
+                log::session(&session);
                 state.tls_inspection_log.push((*session).clone());
             }
             state.sessions.push(*session);
         }
         FromEngine::Filter(event) => {
-            log_event(&event);
+            log::event(&event);
             state.events.push(*event);
         }
         FromEngine::Health { fallback, .. } => state.engine.fallback = fallback,
@@ -280,194 +282,11 @@ fn hear(state: &mut State, message: FromEngine) {
     }
 }
 
-fn log_session(session: &SessionRecord) {
-    info!(
-        session = session.id,
-        segment = session.segment.0,
-        client = %session.client,
-        server = %session.server,
-        server_name = session.server_name.as_deref(),
-        profile = session.profile.as_deref(),
-        policy = session.policy.as_deref(),
-        proxy = session.proxy.as_deref(),
-        client_tls = session.client_leg.as_ref().map(ToString::to_string).as_deref(),
-        server_tls = session.server_leg.as_ref().map(ToString::to_string).as_deref(),
-        certificate = session.certificate.as_ref().and_then(|names| names.subject.as_deref()),
-        certificate_names = session.certificate.as_ref().map(ToString::to_string).as_deref(),
-        failure = session.failure.as_ref().map(ToString::to_string).as_deref(),
-        broken = session.broken.as_ref().map(ToString::to_string).as_deref(),
-        outcome = %session.outcome,
-        reason = session.outcome.reason().as_deref(),
-        verdict = session.verdict.as_deref(),
-        revocation = session.revocation.as_ref().map(ToString::to_string).as_deref(),
-        bytes_to_server = session.bytes_to_server,
-        bytes_to_client = session.bytes_to_client,
-        "session {}: {} > {}, {}",
-        session.id,
-        session.client,
-        session.server,
-        session.outcome,
-    );
-}
-
-fn log_event(event: &FilterEvent) {
-    let action = match event.action {
-        FilterAction::Permit => "permit",
-        FilterAction::Block => "block",
-    };
-    warn!(
-        session = event.session,
-        segment = event.segment.0,
-        client = %event.client,
-        server = %event.server,
-        server_name = event.server_name.as_deref(),
-        profile = event.profile.as_deref(),
-        sid = event.sid,
-        rev = event.rev,
-        filter = event.message,
-        action,
-        tls_inspected = event.tls_inspected,
-        "filter {} ({action}): {} > {}, session {}",
-        event.sid,
-        event.client,
-        event.server,
-        event.session,
-    );
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
     use tokio::task::LocalSet;
-    use weir_api::engine::{BreakRecord, CertificateRecord, End, LegRecord};
-    use weir_policy::snapshot::SegmentId;
-    use weir_policy::suites::Protocol;
 
     use super::*;
-
-    /// Keeps what is logged.
-    #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<u8>>>);
-
-    impl std::io::Write for Kept {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// SPEC T4: the console's memory is short, the system log is what stays.
-    #[test]
-    fn logged_session_tells_all_that_both_sides_agreed_on_and_who_broke_it() {
-        let (client, server) = ("10.0.0.1:50000", "192.0.2.1:443");
-        let mut session = SessionRecord::new(
-            7,
-            0,
-            SegmentId(1),
-            client.parse().unwrap(),
-            server.parse().unwrap(),
-        );
-        let leg = |version, signature: Option<&str>, resumed| LegRecord {
-            version,
-            suite: 0x1301,
-            group: Some("X25519".into()),
-            signature: signature.map(str::to_owned),
-            alpn: Some("h2".into()),
-            resumed,
-        };
-        session.client_leg = Some(leg(Protocol::Tls13, Some("rsa_pss_rsae_sha256"), false));
-        session.server_leg = Some(leg(Protocol::Tls12, None, true));
-        session.certificate = Some(CertificateRecord {
-            names: vec!["a.example".into(), "b.example".into()],
-            more_names: 3,
-            ..CertificateRecord::default()
-        });
-        session.broken =
-            Some(BreakRecord { by: End::Server, words: "alert access_denied".to_owned() });
-        let kept = Kept::default();
-        let writer = kept.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        tracing::subscriber::with_default(subscriber, || log_session(&session));
-        let logged = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
-        let suite = "TLS_AES_128_GCM_SHA256 X25519";
-        for part in [
-            format!("client_tls=\"TLS 1.3 {suite} rsa_pss_rsae_sha256, ALPN h2\""),
-            format!("server_tls=\"TLS 1.2 {suite}, ALPN h2, resumed\""),
-            "certificate_names=\"a.example, b.example and 3 more\"".to_owned(),
-            "broken=\"by the server: alert access_denied\"".to_owned(),
-        ] {
-            assert!(logged.contains(&part), "{part:?} is not in {logged}");
-        }
-    }
-
-    /// What ends chose goes into values of fields, in quotes, whatever it is.
-    #[test]
-    fn words_of_ends_are_one_line_and_one_field_each() {
-        const SHREWD: &str = "x\u{1b}[2J\r\n2026-01-01 INFO a\" outcome=\"y\u{202e}\u{9b}";
-        let (client, server) = ("10.0.0.1:50000", "192.0.2.1:443");
-        let (client, server) = (client.parse().unwrap(), server.parse().unwrap());
-        let words = || SHREWD.to_owned();
-        let leg = LegRecord {
-            version: Protocol::Tls13,
-            suite: 0x1301,
-            group: None,
-            signature: None,
-            alpn: Some(words()),
-            resumed: false,
-        };
-        let session = SessionRecord {
-            server_name: Some(words()),
-            client_leg: Some(leg.clone()),
-            server_leg: Some(leg),
-            certificate: Some(CertificateRecord {
-                subject: Some(words()),
-                issuer: Some(words()),
-                names: vec![words(); 2],
-                more_names: 0,
-            }),
-            broken: Some(BreakRecord { by: End::Server, words: words() }),
-            ..SessionRecord::new(7, 0, SegmentId(1), client, server)
-        };
-        let event = FilterEvent {
-            session: 7,
-            time: 0,
-            segment: SegmentId(1),
-            client,
-            server,
-            server_name: Some(words()),
-            profile: None,
-            sid: 1,
-            rev: 1,
-            message: "a rule".to_owned(),
-            action: FilterAction::Block,
-            tls_inspected: true,
-        };
-        let kept = Kept::default();
-        let lines = crate::logging::LogLines::default();
-        use tracing_subscriber::layer::SubscriberExt as _;
-        let layer = tracing_subscriber::fmt::layer().with_ansi(false);
-        let ring = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(lines.clone());
-        let writer = kept.clone();
-        let all = tracing_subscriber::registry()
-            .with(layer.with_writer(move || writer.clone()))
-            .with(ring);
-        tracing::subscriber::with_default(all, || {
-            log_session(&session);
-            log_event(&event);
-        });
-        let logged = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
-        assert_eq!(logged.lines().count(), 2, "{logged}");
-        assert!(!logged.contains(|one: char| one.is_control() && one != '\n'), "{logged:?}");
-        assert!(!logged.contains('\u{202e}'), "{logged:?}");
-        // A quote that is not escaped ends a value.
-        assert!(!logged.contains(" a\" outcome="), "{logged}");
-        assert_eq!(lines.newest(10).len(), 2);
-    }
 
     #[tokio::test]
     async fn a_connection_that_panics_is_counted_no_more_and_writes_no_more() {

@@ -1,0 +1,68 @@
+//! Which domains are not decrypted, and by whose word (SPEC P5, T5).
+//!
+//! For: matching a name as it came from the wire. Does not fail.
+
+use serde::{Deserialize, Serialize};
+
+/// SPEC P5, domains only; `*.example.org` matches any depth below, not the bare domain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DecryptionPolicy {
+    pub name: String,
+    pub domains_not_to_decrypt: Vec<DomainPattern>,
+    #[serde(default)]
+    pub decided_by: DecidedBy,
+}
+
+impl DecryptionPolicy {
+    /// Whether a domain of this name is not to be decrypted.
+    pub fn excepts(&self, name: &str) -> bool {
+        self.domains_not_to_decrypt.iter().any(|pattern| pattern.matches(name))
+    }
+}
+
+/// What tells that a session is with a domain not to decrypt (SPEC T5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DecidedBy {
+    /// The server name that the client sends.
+    #[default]
+    ServerName,
+    /// The server's certificate, verified for that name; without a name, the certificate's own.
+    ServerCertificate,
+}
+
+impl DecidedBy {
+    /// As the document has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::ServerName => "server-name",
+            Self::ServerCertificate => "server-certificate",
+        }
+    }
+}
+
+/// A domain name or a `*.` wildcard, lower case, no trailing dot, A-labels.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct DomainPattern {
+    /// The name without `*.`.
+    pub domain: String,
+    /// Matches every name below `domain`, and not `domain` itself.
+    pub wildcard: bool,
+}
+
+impl DomainPattern {
+    /// `name` is matched as it came from the wire: any case, with or without a trailing dot.
+    pub fn matches(&self, name: &str) -> bool {
+        let name = name.strip_suffix('.').unwrap_or(name);
+        if !self.wildcard {
+            return name.eq_ignore_ascii_case(&self.domain);
+        }
+        let Some(cut) = name.len().checked_sub(self.domain.len()) else { return false };
+        match (name.get(..cut), name.get(cut..)) {
+            (Some(below), Some(domain)) => {
+                below.len() > 1 && below.ends_with('.') && domain.eq_ignore_ascii_case(&self.domain)
+            }
+            _ => false,
+        }
+    }
+}
