@@ -18,12 +18,15 @@ use zeroize::Zeroizing;
 
 use crate::certificate::{Certificate, public_key_bits};
 use crate::der::{self, DerError, Reader};
+use crate::verify::sha256;
 
 /// A chain (leaf first) and its signing key.
 #[derive(Clone)]
 pub struct LegKey {
     certified: Arc<CertifiedKey>,
     kind: KeyKind,
+    /// SHA-256 of the leaf: what sessions are bound to, at each of them.
+    fingerprint: [u8; 32],
     /// For the legacy stack, which loads the key itself.
     pkcs8: Arc<Zeroizing<Vec<u8>>>,
 }
@@ -91,8 +94,9 @@ impl LegKey {
             Some(_) => return Err(KeyError::Mismatch),
             None => return Err(KeyError::Refused("its public half is not in it".to_owned())),
         }
+        let fingerprint = sha256(leaf);
         let certified = Arc::new(CertifiedKey::new(chain, Arc::new(OnLegacyOnly)));
-        Ok(Self { certified, kind: KeyKind::P224, pkcs8 })
+        Ok(Self { certified, kind: KeyKind::P224, fingerprint, pkcs8 })
     }
 
     /// Joins a chain and a loaded key.
@@ -103,13 +107,15 @@ impl LegKey {
         pkcs8: Arc<Zeroizing<Vec<u8>>>,
     ) -> Result<Self, KeyError> {
         let leaf = chain.first().ok_or(KeyError::NoCertificate)?;
+        let fingerprint = sha256(leaf);
         let leaf =
             Certificate::parse(leaf).map_err(|error| KeyError::Certificate { index: 0, error })?;
         match key.public_key() {
             Some(public) if public.as_ref() == leaf.subject_public_key_info => {}
             _ => return Err(KeyError::Mismatch),
         }
-        Ok(Self { certified: Arc::new(CertifiedKey::new(chain, key)), kind, pkcs8 })
+        let certified = Arc::new(CertifiedKey::new(chain, key));
+        Ok(Self { certified, kind, fingerprint, pkcs8 })
     }
 
     /// The same with an OCSP response, which clients that ask for one are shown (RFC 6066 section
@@ -118,7 +124,7 @@ impl LegKey {
     pub fn with_staple(&self, response: Vec<u8>) -> Self {
         let mut certified = CertifiedKey::clone(&self.certified);
         certified.ocsp = Some(response);
-        Self { certified: Arc::new(certified), kind: self.kind, pkcs8: self.pkcs8.clone() }
+        Self { certified: Arc::new(certified), pkcs8: self.pkcs8.clone(), ..*self }
     }
 
     /// The OCSP response, where there is one.
@@ -129,6 +135,11 @@ impl LegKey {
     /// Leaf first.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.certified.cert
+    }
+
+    /// SHA-256 of the leaf.
+    pub fn fingerprint(&self) -> &[u8; 32] {
+        &self.fingerprint
     }
 
     pub fn kind(&self) -> KeyKind {

@@ -20,7 +20,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use aws_lc_rs::digest::{Context, SHA256};
 use rustls::NamedGroup;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::server::{ProducesTickets, StoresServerSessions};
@@ -48,19 +47,18 @@ const LONGEST_SESSION: usize = 1024;
 /// After it the handshake is full again.
 const LASTS: Duration = Duration::from_secs(7200);
 
-const BINDING: usize = 32;
+const BINDING: usize = 34;
 
-/// SHA-256 over what a client's session is bound to.
+/// What a client's session is bound to: SHA-256 of the certificate, and the verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Binding([u8; BINDING]);
 
 impl Binding {
     pub(super) fn of(key: &LegKey, verdict: Verdict) -> Self {
-        let mut context = Context::new(&SHA256);
-        context.update(&verdict.bits().to_be_bytes());
-        context.update(key.chain().first().map(|leaf| leaf.as_ref()).unwrap_or_default());
         let mut binding = [0; BINDING];
-        binding.copy_from_slice(context.finish().as_ref());
+        let (fingerprint, bits) = binding.split_at_mut(32);
+        fingerprint.copy_from_slice(key.fingerprint());
+        bits.copy_from_slice(&verdict.bits().to_be_bytes());
         Self(binding)
     }
 }

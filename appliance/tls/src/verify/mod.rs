@@ -58,9 +58,9 @@ pub const CHAIN_BOUND: usize = 16;
 pub struct TrustAnchors {
     anchors: Vec<TrustAnchor<'static>>,
     default_ca_package: bool,
-    /// SHA-256 of each user certificate: a server that shows one of these is trusted for itself,
+    /// The user certificates: a server that shows one of these is trusted for itself,
     /// be it an authority or not.
-    pinned: HashSet<[u8; 32]>,
+    pinned: HashSet<Vec<u8>>,
     learnt: Arc<Intermediates>,
     paths: PathCache,
 }
@@ -112,7 +112,7 @@ impl TrustAnchors {
                 })?
                 .to_owned();
             anchors.push(anchor);
-            pinned.insert(sha256(der));
+            pinned.insert(der.clone());
         }
         let (learnt, paths) = (Arc::default(), PathCache::default());
         Ok(Self { anchors, default_ca_package, pinned, learnt, paths })
@@ -202,7 +202,7 @@ impl TrustAnchors {
 
     /// The trust store has this very certificate.
     fn is_pinned(&self, leaf: &CertificateDer<'_>) -> bool {
-        self.pinned.contains(&sha256(leaf))
+        self.pinned.contains(leaf.as_ref())
     }
 }
 
@@ -243,7 +243,7 @@ fn is_weak_signature(algorithm: &[u8]) -> bool {
         || algorithm == DSA_WITH_SHA1
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(digest(&SHA256, bytes).as_ref());
     out
