@@ -5,6 +5,8 @@
 
 use std::io;
 
+use nix::libc::{MSG_MORE, MSG_NOSIGNAL};
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use weir_tls::{Alert, LegError, TlsLeg};
@@ -74,12 +76,16 @@ impl Leg {
         self.stream.readable().await
     }
 
-    /// Drives the handshake to its end. `received` is fed first.
+    /// Drives the handshake to its end. `received` is fed first. A last flight that the peer does not
+    /// wait for is left in the out buffer: it goes with the first data, or by [`Self::flush_some`].
     pub async fn handshake(&mut self, received: &[u8]) -> Result<(), LegFault> {
         let mut fed = if received.is_empty() { Ok(()) } else { self.tls.read_wire(received) };
         let mut closed = false;
         loop {
             self.collect();
+            if fed.is_ok() && !self.tls.handshaking() && !self.tls.peer_awaits_last_flight() {
+                return Ok(());
+            }
             self.flush_all().await?;
             // What came behind the last message is the session's, an alert too: it is told again.
             if !self.tls.handshaking() {
@@ -187,8 +193,24 @@ impl Leg {
 
     /// Sends what TCP takes now.
     pub fn flush_some(&mut self) -> io::Result<()> {
+        self.flush_by(TcpStream::try_write)
+    }
+
+    /// The same where FIN follows the last byte at once: the two go in one segment.
+    pub fn flush_before_end(&mut self) -> io::Result<()> {
+        self.flush_by(|stream, waiting| {
+            let socket = SockRef::from(stream);
+            let more = MSG_MORE | MSG_NOSIGNAL;
+            stream.try_io(Interest::WRITABLE, || socket.send_with_flags(waiting, more))
+        })
+    }
+
+    fn flush_by(
+        &mut self,
+        send: impl Fn(&TcpStream, &[u8]) -> io::Result<usize>,
+    ) -> io::Result<()> {
         while let Some(waiting) = self.out.get(self.sent..).filter(|waiting| !waiting.is_empty()) {
-            match self.stream.try_write(waiting) {
+            match send(&self.stream, waiting) {
                 Ok(written) => self.sent = self.sent.saturating_add(written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),

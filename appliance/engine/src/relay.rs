@@ -112,6 +112,8 @@ impl<'a> Relay<'a> {
         // Application data may have come with the last handshake message.
         self.take_in(Direction::ToClient, Input::Buffered)?;
         self.take_in(Direction::ToServer, Input::Buffered)?;
+        // The client's tickets: it has asked already, and the answer is on its way.
+        self.client.withholds = self.client_spoke && self.record.bytes_to_client == 0;
         let guard = self.guard;
         let mut asked = pin!(guard.asked());
         let mut drain = None;

@@ -184,6 +184,7 @@ async fn handshakes(
             cause: FailureCause::CertificateRequested,
             words: "the server asked for a client certificate".to_owned(),
         });
+        let _ = server.flush_some();
         refuse(&client, Some(&server.stream), flow, Alert::HANDSHAKE_FAILURE);
         return Err(Blocked::ClientCertificateRequested.into());
     }
@@ -200,6 +201,7 @@ async fn handshakes(
     let key = match shown {
         Ok(shown) => shown,
         Err(Refusal { blocked, alert }) => {
+            let _ = server.flush_some();
             refuse(&client, Some(&server.stream), flow, alert);
             return Err(blocked.into());
         }

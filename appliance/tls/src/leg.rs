@@ -111,6 +111,12 @@ pub trait TlsLeg: Send {
         Poll::Pending
     }
 
+    /// Whether the peer's handshake is over only when it has what our last flight is. Otherwise that
+    /// flight may go with the first data: our Finished where the peer's came before, or tickets.
+    fn peer_awaits_last_flight(&self) -> bool {
+        true
+    }
+
     /// Bytes given to [`Self::read_wire`] and to [`Self::write_plain`] (a close_notify counts as
     /// one) of which something may still come.
     fn in_progress(&self) -> InProgress {

@@ -123,6 +123,7 @@ impl Relay<'_> {
             Direction::ToServer => Fault::Server,
             Direction::ToClient => Fault::Client,
         };
+        to.withholds &= forward.is_empty();
         to.leg.send_plain(forward).map_err(other)?;
         if (eof || closed) && !to.closing {
             to.closing = true;
@@ -143,6 +144,7 @@ impl Relay<'_> {
             verdict.map_err(Fault::Dropped)?;
             self.count_bytes(back, forward.len());
             let (_, to) = self.sides(back);
+            to.withholds &= forward.is_empty();
             to.leg.send_plain(forward).map_err(fault)?;
         }
         match broken {

@@ -19,6 +19,8 @@ pub(super) struct Side {
     pub(super) ended: bool,
     /// Nothing more will be sent to it: FIN follows the last byte.
     pub(super) closing: bool,
+    /// What TLS has for it of its own accord goes with the data that it waits for.
+    pub(super) withholds: bool,
     fin_sent: bool,
 }
 
@@ -42,7 +44,8 @@ pub(super) enum Event {
 
 impl Side {
     pub(super) fn of(leg: Leg) -> Self {
-        Self { leg, fin_received: false, ended: false, closing: false, fin_sent: false }
+        let [fin_received, ended, closing, withholds, fin_sent] = [false; 5];
+        Self { leg, fin_received, ended, closing, withholds, fin_sent }
     }
 
     /// Sends what TCP takes, and FIN after the last byte.
@@ -52,8 +55,11 @@ impl Side {
             self.leg.discard();
             return Ok(());
         }
-        self.leg.flush_some()?;
-        if self.closing && !self.fin_sent && self.leg.pending() == 0 {
+        if !self.closing {
+            return if self.withholds { Ok(()) } else { Ok(self.leg.flush_some()?) };
+        }
+        self.leg.flush_before_end()?;
+        if self.leg.pending() == 0 {
             self.fin_sent = true;
             shut_down(&self.leg.stream)?;
         }
@@ -71,7 +77,7 @@ impl Side {
     pub(super) fn wanted(&self, other: &Self) -> Wanted {
         Wanted {
             read: self.reads() && other.leg.pending() < HIGH_WATER,
-            write: self.leg.unsent() > 0,
+            write: self.leg.unsent() > 0 && (self.closing || !self.withholds),
         }
     }
 

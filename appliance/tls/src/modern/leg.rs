@@ -14,7 +14,7 @@ mod spare;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use rustls::{Connection, HandshakeKind};
+use rustls::{Connection, HandshakeKind, ProtocolVersion};
 use rustls_pki_types::CertificateDer;
 
 use self::spare::{SPARE, give_back};
@@ -166,6 +166,12 @@ impl TlsLeg for ModernLeg {
 
     fn handshaking(&self) -> bool {
         self.connection.is_handshaking()
+    }
+
+    fn peer_awaits_last_flight(&self) -> bool {
+        // RFC 5246 section 7.3: of a full handshake the server's Finished is the last message.
+        matches!(self.connection, Connection::Server(_))
+            && self.connection.protocol_version() != Some(ProtocolVersion::TLSv1_3)
     }
 
     fn negotiated(&self) -> Option<Negotiated> {
