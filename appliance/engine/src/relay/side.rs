@@ -206,4 +206,24 @@ mod tests {
             side.push().unwrap();
         }
     }
+
+    #[tokio::test]
+    async fn what_is_withheld_goes_with_the_end_at_the_latest() {
+        let ((mut side, peer), (other, _its_peer)) = (side().await, side().await);
+        side.withholds = true;
+        takes(&mut side, b"tickets");
+        assert_eq!(side.leg.unsent(), 7);
+        // Nobody is woken for it, again and again.
+        assert!(!side.wanted(&other).write);
+        side.closing = true;
+        side.push().unwrap();
+        let mut came = Vec::new();
+        while came.len() < 7 {
+            peer.readable().await.unwrap();
+            let _ = peer.try_read_buf(&mut came);
+        }
+        assert_eq!(came, b"tickets");
+        peer.readable().await.unwrap();
+        assert_eq!(peer.try_read(&mut [0; 8]).unwrap(), 0);
+    }
 }

@@ -83,3 +83,27 @@ async fn client_that_has_left_is_seen_to_have() {
         tokio::task::yield_now().await;
     }
 }
+
+/// Two segments less on either side of a session.
+#[tokio::test]
+async fn last_flights_that_nobody_waits_for_go_with_the_first_data() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let mut to_client = Leg::new(listener.accept().await.unwrap().0, client_leg());
+    let tls = ModernStack::new().unwrap().server_leg(Some("server.test"), address, vec![]);
+    let mut to_server = Leg::new(stream, tls.unwrap());
+    let shaken = async {
+        to_server.handshake(&[]).await.unwrap();
+        assert!(to_server.unsent() > 0, "our Finished");
+        to_server.send_plain(b"asked").unwrap();
+        to_server.flush_all().await.unwrap();
+    };
+    let (shaken_too, ()) = tokio::join!(to_client.handshake(&[]), shaken);
+    shaken_too.unwrap();
+    assert!(to_client.unsent() > 0, "tickets");
+    // It came with the Finished, in one read.
+    let mut plain = Vec::new();
+    to_client.tls.read_plain(&mut plain);
+    assert_eq!(plain, b"asked");
+}

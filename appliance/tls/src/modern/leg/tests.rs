@@ -151,7 +151,7 @@ fn data_amid_a_handshake_message_is_refused() {
         carries_data(&mut legs);
         let beginning = OutboundPlainMessage {
             typ: rustls::ContentType::Handshake,
-            version: rustls::ProtocolVersion::TLSv1_2,
+            version: ProtocolVersion::TLSv1_2,
             payload: OutboundChunks::Single(&[24, 0, 0, 1]),
         };
         let sealing = Arc::clone(&legs[0].traffic.as_ref().unwrap().sealing);

@@ -92,12 +92,7 @@ pub fn measure(site: &Site, round: usize, sessions: usize) -> Result<EngineSampl
 }
 
 /// The engine's CPU nanoseconds for each of these sessions.
-fn engine_for(
-    site: &Site,
-    port: u16,
-    server_name: &'static str,
-    sessions: usize,
-) -> Result<f64> {
+fn engine_for(site: &Site, port: u16, server_name: &'static str, sessions: usize) -> Result<f64> {
     let own = site.own(port)?;
     let target = Target {
         address: at(OTHERS, port),
