@@ -11,7 +11,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tracing::debug;
 use weir_api::engine::{End, FailureCause, FailureRecord, SessionRecord};
@@ -22,7 +21,7 @@ use weir_policy::snapshot::{ClientProxy, Service};
 use weir_policy::suites::Protocol;
 use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
-use weir_tls::{Action, Alert, LeafKind, LegError, LegKey, TlsLeg, Verdict};
+use weir_tls::{Action, Alert, LeafKind, LegError, LegKey, Verdict};
 
 use self::excepted::{excepted_all_the_same, is_excepted, relay_excepted};
 use self::judged::{Shown, completed, verdict};
@@ -171,8 +170,11 @@ async fn handshakes(
     if negotiated.as_ref().is_some_and(|negotiated| negotiated.resumed) {
         increment(&totals.resumed_with_server);
     }
+    // Told once.
+    let staple = server.tls.stapled_response();
+    let seen = Shown { chain: &chain, staple: staple.as_deref() };
     if let Excepted::AskServer(policy) = flow.excepted(hello, record.server)
-        && is_excepted(&chain, hello, flow, policy, record.server)
+        && is_excepted(seen, hello, flow, policy, (record.server, asked_until), surroundings).await
     {
         return Err(Ended::Excepted { client, server: server.stream });
     }
@@ -191,13 +193,11 @@ async fn handshakes(
     let verdict = match &flow.proxy {
         Proxy::Server { .. } => Verdict::default(),
         Proxy::Client { proxy, anchors, .. } => {
-            let staple = server.tls.stapled_response();
-            let shown = Shown { chain: &chain, staple: staple.as_deref() };
             let asked = (&*surroundings.authorities, &**totals);
-            verdict(shown, name, (proxy, anchors), record, asked, asked_until).await
+            verdict(seen, name, (proxy, anchors), record, asked, asked_until).await
         }
     };
-    let shown = certificate(server.tls.as_ref(), &chain, verdict, hello, flow, record, totals);
+    let shown = certificate(seen, verdict, hello, flow, record, totals);
     let key = match shown {
         Ok(shown) => shown,
         Err(Refusal { blocked, alert }) => {
@@ -331,8 +331,7 @@ struct Refusal {
 
 /// The certificate the client is shown: the server's own, or one forged after what the server showed.
 fn certificate(
-    server: &dyn TlsLeg,
-    chain: &[CertificateDer<'_>],
+    Shown { chain, staple }: Shown<'_>,
     verdict: Verdict,
     hello: &ClientHello,
     flow: &FlowPolicy<'_>,
@@ -344,8 +343,8 @@ fn certificate(
             let key = certificates.choose(hello.server_name.as_deref());
             // What the server staples is of its own certificate: passed on with that one only.
             let same = chain.first().is_some_and(|leaf| Some(leaf) == key.chain().first());
-            Ok(match server.stapled_response().filter(|_| same) {
-                Some(response) => Arc::new(key.with_staple(response)),
+            Ok(match staple.filter(|_| same) {
+                Some(response) => Arc::new(key.with_staple(response.to_vec())),
                 None => Arc::clone(key),
             })
         }

@@ -18,7 +18,7 @@ use weir_tls::hello::ClientHello;
 use weir_tls::{Names, TrustAnchors};
 
 use super::HANDSHAKE_DEADLINE;
-use super::judged::completed;
+use super::judged::{Shown, completed, is_revoked};
 use crate::authorities;
 use crate::compiled::{Excepted, FlowPolicy, Proxy};
 use crate::leg::LegFault;
@@ -97,7 +97,10 @@ pub(super) async fn excepted_all_the_same(
             let until = Instant::now() + authorities::WITHIN;
             let chain =
                 completed(chain, record.client.ip(), flow, surroundings, until.into()).await;
-            let excepted = is_excepted(&chain, hello, flow, policy, record.server);
+            let staple = server.tls.stapled_response();
+            let shown = Shown { chain: &chain, staple: staple.as_deref() };
+            let of = (record.server, until.into());
+            let excepted = is_excepted(shown, hello, flow, policy, of, surroundings).await;
             excepted.then_some(server.stream)
         }
         Err(mut failed) if failed.asked => {
@@ -126,21 +129,33 @@ async fn excepted_by_chain(
         until.into(),
     )
     .await;
-    let excepted = is_excepted(&chain, hello, flow, policy, record.server);
+    let shown = Shown { chain: &chain, staple: None };
+    let of = (record.server, until.into());
+    let excepted = is_excepted(shown, hello, flow, policy, of, surroundings).await;
     failed.stream.take().filter(|_| excepted)
 }
 
-/// Whether the certificate is that of a domain not to decrypt; learnt for the sessions to come.
-pub(super) fn is_excepted(
-    chain: &[CertificateDer<'static>],
+/// Whether the certificate is that of a domain not to decrypt; learnt for the sessions to come. One that
+/// is known to be revoked is nobody's: its key may be stolen, and whoever has it would be let through
+/// unseen. Where that is unknown it is excepted: its client asks for itself, and what is not to be
+/// decrypted is not because a responder is down.
+pub(super) async fn is_excepted(
+    shown: Shown<'_>,
     hello: &ClientHello,
     flow: &FlowPolicy<'_>,
     policy: &DecryptionPolicy,
-    server: SocketAddr,
+    (server, deadline): (SocketAddr, tokio::time::Instant),
+    surroundings: &Surroundings,
 ) -> bool {
     let Proxy::Client { proxy, anchors, .. } = &flow.proxy else { return false };
     let (name, minimum) = (hello.server_name.as_deref(), proxy.minimum_rsa_key_length.into());
-    let decision = decision(chain, name, minimum, anchors, policy);
+    let mut decision = decision(shown.chain, name, minimum, anchors, policy);
+    let judges = (*proxy, *anchors);
+    if decision == Decision::Excepted
+        && is_revoked(shown, judges, &surroundings.authorities, deadline).await
+    {
+        decision = Decision::NotExcepted;
+    }
     match decision {
         Decision::Excepted => flow.learn_exception(hello, server, true),
         Decision::NotExcepted => flow.learn_exception(hello, server, false),

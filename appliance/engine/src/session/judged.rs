@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use weir_api::engine::{RevocationRecord, RevocationSource, SessionRecord};
 use weir_policy::snapshot::{ClientProxy, Revocation as Setting, RevocationUnknown};
 use weir_tls::verify::{Failure, Issued};
-use weir_tls::{TrustAnchors, Verdict};
+use weir_tls::{TrustAnchors, Verdict, says_revoked};
 
 use crate::authorities::{Authorities, MOST_ASKED, Revocation, Why};
 use crate::compiled::{FlowPolicy, Proxy};
@@ -43,9 +43,32 @@ pub(super) async fn completed(
 }
 
 /// A server's chain and what it stapled.
+#[derive(Clone, Copy)]
 pub(super) struct Shown<'a> {
     pub(super) chain: &'a [CertificateDer<'static>],
     pub(super) staple: Option<&'a [u8]>,
+}
+
+/// Whether the chain, which verifies, is known to be revoked: by the staple, and where the proxy has it
+/// asked by its authorities. Where that is unknown it is not.
+pub(super) async fn is_revoked(
+    Shown { chain, staple }: Shown<'_>,
+    (proxy, anchors): (&ClientProxy, &Arc<TrustAnchors>),
+    authorities: &Authorities,
+    deadline: Instant,
+) -> bool {
+    let now = UnixTime::now();
+    let leaf = chain.first().map(|leaf| leaf.as_ref()).unwrap_or_default();
+    if staple.is_some_and(|staple| says_revoked(leaf, staple)) {
+        return true;
+    }
+    let judged = anchors.judge(chain, None, 0, now);
+    let path: Vec<Issued<'_>> = judged.issued(leaf).take(MOST_ASKED).collect();
+    if proxy.revocation != Setting::Fetched || path.is_empty() {
+        return false;
+    }
+    let found = authorities.revocation(&path, staple, now, deadline).await;
+    matches!(found.revocation, Revocation::Revoked(_))
 }
 
 /// What is wrong with it. Told in the session's record.

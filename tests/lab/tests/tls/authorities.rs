@@ -6,14 +6,15 @@ use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 use weir_lab::bench::Bench;
-use weir_lab::certificates::Identity;
+use weir_lab::certificates::{Identity, seen};
 use weir_lab::fetch::{Fetch, Fetched};
 use weir_lab::namespace::Namespace;
 use weir_lab::process::{Process, succeed};
 use weir_lab::wire::Wire as _;
 use weir_lab::wire::lab::Lab;
 
-use super::{OTHER, openssl_server, passes, record_of, told};
+use super::exceptions::LEARNT;
+use super::{INSPECTED, OTHER, openssl_server, passes, record_of, told};
 
 /// Where the authority is, and the appliance's own address on the way there.
 const AUTHORITY: &str = "10.67.0.1";
@@ -25,6 +26,15 @@ const NOBODY: &str = "8089";
 /// The document with these settings.
 pub(super) fn provision(bench: &mut Bench<Lab>, device: &str, proxy: &str) -> anyhow::Result<()> {
     let document = weir_lab::document::weir_section(&bench.ends.certificates)?;
+    provision_with(bench, &document, device, proxy)
+}
+
+fn provision_with(
+    bench: &mut Bench<Lab>,
+    document: &str,
+    device: &str,
+    proxy: &str,
+) -> anyhow::Result<()> {
     let (before, after) = ("    max-concurrent-sessions: 10000\n", "      logging: true\n");
     anyhow::ensure!(document.contains(before) && document.contains(after), "{document}");
     let document = document.replacen(before, &format!("{before}{device}"), 1);
@@ -355,6 +365,41 @@ fn a_certificate_below_a_revoked_intermediate_is_as_one_that_is_revoked() {
         for path in ["/ca.p7c", "/list.crl"] {
             let asked = asked(bench)?;
             anyhow::ensure!(asked.matches(&format!("GET {path}")).count() == 1, "{asked}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_certificate_that_is_revoked_keeps_no_session_from_being_decrypted() {
+    passes(|bench, _| {
+        let (certificates, host) = (bench.ends.certificates.clone(), authority_s_host(bench)?);
+        let (_web, directory) = web(bench, &host)?;
+        let point = format!("crlDistributionPoints=URI:http://{AUTHORITY}:{WEB}/list.crl");
+        let bank = |file: &str, name: &str| {
+            certificates.extended(file, &[name], &certificates.public_ca, &point)
+        };
+        let (good, stolen) = (bank("good", "www.bank.example")?, bank("stolen", "bank.example")?);
+        let index = index(bench, &[(&good, false), (&stolen, true)])?;
+        revocation_list(bench, &index, &directory.join("list.crl"))?;
+        let domains = "domains-not-to-decrypt: [\"bank.example\", \"*.bank.example\"]";
+        let decided = format!("{domains}\n      decided-by: server-certificate");
+
+        let document = weir_lab::document::weir_section(&certificates)?;
+        let document = document.replace(domains, &decided);
+        provision_with(bench, &document, PERMITTED, "      revocation: fetched\n")?;
+
+        for (identity, name, outcome) in
+            [(&stolen, "bank.example", INSPECTED), (&good, "www.bank.example", LEARNT)]
+        {
+            let _server = openssl_server(&bench.ends, identity)?;
+            let visit = Fetch::new(name, "/").at(OTHER).trust_anybody();
+            let fetched = visit.run(&bench.ends)?;
+            fetched.succeeded()?;
+            let (found, record) = record_of(bench, &fetched)?;
+            anyhow::ensure!(found == outcome, "{found}: {record}");
+            let is_own = fetched.certificate()? == seen(&identity.certificate_pem()?)?;
+            anyhow::ensure!(is_own == (outcome == LEARNT), "{record}");
         }
         Ok(())
     });

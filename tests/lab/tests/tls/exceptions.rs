@@ -14,7 +14,7 @@ use super::{INSPECTED, OTHER, configure, openssl_server, passes, record_of, serv
 
 const EXCEPTED: &str = "not decrypted (domain exception)";
 /// The console folds it after these.
-const LEARNT: &str = "not decrypted (learnt that the domain needs no";
+pub const LEARNT: &str = "not decrypted (learnt that the domain needs no";
 
 #[test]
 fn a_spoofed_server_name_escapes_nothing_where_the_certificate_decides() {
