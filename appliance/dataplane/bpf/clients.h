@@ -25,8 +25,19 @@ static __always_inline __u64 client_hash(const struct flow_key *key, __u32 clien
 	return mixed ^ mixed >> 29;
 }
 
+/* A count may be below 0, by races: it is none then, and no bound is reached. */
+static __always_inline __s32 count_of(__u64 *cell)
+{
+	return (__s32)*(volatile __u64 *)cell;
+}
+
+static __always_inline void change_cell(__u64 *cell, __s32 by)
+{
+	__sync_fetch_and_add(cell, (1LL << 32) + by);
+}
+
 /* One of a client's two cells, of the counts that begin at `base`. */
-static __always_inline __u32 *client_cell(__u64 hash, __u32 base, int second)
+static __always_inline __u64 *client_cell(__u64 hash, __u32 base, int second)
 {
 	__u32 at = base + (second ? CLIENT_CELLS + ((hash >> 32) & (CLIENT_CELLS - 1)) : hash & (CLIENT_CELLS - 1));
 	return bpf_map_lookup_elem(&client_flows, &at);
@@ -38,15 +49,15 @@ static __noinline int client_adds(struct flow_key *key, __u32 client_low, struct
 {
 	if (!key || !c)
 		return 0;
-	__u32 most = c->client_flows;
+	__s64 most = c->client_flows;
 	__u64 hash = client_hash(key, client_low, c->seed);
-	__u32 *one = client_cell(hash, 0, 0), *two = client_cell(hash, 0, 1);
+	__u64 *one = client_cell(hash, 0, 0), *two = client_cell(hash, 0, 1);
 	if (!one || !two)
 		return 0;
-	if (most && *(volatile __u32 *)one >= most && *(volatile __u32 *)two >= most)
+	if (most && count_of(one) >= most && count_of(two) >= most)
 		return 0;
-	__sync_fetch_and_add(one, 1);
-	__sync_fetch_and_add(two, 1);
+	change_cell(one, 1);
+	change_cell(two, 1);
 	return 1;
 }
 
@@ -57,24 +68,24 @@ static __noinline int client_subtracts(struct flow_key *key, __u32 client_low)
 	if (!key || !c)
 		return 0;
 	__u64 hash = client_hash(key, client_low, c->seed);
-	__u32 *one = client_cell(hash, 0, 0), *two = client_cell(hash, 0, 1);
+	__u64 *one = client_cell(hash, 0, 0), *two = client_cell(hash, 0, 1);
 	if (!one || !two)
 		return 0;
-	__sync_fetch_and_add(one, -1);
-	__sync_fetch_and_add(two, -1);
+	change_cell(one, -1);
+	change_cell(two, -1);
 	return 0;
 }
 
 /* Adds to a client's two cells that begin at `base`, and to the count of all clients. */
 static __always_inline void change_cells(__u64 hash, __u32 base, __u32 all, int change)
 {
-	__u32 *one = client_cell(hash, base, 0), *two = client_cell(hash, base, 1);
-	__u32 *total = bpf_map_lookup_elem(&client_flows, &all);
+	__u64 *one = client_cell(hash, base, 0), *two = client_cell(hash, base, 1);
+	__u64 *total = bpf_map_lookup_elem(&client_flows, &all);
 	if (!one || !two || !total)
 		return;
-	__sync_fetch_and_add(one, change);
-	__sync_fetch_and_add(two, change);
-	__sync_fetch_and_add(total, change);
+	change_cell(one, change);
+	change_cell(two, change);
+	change_cell(total, change);
 }
 
 /* Entries of a client came into `flows`, or went; and how many of them became, or were,
@@ -96,14 +107,12 @@ __noinline int count_entry(struct flow_key *key, __u32 client_low, int entries, 
 /* Whether a count is below its bound; and below its client's share, where half of the bound is used. */
 static __always_inline int has_share(__u64 hash, __u32 base, __u32 all, __u32 most)
 {
-	__u32 *one = client_cell(hash, base, 0), *two = client_cell(hash, base, 1);
-	__u32 *total = bpf_map_lookup_elem(&client_flows, &all);
+	__u64 *one = client_cell(hash, base, 0), *two = client_cell(hash, base, 1);
+	__u64 *total = bpf_map_lookup_elem(&client_flows, &all);
 	if (!one || !two || !total)
 		return 0;
-	__u32 used = *(volatile __u32 *)total;
-	if (used < most / 2)
-		return 1;
-	return *(volatile __u32 *)one <= most / ENTRY_SHARE || *(volatile __u32 *)two <= most / ENTRY_SHARE;
+	__s32 half = most / 2, share = most / ENTRY_SHARE;
+	return count_of(total) < half || count_of(one) <= share || count_of(two) <= share;
 }
 
 /* Whether a client may have one more entry in `flows`: its finished flows take the room of others',
@@ -118,8 +127,8 @@ __noinline int entry_has_room(struct flow_key *key, __u32 client_low, __u64 seed
 __noinline int handshake_has_room(struct flow_key *key, __u32 client_low, __u64 seed)
 {
 	__u32 all = CLIENT_HANDSHAKES_ALL, most = flow_entries / HANDSHAKES_PART;
-	__u32 *total = bpf_map_lookup_elem(&client_flows, &all);
-	if (!key || !total || *(volatile __s32 *)total >= (__s32)most) /* it may be below 0 by races */
+	__u64 *total = bpf_map_lookup_elem(&client_flows, &all);
+	if (!key || !total || count_of(total) >= (__s32)most)
 		return 0;
 	__u64 hash = client_hash(key, client_low, seed);
 	return has_share(hash, CLIENT_HANDSHAKES, CLIENT_HANDSHAKES_ALL, most) &&

@@ -85,7 +85,8 @@ struct {
 } gre_aliases SEC(".maps");
 
 /* Flows by client (clients.h): two rows of cells, so that two clients share their count only where
- * they meet in both. */
+ * they meet in both. A cell's lower half is its count; the upper one changes with each change, so that
+ * a cell that reads the same twice is one that nothing changed between. */
 #define CLIENT_CELLS 8192
 #define CLIENT_ENTRIES (2 * CLIENT_CELLS) /* from here on: of all entries in `flows` */
 #define CLIENT_HANDSHAKES (4 * CLIENT_CELLS) /* of those in STATE_ANSWERED */
@@ -95,7 +96,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 6 * CLIENT_CELLS + 2);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, __u64);
 	PINNED;
 } client_flows SEC(".maps");
 

@@ -309,14 +309,15 @@ int state_command(struct bpf_raw_tracepoint_args *arguments)
 	return (found & 0xff) | COMMAND_SWAPPED;
 }
 
-/* Adds its second argument to the cell of client_flows that is its first. As state_command. */
+/* Adds its second argument to the count of the cell of client_flows that is its first. As
+ * state_command. */
 SEC("raw_tp")
 int count_command(struct bpf_raw_tracepoint_args *arguments)
 {
 	__u32 cell = arguments->args[0];
-	__u32 *value = bpf_map_lookup_elem(&client_flows, &cell);
-	if (value)
-		__sync_fetch_and_add(value, (__u32)arguments->args[1]);
+	__u64 *found = bpf_map_lookup_elem(&client_flows, &cell);
+	if (found)
+		change_cell(found, (__s32)arguments->args[1]);
 	return 0;
 }
 

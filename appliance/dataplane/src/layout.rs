@@ -218,7 +218,8 @@ pub struct Flow {
 const _: () = assert!(size_of::<Flow>() == 128);
 
 /// Cells of one row of the table `client_flows`, where each group of counts has two rows: flows held or
-/// in their handshake, all entries, and those in [`State::Answered`]; then the sums of the last two.
+/// in their handshake, all entries, and those in [`State::Answered`]; then the sums of the last two. The
+/// upper half of a cell changes with each change of it.
 pub const CLIENT_CELLS: u32 = 8192;
 pub const CLIENT_ENTRIES: u32 = 2 * CLIENT_CELLS;
 pub const CLIENT_HANDSHAKES: u32 = 4 * CLIENT_CELLS;
@@ -226,6 +227,11 @@ pub const CLIENT_ENTRIES_ALL: u32 = 6 * CLIENT_CELLS;
 pub const CLIENT_HANDSHAKES_ALL: u32 = CLIENT_ENTRIES_ALL + 1;
 /// The part of the table of flows that such entries may have.
 pub const HANDSHAKES_PART: u32 = 4;
+
+/// What such a cell counts. Below 0, by races, it is none.
+pub fn count_of(cell: u64) -> i32 {
+    cell as i32
+}
 
 /// A flow entry's identity: the word without its state.
 pub fn id_of(word: u64) -> u64 {

@@ -2,10 +2,11 @@
 //!
 //! For: counts that an engine's death, or two processors at one moment, left too high or too low: they
 //! are pinned, and nobody else ever would. The flow table says what they should be. Packets change both
-//! meanwhile: a count is mended only where it stood still, and was wrong by as much, on two walks. Not
-//! for: counting (bpf/clients.h). Fails as the walks do; the counts stay as they were then.
+//! meanwhile: a count is mended only where nothing changed it from before one walk to after another, a
+//! while later, and both found it wrong by as much; where something did it stays as it is. Not for:
+//! counting (bpf/clients.h). Fails as the walks do; the counts stay as they were then.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -14,26 +15,30 @@ use aya::maps::{Array, MapData};
 
 use crate::layout::{
     CLIENT_CELLS, CLIENT_ENTRIES, CLIENT_ENTRIES_ALL, CLIENT_HANDSHAKES, CLIENT_HANDSHAKES_ALL,
-    Flow, FlowKey, State,
+    Flow, FlowKey, State, count_of, id_of,
 };
 use crate::test_run::test_run_with_arguments;
 use crate::walk::{Broken, FlowTable, Walked};
 
 /// Counts read between two pauses.
 const STEP: u32 = 1024;
+/// Pauses between two walks: far longer than a packet, of which only one of a flow's change and that of
+/// its count may be done.
+const APART: usize = 1500;
 
 /// What it needs.
 pub struct Recount {
     /// The table `client_flows`.
-    pub counts: Arc<Array<MapData, u32>>,
+    pub counts: Arc<Array<MapData, u64>>,
     /// Of the clients' cells.
     pub seed: u64,
     /// Of `count_command`.
     pub command: OwnedFd,
 }
 
-/// By how much counts are too high, by cell; those that stood still while it was found out.
-type Wrong = HashMap<u32, i32>;
+/// Of cells that nothing changed while it was found out: what is in them, and by how much their counts
+/// are too high.
+type Wrong = HashMap<u32, (u64, i32)>;
 
 impl Recount {
     /// How many counts were mended. `pause` as for walks.
@@ -43,12 +48,12 @@ impl Recount {
         mut pause: impl FnMut() -> bool,
     ) -> Result<usize, Broken> {
         let once = self.wrong(flows, &mut pause)?;
-        if once.is_empty() {
+        if once.is_empty() || !(0..APART).all(|_| pause()) {
             return Ok(0);
         }
         let again = self.wrong(flows, &mut pause)?;
-        let mut mended: Wrong = once;
-        mended.retain(|cell, by| again.get(cell) == Some(by));
+        let still = once.into_iter().filter(|(cell, found)| again.get(cell) == Some(found));
+        let mut mended: HashMap<u32, i32> = still.map(|(cell, (_, by))| (cell, by)).collect();
         // The counts of all clients never stand still on a busy machine; each client is in one cell of a
         // group's first row.
         for (first, all) in
@@ -67,10 +72,15 @@ impl Recount {
 
     fn wrong(&self, flows: &FlowTable, pause: &mut impl FnMut() -> bool) -> Result<Wrong, Broken> {
         let before = self.read(pause)?;
-        let mut counted: HashMap<u32, u32> = HashMap::new();
+        let mut counted: HashMap<u32, i32> = HashMap::new();
+        // As many as the table has, and those that came meanwhile: a walk that begins anew shows flows
+        // again.
+        let mut seen = HashSet::new();
         let walked = flows.walk(&mut *pause, |key, flow| {
-            for cell in cells(&key, flow, self.seed) {
-                *counted.entry(cell).or_default() += 1;
+            if seen.insert(id_of(flow.word)) {
+                for cell in cells(&key, flow, self.seed) {
+                    *counted.entry(cell).or_default() += 1;
+                }
             }
             Ok(())
         })?;
@@ -78,20 +88,18 @@ impl Recount {
         if walked == Walked::Stopped || before.len() != after.len() {
             return Ok(Wrong::new());
         }
-        let stood_still = (0u32..).zip(before.into_iter().zip(after));
-        let stood_still = stood_still.filter(|(_, (before, after))| before == after);
-        let by = stood_still.map(|(cell, (count, _))| {
-            (
-                cell,
-                count.wrapping_sub(counted.get(&cell).copied().unwrap_or_default()).cast_signed(),
-            )
+        let unchanged = (0u32..).zip(before.into_iter().zip(after));
+        let unchanged = unchanged.filter(|(_, (before, after))| before == after);
+        let by = unchanged.map(|(cell, (found, _))| {
+            let right = counted.get(&cell).copied().unwrap_or_default();
+            (cell, (found, count_of(found).wrapping_sub(right)))
         });
         // Those of all clients follow from the others.
-        Ok(by.filter(|(cell, by)| *by != 0 && *cell < CLIENT_ENTRIES_ALL).collect())
+        Ok(by.filter(|(cell, (_, by))| *by != 0 && *cell < CLIENT_ENTRIES_ALL).collect())
     }
 
-    /// All counts; fewer where `pause` says to stop.
-    fn read(&self, pause: &mut impl FnMut() -> bool) -> Result<Vec<u32>, Broken> {
+    /// All cells; fewer where `pause` says to stop.
+    fn read(&self, pause: &mut impl FnMut() -> bool) -> Result<Vec<u64>, Broken> {
         let mut counts = vec![];
         for cell in 0..self.counts.len() {
             if cell % STEP == STEP - 1 && !pause() {

@@ -21,7 +21,7 @@ use crate::core::{Core, Count, Disposition, Finished};
 use crate::dataplane::Times;
 use crate::layout::{
     CLIENT_HANDSHAKES_ALL, EVASION_SERVER_SPEAKS_FIRST, EVASION_UNSEEN_HANDSHAKE, Flow, FlowKey,
-    State, id_of,
+    State, count_of, id_of,
 };
 use crate::ring::monotonic_nanoseconds;
 use crate::state::Swap;
@@ -33,7 +33,7 @@ pub struct Silence {
     pub core: Arc<Core>,
     pub flows: FlowTable,
     /// The table `client_flows`.
-    pub counts: Arc<Array<MapData, u32>>,
+    pub counts: Arc<Array<MapData, u64>>,
     pub in_force: InForce,
     /// Most silent flows.
     pub room: u32,
@@ -67,8 +67,8 @@ impl Silence {
     fn run(&self, stopped: &Receiver<()>) {
         while stopped.recv_timeout(self.times.look) == Err(RecvTimeoutError::Timeout) {
             let done = match self.counts.get(&CLIENT_HANDSHAKES_ALL, 0) {
-                Ok(0) => Ok(()),
-                Ok(silent) => self.look(silent >= self.room / 2, stopped),
+                Ok(silent) if count_of(silent) == 0 => Ok(()),
+                Ok(silent) => self.look(crowded(count_of(silent), self.room), stopped),
                 Err(error) => Err(error.into()),
             };
             if let Err(error) = done {
@@ -123,9 +123,27 @@ impl Silence {
     }
 }
 
+/// Whether others may soon want the room. Below 0 a count is wrong, and no flood.
+fn crowded(silent: i32, room: u32) -> bool {
+    i64::from(silent) >= i64::from(room / 2)
+}
+
 /// Whether what its client says later, if it says anything, must not cross unjudged: of a server proxy's
 /// server nothing but TLS does (SPEC T9).
 fn blocks(flow: &Flow, evasion: u32) -> bool {
     let ended = if flow.reset != 0 { EVASION_SERVER_SPEAKS_FIRST } else { 0 };
     flow.served != 0 || evasion & (EVASION_UNSEEN_HANDSHAKE | ended) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_that_races_left_below_0_is_no_crowd() {
+        for (silent, is) in [(-1, false), (i32::MIN, false), (0, false), (4, false), (5, true)] {
+            assert_eq!(crowded(silent, 10), is, "{silent}");
+        }
+        assert!(!crowded(i32::MAX, u32::MAX));
+    }
 }

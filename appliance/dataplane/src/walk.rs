@@ -47,7 +47,7 @@ pub enum Broken {
 }
 
 impl FlowTable {
-    /// Shows every entry to `visit`. After each step `pause` waits for [`PAUSE`], and says whether to
+    /// Shows every entry to `visit`, some more than once where the walk begins anew. After each step `pause` waits for [`PAUSE`], and says whether to
     /// go on.
     pub fn walk(
         &self,
