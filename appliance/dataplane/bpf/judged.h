@@ -13,6 +13,14 @@ static __always_inline int acknowledges_judged(struct packet *p, struct flow *f)
 	       acknowledged >= f->judged;
 }
 
+/* Where the server stands: a RST anywhere else does not end its connection (RFC 5961 3.2). */
+static __always_inline void note_heard(struct packet *p, struct flow *f)
+{
+	__u32 heard = p->ack - (f->end[0].isn + 1);
+	if ((p->flags & (TCP_ACK | TCP_SYN | TCP_RST)) == TCP_ACK && heard <= f->judged && heard > f->server_heard)
+		f->server_heard = heard;
+}
+
 static __always_inline void forget_watched(struct packet *p, struct flow *f, __u64 word, __u32 segment)
 {
 	if (swap(f, word, STATE_RELEASED)) {
@@ -59,6 +67,7 @@ static __always_inline int on_watched(struct __sk_buff *skb, struct packet *p, s
 	if (sender == SENDER_ON_OTHER_PASS)
 		return on_other_pass(c, segment);
 	if (sender == SENDER_IS_SERVER) {
+		note_heard(p, f);
 		if (acknowledges_judged(p, f))
 			end_watch(p, f, word, segment);
 		return TC_ACT_OK;
@@ -88,6 +97,8 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 	if (sender == SENDER_ON_OTHER_PASS)
 		return on_other_pass(c, segment);
 	if (sender == SENDER_IS_SERVER) {
+		if ((word & 0xff) == STATE_RELEASING)
+			note_heard(p, f);
 		if ((word & 0xff) == STATE_RELEASING && acknowledges_judged(p, f)) {
 			/* state_command looks at this after its change of state, as we do at the state. */
 			f->acknowledged = 1;

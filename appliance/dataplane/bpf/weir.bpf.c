@@ -143,6 +143,8 @@ int port_ingress(struct __sk_buff *skb)
 		return on_watched(skb, &p, port, c, f, word);
 	if ((word & 0xff) == STATE_BLOCKED) {
 		f->touched = bpf_ktime_get_ns();
+		if (p.from_low != f->client_low && port->side != f->client_side)
+			note_heard(&p, f);
 		count(segment, blocked_dropped);
 		return TC_ACT_SHOT;
 	}
@@ -270,8 +272,10 @@ int state_command(struct bpf_raw_tracepoint_args *arguments)
 		f->end[0].next = f->end[0].isn + 1 + command.judged;
 		f->end[1].next = f->end[1].isn + 1;
 	}
-	if (command.to == STATE_RELEASING && *(volatile __u64 *)&f->word >> 8 == (command.id & ID_MASK))
+	if (command.to == STATE_RELEASING && *(volatile __u64 *)&f->word >> 8 == (command.id & ID_MASK)) {
+		f->server_heard = 0;
 		f->judged = command.judged;
+	}
 	__u64 found = __sync_val_compare_and_swap(&f->word, from, (command.id << 8) | (command.to & 0xff));
 	if (found != from) {
 		if (enters)

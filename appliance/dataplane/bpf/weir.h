@@ -165,6 +165,7 @@ struct flow {
 	__u8 reset; /* RESET_...: before it is held, an end ended or reset it, as far as anybody can tell */
 	union {
 		__u32 syn_payload; /* bytes */
+		__u32 server_heard; /* from STATE_RELEASING on: so much of `judged` the server acknowledged */
 		__u32 server_time; /* once taken: the timestamp of its SYN-ACK */
 	};
 };

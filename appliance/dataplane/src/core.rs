@@ -111,7 +111,18 @@ impl SegmentLinks {
         self.send_some(other(client_side(flow)), frame);
     }
 
-    /// As above, to the client, of whose server nothing was forwarded.
+    /// As above, wherever the server of a blocked flow may stand: where it did before anything was
+    /// forwarded, at what it acknowledged last, or behind all. A RST anywhere else in its window does not
+    /// end its connection (RFC 5961 3.2).
+    pub fn reset_blocked_server(&self, key: &FlowKey, flow: &Flow) {
+        let mut places = vec![0, flow.server_heard.min(flow.judged), flow.judged];
+        places.dedup();
+        for forwarded in places {
+            self.reset_server(key, flow, forwarded);
+        }
+    }
+
+    /// As [`Self::reset_server`], to the client, of whose server nothing was forwarded.
     pub fn reset_client(&self, key: &FlowKey, flow: &Flow) {
         let [client, server] = &flow.end;
         let client_address = key.end(flow.client_low == 0);

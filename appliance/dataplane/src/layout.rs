@@ -212,8 +212,9 @@ pub struct Flow {
     pub counted: u8,
     /// Before it is held: an end ended or reset it, as far as anybody can tell.
     pub reset: u8,
-    /// Once taken, the programs have the server's timestamp here.
-    pub syn_payload: u32,
+    /// Of `judged`, so much the server acknowledged. Before the release and once taken the programs have
+    /// other things here.
+    pub server_heard: u32,
 }
 const _: () = assert!(size_of::<Flow>() == 128);
 

@@ -141,30 +141,69 @@ fn what_a_client_says_in_the_place_of_its_end_does_not_pass() {
     }
 }
 
-#[test]
-fn what_a_client_says_after_it_reset_its_flow_does_not_pass() {
+/// A wire whose flows' entries rest for half a second only.
+fn rested_soon(enough: usize, decoy: EvasionAction) -> (Wire, Engine) {
     let wire = Wire::new();
     let (engine, held) = wire.engine_with(Attach::Auto, |options| {
         options.times = Times { tombstone: Duration::from_millis(500), ..Times::default() };
     });
-    judge_all(held, 1000, Does::Release);
-    let (client, server) = Raw::shaken(&wire, 4000);
-    client.send(0, b"half");
-    engine.wait_for("flow_held", 1);
-    let mut reset = client.segment(4, b"");
-    reset.flags = RST;
-    client.put(&reset);
-    server.expect("what was judged", |a| a.payload == b"half");
-    server.expect("the reset", |a| a.flags & RST != 0);
-    // It does not take it.
-    server.acknowledge(0, 4);
-    client.send(4, b"rest");
-    engine.wait_for("blocked_dropped", 1);
-    // Before the bridge carries anything of it again the server is told so that it takes it.
-    let next = server.expected.wrapping_add(4);
-    server.expect("an end", |a| {
+    engine.dataplane.apply(&against(Evasion { decoy, ..Evasion::default() })).unwrap();
+    judge_all(held, enough, Does::Release);
+    (wire, engine)
+}
+
+/// Before the bridge carries anything of a blocked flow again its server is told the end so that it takes
+/// it: where it stands, which is where it heard its client up to.
+fn is_ended(server: &Raw, heard: u32) {
+    let next = server.expected.wrapping_add(heard);
+    server.expect("an end where the server stands", |a| {
         assert!(a.payload.is_empty(), "{a:?}");
         a.flags & RST != 0 && a.sequence == next
     });
-    engine.wait_for("tombstone_removed", 1);
+}
+
+#[test]
+fn what_a_client_says_after_it_reset_its_flow_does_not_pass() {
+    let (wire, engine) = rested_soon(1000, EvasionAction::Bypass);
+    for (number, heard) in [(1, 0), (2, 2), (3, 4)] {
+        let (client, server) = Raw::shaken(&wire, 4000 + number);
+        client.send(0, b"half");
+        engine.wait_for("flow_held", number.into());
+        let mut reset = client.segment(4, b"");
+        reset.flags = RST;
+        client.put(&reset);
+        server.expect("what was judged", |a| a.payload == b"half");
+        server.expect("the reset", |a| a.flags & RST != 0);
+        // It does not take it, and perhaps not what came before.
+        if heard > 0 {
+            server.acknowledge(0, heard);
+        }
+        client.send(4, b"rest");
+        is_ended(&server, heard);
+        engine.wait_for("tombstone_removed", number.into());
+    }
+}
+
+#[test]
+fn a_watched_flow_that_is_blocked_ends_where_its_server_stands() {
+    let (wire, engine) = rested_soon(4, EvasionAction::Block);
+    for (number, heard, before) in [(1, 0, false), (2, 2, true), (3, 3, false)] {
+        let (client, server) = Raw::shaken(&wire, 4000 + number);
+        client.send(0, b"half");
+        server.expect("what was judged", |a| a.payload == b"half");
+        engine.wait_for("flow_released", number.into());
+        if before {
+            server.acknowledge(0, heard);
+            client.expect("the acknowledgement", |a| {
+                a.flags == ACK && a.acknowledged != client.first
+            });
+        }
+        client.send(0, b"EVIL");
+        engine.wait_for("watch_blocked", number.into());
+        if !before && heard > 0 {
+            server.acknowledge(0, heard);
+        }
+        is_ended(&server, heard);
+        engine.wait_for("tombstone_removed", number.into());
+    }
 }

@@ -184,7 +184,7 @@ impl RingThread {
                 && id_of(flow.word) == id
                 && let Some(links) = self.core.segments.get(&key.segment)
             {
-                links.reset_server(&key, &flow, flow.judged);
+                links.reset_blocked_server(&key, &flow);
             }
             match self.core.state.remove(&key, id, state) {
                 Ok(Swap::Done) => {
