@@ -33,8 +33,10 @@ pub const WITHIN: Duration = Duration::from_secs(3);
 /// Files with intermediates that are fetched for one chain; of each,
 /// [`weir_tls::verify::BUNDLE_BOUND`] certificates are looked at.
 const MOST_INTERMEDIATES: usize = 4;
-/// Certificates of a path that are asked about, the leaf first; those above are not.
-pub const MOST_ASKED: usize = 4;
+/// Certificates of a path that are asked about: as many as the longest path that verifies has below its
+/// trust anchor (webpki's bound, and the leaf). Whoever has the key of a revoked intermediate can put as
+/// many others under it as it likes.
+pub const MOST_ASKED: usize = 7;
 
 /// One serves all runtimes of an engine, and every generation of its policy.
 pub struct Authorities {
@@ -152,7 +154,8 @@ impl Authorities {
 
     /// Whether a certificate of the path, which is not empty, is revoked: by what its server staples of
     /// the leaf, what is known, OCSP, its authority's list. All are asked at once. One that is revoked
-    /// decides; then the lowest of which it is unknown; what is good, the leaf's answer says.
+    /// decides; then the lowest of which it is unknown (first of those that name somebody to ask); what is
+    /// good, the leaf's answer says.
     pub async fn revocation(
         &self,
         path: &[Issued<'_>],
@@ -172,8 +175,15 @@ impl Authorities {
             if matches!(found.revocation, Revocation::Revoked(_)) {
                 return found;
             }
-            let rank =
-                |found: &Found| (matches!(found.revocation, Revocation::Good(_)), found.place);
+            let rank = |found: &Found| {
+                let weight = match found.revocation {
+                    Revocation::Revoked(_) => 0,
+                    Revocation::Unknown(Why::NotFetched(_) | Why::NotBelieved(_)) => 1,
+                    Revocation::Unknown(Why::NoSource) => 2,
+                    Revocation::Good(_) => 3,
+                };
+                (weight, found.place)
+            };
             worst = worst.into_iter().chain([found]).min_by_key(rank);
         }
         worst.unwrap_or(Found { revocation: Revocation::Unknown(Why::NoSource), place: 0 })

@@ -100,10 +100,9 @@ impl Authorities {
             }
             unknown_lasts.and(why, lasts);
         }
-        let unknown = Revocation::Unknown(why);
         match unknown_lasts.0 {
-            Some(lasts) => self.known.keep(subject, unknown, seconds.saturating_add(lasts)),
-            None => unknown,
+            Some(lasts) => self.known.keep_unknown(subject, why, seconds, lasts),
+            None => Revocation::Unknown(why),
         }
     }
 }

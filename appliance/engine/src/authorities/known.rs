@@ -11,7 +11,7 @@ use weir_api::engine::RevocationSource;
 use weir_tls::SerialNumber;
 use weir_tls::verify::revocation::{Answer, AnswerError, Status};
 
-use super::Revocation;
+use super::{Revocation, Why};
 
 /// Certificates, about 200 bytes each; past it the least recently used goes.
 const KNOWN: NonZeroUsize = NonZeroUsize::MIN.saturating_add(8191);
@@ -47,9 +47,18 @@ impl Known {
         entries.get(subject).filter(|known| now < known.until).map(|known| known.revocation)
     }
 
-    pub fn keep(&self, subject: &Subject, revocation: Revocation, until: i64) -> Revocation {
+    /// That it is unknown, and `lasts` so for so many seconds; unless another session has learnt more
+    /// meanwhile.
+    pub fn keep_unknown(&self, subject: &Subject, why: Why, now: i64, lasts: i64) -> Revocation {
         let mut entries = self.entries();
-        let revoked = entries.peek(subject).and_then(|before| before.revoked);
+        let before = entries.peek(subject);
+        if let Some(known) = before.filter(|before| now < before.until)
+            && !matches!(known.revocation, Revocation::Unknown(_))
+        {
+            return known.revocation;
+        }
+        let revoked = before.and_then(|before| before.revoked);
+        let (revocation, until) = (Revocation::Unknown(why), now.saturating_add(lasts));
         entries.put(subject.clone(), Entry { revocation, until, revoked });
         revocation
     }

@@ -66,6 +66,11 @@ impl Lists {
         now: UnixTime,
         deadline: Instant,
     ) -> Got {
+        // Of this certificate of the issuer's: another with the same key may say otherwise, and is kept
+        // under the same.
+        if !issuer.signs_lists() {
+            return (Err(AnswerError::Responder.into()), None);
+        }
         let key = (fetch.clone(), issuer.digest());
         if let Some(found) = self.find(&key) {
             return found;

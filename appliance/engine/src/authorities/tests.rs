@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use weir_api::engine::FromEngine;
 use weir_api::fetch::{Bytes, FetchFailure, HttpUrl, MOST_FETCHES};
 use weir_tls::verify::revocation::ocsp_request;
-use weir_tls::{Intermediates, Judged};
+use weir_tls::{Intermediates, Judged, Verdict};
 
 use super::asking::UnknownLasts;
 use super::fetching::FAILURE_LASTS;

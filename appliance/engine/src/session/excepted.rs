@@ -18,8 +18,8 @@ use weir_tls::hello::ClientHello;
 use weir_tls::{Names, TrustAnchors};
 
 use super::HANDSHAKE_DEADLINE;
-use super::judged::{Shown, completed, is_revoked};
-use crate::authorities;
+use super::judged::{Shown, completed, revocation};
+use crate::authorities::{self, Revocation, Why};
 use crate::compiled::{Excepted, FlowPolicy, Proxy};
 use crate::leg::LegFault;
 use crate::legacy::{Evidence, SessionScope};
@@ -138,7 +138,8 @@ async fn excepted_by_chain(
 /// Whether the certificate is that of a domain not to decrypt; learnt for the sessions to come. One that
 /// is known to be revoked is nobody's: its key may be stolen, and whoever has it would be let through
 /// unseen. Where that is unknown it is excepted: its client asks for itself, and what is not to be
-/// decrypted is not because a responder is down.
+/// decrypted is not because a responder is down; but no longer than for this session, where the next one
+/// may learn more.
 pub(super) async fn is_excepted(
     shown: Shown<'_>,
     hello: &ClientHello,
@@ -151,15 +152,18 @@ pub(super) async fn is_excepted(
     let (name, minimum) = (hello.server_name.as_deref(), proxy.minimum_rsa_key_length.into());
     let mut decision = decision(shown.chain, name, minimum, anchors, policy);
     let judges = (*proxy, *anchors);
-    if decision == Decision::Excepted
-        && is_revoked(shown, judges, &surroundings.authorities, deadline).await
-    {
-        decision = Decision::NotExcepted;
+    let mut holds = true;
+    if decision == Decision::Excepted {
+        match revocation(shown, judges, &surroundings.authorities, deadline).await {
+            Some(Revocation::Revoked(_)) => decision = Decision::NotExcepted,
+            Some(Revocation::Unknown(Why::NotFetched(_) | Why::NotBelieved(_))) => holds = false,
+            Some(Revocation::Good(_) | Revocation::Unknown(Why::NoSource)) | None => {}
+        }
     }
     match decision {
-        Decision::Excepted => flow.learn_exception(hello, server, true),
+        Decision::Excepted if holds => flow.learn_exception(hello, server, true),
         Decision::NotExcepted => flow.learn_exception(hello, server, false),
-        Decision::Unsettled => {}
+        Decision::Excepted | Decision::Unsettled => {}
     }
     decision == Decision::Excepted
 }

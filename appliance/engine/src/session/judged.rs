@@ -49,26 +49,25 @@ pub(super) struct Shown<'a> {
     pub(super) staple: Option<&'a [u8]>,
 }
 
-/// Whether the chain, which verifies, is known to be revoked: by the staple, and where the proxy has it
-/// asked by its authorities. Where that is unknown it is not.
-pub(super) async fn is_revoked(
+/// Whether the chain, which verifies, is revoked: by the staple, and where the proxy has it asked by its
+/// authorities. `None`: nobody was asked.
+pub(super) async fn revocation(
     Shown { chain, staple }: Shown<'_>,
     (proxy, anchors): (&ClientProxy, &Arc<TrustAnchors>),
     authorities: &Authorities,
     deadline: Instant,
-) -> bool {
+) -> Option<Revocation> {
     let now = UnixTime::now();
     let leaf = chain.first().map(|leaf| leaf.as_ref()).unwrap_or_default();
     if staple.is_some_and(|staple| says_revoked(leaf, staple)) {
-        return true;
+        return Some(Revocation::Revoked(RevocationSource::Staple));
     }
     let judged = anchors.judge(chain, None, 0, now);
     let path: Vec<Issued<'_>> = judged.issued(leaf).take(MOST_ASKED).collect();
     if proxy.revocation != Setting::Fetched || path.is_empty() {
-        return false;
+        return None;
     }
-    let found = authorities.revocation(&path, staple, now, deadline).await;
-    matches!(found.revocation, Revocation::Revoked(_))
+    Some(authorities.revocation(&path, staple, now, deadline).await.revocation)
 }
 
 /// What is wrong with it. Told in the session's record.

@@ -58,6 +58,11 @@ pub(super) fn issued<'a>(
 }
 
 impl Issuer {
+    /// Whether its certificate lets it sign lists of what is revoked.
+    pub fn signs_lists(&self) -> bool {
+        self.signs_lists
+    }
+
     /// Equal for equal names and keys only.
     pub fn digest(&self) -> [u8; 32] {
         sha256(&[&sha256(&self.name)[..], &self.key].concat())

@@ -14,6 +14,16 @@ struct Path {
 
 impl Path {
     fn new(between: usize) -> Self {
+        let path = Self::made(between);
+        assert!(path.judged.verdict.is_verified(), "{}", path.judged.verdict);
+        path
+    }
+
+    fn verdict(between: usize) -> Verdict {
+        Self::made(between).judged.verdict
+    }
+
+    fn made(between: usize) -> Self {
         let params = |place: usize| {
             let mut params = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
             params.distinguished_name.push(rcgen::DnType::CommonName, format!("Place {place}"));
@@ -40,7 +50,6 @@ impl Path {
         keys.remove(0);
         let anchors = TrustAnchors::new(&[root.der().to_vec()], false).unwrap();
         let judged = anchors.judge(&chain, None, 0, today(12));
-        assert!(judged.verdict.is_verified(), "{}", judged.verdict);
         Self { leaf: chain.remove(0), judged, keys }
     }
 
@@ -125,12 +134,21 @@ async fn one_of_which_nobody_says_anything_makes_the_path_unknown() {
     assert_eq!(record, "unknown of intermediate Place 1: not fetched: not in time");
 }
 
+/// Under a revoked intermediate its thief can put others of his own, which all say that they are good.
 #[tokio::test(start_paused = true)]
-async fn of_a_long_path_the_four_lowest_certificates_are_asked_about() {
-    let (path, good) = (Path::new(4), Some(GOOD));
-    assert_eq!(path.issued().len(), 5);
-    let found = path.found(&[good; MOST_ASKED]).await;
+async fn of_the_longest_path_that_verifies_every_certificate_is_asked_about() {
+    let (path, good) = (Path::new(MOST_ASKED - 1), Some(GOOD));
+    assert_eq!(path.issued().len(), MOST_ASKED);
+    let mut answers = [good; MOST_ASKED];
+    let found = path.found(&answers).await;
     assert_eq!(found.revocation, Revocation::Good(RevocationSource::Ocsp));
+    answers[MOST_ASKED - 1] = Some(REVOKED);
+    assert_eq!(path.found(&answers).await, Found { revocation: BY_OCSP, place: MOST_ASKED - 1 });
+}
+
+#[test]
+fn no_path_verifies_that_is_longer_than_what_is_asked_about() {
+    assert!(!Path::verdict(MOST_ASKED).is_verified());
 }
 
 /// What is known of an authority serves all who are below it; and a staple is of the leaf alone.

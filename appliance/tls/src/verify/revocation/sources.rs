@@ -8,6 +8,9 @@ use crate::der::{self, DerError, Reader};
 
 /// URLs of each kind that are told; what comes after is ignored.
 pub const SOURCES_BOUND: usize = 2;
+/// URIs that are looked at in one list of names, or one certificate's points: each of a certificate's is
+/// compared with each of a list's. A list with more is malformed; of a certificate the others are ignored.
+const LOCATIONS: usize = 16;
 /// Longest URL that is told.
 const LONGEST: usize = 1024;
 
@@ -81,7 +84,8 @@ fn read_points<'a>(value: &'a [u8], urls: &mut Vec<&'a [u8]>) -> Result<(), DerE
         let mut point = Reader(list.expect(der::SEQUENCE)?.contents);
         let Some(name) = point.optional(der::context_constructed(0))? else { continue };
         if point.is_empty() {
-            urls.extend(locations(name.contents)?);
+            let room = LOCATIONS.saturating_sub(urls.len());
+            urls.extend(locations(name.contents)?.into_iter().take(room));
         }
     }
     Ok(())
@@ -95,6 +99,9 @@ pub(super) fn locations(name: &[u8]) -> Result<Vec<&[u8]>, DerError> {
     while !names.is_empty() {
         let name = names.any()?;
         if name.tag == URI {
+            if urls.len() == LOCATIONS {
+                return Err(DerError::Length);
+            }
             urls.push(name.contents);
         }
     }
