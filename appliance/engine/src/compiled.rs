@@ -11,7 +11,7 @@ use weir_inspect::{RuleSet, RuleText};
 use weir_policy::judge::PolicyKind;
 use weir_policy::precedence::IndexedSnapshot;
 use weir_policy::snapshot::{
-    ClientProxy, DecidedBy, DecryptionPolicy, Profile, ServerProxy, Service, TrustStore,
+    ClientProxy, DecidedBy, DecryptionPolicy, Profile, Revocation, ServerProxy, Service, TrustStore,
 };
 use weir_policy::suites::Allowed;
 use weir_policy::{Inspection, Resets, Snapshot};
@@ -119,6 +119,16 @@ pub enum Excepted<'a> {
 }
 
 impl FlowPolicy<'_> {
+    /// Sessions may wait for what authorities say.
+    pub fn fetches(&self) -> bool {
+        match &self.proxy {
+            Proxy::Client { proxy, .. } => {
+                self.fetch_intermediates || proxy.revocation == Revocation::Fetched
+            }
+            Proxy::Server { .. } => false,
+        }
+    }
+
     /// No filter looks at either direction.
     pub fn has_no_filters(&self) -> bool {
         self.rules.iter().all(|rules| rules.is_empty())

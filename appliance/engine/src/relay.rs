@@ -113,7 +113,9 @@ impl<'a> Relay<'a> {
         self.take_in(Direction::ToClient, Input::Buffered)?;
         self.take_in(Direction::ToServer, Input::Buffered)?;
         // The client's tickets: it has asked already, and the answer is on its way.
-        self.client.withholds = self.client_spoke && self.record.bytes_to_client == 0;
+        self.client.withholds = self.client_spoke
+            && self.record.bytes_to_client == 0
+            && !self.client.leg.tls.peer_awaits_last_flight();
         let guard = self.guard;
         let mut asked = pin!(guard.asked());
         let mut drain = None;

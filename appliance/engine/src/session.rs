@@ -166,6 +166,10 @@ async fn handshakes(
     let chain = server.tls.peer_chain().unwrap_or_default();
     record.certificate = certificate_record(&chain);
     let asked_until = tokio::time::Instant::now() + authorities::WITHIN;
+    if flow.fetches() {
+        // The server is not to wait for what others say of it.
+        let _ = server.flush_some();
+    }
     let chain = completed(chain, record.client.ip(), flow, surroundings, asked_until).await;
     if negotiated.as_ref().is_some_and(|negotiated| negotiated.resumed) {
         increment(&totals.resumed_with_server);

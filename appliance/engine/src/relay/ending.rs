@@ -47,7 +47,9 @@ impl Relay<'_> {
     }
 
     /// The session is dropped: both sides are closed as the proxy's options say.
-    pub(super) fn block(&self, dropped: &Dropped) -> Blocked {
+    pub(super) fn block(&mut self, dropped: &Dropped) -> Blocked {
+        // Our Finished, where the request that is dropped came with the client's.
+        let _ = self.server.leg.flush_some();
         reset_on_close(&self.client.leg.stream, self.resets_on_block.client);
         reset_on_close(&self.server.leg.stream, self.resets_on_block.server);
         if let Dropped::Filter(alert) = dropped {

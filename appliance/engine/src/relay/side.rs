@@ -226,4 +226,43 @@ mod tests {
         peer.readable().await.unwrap();
         assert_eq!(peer.try_read(&mut [0; 8]).unwrap(), 0);
     }
+
+    /// Segments that came so far: tcpi_segs_in (linux/tcp.h), which libc's structure lacks.
+    fn segments_in(stream: &TcpStream) -> u32 {
+        const SEGMENTS_IN: usize = 140;
+        let mut info = [0_u8; 256];
+        let mut length = nix::libc::socklen_t::try_from(info.len()).unwrap();
+        // SAFETY: the descriptor is open, and the kernel writes `length` bytes at most. nix has no
+        // wrapper that gives the fields behind libc's.
+        let result = unsafe {
+            nix::libc::getsockopt(
+                std::os::fd::AsRawFd::as_raw_fd(stream),
+                nix::libc::SOL_TCP,
+                nix::libc::TCP_INFO,
+                info.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        assert!(result == 0 && length as usize >= SEGMENTS_IN + 4);
+        u32::from_ne_bytes(info[SEGMENTS_IN..SEGMENTS_IN + 4].try_into().unwrap())
+    }
+
+    #[tokio::test]
+    async fn last_bytes_and_the_end_are_one_segment() {
+        let (mut side, peer) = side().await;
+        let before = segments_in(&peer);
+        side.closing = true;
+        takes(&mut side, b"close_notify");
+        let mut came = Vec::new();
+        loop {
+            peer.readable().await.unwrap();
+            match peer.try_read_buf(&mut came) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            }
+        }
+        assert_eq!(came, b"close_notify");
+        assert_eq!(segments_in(&peer) - before, 1);
+    }
 }
