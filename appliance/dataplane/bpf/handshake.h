@@ -165,7 +165,7 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 			/* The client ended without a word, and its server has seen so; or a server says so, whose
 			 * client ignores it and speaks yet. It is judged then, and forgotten soon where it does not. */
 			if (answered && (p->flags & (TCP_ACK | TCP_SYN)) == TCP_ACK && p->ack == f->end[0].isn + 2 && !f->reset)
-				f->reset = RESET_BY_ANYBODY;
+				f->reset = RESET_BY_CLIENT;
 			return SEEN_PASS;
 		}
 		if (p->flags & TCP_SYN) {

@@ -116,8 +116,9 @@ enum state {
 #define END_UNHEARD 32
 #define END_SPOKEN_TO 64
 
-#define RESET_BY_ANYBODY 1
+#define RESET_BY_ANYBODY 1 /* a RST */
 #define RESET_BY_SERVER 2 /* a FIN */
+#define RESET_BY_CLIENT 3 /* a FIN, which its server acknowledged */
 
 /* What one end's own packets said. */
 struct end {

@@ -210,13 +210,16 @@ pub struct Flow {
     pub served: u8,
     /// Among its client's flows.
     pub counted: u8,
-    /// Before it is held: an end ended or reset it, as far as anybody can tell.
+    /// Before it is held: an end ended or reset it, as far as anybody can tell; 0, or how.
     pub reset: u8,
     /// Of `judged`, so much the server acknowledged. Before the release and once taken the programs have
     /// other things here.
     pub server_heard: u32,
 }
 const _: () = assert!(size_of::<Flow>() == 128);
+
+pub const RESET_BY_ANYBODY: u8 = 1;
+pub const RESET_BY_SERVER: u8 = 2;
 
 /// Cells of one row of the table `client_flows`, where each group of counts has two rows: flows held or
 /// in their handshake, all entries, and those in [`State::Answered`]; then the sums of the last two. The

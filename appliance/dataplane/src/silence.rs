@@ -4,7 +4,8 @@
 //! others for good. They have a part of the flow table (bpf/clients.h), a client a share of that part;
 //! past it a handshake stays in the table that floods of SYNs push entries out of. Where nobody wants
 //! the room they stay for longer than ends go without a keep-alive. What a forgotten flow says later
-//! passes unjudged: it is counted, or the flow is blocked, as policy has it for handshakes that were
+//! passes unjudged (but for one that seemed to be reset: its server is, so that it takes nothing that is
+//! said): it is counted, or the flow is blocked, as policy has it for handshakes that were
 //! not seen: as the engine's own policy has it that is in force, so nothing is forgotten before it has
 //! one, nor while it drains. Not for: flows that were held. A look that fails is logged and done again.
 
@@ -21,7 +22,7 @@ use crate::core::{Core, Count, Disposition, Finished};
 use crate::dataplane::Times;
 use crate::layout::{
     CLIENT_HANDSHAKES_ALL, EVASION_SERVER_SPEAKS_FIRST, EVASION_UNSEEN_HANDSHAKE, Flow, FlowKey,
-    State, count_of, id_of,
+    RESET_BY_ANYBODY, State, count_of, id_of,
 };
 use crate::ring::monotonic_nanoseconds;
 use crate::state::Swap;
@@ -104,6 +105,14 @@ impl Silence {
 
     fn forget(&self, key: FlowKey, flow: &Flow, blocks: bool) -> io::Result<()> {
         let (core, id) = (&self.core, id_of(flow.word));
+        // A server that took the RST, or the end of what it has, is not moved by another; one that did
+        // not must take nothing once nobody judges it.
+        if !blocks
+            && flow.reset == RESET_BY_ANYBODY
+            && let Some(links) = core.segments.get(&key.segment)
+        {
+            links.reset_server(&key, flow, 0);
+        }
         let swap = if blocks {
             core.state.swap(&key, id, State::Answered, State::Blocked)?
         } else {

@@ -44,6 +44,7 @@ fn a_silent_flow_that_its_ends_end_leaves_its_room_soon() {
     server.send_ack();
     client.expect("ACK", |a| a.acknowledged == server.expected);
     engine.wait_for("handshake_forgotten", 1);
+    server.expect_none("an end of what waits for its server", |a| a.flags & RST != 0);
 }
 
 #[test]
@@ -81,6 +82,12 @@ fn a_flow_that_is_silent_for_too_long_is_forgotten_and_counted_or_blocked() {
                 engine.wait_for("tombstone_removed", 1);
             } else {
                 engine.wait_for("handshake_forgotten", 1);
+                if reset {
+                    let next = server.expected;
+                    server.expect("an end that it takes", |a| {
+                        a.flags == RST | ACK && a.sequence == next && a.payload.is_empty()
+                    });
+                }
                 client.send(0, b"late");
                 server.expect("its bytes", |a| a.payload == b"late");
             }

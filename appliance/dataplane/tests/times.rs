@@ -11,7 +11,7 @@ use weir_policy::Resets;
 use weir_policy::snapshot::{Evasion, EvasionAction, Layer2Fallback};
 use wire::Wire;
 use wire::engine::{Does, Engine, judge_all, snapshot};
-use wire::raw::{RAW_CLIENT, RAW_SERVER, RST, Raw};
+use wire::raw::{ACK, FIN, RAW_CLIENT, RAW_SERVER, RST, Raw};
 
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -79,4 +79,23 @@ fn a_watch_ends_by_time_and_policy_says_what_becomes_of_the_flow() {
         }
         assert_eq!(engine.counter("watched_conflicting_dropped"), 0);
     }
+}
+
+#[test]
+fn a_client_that_ended_says_no_more_where_its_server_does_not_take_the_end() {
+    let (wire, engine) = with(Evasion::default(), Does::Release);
+    let (client, server) = Raw::shaken(&wire, 4000);
+    let mut end = client.segment(0, b"half");
+    end.flags = FIN | ACK;
+    client.put(&end);
+    server.expect("the judged bytes", |a| a.payload == b"half");
+    server.acknowledge(0, 4);
+    engine.wait_for("watch_blocked", 1);
+    client.send(4, b"rest");
+    let next = server.expected.wrapping_add(4);
+    server.expect("an end where the server stands", |a| {
+        assert!(!a.payload.ends_with(b"rest"), "a blocked flow's bytes passed");
+        a.flags & RST != 0 && a.sequence == next
+    });
+    assert_eq!(engine.counter("watch_given_up"), 0);
 }

@@ -145,11 +145,15 @@ impl RingThread {
     /// No room or no patience any more; nothing to do where the release is final, as it mostly is.
     fn end_watch(&mut self, key: FlowKey, id: u64) {
         let Some(shared) = self.known.get(&(key, id)).cloned() else { return };
-        if shared.lock().disposition != Disposition::Watched {
+        let state = shared.lock();
+        if state.disposition != Disposition::Watched {
             return;
         }
+        // A client whose end its server does not take may go on, as after a RST that is none.
+        let ended = state.judged.as_ref().is_some_and(|judged| judged.fin);
+        drop(state);
         self.known.remove(&(key, id));
-        if self.core.blocks(EVASION_DECOY) {
+        if ended || self.core.blocks(EVASION_DECOY) {
             return self.block_watched(key, id, &shared);
         }
         match self.core.state.remove(&key, id, State::Watched) {
