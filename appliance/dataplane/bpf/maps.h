@@ -131,7 +131,7 @@ struct {
 	PINNED;
 } counters SEC(".maps");
 
-/* One ring for each CPU: rings_in_use of them, which src/rings.rs makes anew with each engine. Past its
+/* One ring for each CPU, or for some: rings_in_use of them, which src/rings.rs makes anew with each engine. Past its
  * size a held packet is dropped; TCP sends it again. Pinned only while the programs are loaded: the
  * loader cannot make a map of maps, and takes on a pinned one. */
 struct {

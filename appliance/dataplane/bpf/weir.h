@@ -7,7 +7,7 @@
 
 #define MAX_SEGMENTS 64 /* segment ids 1..63 index the arrays */
 #define MAX_INTERFACES 16384
-#define MAX_RINGS 64	/* rings of held packets, one for each CPU; where there are more CPUs they share */
+#define MAX_RINGS 64	/* rings of held packets, one for each CPU; where there are more CPUs than rings they share */
 
 /* SPEC D16: nothing that differs in one of these is ever mixed up. Canonical: end 0 is the lower
  * (address, port), compared as big-endian bytes. */

@@ -1,6 +1,6 @@
 //! The rings of held packets: how many, how large, and which thread reads which.
 //!
-//! For: one ring for each CPU, and never more readers than runtimes. Not for: reading them (`ring`),
+//! For: one ring for each CPU, as far as each has room for a burst, and never more readers than runtimes. Not for: reading them (`ring`),
 //! making maps (`map_of_maps`). A ring is read by one thread only, and all records of a flow come by one
 //! ring: they stay in order. Fails where the kernel makes no ring.
 
@@ -12,9 +12,12 @@ use aya::maps::{MapData, RingBuf};
 use crate::layout::MAX_RINGS;
 use crate::map_of_maps::{map_of_maps, ring};
 
-/// The least a ring is made with, in bytes: the largest record has some 64 KiB. All rings together have
-/// what they may, or 16 MiB where they are [`MAX_RINGS`] and may have less.
+/// The least a ring is made with, in bytes: the largest record has some 64 KiB. Only one ring has more
+/// than all may have together.
 const LEAST: u32 = 256 << 10;
+/// What each of several rings has, in bytes: a port with fewer queues than there are CPUs fills few of
+/// them, and CPUs that share a ring are less harm than a burst that finds none.
+const SEVERAL: u32 = 1 << 20;
 
 /// The rings that one thread reads, by number.
 pub type Share = Vec<(usize, RingBuf<MapData>)>;
@@ -39,7 +42,8 @@ pub struct Made {
 impl Rings {
     /// `bytes`: what all of them may have together.
     pub fn new(bytes: u32, processors: usize) -> Self {
-        let count = processors.clamp(1, MAX_RINGS);
+        let most = (bytes / SEVERAL) as usize;
+        let count = processors.min(most).clamp(1, MAX_RINGS);
         let each = (bytes / u32::try_from(count).unwrap_or(1)).max(LEAST);
         // The next power of two below, where it is none.
         Self { count, bytes: 1 << each.ilog2() }
@@ -87,9 +91,9 @@ mod tests {
             (2, 2, 8 << 20),
             (3, 3, 4 << 20),
             (16, 16, 1 << 20),
-            (32, 32, 512 << 10),
-            (64, 64, 256 << 10),
-            (256, 64, 256 << 10),
+            (32, 16, 1 << 20),
+            (64, 16, 1 << 20),
+            (256, 16, 1 << 20),
         ] {
             let rings = Rings::new(16 << 20, processors);
             assert_eq!(rings, Rings { count, bytes });
@@ -99,7 +103,12 @@ mod tests {
 
     #[test]
     fn the_largest_record_fits_however_little_there_is() {
-        assert_eq!(Rings::new(4096, 8).bytes, LEAST);
+        assert_eq!(Rings::new(4096, 8), Rings { count: 1, bytes: LEAST });
+    }
+
+    #[test]
+    fn a_larger_machine_may_have_more() {
+        assert_eq!(Rings::new(256 << 20, 256), Rings { count: MAX_RINGS, bytes: 4 << 20 });
     }
 
     #[test]
@@ -123,7 +132,7 @@ mod tests {
         for processors in [1, 3, 64] {
             let rings = Rings::new(16 << 20, processors);
             let shares = rings.share(rings.make().unwrap(), processors.min(2)).unwrap();
-            assert_eq!(shares.iter().map(Vec::len).sum::<usize>(), processors);
+            assert_eq!(shares.iter().map(Vec::len).sum::<usize>(), processors.min(16));
         }
     }
 }
