@@ -197,10 +197,12 @@ static __noinline int hold_server_first(struct packet *p, struct flow *f, __u64 
 }
 
 /* The server ends before the client's bytes were judged, or seems to: nobody knows whether its client
- * believes it. One that does says no more, and nothing is lost by judging what it said. */
-static __always_inline int on_server_end(struct flow *f, struct configuration *c, __u32 segment)
+ * believes it. One that believes a RST says no more, and nothing is lost by judging what it said. One
+ * that heard a FIN would go on, and acknowledge what the engine's socket never heard: the FIN waits, it
+ * comes again. */
+static __always_inline int on_server_end(struct packet *p, struct flow *f, struct configuration *c, __u32 segment)
 {
-	if (f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST)) {
+	if (!(p->flags & TCP_RST) || f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST)) {
 		/* One that ended ends again, or resets what comes. */
 		count(segment, server_end_dropped);
 		return TC_ACT_SHOT;

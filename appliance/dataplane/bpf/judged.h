@@ -120,7 +120,7 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 				return TC_ACT_SHOT;
 			}
 			if (!p->payload)
-				return on_server_end(f, c, segment);
+				return on_server_end(p, f, c, segment);
 			return server_ends_hold(p, f, word, c, segment);
 		}
 	}

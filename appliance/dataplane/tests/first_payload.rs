@@ -273,7 +273,8 @@ fn a_client_that_resets_before_it_is_judged_resets_its_server() {
 }
 
 #[test]
-fn a_server_that_ends_or_resets_while_the_flow_is_held_is_heard() {
+fn a_server_that_resets_while_the_flow_is_held_is_heard_and_one_that_ends_is_when_it_says_so_again()
+{
     for flags in [FIN | ACK, RST | ACK] {
         let Flow { wire: _wire, engine, client, server } = flow(1000, Does::Release);
         client.send(0, b"hello");
@@ -281,11 +282,35 @@ fn a_server_that_ends_or_resets_while_the_flow_is_held_is_heard() {
         let mut end = server.segment(0, &[]);
         end.flags = flags;
         server.put(&end);
+        if flags & FIN != 0 {
+            engine.wait_for("server_end_dropped", 1);
+            engine.wait_for("flow_released", 1);
+            server.put(&end);
+        }
         let came = client.expect("the server's end", |a| a.flags == flags);
         assert_eq!(came.sequence, server.first);
         server.expect("the hello", |a| a.payload == b"hello" && a.flags == ACK | PUSH);
-        assert_eq!(engine.counter("held_ended"), 1);
+        assert_eq!(engine.counter("held_ended"), u64::from(flags & RST != 0));
     }
+}
+
+#[test]
+fn a_server_that_ends_while_the_flow_is_held_is_heard_once_it_is_taken() {
+    let wire = Wire::new();
+    let (engine, held) = wire.engine(Attach::Auto);
+    judge_all(held, 8, Does::TakeOver);
+    let listener = wire.listen();
+    let (mut client, mut server) = wire.pair(&listener);
+    client.write_all(b"half").unwrap();
+    engine.wait_for("flow_held", 1);
+    server.shutdown(Shutdown::Write).unwrap();
+    engine.wait_for("server_end_dropped", 1);
+    client.write_all(b"rest").unwrap();
+    let mut came = [0; 8];
+    server.read_exact(&mut came).unwrap();
+    assert_eq!(&came, b"halfrest");
+    assert_eq!(client.read(&mut came).unwrap(), 0);
+    engine.wait_for("flow_taken_over", 1);
 }
 
 #[test]
