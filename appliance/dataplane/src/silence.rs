@@ -22,7 +22,7 @@ use crate::core::{Core, Count, Disposition, Finished};
 use crate::dataplane::Times;
 use crate::layout::{
     CLIENT_HANDSHAKES_ALL, EVASION_SERVER_SPEAKS_FIRST, EVASION_UNSEEN_HANDSHAKE, Flow, FlowKey,
-    RESET_BY_ANYBODY, State, count_of, id_of,
+    RESET_BY_ANYBODY, RESET_BY_SERVER, State, count_of, id_of,
 };
 use crate::ring::monotonic_nanoseconds;
 use crate::state::Swap;
@@ -138,10 +138,15 @@ fn crowded(silent: i32, room: u32) -> bool {
 }
 
 /// Whether what its client says later, if it says anything, must not cross unjudged: of a server proxy's
-/// server nothing but TLS does (SPEC T9).
+/// server nothing but TLS does (SPEC T9). A server that ended without a word may wait for its client
+/// for as long as it likes: nothing of that handshake was not seen.
 fn blocks(flow: &Flow, evasion: u32) -> bool {
-    let ended = if flow.reset != 0 { EVASION_SERVER_SPEAKS_FIRST } else { 0 };
-    flow.served != 0 || evasion & (EVASION_UNSEEN_HANDSHAKE | ended) != 0
+    let ways = match flow.reset {
+        0 => EVASION_UNSEEN_HANDSHAKE,
+        RESET_BY_SERVER => EVASION_SERVER_SPEAKS_FIRST,
+        _ => EVASION_UNSEEN_HANDSHAKE | EVASION_SERVER_SPEAKS_FIRST,
+    };
+    flow.served != 0 || evasion & ways != 0
 }
 
 #[cfg(test)]

@@ -97,6 +97,34 @@ fn a_flow_that_is_silent_for_too_long_is_forgotten_and_counted_or_blocked() {
 }
 
 #[test]
+fn a_server_that_ended_without_a_word_hears_its_client_however_late() {
+    for (unseen_handshake, server_speaks_first) in
+        [(BLOCK, EvasionAction::Bypass), (EvasionAction::Bypass, BLOCK)]
+    {
+        let policy = Evasion { unseen_handshake, server_speaks_first, ..Evasion::default() };
+        let (wire, engine, held) = with(policy, |options| {
+            options.times = Times { silent: Times::default().silent, ..SHORT };
+        });
+        judge_all(held, 1, Does::Hold);
+        let (mut client, server) = Raw::shaken(&wire, 4000);
+        let mut end = server.segment(0, &[]);
+        end.flags = FIN | ACK;
+        server.put(&end);
+        client.expect("FIN", |a| a.flags & FIN != 0);
+        client.expected = server.first.wrapping_add(1);
+        client.send_ack();
+        if server_speaks_first == BLOCK {
+            // It may not end so.
+            engine.wait_for("handshake_blocked", 1);
+            continue;
+        }
+        engine.wait_for("handshake_forgotten", 1);
+        client.send(0, b"late");
+        server.expect("its bytes", |a| a.payload == b"late");
+    }
+}
+
+#[test]
 fn an_engine_without_a_policy_forgets_nothing() {
     let (wire, engine, held) = with(Evasion::default(), |_| {});
     let (_client, _server) = Raw::shaken(&wire, 4000);
