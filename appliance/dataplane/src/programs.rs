@@ -9,8 +9,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aya::maps::{Map, MapData, MapError};
+use aya::pin::PinError;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact};
 use aya::programs::{LinkOrder, RawTracePoint, SchedClassifier, TcAttachType};
@@ -29,6 +31,11 @@ const CLSACT: (u16, u32) = (1, 1);
 /// How often a program is loaded before it is given up: the verifier stops (EAGAIN) where a signal waits
 /// for the calling thread, whatever the program.
 const LOADS: usize = 5;
+
+/// How often it is looked whether the rings' pin of another engine, which is there only while that one
+/// loads, is gone; then it is that of an engine that died.
+const PINNED_BY_ANOTHER: usize = 50;
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,10 +127,8 @@ fn load_with_rings(
     let failed = |error| ProgramError::Pinned { path: pin.to_owned(), error };
     let map = map.try_clone().map_err(MapError::IoError).map_err(failed)?;
     let own = MapData::from_fd(map).map_err(failed)?;
-    // Of an engine that died meanwhile.
-    let _ = fs::remove_file(pin);
     let name = Some(RING_TABLE.to_owned());
-    own.pin(pin).map_err(|error| failed(MapError::PinError { name, error }))?;
+    pin_rings(&own, pin).map_err(|error| failed(MapError::PinError { name, error }))?;
     let loaded = loader.load(OBJECT);
     let _ = fs::remove_file(pin);
     let ebpf = loaded?;
@@ -135,6 +140,22 @@ fn load_with_rings(
         return Err(ProgramError::RingsOfAnother);
     }
     Ok(ebpf)
+}
+
+fn pin_rings(rings: &MapData, pin: &Path) -> Result<(), PinError> {
+    for _ in 0..PINNED_BY_ANOTHER {
+        match rings.pin(pin) {
+            Err(PinError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
+            {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            done => return done,
+        }
+    }
+    // Of an engine that died while it loaded.
+    let _ = fs::remove_file(pin);
+    rings.pin(pin)
 }
 
 fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), ProgramError> {

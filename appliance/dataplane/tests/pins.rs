@@ -4,7 +4,9 @@
 mod wire;
 
 use std::fs;
+use std::io::Write;
 
+use aya::maps::MapData;
 use weir_dataplane::Attach;
 use wire::Wire;
 use wire::engine::{Does, judge_all};
@@ -43,4 +45,21 @@ fn pins_of_another_layout_are_removed_and_those_of_the_same_taken_on() {
     assert_eq!(engine.counter("candidate_syn"), 0);
     connects(&wire);
     engine.wait_for("candidate_syn", 1);
+}
+
+#[test]
+fn rings_that_a_dying_engine_left_pinned_hinder_no_other() {
+    let wire = Wire::new();
+    drop(wire.engine(Attach::Auto));
+    let entries = fs::read_dir(&wire.pins).unwrap().map(|entry| entry.unwrap().path());
+    let layout = entries.into_iter().find(|path| path.is_dir()).unwrap();
+    let left = layout.join("held_rings");
+    MapData::from_pin(layout.join("client_flows")).unwrap().pin(&left).unwrap();
+    let (engine, held) = wire.engine(Attach::Auto);
+    assert!(!left.exists());
+    judge_all(held, 1, Does::Hold);
+    let listener = wire.listen();
+    let (mut client, _server) = wire.pair(&listener);
+    client.write_all(b"!").unwrap();
+    engine.wait_for("flow_held", 1);
 }
