@@ -87,7 +87,9 @@ impl Crossing<'_> {
         let (engine, held) = wire.engine(self.attach);
         let _judge = judge_all(held, 1, self.does);
         let captures = (!self.offloads)
-            .then(|| [Capture::start_all(&wire.client), Capture::start_all(&wire.server)]);
+            .then_some([&wire.client, &wire.server])
+            // With the Ethernet header and a tag.
+            .map(|ends| ends.map(|end| Capture::start_all_of_length(end, self.mtu + 18)));
         let listener = wire.listen_at(self.address);
         if self.address == SERVER {
             socket2::SockRef::from(&listener).set_tos_v4(SERVER_TOS).unwrap();

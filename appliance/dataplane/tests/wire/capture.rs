@@ -11,6 +11,9 @@ pub struct Capture {
     file: PathBuf,
 }
 
+/// Bytes of the longest frame that an end's kernel makes (GSO).
+const LONGEST: u32 = 66_000;
+
 /// One TCP packet over IPv4.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
@@ -31,21 +34,27 @@ pub struct Packet {
 impl Capture {
     /// Of plain IPv4 TCP.
     pub fn start(namespace: &Path) -> Self {
-        Self::start_filtered(namespace, "tcp")
+        Self::start_filtered(namespace, "tcp", LONGEST)
     }
 
     /// Of everything.
     pub fn start_all(namespace: &Path) -> Self {
-        Self::start_filtered(namespace, "")
+        Self::start_filtered(namespace, "", LONGEST)
     }
 
-    fn start_filtered(namespace: &Path, filter: &str) -> Self {
+    /// Of everything, where no frame is longer than this: there is room for as many more of them.
+    pub fn start_all_of_length(namespace: &Path, longest: u32) -> Self {
+        Self::start_filtered(namespace, "", longest)
+    }
+
+    fn start_filtered(namespace: &Path, filter: &str, longest: u32) -> Self {
         let name = namespace.file_name().unwrap().to_str().unwrap();
         let file = std::env::temp_dir().join(format!("{name}.pcap"));
         // The buffer is divided in slots of the snapshot length: with tcpdump's default of 256 KiB a
         // slot, a burst on a loaded machine overflows it and packets are missing from the capture.
         let tcpdump = Command::new("ip")
-            .args(["netns", "exec", name, "tcpdump", "-U", "-n", "-s66000", "-B", "131072"])
+            .args(["netns", "exec", name, "tcpdump", "-U", "-n", "-B", "131072"])
+            .args(["-s", &longest.to_string()])
             .args(["-i", "e0"])
             .args(["--immediate-mode", "-Z", "root", "-w"])
             .arg(&file)
@@ -76,7 +85,7 @@ impl Capture {
             let now = fs::metadata(&self.file).unwrap().len();
             same = if now == size { same + 1 } else { 0 };
             size = now;
-            if same == 5 {
+            if same == 10 {
                 break;
             }
         }
