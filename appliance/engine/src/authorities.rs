@@ -154,7 +154,7 @@ impl Authorities {
 
     /// Whether a certificate of the path, which is not empty, is revoked: by what its server staples of
     /// the leaf, what is known, OCSP, its authority's list. All are asked at once. One that is revoked
-    /// decides; then the lowest of which it is unknown (first of those that name somebody to ask); what is
+    /// decides; then the lowest of which it is unknown, those that name somebody to ask first; what is
     /// good, the leaf's answer says.
     pub async fn revocation(
         &self,
