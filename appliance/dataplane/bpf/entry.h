@@ -10,26 +10,50 @@ enum { ENTER_DONE, ENTER_RACE, ENTER_FULL };
 /* From half_open to `flows`. `f` must not be used afterwards. */
 static __noinline int enter(struct packet *p, struct flow *f, __u64 word)
 {
-	if (!p || !f || !swap(f, word, STATE_ANSWERED))
+	__u64 answered = (word & ~0xffULL) | STATE_ANSWERED;
+	__u32 zero = 0;
+	struct flow *moving = bpf_map_lookup_elem(&scratch, &zero);
+	if (!p || !f || !moving || !swap(f, word, STATE_ANSWERED))
 		return ENTER_RACE;
 	f->touched = bpf_ktime_get_ns();
-	__u32 client_low = f->client_low;
+	__builtin_memcpy(moving, f, sizeof(*moving));
+	/* half_open gives an entry's memory to another handshake at once where it is short. */
+	if (*(volatile __u64 *)&f->word != answered || moving->word != answered)
+		return ENTER_RACE;
+	__u32 client_low = moving->client_low;
 	/* Before it is there: whoever takes it out of the count finds it counted. */
 	count_entry(&p->key, client_low, 1, 1);
 	/* Before it is there, too: from then on another CPU may hold it. */
-	long error = keep_alias(&p->key, f);
+	long error = keep_alias(&p->key, moving);
 	if (!error) {
-		error = bpf_map_update_elem(&flows, &p->key, f, BPF_NOEXIST);
+		error = bpf_map_update_elem(&flows, &p->key, moving, BPF_NOEXIST);
 		if (error && error != -17)
-			forget_alias(&p->key, f);
+			forget_alias(&p->key, moving);
 	}
 	if (error) {
 		count_entry(&p->key, client_low, -1, -1);
-		swap(f, (word & ~0xffULL) | STATE_ANSWERED, STATE_HALF_OPEN);
+		swap(f, answered, STATE_HALF_OPEN);
 		return error == -17 /* EEXIST */ ? ENTER_RACE : ENTER_FULL;
 	}
 	bpf_map_delete_elem(&half_open, &p->key);
 	return ENTER_DONE;
+}
+
+#define MOVE_LOOKS 1024 /* some 20 microseconds; past it the packet is dropped, and comes again */
+
+/* The entry in `flows` of a packet that was not found there and then not in half_open either, or as one
+ * that is on its way (`watched`): another CPU moves it, or moved it in between. */
+static __noinline struct flow *moved(struct packet *p, struct flow *watched)
+{
+	struct flow *f = 0;
+	if (!p)
+		return 0;
+	for (int look = 0; look < MOVE_LOOKS; look++) {
+		f = bpf_map_lookup_elem(&flows, &p->key);
+		if (f || !watched || (*(volatile __u64 *)&watched->word & 0xff) != STATE_ANSWERED)
+			break;
+	}
+	return f;
 }
 
 /* Leaves a flow that is not held yet to the bridge, whichever table it is in; it is known as such for

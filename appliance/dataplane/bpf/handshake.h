@@ -294,7 +294,8 @@ static __always_inline struct flow *enter_to_hold(struct packet *p, struct flow 
 	}
 	switch (enter(p, f, *word)) {
 	case ENTER_DONE:
-		f = bpf_map_lookup_elem(&flows, &p->key);
+	case ENTER_RACE:
+		f = moved(p, f);
 		if (f) {
 			*word = *(volatile __u64 *)&f->word;
 			if ((*word & 0xff) == STATE_ANSWERED)

@@ -126,19 +126,27 @@ static __always_inline int ring_refuses(struct packet *p, struct flow *f, __u64 
 	return 1;
 }
 
+static __noinline int hold_sized(struct __sk_buff *skb, struct packet *p, struct flow *f, __u64 word, __u32 kind)
+{
+	if (skb->len <= 2048)
+		return hold_2048(skb, p, f, word, kind);
+	if (skb->len <= 16384)
+		return hold_16384(skb, p, f, word, kind);
+	return hold_65712(skb, p, f, word, kind);
+}
+
 /* Takes a client's packet off the wire and hands it to the engine, whose ring was asked before. A flow's
  * first was counted for its client. */
 static __always_inline int hold_asked(struct __sk_buff *skb, struct packet *p, struct flow *f, __u64 word, __u32 segment, __u32 kind)
 {
-	int result;
-	if (skb->len <= 2048)
-		result = hold_2048(skb, p, f, word, kind);
-	else if (skb->len <= 16384)
-		result = hold_16384(skb, p, f, word, kind);
-	else
-		result = hold_65712(skb, p, f, word, kind);
+	int result = hold_sized(skb, p, f, word, kind);
 	if (kind == HELD_FIRST && result != HOLD_OK)
 		client_subtracts(&p->key, f->client_low);
+	if (kind == HELD_FIRST && result == HOLD_RACE && *(volatile __u64 *)&f->word == ((word & ~0xffULL) | STATE_HELD)) {
+		/* Another CPU was the first to hold a packet of it. */
+		kind = HELD_MORE;
+		result = hold_sized(skb, p, f, word, kind);
+	}
 	switch (result) {
 	case HOLD_OK:
 		if (kind == HELD_REPEATED)

@@ -74,7 +74,7 @@ int port_ingress(struct __sk_buff *skb)
 
 	__u64 word;
 	int action;
-	struct flow *answered = 0, *succeeded = 0, *f = bpf_map_lookup_elem(&flows, &p.key);
+	struct flow *answered = 0, *succeeded = 0, *watched = 0, *f = bpf_map_lookup_elem(&flows, &p.key);
 	if (!f && is_gre(p.key.tunnel) && pair_gre_key(&p))
 		f = bpf_map_lookup_elem(&flows, &p.key);
 	if (!f) {
@@ -83,7 +83,13 @@ int port_ingress(struct __sk_buff *skb)
 			return TC_ACT_OK;
 		if ((p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
 			goto syn;
-		goto not_in_flows;
+		watched = bpf_map_lookup_elem(&half_open, &p.key);
+		/* Looked for in the order of the way that it goes, no entry is missed. */
+		if ((p.payload || (p.flags & TCP_FIN)) && settings && settings->rules &&
+		    (!watched || (*(volatile __u64 *)&watched->word & 0xff) == STATE_ANSWERED))
+			f = moved(&p, watched);
+		if (!f)
+			goto not_in_flows;
 	}
 	word = *(volatile __u64 *)&f->word;
 	switch (word & 0xff) {
@@ -135,6 +141,7 @@ int port_ingress(struct __sk_buff *skb)
 		}
 		if (!newer)
 			return TC_ACT_OK;
+		watched = newer;
 		goto not_in_flows;
 	}
 	if (answered)
@@ -150,14 +157,15 @@ int port_ingress(struct __sk_buff *skb)
 	}
 	return on_taken(skb, &p, port, c, f, word);
 not_in_flows:
-	f = bpf_map_lookup_elem(&half_open, &p.key);
-	if (f) {
-		word = *(volatile __u64 *)&f->word;
+	if (watched) {
+		word = *(volatile __u64 *)&watched->word;
 		if ((word & 0xff) == STATE_ANSWERED) {
-			count(segment, state_race_dropped); /* another CPU is moving it at this moment */
+			if (!p.payload && !(p.flags & TCP_FIN))
+				return TC_ACT_OK;
+			count(segment, state_race_dropped); /* another CPU is moving it, and slow at that */
 			return TC_ACT_SHOT;
 		}
-		return on_handshake(skb, &p, port, c, f, word);
+		return on_handshake(skb, &p, port, c, watched, word);
 	}
 	if ((p.flags & TCP_SYN) && settings && settings->rules)
 		return on_unknown_answer(&p, port, c);

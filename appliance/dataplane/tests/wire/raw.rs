@@ -282,7 +282,7 @@ impl Raw {
     }
 
     /// Sends the SYN again until it is answered: a new wire's bridge may not forward yet.
-    fn send_syn(&self, mut answered: impl FnMut() -> Option<Arrived>) -> Arrived {
+    pub fn send_syn(&self, mut answered: impl FnMut() -> Option<Arrived>) -> Arrived {
         for _ in 0..20 {
             self.put(&self.syn());
             if let Some(answer) = answered() {
