@@ -1,9 +1,11 @@
 //! One candidate flow, from the moment it is held: peek, judge, then release, block or take over.
 //!
 //! The order of judgement itself is `weir_policy::judge`; here stands only how a hello that comes
-//! in pieces is waited for. A hello still incomplete after [`HOLD`] is taken over, as its client
+//! in pieces is waited for. A hello still incomplete after `first::HOLD` is taken over, as its client
 //! may be waiting for an ACK that only a taken flow can give; if it then proves excepted it is
 //! relayed byte for byte (SPEC D12).
+
+mod first;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,28 +13,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use weir_api::engine::{End, FromEngine, SessionRecord};
-use weir_dataplane::{Held, HeldFlow, TakeOverError, TakenFlow};
+use weir_dataplane::{HeldFlow, TakeOverError, TakenFlow};
 use weir_policy::judge::{unsupported, virtual_segment};
 use weir_policy::outcome::{Blocked, Bypassed, NotDecrypted, Outcome};
 use weir_policy::snapshot::OverThreshold;
 use weir_policy::{Candidate, Decision, FirstBytes, Resets, judge, policy_of};
-use weir_tls::hello::{self, ClientHello, Peek};
 
+use self::first::{First, Known, rest_of_hello, wait_for_hello};
 use crate::compiled::{CompiledPolicy, Excepted, Proxy};
 use crate::counters::increment;
-use crate::leg::{LegFault, reset_on_close};
+use crate::leg::reset_on_close;
 use crate::record::failure;
 use crate::runtime::Surroundings;
 use crate::threshold::{Admission, Threshold};
 use crate::{relay, session};
-
-/// How long a hello may stay incomplete before the flow is taken over undecided (SPEC D12).
-const HOLD: Duration = Duration::from_millis(20);
-/// How long a taken client may take to complete its hello; past it the flow is reset.
-const HELLO_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Serves one held flow to its end.
 pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
@@ -122,79 +118,6 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
 const PROMISING: FirstBytes<'static> =
     FirstBytes::ClientHello { server_name: None, supported: true, encrypted: false };
 
-/// What the wait for the hello came to.
-enum First {
-    Known(Known),
-    StillIncomplete,
-    ServerSpoke,
-    Ended,
-}
-
-/// First bytes that can be judged.
-enum Known {
-    Hello(Box<ClientHello>),
-    Sslv2,
-    NotTls,
-    Malformed,
-    Oversize,
-    Incomplete,
-}
-
-impl Known {
-    /// `None`: more bytes are needed.
-    fn from_peek(peek: Peek) -> Option<Self> {
-        Some(match peek {
-            Peek::Incomplete => return None,
-            Peek::Hello(hello) => Self::Hello(Box::new(hello)),
-            Peek::Sslv2 => Self::Sslv2,
-            Peek::NotTls(looks_like) => {
-                debug!(?looks_like, "first bytes are not TLS");
-                Self::NotTls
-            }
-            Peek::Malformed(error) => {
-                debug!(%error, "malformed ClientHello");
-                Self::Malformed
-            }
-            Peek::Oversize => Self::Oversize,
-        })
-    }
-
-    fn first_bytes(&self) -> FirstBytes<'_> {
-        match self {
-            Self::Hello(hello) => FirstBytes::ClientHello {
-                server_name: hello.server_name.as_deref(),
-                supported: hello.supported_by_any_stack(),
-                encrypted: hello.encrypted_client_hello,
-            },
-            Self::Sslv2 => FirstBytes::Sslv2Hello,
-            Self::NotTls => FirstBytes::NotTls,
-            Self::Malformed => FirstBytes::Malformed,
-            Self::Oversize => FirstBytes::Oversize,
-            Self::Incomplete => FirstBytes::Incomplete,
-        }
-    }
-}
-
-async fn wait_for_hello(held: &mut HeldFlow) -> First {
-    let deadline = Instant::now() + HOLD;
-    loop {
-        // What the client said behind that is no answer to nobody.
-        if held.server_spoke() {
-            return First::ServerSpoke;
-        }
-        if let Some(known) = Known::from_peek(hello::peek(held.payload())) {
-            return First::Known(known);
-        }
-        match tokio::time::timeout_at(deadline, held.more()).await {
-            Ok(Held::More) => {}
-            Ok(Held::Full) => return First::Known(Known::Oversize),
-            Ok(Held::Ended) => return First::Ended,
-            Ok(Held::ServerSpoke) => return First::ServerSpoke,
-            Err(_) => return First::StillIncomplete,
-        }
-    }
-}
-
 /// A flow taken with its hello incomplete: reads the rest, judges, and decrypts or relays.
 async fn decide_after_takeover(
     mut taken: TakenFlow,
@@ -233,37 +156,6 @@ async fn decide_after_takeover(
         (Decision::TakeOver(_), _) => {
             relay::as_is(taken, record).await;
             Outcome::Bypassed(Bypassed::IncompleteHello)
-        }
-    }
-}
-
-/// Reads until the first bytes can be judged. Fails where the client broke, or was slow enough to hope
-/// for a relay.
-async fn rest_of_hello(client: &TcpStream, received: &mut Vec<u8>) -> Result<Known, LegFault> {
-    let deadline = Instant::now() + HELLO_DEADLINE;
-    loop {
-        if let Some(known) = Known::from_peek(hello::peek(received)) {
-            return Ok(known);
-        }
-        match tokio::time::timeout_at(deadline, read_more(client, received)).await {
-            Ok(Ok(true)) => {}
-            // It closed amid its hello: nothing more can come.
-            Ok(Ok(false)) => return Ok(Known::Incomplete),
-            Ok(Err(error)) => return Err(error.into()),
-            Err(_) => return Err(LegFault::Slow),
-        }
-    }
-}
-
-/// Appends what the client sent; `false` at its end. The bound is the parser's: over 64 KiB it says
-/// `Oversize` and nobody reads on.
-async fn read_more(client: &TcpStream, received: &mut Vec<u8>) -> std::io::Result<bool> {
-    loop {
-        client.readable().await?;
-        match client.try_read_buf(received) {
-            Ok(read) => return Ok(read > 0),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
         }
     }
 }

@@ -1,6 +1,10 @@
 //! How long a client has for its hello, on a clock that only runs while everybody waits.
 
+use tokio::time::Instant;
+
+use super::first::{HELLO_DEADLINE, HOLD};
 use super::*;
+use crate::leg::LegFault;
 
 /// A client that sends so many bytes of a hello that never ends, one every second, and stays.
 async fn dribbles(bytes: usize) -> TcpStream {
