@@ -1,7 +1,10 @@
 //! Weir's processes between real ends, on this machine's kernel.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod attacks;
+#[path = "../common/mod.rs"]
 mod common;
+mod operator;
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -38,16 +41,6 @@ fn der(pem: &str) -> Vec<u8> {
 #[test]
 fn a_benign_download_is_decrypted_inspected_and_whole() {
     passes(checks::benign_download);
-}
-
-#[test]
-fn the_flow_table_has_the_size_that_the_engine_was_started_with() {
-    passes(|bench, _| {
-        let log = bench.wire.log()?;
-        let told = log.lines().find(|line| line.contains("engine started")).unwrap();
-        assert!(told.contains(&FLOW_TABLE.to_string()), "{told}");
-        Ok(())
-    });
 }
 
 #[test]
@@ -221,54 +214,6 @@ fn an_empty_record_hides_no_hello_from_a_server_proxy() {
 }
 
 #[test]
-fn an_attack_split_over_records_is_blocked() {
-    passes(|bench, _| {
-        let mut tls = connect(&bench.ends, "public.example");
-        write_record(&mut tls, b"GET /?split=../../etc/pas")?;
-        std::thread::sleep(Duration::from_millis(100));
-        write_record(&mut tls, b"swd HTTP/1.1\r\nHost: public.example\r\n\r\n")?;
-        let (answer, _) = read_until(&mut tls, "\r\n\r\n", 1);
-        assert_eq!(answer, "", "the attack was answered");
-        assert!(!bench.ends.access_log()?.contains("split"));
-        Ok(())
-    });
-}
-
-#[test]
-fn an_attack_in_an_upload_split_over_records_is_blocked() {
-    passes(|bench, evidence| {
-        let mut tls = connect(&bench.ends, "public.example");
-        let body = format!("field={UPLOAD_ATTACK}evil.example/a}}");
-        let (first, second) = body.split_at(14);
-        let length = body.len();
-        let head = format!(
-            "PUT /upload/attack HTTP/1.1\r\nHost: public.example\r\nContent-Length: {length}\r\n\r\n"
-        );
-        write_record(&mut tls, head.as_bytes())?;
-        write_record(&mut tls, first.as_bytes())?;
-        std::thread::sleep(Duration::from_millis(100));
-        write_record(&mut tls, second.as_bytes())?;
-        let (answer, _) = read_until(&mut tls, "\r\n\r\n", 1);
-        assert_eq!(answer, "", "the attack was answered");
-        assert!(!bench.ends.served("upload/attack").exists(), "the upload was stored");
-        checks::row_on_console(bench, evidence, "show events", &UPLOAD_SID.to_string())?;
-        Ok(())
-    });
-}
-
-#[test]
-fn malware_in_a_response_never_arrives_whole() {
-    passes(|bench, evidence| {
-        let fetched = Fetch::new("public.example", "/malware.txt").run(&bench.ends)?;
-        assert_ne!(fetched.exit, 0, "the response got through");
-        let body = std::fs::read_to_string(&fetched.body).unwrap_or_default();
-        assert!(!body.contains(MALWARE), "{body}");
-        checks::row_on_console(bench, evidence, "show events", &MALWARE_SID.to_string())?;
-        Ok(())
-    });
-}
-
-#[test]
 fn a_large_upload_arrives_whole() {
     passes(|bench, _| {
         let source = bench.ends.served("random.bin");
@@ -322,122 +267,6 @@ fn a_connection_serves_one_request_after_another() {
             end?;
             assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         }
-        Ok(())
-    });
-}
-
-#[test]
-fn pipelined_requests_are_answered_in_order_up_to_the_attack() {
-    passes(|bench, _| {
-        let page = std::fs::read_to_string(bench.ends.served("index.html"))?;
-        let request =
-            |target: &str| format!("GET {target} HTTP/1.1\r\nHost: public.example\r\n\r\n");
-        let mut tls = connect(&bench.ends, "public.example");
-        write_record(&mut tls, (request("/?n=1") + &request("/?n=2")).as_bytes())?;
-        let (answers, end) = read_until(&mut tls, page.trim_end(), 2);
-        end?;
-        assert_eq!(answers.matches("HTTP/1.1 200").count(), 2, "{answers}");
-
-        let mut tls = connect(&bench.ends, "public.example");
-        write_record(&mut tls, (request("/?n=3") + &request("/?n=/etc/passwd")).as_bytes())?;
-        let (answers, _) = read_until(&mut tls, page.trim_end(), 2);
-        assert!(answers.matches("HTTP/1.1 200").count() <= 1, "{answers}");
-        assert!(!bench.ends.access_log()?.contains("passwd"));
-        Ok(())
-    });
-}
-
-#[test]
-fn a_bad_configuration_is_refused_and_a_good_one_taken_while_traffic_goes_on() {
-    passes(|bench, _| {
-        let good = document::weir_section(&bench.ends.certificates)?;
-        bench
-            .wire
-            .configure(&good.replace("detection-ports: [\"443\"]", "detection-ports: [\"44x\"]"))?;
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !bench.wire.log()?.contains("44x") {
-            assert!(Instant::now() < deadline, "the agent does not name the bad port");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        let fetched = Fetch::new("public.example", "/").run(&bench.ends)?;
-        fetched.succeeded()?;
-        checks::ensure_signed_by_weir(&fetched)?;
-
-        bench
-            .wire
-            .configure(&good.replace("\"bank.example\"", "\"bank.example\", \"public.example\""))?;
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            let fetched = Fetch::new("public.example", "/").run(&bench.ends)?;
-            fetched.succeeded()?;
-            if checks::is_own(&bench.ends.certificates, &fetched.certificate()?)? {
-                return Ok(());
-            }
-            assert!(Instant::now() < deadline, "the new exception is not in force");
-        }
-    });
-}
-
-#[test]
-fn a_virtual_segment_tells_of_its_own_holds_and_takeovers() {
-    passes(|bench, _| {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            let told = bench.wire.console("show virtual-segments all json")?;
-            let views: Vec<VirtualSegmentView> = serde_json::from_str(&told)?;
-            let counted = &views[0].counted;
-            let taken = counted.counters.iter().find(|(name, _)| name == "flow_taken_over");
-            let times = [&counted.hold_time, &counted.take_over_time].map(Histogram::count);
-            if taken.is_some_and(|(_, count)| *count > 0) && times.iter().all(|flows| *flows > 0) {
-                return Ok(());
-            }
-            assert!(Instant::now() < deadline, "{told}");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    });
-}
-
-#[test]
-fn every_show_command_fits_eighty_columns_and_tells_no_key() {
-    passes(|bench, _| {
-        Fetch::new("public.example", "/").run(&bench.ends)?.succeeded()?;
-        Fetch::new("public.example", "/?f=/etc/passwd").run(&bench.ends)?;
-        let what = [
-            "version",
-            "health",
-            "segments",
-            "tls-inspection",
-            "tls-inspection log",
-            "sessions",
-            "sessions detail",
-            "events",
-            "configuration",
-            "high-availability",
-            "virtual-segments",
-            "virtual-segments all detail",
-            "captures",
-            "quarantine",
-            "traffic-filters",
-            "inspection-bypass",
-            "reputation",
-            "reputation 10.66.0.2",
-        ];
-        for what in what {
-            let text = bench.wire.console(&format!("show {what}"))?;
-            assert!(!text.trim().is_empty(), "show {what}");
-            assert!(!text.contains("PRIVATE KEY"), "show {what}");
-            for line in text.lines() {
-                assert!(line.chars().count() <= 80, "show {what}: {line}");
-            }
-        }
-        for what in ["npSslInspStats", "npSslInspProtocolStats", "npTcpProxyStats"] {
-            let text = bench.wire.console(&format!("debug np stats show {what}"))?;
-            assert!(!text.trim().is_empty(), "{what}");
-            assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
-        }
-        assert!(bench.wire.console("show configuration")?.contains("bank.example"));
-        let wrong = bench.wire.console("show nothing").unwrap_err().to_string();
-        assert!(wrong.contains("sessions"), "{wrong}");
         Ok(())
     });
 }
