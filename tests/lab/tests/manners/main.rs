@@ -5,6 +5,7 @@ mod blocks;
 #[path = "../common/mod.rs"]
 mod common;
 mod ends;
+mod flights;
 mod foreign;
 mod never;
 mod resets;
