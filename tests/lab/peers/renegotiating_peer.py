@@ -23,7 +23,8 @@ def ask(connection, stream, most):
     sent = 0
     while sent < most:
         try:
-            for _ in records.sendRecord(Message(ContentType.handshake, ASKS)):
+            # A copy: what is sent is made of it in place.
+            for _ in records.sendRecord(Message(ContentType.handshake, bytearray(ASKS))):
                 pass
         except socket.timeout:
             return "stalled %d" % sent
