@@ -34,7 +34,7 @@ fn counter(bench: &mut Bench<Lab>, name: &str) -> anyhow::Result<u64> {
 
 /// Until a counter has come so far: the engine tells its counters once a second.
 fn counts(bench: &mut Bench<Lab>, name: &str, least: u64) -> anyhow::Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let counted = counter(bench, name)?;
         if counted >= least {
@@ -97,10 +97,12 @@ fn sessions_of_old_clients_that_vanish_leave_nothing_in_the_worker() {
     });
 }
 
-/// Each has its turn between the chunks of those that are busy.
+/// Each has its turn between the chunks of those that are busy. They are more than the worker takes in one
+/// turn, and no more: where the machine has a tenth of its time for all this, the last of them must still
+/// have shaken hands with its server, and be answered, within the 30 s that a handshake may take.
 #[test]
-fn hundreds_of_new_legs_at_once_have_their_turn_beside_bulk_data_and_none_is_lost() {
-    const NEW: usize = 250;
+fn a_hundred_new_legs_at_once_have_their_turn_beside_bulk_data_and_none_is_lost() {
+    const NEW: usize = 100;
     passes(|bench| {
         let worker = bench.wire.legacy_worker()?;
         let ends = &bench.ends;
@@ -108,12 +110,12 @@ fn hundreds_of_new_legs_at_once_have_their_turn_beside_bulk_data_and_none_is_los
             let bulk: Vec<_> = (0..3)
                 .map(|number| {
                     let fetch =
-                        Fetch::new("public.example", "/random.bin").arguments(&OLD).limit(100);
+                        Fetch::new("public.example", "/random.bin").arguments(&OLD).limit(300);
                     scope.spawn(move || fetch.run_into(ends, &format!("bulk-{number}")))
                 })
                 .collect();
             // While they are under way.
-            let begun = Instant::now() + Duration::from_secs(20);
+            let begun = Instant::now() + Duration::from_secs(60);
             while std::fs::metadata(ends.run.path("bulk-0")).map_or(0, |file| file.len()) == 0 {
                 anyhow::ensure!(Instant::now() < begun, "nothing is downloaded");
                 std::thread::sleep(Duration::from_millis(5));
@@ -127,7 +129,7 @@ fn hundreds_of_new_legs_at_once_have_their_turn_beside_bulk_data_and_none_is_los
             }
             for (number, stream) in streams.iter_mut().enumerate() {
                 let mut answer = [0; 5];
-                stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+                stream.set_read_timeout(Some(Duration::from_secs(120)))?;
                 stream.read_exact(&mut answer)?;
                 anyhow::ensure!(answer[0] == 0x16, "{number}: no handshake: {answer:?}");
             }
