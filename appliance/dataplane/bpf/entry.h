@@ -41,19 +41,30 @@ static __noinline int enter(struct packet *p, struct flow *f, __u64 word)
 
 #define MOVE_LOOKS 1024 /* some 20 microseconds; past it the packet is dropped, and comes again */
 
+struct move {
+	struct packet *packet;
+	struct flow *watched;
+};
+
+/* Whether there is no more to wait for. */
+static long move_is_over(__u32 look, struct move *move)
+{
+	(void)look;
+	return (*(volatile __u64 *)&move->watched->word & 0xff) != STATE_ANSWERED ||
+	       bpf_map_lookup_elem(&flows, &move->packet->key);
+}
+
 /* The entry in `flows` of a packet that was not found there and then not in half_open either, or as one
  * that is on its way (`watched`): another CPU moves it, or moved it in between. */
 static __noinline struct flow *moved(struct packet *p, struct flow *watched)
 {
-	struct flow *f = 0;
+	struct move move = { p, watched };
 	if (!p)
 		return 0;
-	for (int look = 0; look < MOVE_LOOKS; look++) {
-		f = bpf_map_lookup_elem(&flows, &p->key);
-		if (f || !watched || (*(volatile __u64 *)&watched->word & 0xff) != STATE_ANSWERED)
-			break;
-	}
-	return f;
+	/* The verifier of 6.1 would go through each turn of a loop. */
+	if (watched)
+		bpf_loop(MOVE_LOOKS, move_is_over, &move, 0);
+	return bpf_map_lookup_elem(&flows, &p->key);
 }
 
 /* Leaves a flow that is not held yet to the bridge, whichever table it is in; it is known as such for
