@@ -111,6 +111,8 @@ fn clients_that_pin_and_servers_that_ask_are_blocked_or_learnt_as_set_shown_and_
                 "not CURLE_SSL_PINNEDPUBKEYNOTMATCH: {}",
                 fetched.messages
             );
+            // What is learnt of it is learnt at its end, which is not to come after the command below.
+            record_of(bench, &fetched)?;
         }
         told(
             bench,
