@@ -1,12 +1,13 @@
 //! What is no TLS, on a server proxy: blocked whoever speaks first, with each setting of the reset.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
 use weir_lab::document;
-use weir_lab::ends::{Ends, OWN_SERVER, SERVER};
+use weir_lab::ends::{CLIENT, Ends, OWN_SERVER, SERVER};
 use weir_lab::process::succeed;
 
 use super::{configure, passes, told};
@@ -22,7 +23,7 @@ fn greeter(ends: &Ends, port: u16) -> anyhow::Result<mpsc::Receiver<std::io::Res
             let Ok(mut stream) = stream else { return };
             let tell = tell.clone();
             std::thread::spawn(move || {
-                stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+                stream.set_read_timeout(Some(Duration::from_secs(10)))?;
                 let own = stream.local_addr()?.ip() == OWN_SERVER;
                 stream.write_all(b"220 ready\r\n")?;
                 let ended = std::io::copy(&mut stream.try_clone()?, &mut stream);
@@ -34,6 +35,18 @@ fn greeter(ends: &Ends, port: u16) -> anyhow::Result<mpsc::Receiver<std::io::Res
         }
     });
     Ok(told)
+}
+
+/// Connects to there, and reads: the address that it came from, and the error, which may be there as soon
+/// as the connection is.
+fn reset_by(server: Ipv4Addr, port: u16) -> std::io::Result<(SocketAddr, std::io::Error)> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((CLIENT, 0)).into())?;
+    socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let from = socket.local_addr()?.as_socket().unwrap();
+    let connected = socket.connect(&SocketAddr::from((server, port)).into());
+    let ended = connected.and_then(|()| (&socket).read_exact(&mut [0; 1]));
+    Ok((from, ended.unwrap_err()))
 }
 
 /// SPEC T9: STARTTLS, and any other server that speaks before TLS does.
@@ -57,9 +70,8 @@ fn a_server_that_speaks_first_is_blocked_on_a_server_proxy() {
             other.read_exact(&mut greeting)?;
             assert_eq!(&greeting, b"220 ready\r\n");
 
-            let mut own = bench.ends.connect_from_client(SocketAddr::from((OWN_SERVER, PORT)))?;
-            let flow = format!("{} > {OWN_SERVER}:{PORT}", own.local_addr()?);
-            let error = own.read(&mut greeting).unwrap_err();
+            let (from, error) = bench.ends.client.enter(|| Ok(reset_by(OWN_SERVER, PORT)?))?;
+            let flow = format!("{from} > {OWN_SERVER}:{PORT}");
             assert_eq!(error.kind(), ErrorKind::ConnectionReset);
             let error = ended.recv()?.unwrap_err().kind();
             // Without a reset it is left to its own patience, which here is a time-out.
