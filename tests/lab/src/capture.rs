@@ -66,8 +66,17 @@ impl Capture {
 
     /// Ends the capture; its file.
     pub fn stop(mut self) -> Result<PathBuf> {
-        // tcpdump is given the time to see the connection's last frames.
-        std::thread::sleep(Duration::from_millis(200));
+        // Until tcpdump has written the connection's last frames: nothing more comes for a while.
+        let (mut size, mut same) = (0, 0);
+        for _ in 0..100 {
+            std::thread::sleep(Duration::from_millis(100));
+            let now = std::fs::metadata(&self.path).map_or(0, |file| file.len());
+            same = if now == size { same + 1 } else { 0 };
+            size = now;
+            if same == 5 {
+                break;
+            }
+        }
         self.process.stop(Signal::SIGINT);
         Ok(self.path.clone())
     }

@@ -18,7 +18,7 @@ use crate::report::{Evidence, Report};
 use crate::wire::Wire;
 
 /// How long the console may take to show what happened.
-const SHOWN: Duration = Duration::from_secs(20);
+const SHOWN: Duration = Duration::from_secs(60);
 
 /// One of the six: fails with what was expected and what was seen.
 type Check<W> = fn(&mut Bench<W>, &mut Evidence) -> Result<()>;

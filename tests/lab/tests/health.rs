@@ -27,9 +27,9 @@ fn passes(check: impl FnOnce(&mut Bench<Lab>) -> anyhow::Result<()>) {
     bench.run.succeeded();
 }
 
-/// Until it holds; an error after 30 s.
+/// Until it holds; an error after 60 s.
 fn wait_for(what: &str, mut condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !condition()? {
         anyhow::ensure!(Instant::now() < deadline, "{what} did not come about");
         std::thread::sleep(Duration::from_millis(50));
@@ -111,7 +111,8 @@ fn an_engine_that_was_stuck_falls_back_says_so_and_recovers_by_itself() {
         wait_for("the recovery", || {
             Ok(log_since(bench, before)?.contains("normal operation: healthy again"))
         })?;
-        assert!(is_inspected(bench)?);
+        // Where the machine is busy it is late again at times.
+        wait_for("inspection", || is_inspected(bench))?;
         assert_eq!(bench.wire.engine()?, engine, "it was not killed");
         Ok(())
     });
@@ -173,7 +174,7 @@ fn an_overloaded_engine_leaves_new_flows_to_the_segments_fallback_until_it_is_he
             wait_for("the recovery", || {
                 Ok(log_since(bench, before)?.contains("normal operation: healthy again"))
             })?;
-            assert!(is_inspected(bench)?);
+            wait_for("inspection", || is_inspected(bench))?;
             assert_eq!(bench.wire.engine()?, engine, "it was not killed");
         }
         Ok(())

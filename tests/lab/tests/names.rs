@@ -19,7 +19,7 @@ const INSPECTED: &str = "decrypted and inspected";
 
 /// The newest session's record that is not in `seen`.
 fn record(bench: &mut Bench<Lab>, seen: &mut usize) -> String {
-    for _ in 0..200 {
+    for _ in 0..600 {
         let shown = bench.wire.console("show sessions detail 1").unwrap();
         let number = shown.lines().find_map(|line| line.strip_prefix("Session "));
         let number = number.map_or(0, |number| number.trim().parse().unwrap());

@@ -31,12 +31,14 @@ pub fn passes(check: impl FnOnce(&mut Bench<Lab>) -> anyhow::Result<()>) {
     bench.run.succeeded();
 }
 
-/// The record of the session of this client port, as the console folds it, once it is told.
+/// The record of the session of this client port, as the console folds it, once it is told: an end that
+/// does not hear of the session's is waited for, some 30 s for each of what it is told.
 pub fn record_of(bench: &mut Bench<Lab>, port: u16) -> anyhow::Result<String> {
+    anyhow::ensure!(port != 0, "the client had no connection");
     let flow = format!("{CLIENT}:{port}\n");
-    let deadline = Instant::now() + Duration::from_secs(40);
+    let deadline = Instant::now() + Duration::from_secs(90);
     loop {
-        let shown = bench.wire.console("show sessions detail 20")?;
+        let shown = bench.wire.console("show sessions detail 50")?;
         if let Some(record) = shown.split("\n\n").find(|record| record.contains(&flow)) {
             return Ok(record.to_owned());
         }

@@ -93,7 +93,7 @@ fn ensure_holds(record: &str, lines: &[&str]) {
 
 /// A counter of the TLS side, once it has this value.
 fn counted(bench: &mut Bench<Lab>, name: &str, value: u64) -> anyhow::Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let shown = bench.wire.console("show tls-inspection")?;
         let line = shown.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();

@@ -142,17 +142,22 @@ fn client_that_has_said_its_last_still_gets_all_that_the_server_sends() {
 #[test]
 fn modern_sessions_do_not_wait_for_a_worker_that_stands_still() {
     passes(|bench| {
-        let worker = bench.wire.legacy_worker()?;
-        kill(worker, Signal::SIGSTOP)?;
-        let fetched = Fetch::new("public.example", "/").run(&bench.ends)?;
-        let status = std::fs::read_to_string(format!("/proc/{worker}/status"));
-        let stands = status.as_ref().is_ok_and(|status| status.contains("State:\tT"));
-        // It may have been killed already, as stuck.
-        let _ = kill(worker, Signal::SIGCONT);
-        fetched.succeeded()?;
-        checks::ensure_signed_by_weir(&fetched)?;
-        assert!(stands, "it was over first: {status:?}");
-        Ok(())
+        let mut status = String::new();
+        // One that stands still is killed as stuck after some seconds, in which a busy machine may not have
+        // made the session.
+        for _ in 0..5 {
+            let worker = bench.wire.legacy_worker()?;
+            kill(worker, Signal::SIGSTOP)?;
+            let fetched = Fetch::new("public.example", "/").run(&bench.ends)?;
+            status = std::fs::read_to_string(format!("/proc/{worker}/status")).unwrap_or_default();
+            let _ = kill(worker, Signal::SIGCONT);
+            fetched.succeeded()?;
+            checks::ensure_signed_by_weir(&fetched)?;
+            if status.contains("State:\tT") {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("it was over first: {status}")
     });
 }
 
@@ -167,7 +172,7 @@ fn both_ends_of_an_idle_session_are_asked_whether_they_are_there() {
         let engine = engine.file_name().unwrap().to_str().unwrap().to_owned();
         let mut sockets = String::new();
         // Until what was said last is acknowledged, its timer is the one shown.
-        for _ in 0..100 {
+        for _ in 0..600 {
             let mut command = std::process::Command::new("ip");
             command.args(["netns", "exec", &engine, "ss", "-Htno", "state", "established"]);
             sockets = succeed(&mut command)?;

@@ -138,7 +138,7 @@ fn resets_at_every_stage(server: &[&str], told: &str) {
             // A server that failed is known no more.
             good_visit(bench, &front, told)?;
             front.0.lock().unwrap().resets_after = Some(stage);
-            let visit = Fetch::new("old.example", "/").at(OTHER).trust_anybody().limit(15);
+            let visit = Fetch::new("old.example", "/").at(OTHER).trust_anybody().limit(25);
             let fetched = visit.run(&bench.ends)?;
             // 28: nothing came in time.
             let ended = ![0, 28].contains(&fetched.exit);

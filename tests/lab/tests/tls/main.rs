@@ -37,7 +37,7 @@ fn passes(check: impl FnOnce(&mut Bench<Lab>, &mut Evidence) -> anyhow::Result<(
 
 /// Asks the console again until its answer holds this.
 fn told(bench: &mut Bench<Lab>, command: &str, text: &str) -> anyhow::Result<String> {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let shown = bench.wire.console(command)?;
         if shown.contains(text) {
@@ -84,7 +84,7 @@ fn configure(bench: &mut Bench<Lab>, from: &str, to: &str) -> anyhow::Result<()>
 /// What became of the session of this client port, and its record.
 fn record_of(bench: &mut Bench<Lab>, fetched: &Fetched) -> anyhow::Result<(String, String)> {
     let flow = format!("10.66.0.1:{}\n", fetched.port);
-    let shown = told(bench, "show sessions detail 5", &flow)?;
+    let shown = told(bench, "show sessions detail 50", &flow)?;
     let mut records = shown.split("\n\n");
     let record = records.find(|record| record.contains(&flow)).unwrap_or_default().to_owned();
     let outcome = record.lines().find_map(|line| line.strip_prefix("Outcome")).unwrap_or_default();

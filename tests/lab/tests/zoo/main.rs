@@ -210,7 +210,7 @@ fn is_signed_by(fetched: &Fetched, signer: Signer) -> bool {
 /// The records of the TLS inspection log, once there are so many.
 fn whole_log(bench: &mut Bench<Lab>, many: usize) -> Vec<String> {
     let mut log = Vec::new();
-    for _ in 0..200 {
+    for _ in 0..600 {
         let shown = bench.wire.console("show tls-inspection log 1000").unwrap();
         log = shown.split("\n\n").map(|record| format!("{record}\n")).collect();
         if log.len() >= many {
