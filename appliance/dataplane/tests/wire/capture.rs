@@ -63,12 +63,7 @@ impl Capture {
             .spawn()
             .unwrap();
         // The file has its header once tcpdump listens.
-        for _ in 0..500 {
-            if fs::metadata(&file).is_ok_and(|found| found.len() >= 24) {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        super::wait_for(|| fs::metadata(&file).is_ok_and(|found| found.len() >= 24));
         Self { tcpdump, file }
     }
 
