@@ -9,6 +9,7 @@
 //! [`ClientHello::supported`]: crate::ClientHello::supported
 
 mod closing_alert;
+mod key_derivation;
 mod leg;
 mod protection;
 mod record;

@@ -2,8 +2,9 @@
 //!
 //! For: rustls encrypts and decrypts by keys that the leg has a hand on as well, which is told of
 //! each as rustls makes it ([`witness::note_keys`]); and a fatal alert in a close_notify's place,
-//! inside [`super::closing_alert::closing_with`]. Not for: key exchange, key schedule, negotiation:
-//! these stay rustls' own. Cannot fail but for keys whose length rustls itself defines.
+//! inside [`super::closing_alert::closing_with`]; and TLS 1.3's HKDF ([`super::key_derivation`]). Not for:
+//! key exchange, key schedule, negotiation: these stay rustls' own. Cannot fail but for keys whose length
+//! rustls itself defines.
 
 use std::sync::{Arc, LazyLock};
 
@@ -14,12 +15,15 @@ use rustls::crypto::cipher::{
     MessageEncrypter, OutboundChunks, OutboundOpaqueMessage, OutboundPlainMessage,
     Tls12AeadAlgorithm, Tls13AeadAlgorithm, UnsupportedOperationError,
 };
+use rustls::crypto::hash::HashAlgorithm;
+use rustls::crypto::tls13::Hkdf;
 use rustls::{
     CipherSuite, CipherSuiteCommon, ConnectionTrafficSecrets, ContentType, Error,
     SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite,
 };
 
 use super::closing_alert;
+use super::key_derivation::{HKDF_SHA256, HKDF_SHA384};
 use super::protection::{Construction, Protection};
 use super::witness::{Way, note_keys};
 
@@ -64,7 +68,7 @@ fn wrapped(suite: SupportedCipherSuite) -> Option<SupportedCipherSuite> {
             let keys = Keys { algorithm, construction: Construction::Tls13, limit };
             SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite {
                 common: common(&suite.common),
-                hkdf_provider: suite.hkdf_provider,
+                hkdf_provider: hkdf(suite)?,
                 aead_alg: Box::leak(Box::new(Tls13 { original: suite.aead_alg, keys })),
                 quic: None,
             })))
@@ -85,6 +89,14 @@ fn algorithm(suite: CipherSuite) -> Option<&'static Algorithm> {
         | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => &CHACHA20_POLY1305,
         _ => return None,
     })
+}
+
+fn hkdf(suite: &Tls13CipherSuite) -> Option<&'static dyn Hkdf> {
+    match suite.common.hash_provider.algorithm() {
+        HashAlgorithm::SHA256 => Some(&HKDF_SHA256),
+        HashAlgorithm::SHA384 => Some(&HKDF_SHA384),
+        _ => None,
+    }
 }
 
 /// Records under one key of TLS 1.2. The bound of RFC 8446 section 5.5 (2^24 and a half for GCM, some
