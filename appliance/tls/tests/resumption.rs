@@ -239,13 +239,7 @@ fn converse(client: &mut ClientConnection, leg: &mut dyn TlsLeg) {
 fn early_data_is_never_accepted() {
     let authority = authority("Test CA", &PKCS_ECDSA_P256_SHA256);
     let key = LegKey::new(&leaf(&authority, &["a.example"])).unwrap();
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from(authority.der().to_vec())).unwrap();
-    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let mut config = trusting(authority.der().to_vec());
     config.enable_early_data = true;
     let config = Arc::new(config);
     let far = stack(Protocol::Tls13);
@@ -257,4 +251,31 @@ fn early_data_is_never_accepted() {
         converse(&mut client, leg.as_mut());
         assert_eq!(leg.negotiated().unwrap().resumed, resumed);
     }
+}
+
+/// Also a resumed one: a client that comes back one by one always has the next.
+#[test]
+fn session_of_tls_1_3_gives_its_client_one_ticket() {
+    let authority = authority("Test CA", &PKCS_ECDSA_P256_SHA256);
+    let key = LegKey::new(&leaf(&authority, &["a.example"])).unwrap();
+    let config = Arc::new(trusting(authority.der().to_vec()));
+    let far = stack(Protocol::Tls13);
+    for resumed in [false, true, true] {
+        let name = "a.example".try_into().unwrap();
+        let mut client = ClientConnection::new(config.clone(), name).unwrap();
+        let mut leg = far.client_leg(&key, Verdict::default(), None).unwrap();
+        converse(&mut client, leg.as_mut());
+        assert_eq!(leg.negotiated().unwrap().resumed, resumed);
+        assert_eq!(client.tls13_tickets_received(), 1);
+    }
+}
+
+fn trusting(authority: Vec<u8>) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from(authority)).unwrap();
+    ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth()
 }

@@ -53,6 +53,11 @@ pub struct ModernStack {
     client_sessions: Arc<ClientSessions>,
 }
 
+/// To a client of TLS 1.3, for each session, resumed or not. A ticket is used once (RFC 8446 appendix C.4):
+/// a client has as many as it has had sessions, and where it opens more connections at one time than that,
+/// those have full handshakes. Each ticket costs some 3 % of a session's two handshakes.
+const TICKETS_GIVEN: usize = 1;
+
 impl ModernStack {
     /// A stack that may negotiate all it can and is on by default.
     ///
@@ -101,6 +106,7 @@ impl ModernStack {
         // The default is a cache of its own in every configuration (31 KiB). A leg's own follows.
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.max_early_data_size = 0;
+        server.send_tls13_tickets = TICKETS_GIVEN;
         let tickets = Ticketer::new().map_err(internal)?;
         let (sessions, client_sessions) = Default::default();
         Ok(Some(Self { client, sessions, server, tickets, client_sessions }))
