@@ -26,10 +26,11 @@ const VISITS: usize = 100;
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct EngineSample {
     round: usize,
-    /// The engine's, of a session inspected, by the server's key; of a flow relayed.
+    /// The engine's, of a session inspected and of a flow relayed, by the server's key.
     inspected_p256: f64,
     inspected_rsa: f64,
-    relayed: f64,
+    relayed_p256: f64,
+    relayed_rsa: f64,
     /// In memory: the client's role with a server of this key, and the server's role with P-256.
     client_role_p256: f64,
     client_role_rsa: f64,
@@ -40,11 +41,11 @@ pub struct EngineSample {
 
 impl EngineSample {
     pub fn over_crypto_p256(&self) -> f64 {
-        (self.inspected_p256 - self.relayed) / (self.client_role_p256 + self.server_role)
+        (self.inspected_p256 - self.relayed_p256) / (self.client_role_p256 + self.server_role)
     }
 
     pub fn over_crypto_rsa(&self) -> f64 {
-        (self.inspected_rsa - self.relayed) / (self.client_role_rsa + self.server_role)
+        (self.inspected_rsa - self.relayed_rsa) / (self.client_role_rsa + self.server_role)
     }
 
     pub fn forging(&self) -> f64 {
@@ -68,7 +69,8 @@ pub fn measure(site: &Site, round: usize, sessions: usize) -> Result<EngineSampl
         round,
         inspected_p256: 0.0,
         inspected_rsa: 0.0,
-        relayed: 0.0,
+        relayed_p256: 0.0,
+        relayed_rsa: 0.0,
         client_role_p256: 0.0,
         client_role_rsa: 0.0,
         server_role: 0.0,
@@ -84,7 +86,8 @@ pub fn measure(site: &Site, round: usize, sessions: usize) -> Result<EngineSampl
         sample.server_role += of_turn(roles.server);
         let engine = |port, name| engine_for(site, port, name, turn);
         sample.inspected_p256 += of_turn(engine(P256_PORT, NAME).context("inspected")?);
-        sample.relayed += of_turn(engine(P256_PORT, EXCEPTED).context("relayed")?);
+        sample.relayed_p256 += of_turn(engine(P256_PORT, EXCEPTED).context("relayed")?);
+        sample.relayed_rsa += of_turn(engine(RSA_PORT, EXCEPTED).context("relayed, RSA")?);
         sample.inspected_rsa += of_turn(engine(RSA_PORT, NAME).context("inspected, RSA")?);
         sample.client_role_rsa += of_turn(handshakes(&identities.rsa, in_memory)?.client);
     }
