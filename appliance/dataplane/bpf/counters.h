@@ -48,7 +48,7 @@ COUNTER(two_passes_passed, "the same tuple crosses the segment twice, packet or 
 COUNTER(two_passes_dropped, "packet of a tuple that crosses the segment twice, dropped by policy")
 COUNTER(unread_headers_dropped, "packet with more tags or extension headers than are read, dropped by policy")
 COUNTER(urgent_cleared, "urgent mark taken off a packet of a flow whose judgement is not final, or that is taken")
-COUNTER(server_spoke_first, "server data before the client's first byte was judged, or client's data after its server ended without a word, left to the bridge")
+COUNTER(server_spoke_first, "flow whose server spoke before its client was judged, or client's data after its server ended without a word: left to the bridge, but for what a client says that heard nothing of it")
 COUNTER(server_spoke_first_dropped, "the same, or client's data after its server ended without a word, dropped: of a server proxy's server, or policy blocks it")
 COUNTER(outside_window_passed, "first payload outside the server's window, left to the bridge")
 COUNTER(outside_window_dropped, "the same, dropped by policy")

@@ -67,19 +67,29 @@ static __noinline struct flow *moved(struct packet *p, struct flow *watched)
 	return bpf_map_lookup_elem(&flows, &p->key);
 }
 
-/* Leaves a flow that is not held yet to the bridge, whichever table it is in; it is known as such for
- * as long as half_open has room. Whether it did; `f` must not be used afterwards then. */
-static __noinline int leave_to_bridge(struct packet *p, struct flow *f, __u64 word)
+/* Back to half_open, whichever table it is in. Whether it is there now, or is to be forgotten; `f` must
+ * not be used afterwards. */
+static __noinline int enter_half_open(struct packet *p, struct flow *f, __u64 word, __u32 state)
 {
-	if (!p || !f || !swap(f, word, STATE_IGNORED))
+	if (!p || !f || !swap(f, word, state))
 		return 0;
 	if ((word & 0xff) != STATE_ANSWERED)
 		return 1;
-	count_entry(&p->key, f->client_low, 0, -1);
 	/* A newer handshake of the same ends stays what it is. */
-	bpf_map_update_elem(&half_open, &p->key, f, BPF_NOEXIST);
+	if (bpf_map_update_elem(&half_open, &p->key, f, BPF_NOEXIST) && state == STATE_HALF_OPEN) {
+		swap(f, (word & ~0xffULL) | state, STATE_ANSWERED);
+		return 1;
+	}
+	count_entry(&p->key, f->client_low, 0, -1);
 	forget_flow(&p->key, f);
 	return 1;
+}
+
+/* Leaves a flow that is not held yet to the bridge; it is known as such for as long as half_open has
+ * room. Whether it did; `f` must not be used afterwards then. */
+static __always_inline int leave_to_bridge(struct packet *p, struct flow *f, __u64 word)
+{
+	return enter_half_open(p, f, word, STATE_IGNORED);
 }
 
 #endif

@@ -28,6 +28,12 @@ static __always_inline void learn_window(struct packet *p, struct flow *f)
 		server->syn_window = window;
 }
 
+/* Whether policy lets a flow's server be the first to say something, or to end; it did where it has. */
+static __always_inline int may_be_first(struct flow *f, struct configuration *c)
+{
+	return f->reset == SERVER_SPOKE || (!f->served && !(c->evasion & EVASION_SERVER_SPEAKS_FIRST));
+}
+
 /* A decoy that the other end is not meant to get: an end's packets come the way of its SYN. */
 static __always_inline int expires_early(struct packet *p, struct end *end)
 {

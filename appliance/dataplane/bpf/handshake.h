@@ -120,6 +120,33 @@ static __always_inline int on_unseen(struct configuration *c, struct flow *f, __
 	return SEEN_PASS;
 }
 
+/* So much a server must have said, to a client that said nothing else, for its flow to be left to the
+ * bridge for good: before, sequence numbers that went all the way round say nothing. */
+#define BELIEVED (1 << 30)
+
+/* The server is the first to speak: STARTTLS, or no TLS at all, not ours. Or its client never gets it: as
+ * long as the entry is known what the client says is held that acknowledges nothing of it. What does
+ * acknowledge it a server takes only that did say it. The entry has no room among those that nothing
+ * pushes out. */
+static __always_inline int on_server_first(struct packet *p, struct flow *f, __u64 word, __u32 segment)
+{
+	__u32 first = f->reset != SERVER_SPOKE, state = STATE_HALF_OPEN;
+	f->reset = SERVER_SPOKE;
+	if ((word & 0xff) == STATE_HALF_OPEN) {
+		f->said += p->payload;
+		if (f->said > BELIEVED)
+			state = STATE_IGNORED;
+	}
+	if (!enter_half_open(p, f, word, state)) {
+		/* Another CPU is holding the flow at this moment; the server will send this again. */
+		count(segment, state_race_dropped);
+		return SEEN_DROP;
+	}
+	if (first)
+		count(segment, server_spoke_first);
+	return SEEN_PASS;
+}
+
 /* A packet of a handshake that is watched, or the first after it: what is to be done with it. */
 static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f, __u64 word)
 {
@@ -143,7 +170,7 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 		struct tcp_options options = {};
 		if ((p->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && !p->payload) {
 			/* The client has acknowledged the one that counts. */
-			if (answered)
+			if (answered || f->reset == SERVER_SPOKE)
 				return SEEN_PASS;
 			__u32 taken = p->ack - (f->end[0].isn + 1);
 			if (taken && taken <= f->syn_payload && leave_to_bridge(p, f, word))
@@ -172,6 +199,8 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 			/* A SYN-ACK with payload; of another connection, the client ignores it. */
 			if (p->ack != f->end[0].isn + 1)
 				return SEEN_PASS;
+		} else if (f->reset == SERVER_SPOKE) {
+			return on_server_first(p, f, word, segment);
 		} else if (!(server->flags & END_SEEN)) {
 			/* Nothing says where its sequence is: its SYN-ACK took another path, or it is the other
 			 * end of a connection that was opened from both. */
@@ -180,7 +209,7 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 			count(segment, server_outside_window_dropped);
 			return SEEN_DROP;
 		}
-		int second = f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST);
+		int second = !may_be_first(f, c);
 		if (expires_early(p, server)) {
 			if (second) {
 				count(segment, server_ttl_dropped);
@@ -201,20 +230,17 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 			count(segment, state_race_dropped);
 			return SEEN_DROP;
 		}
-		/* STARTTLS, or no TLS at all. */
 		if (second)
 			return SEEN_SERVER_FIRST;
-		/* The server speaks first: not TLS as we know it, not ours. */
-		if (leave_to_bridge(p, f, word)) {
+		if (server->flags & END_SEEN)
+			return on_server_first(p, f, word, segment);
+		/* In its SYN-ACK: nothing else says where its sequence is. */
+		if (leave_to_bridge(p, f, word))
 			count(segment, server_spoke_first);
-			return SEEN_PASS;
-		}
-		/* Another CPU is holding the flow at this moment; the server will send this again. */
-		count(segment, state_race_dropped);
-		return SEEN_DROP;
+		return SEEN_PASS;
 	}
 	if (!p->payload) {
-		if (!answered && (server->flags & END_SEEN) && (p->flags & (TCP_ACK | TCP_SYN)) == TCP_ACK &&
+		if (!answered && f->reset != SERVER_SPOKE && (server->flags & END_SEEN) && (p->flags & (TCP_ACK | TCP_SYN)) == TCP_ACK &&
 		    p->ack == server->isn + 1 && p->seq == f->end[0].isn + 1)
 			return SEEN_WHOLE;
 		return SEEN_PASS;
@@ -232,11 +258,13 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 		return SEEN_DROP;
 	}
 	if (acknowledged > 0) {
-		if (f->reset && (f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST))) {
+		if (f->reset && !may_be_first(f, c)) {
 			/* The end of a server that may not end without a word of TLS. */
 			count(segment, server_spoke_first_dropped);
 			return SEEN_DROP;
 		}
+		if (f->reset == SERVER_SPOKE)
+			return SEEN_PASS;
 		if (f->reset == RESET_BY_SERVER && acknowledged == 1) {
 			/* It heard its server's end; one that only says so is not heard itself, as below. */
 			count(segment, server_spoke_first);
@@ -324,7 +352,9 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 	__u32 segment = port->segment;
 	if ((word & 0xff) == STATE_IGNORED)
 		return TC_ACT_OK;
-	if ((p->flags & TCP_URG) && clear_urgent(skb, p->l4)) {
+	/* Of what will not be held of a flow whose server spoke, too, nothing is changed. */
+	__u32 ours = f->reset != SERVER_SPOKE || (p->from_low == f->client_low && p->ack == f->end[1].isn + 1);
+	if ((p->flags & TCP_URG) && ours && clear_urgent(skb, p->l4)) {
 		p->flags &= ~TCP_URG;
 		count(segment, urgent_cleared);
 	}

@@ -210,7 +210,7 @@ static __noinline int hold_server_first(struct packet *p, struct flow *f, __u64 
  * comes again. */
 static __always_inline int on_server_end(struct packet *p, struct flow *f, struct configuration *c, __u32 segment)
 {
-	if (!(p->flags & TCP_RST) || f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST)) {
+	if (!(p->flags & TCP_RST) || !may_be_first(f, c)) {
 		/* One that ended ends again, or resets what comes. */
 		count(segment, server_end_dropped);
 		return TC_ACT_SHOT;
@@ -219,30 +219,29 @@ static __always_inline int on_server_end(struct packet *p, struct flow *f, struc
 	return TC_ACT_OK;
 }
 
-/* The server speaks before the client's bytes were judged: the flow will not be taken, the engine is
- * told and gives it back in order. */
-static __always_inline int server_ends_hold(struct packet *p, struct flow *f, __u64 word, struct configuration *c, __u32 segment)
+/* The server speaks before the client's bytes were judged, or seems to. Its client may hear it, where
+ * policy has nothing against that, and is judged by what it says: who speaks no TLS is released. What of
+ * the server it acknowledges meanwhile is not passed on, so the server says it again to whoever is its
+ * client then. */
+static __always_inline int on_server_spoke(struct packet *p, struct flow *f, __u64 word, struct configuration *c, __u32 segment)
 {
+	if (may_be_first(f, c)) {
+		if (f->reset != SERVER_SPOKE) {
+			f->reset = SERVER_SPOKE;
+			count(segment, server_spoke_first);
+		}
+		return TC_ACT_OK;
+	}
 	struct held *h = reserve(word, sizeof(*h));
 	if (!h) {
 		count(segment, ring_full_dropped);
 		return TC_ACT_SHOT;
 	}
+	/* Still held: its judge blocks it. */
 	describe(0, p, f, word, h, HELD_SERVER_SPOKE, 0);
-	if (f->served || (c->evasion & EVASION_SERVER_SPEAKS_FIRST)) {
-		/* Still held: its judge blocks it. */
-		bpf_ringbuf_submit(h, wake(word));
-		count(segment, server_spoke_first_dropped);
-		return TC_ACT_SHOT;
-	}
-	if (!swap(f, word, STATE_RELEASING)) {
-		bpf_ringbuf_discard(h, 0);
-		count(segment, state_race_dropped);
-		return TC_ACT_SHOT;
-	}
-	count(segment, server_spoke_first);
 	bpf_ringbuf_submit(h, wake(word));
-	return TC_ACT_OK;
+	count(segment, server_spoke_first_dropped);
+	return TC_ACT_SHOT;
 }
 
 #endif

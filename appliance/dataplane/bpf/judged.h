@@ -90,6 +90,15 @@ static __always_inline int on_watched(struct __sk_buff *skb, struct packet *p, s
 	return hold_more(skb, p, f, word, segment, HELD_REPEATED);
 }
 
+/* Whether a client may acknowledge more than its server's SYN before it is judged: the server said
+ * something before, or ended. Else the server drops what does, and so do we, or bytes would be judged that
+ * it never takes. (Where that was a decoy it drops it, too, and hears no other bytes in their place: user
+ * space compares them until it acknowledges them.) */
+static __always_inline int may_have_heard(struct flow *f, struct configuration *c, __s32 heard)
+{
+	return heard > 0 && (f->reset == RESET_BY_SERVER || f->reset == SERVER_SPOKE) && may_be_first(f, c);
+}
+
 static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f, __u64 word)
 {
 	__u32 segment = port->segment;
@@ -121,7 +130,7 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 			}
 			if (!p->payload)
 				return on_server_end(p, f, c, segment);
-			return server_ends_hold(p, f, word, c, segment);
+			return on_server_spoke(p, f, word, c, segment);
 		}
 	}
 	if (engine_dead(c, f->owner)) {
@@ -133,12 +142,13 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 		count(segment, held_given_back);
 		return TC_ACT_OK;
 	}
-	if (!p->payload && !(p->flags & (TCP_FIN | TCP_RST | TCP_SYN)) && p->seq == f->end[0].isn + 1)
+	__s32 heard = p->ack - (f->end[1].isn + 1);
+	if (!p->payload && !(p->flags & (TCP_FIN | TCP_RST | TCP_SYN)) && p->seq == f->end[0].isn + 1 &&
+	    (!heard || (word & 0xff) == STATE_RELEASING))
 		return TC_ACT_OK; /* the handshake's last ACK, late or again */
-	/* The server said nothing yet: it drops what acknowledges anything else, and so do we, or bytes
-	 * would be judged that it never takes. A RST needs no acknowledgement. */
+	/* A RST needs no acknowledgement. */
 	if ((word & 0xff) == STATE_HELD && !(p->flags & TCP_RST) &&
-	    (!(p->flags & TCP_ACK) || p->ack != f->end[1].isn + 1)) {
+	    (!(p->flags & TCP_ACK) || (heard && !may_have_heard(f, c, heard)))) {
 		count(segment, client_invalid_dropped);
 		return TC_ACT_SHOT;
 	}

@@ -30,9 +30,9 @@
 #include "engine.h"
 #include "classify.h"
 #include "entry.h"
+#include "flow.h"
 #include "hold.h"
 #include "keep_alive.h"
-#include "flow.h"
 #include "handshake.h"
 #include "judged.h"
 #include "icmp.h"
@@ -109,6 +109,9 @@ int port_ingress(struct __sk_buff *skb)
 	case STATE_BLOCKED:
 	case STATE_WATCHED:
 		break;
+	case STATE_HALF_OPEN:
+		count(segment, state_race_dropped); /* another CPU is moving it back at this moment */
+		return TC_ACT_SHOT;
 	default:
 		return TC_ACT_OK;
 	}

@@ -93,7 +93,7 @@ struct segment_settings {
 enum state {
 	STATE_HALF_OPEN = 1, /* only in half_open: the handshake is not whole yet */
 	STATE_IGNORED = 2,   /* only in half_open: left to the bridge until its entry is evicted */
-	STATE_HELD = 3,	     /* client's packets go to the engine; server's pass while they say nothing */
+	STATE_HELD = 3,	     /* client's packets go to the engine; server's pass, but for its end */
 	STATE_RELEASING = 4, /* as held, but will not be taken any more */
 	STATE_RELEASED = 5,  /* about to be deleted: packets pass */
 	STATE_TAKEN = 6,     /* two sockets of the engine are the ends */
@@ -119,6 +119,7 @@ enum state {
 #define RESET_BY_ANYBODY 1 /* a RST */
 #define RESET_BY_SERVER 2 /* a FIN */
 #define RESET_BY_CLIENT 3 /* a FIN, which its server acknowledged */
+#define SERVER_SPOKE 4 /* no end: its server said something, by policy's leave */
 
 /* What one end's own packets said. */
 struct end {
@@ -158,12 +159,13 @@ struct flow {
 	union {
 		__u32 judged;	   /* bytes that were judged, from the client's first, and its FIN; from STATE_RELEASING on */
 		__u32 client_time; /* once taken: the timestamp of its last packet before */
+		__u32 said;	   /* in half_open, SERVER_SPOKE: bytes of the server since */
 	};
 	__u32 successor; /* sequence number of a newer SYN, which a SYN-ACK has to answer */
 	__u8 successor_side; /* 0: no newer SYN; else 1 + the side it came in by */
 	__u8 served; /* a server policy covers it: nothing but TLS is let through (SPEC T9) */
 	__u8 counted; /* among its client's flows (clients.h); only in flows, changed by who changes the state */
-	__u8 reset; /* RESET_...: before it is held, an end ended or reset it, as far as anybody can tell */
+	__u8 reset; /* RESET_..., SERVER_SPOKE: before it is judged, an end ended or reset it, as far as anybody can tell */
 	union {
 		__u32 syn_payload; /* bytes */
 		__u32 server_heard; /* from STATE_RELEASING on: so much of `judged` the server acknowledged */

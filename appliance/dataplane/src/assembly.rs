@@ -125,6 +125,12 @@ impl Assembly {
         self.first.wrapping_add(self.bytes.len() as u32)
     }
 
+    /// Whether some of the bytes came with an acknowledgement of more than this.
+    pub fn heard_more_than(&self, acknowledged: u32) -> bool {
+        let heard = |frame: &Frame| frame.flags & RST == 0 && frame.acknowledged != acknowledged;
+        self.frames.iter().any(heard)
+    }
+
     /// Takes bytes and frames out: the bytes, and the frames that still say something to a socket
     /// that has the bytes.
     pub fn into_parts(self) -> (Vec<u8>, Vec<Frame>) {
@@ -188,6 +194,8 @@ pub struct Judged {
     pub bytes: Vec<u8>,
     /// Its client's FIN is behind them, which no byte may stand in the place of.
     pub fin: bool,
+    /// Some of it acknowledged what only its server can say whether it said.
+    pub heard: bool,
 }
 
 impl Judged {
@@ -267,7 +275,7 @@ mod tests {
 
     #[test]
     fn only_other_bytes_in_the_place_of_judged_ones_conflict() {
-        let judged = Judged { first: FIRST, bytes: b"judged".to_vec(), fin: false };
+        let judged = Judged { first: FIRST, bytes: b"judged".to_vec(), fin: false, heard: false };
         let before = u32::MAX - 1; // two bytes before the first
         for (at, payload, conflicts) in [
             (0, &b"judged"[..], false),
@@ -285,7 +293,7 @@ mod tests {
 
     #[test]
     fn no_byte_may_stand_where_a_judged_fin_is() {
-        let judged = Judged { first: FIRST, bytes: b"judged".to_vec(), fin: true };
+        let judged = Judged { first: FIRST, bytes: b"judged".to_vec(), fin: true, heard: false };
         let before = u32::MAX - 1; // two bytes before the first
         for (at, payload, conflicts) in [
             (0, &b"judged"[..], false),

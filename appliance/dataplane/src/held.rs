@@ -45,7 +45,7 @@ pub enum Held {
     More,
     /// FIN or RST of the client: nothing more will come, or what does is not let through.
     Ended,
-    /// The server sent data before the judgement: the flow cannot be taken over any more.
+    /// The server sent data before the judgement, which policy has it not do.
     ServerSpoke,
     /// As much as is ever kept of a held flow.
     Full,
@@ -67,7 +67,7 @@ pub struct NotHeld;
 /// [`TakeOverError::Blocked`].
 #[derive(Debug, thiserror::Error)]
 pub enum TakeOverError {
-    /// The server spoke first, or it was given back because the engine seemed dead.
+    /// It was given back because the engine seemed dead.
     #[error("the flow is not held any more")]
     NotHeld,
     #[error("another flow has the same addresses and ports")]
@@ -152,7 +152,8 @@ impl HeldFlow {
         self.assembly.payload()
     }
 
-    /// Whether the server sent data before the judgement: what came of the client is no first word.
+    /// Whether the server sent data before the judgement, which policy has it not do: what came of the
+    /// client is no first word.
     pub fn server_spoke(&self) -> bool {
         self.shared.lock().server_spoke
     }
@@ -195,11 +196,7 @@ impl HeldFlow {
 
     pub(crate) fn block_now(&mut self, resets: Resets) -> Result<(), NotHeld> {
         self.absorb();
-        let mut swap = self.core.state.swap(&self.key, self.id, State::Held, State::Blocked);
-        if let Ok(Swap::Found(State::Releasing)) = swap {
-            // The server spoke: it can still be blocked.
-            swap = self.core.state.swap(&self.key, self.id, State::Releasing, State::Blocked);
-        }
+        let swap = self.core.state.swap(&self.key, self.id, State::Held, State::Blocked);
         match &swap {
             Ok(Swap::Done) => {}
             Ok(_) => return Err(NotHeld), // released where it is dropped
@@ -277,9 +274,10 @@ impl HeldFlow {
             Err(error) => (Disposition::Released, Err(error)),
         };
         if disposition == Disposition::Watched {
-            let first = self.flow.end[0].isn.wrapping_add(1);
+            let [first, server] = self.flow.end.map(|end| end.isn.wrapping_add(1));
+            let heard = self.assembly.heard_more_than(server);
             let (bytes, _) = std::mem::take(&mut self.assembly).into_parts();
-            state.judged = Some(Judged { first, bytes, fin });
+            state.judged = Some(Judged { first, bytes, fin, heard });
         }
         state.disposition = disposition;
         drop(state);

@@ -220,6 +220,7 @@ const _: () = assert!(size_of::<Flow>() == 128);
 
 pub const RESET_BY_ANYBODY: u8 = 1;
 pub const RESET_BY_SERVER: u8 = 2;
+pub const SERVER_SPOKE: u8 = 4;
 
 /// Cells of one row of the table `client_flows`, where each group of counts has two rows: flows held or
 /// in their handshake, all entries, and those in [`State::Answered`]; then the sums of the last two. The

@@ -22,7 +22,7 @@ use crate::core::{Core, Count, Disposition, Finished};
 use crate::dataplane::Times;
 use crate::layout::{
     CLIENT_HANDSHAKES_ALL, EVASION_SERVER_SPEAKS_FIRST, EVASION_UNSEEN_HANDSHAKE, Flow, FlowKey,
-    RESET_BY_ANYBODY, RESET_BY_SERVER, State, count_of, id_of,
+    RESET_BY_ANYBODY, RESET_BY_SERVER, SERVER_SPOKE, State, count_of, id_of,
 };
 use crate::ring::monotonic_nanoseconds;
 use crate::state::Swap;
@@ -143,7 +143,7 @@ fn crowded(silent: i32, room: u32) -> bool {
 fn blocks(flow: &Flow, evasion: u32) -> bool {
     let ways = match flow.reset {
         0 => EVASION_UNSEEN_HANDSHAKE,
-        RESET_BY_SERVER => EVASION_SERVER_SPEAKS_FIRST,
+        RESET_BY_SERVER | SERVER_SPOKE => EVASION_SERVER_SPEAKS_FIRST,
         _ => EVASION_UNSEEN_HANDSHAKE | EVASION_SERVER_SPEAKS_FIRST,
     };
     flow.served != 0 || evasion & ways != 0

@@ -246,22 +246,6 @@ fn server_that_speaks_first_is_left_to_the_bridge() {
 }
 
 #[test]
-fn server_that_speaks_while_the_flow_is_held_ends_the_hold() {
-    let wire = Wire::new();
-    let (engine, held) = wire.engine(Attach::Auto);
-    let _judge = judge_all(held, 1000, Does::TakeOver);
-    let listener = wire.listen();
-    let (mut client, mut server) = wire.pair(&listener);
-    client.write_all(b"half a hello").unwrap();
-    engine.wait_for("flow_held", 1);
-    server.write_all(b"220 ready").unwrap();
-    client.read_exact(&mut [0; 9]).unwrap();
-    server.read_exact(&mut [0; 12]).unwrap();
-    engine.wait_for("flow_released", 1);
-    assert_eq!(engine.counter("flow_taken_over"), 0);
-}
-
-#[test]
 fn client_that_ends_while_held_is_released_in_order() {
     let wire = Wire::new();
     let (engine, held) = wire.engine(Attach::Auto);

@@ -41,7 +41,7 @@ impl RingThread {
     }
 
     /// A flow that sent nothing the server would take, and did not send again what was lost: on the
-    /// bridge its next packet would pass unjudged. One whose server spoke meanwhile is given back.
+    /// bridge its next packet would pass unjudged.
     pub(super) fn block(&mut self, key: FlowKey, id: u64) {
         match self.core.state.swap(&key, id, State::Held, State::Blocked) {
             Ok(Swap::Done) => {
@@ -49,12 +49,6 @@ impl RingThread {
                     links.counts.add(Count::UnreadBlocked);
                 }
                 self.bury_blocked(key, id);
-            }
-            Ok(Swap::Found(State::Releasing)) => {
-                if let Err(error) = self.core.state.remove(&key, id, State::Releasing) {
-                    tracing::warn!(%error, "held flow not given back yet");
-                    self.try_again(key, id, Disposition::Released);
-                }
             }
             Ok(_) => {} // given back because the engine seemed dead
             Err(error) => {
@@ -149,11 +143,12 @@ impl RingThread {
         if state.disposition != Disposition::Watched {
             return;
         }
-        // A client whose end its server does not take may go on, as after a RST that is none.
-        let ended = state.judged.as_ref().is_some_and(|judged| judged.fin);
+        // A client whose end its server does not take may go on, as after a RST that is none; one that
+        // acknowledged what its server did not say has yet to say what is taken.
+        let unproven = state.judged.as_ref().is_some_and(|judged| judged.fin || judged.heard);
         drop(state);
         self.known.remove(&(key, id));
-        if ended || self.core.blocks(EVASION_DECOY) {
+        if unproven || self.core.blocks(EVASION_DECOY) {
             return self.block_watched(key, id, &shared);
         }
         match self.core.state.remove(&key, id, State::Watched) {
