@@ -44,7 +44,8 @@ pub struct VirtualSegmentCounters {
     /// Judged flows.
     #[serde(default)]
     pub outcomes: Vec<OutcomeCount>,
-    /// What user space counted of its held and taken flows; those that counted.
+    /// What eBPF dropped of its packets, and what user space counted of its held and taken flows; those
+    /// that counted.
     #[serde(default)]
     pub counters: Vec<(String, u64)>,
     /// From the hold of a flow's first packet to its judgement.

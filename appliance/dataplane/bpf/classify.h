@@ -305,8 +305,35 @@ static __noinline int is_stopped(struct __sk_buff *skb, struct packet *p, struct
 	}
 }
 
+/* Of the verdict on a packet, what is asked for later on its way. */
+struct said {
+	__u16 virtual_segment;
+	__u8 passage;
+	__u8 candidate;
+};
+
+/* A packet's way has ended: counts for its virtual segment what it was dropped for, if it was. */
+static __noinline int count_drop(__u32 virtual_segment)
+{
+	__u32 zero = 0, *reason = bpf_map_lookup_elem(&dropped_for, &zero);
+	struct configuration *c = bpf_map_lookup_elem(&configuration, &zero);
+	if (!reason || !*reason || !c)
+		return 0;
+	struct virtual_drop key = { .counter = *reason };
+	*reason = 0;
+	if (!virtual_segment)
+		return 0;
+	key.virtual_segment = (c->generation & 1) * VIRTUAL_SEGMENTS + virtual_segment - 1;
+	__u64 once = 1, *drops = bpf_map_lookup_elem(&virtual_drops, &key);
+	if (drops)
+		(*drops)++;
+	else
+		bpf_map_update_elem(&virtual_drops, &key, &once, BPF_NOEXIST);
+	return 0;
+}
+
 /* Whether a packet is stopped here; else `said` says what else the rules have for it. */
-static __always_inline int classify(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct segment_settings *settings, struct verdict *said)
+static __always_inline int classify(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct segment_settings *settings, struct said *said)
 {
 	if (!settings || !settings->rules)
 		return 0;
@@ -314,14 +341,16 @@ static __always_inline int classify(struct __sk_buff *skb, struct packet *p, str
 	struct verdict *v = verdict_of(p, port->segment * 2 + (port->side & 1), c->generation);
 	if (!v)
 		return 0;
-	*said = *v;
-	if (said->virtual_segment)
-		count_rule(half, said->virtual_segment - 1, skb->len);
-	if (said->rule) {
-		__u32 group = said->passage == PASS_BYPASSED ? BYPASS_AT * 64 : FILTER_AT * 64;
-		count_rule(half, group + said->rule - 1, skb->len);
+	said->virtual_segment = v->virtual_segment;
+	said->passage = v->passage;
+	said->candidate = v->candidate;
+	if (v->virtual_segment)
+		count_rule(half, v->virtual_segment - 1, skb->len);
+	if (v->rule) {
+		__u32 group = v->passage == PASS_BYPASSED ? BYPASS_AT * 64 : FILTER_AT * 64;
+		count_rule(half, group + v->rule - 1, skb->len);
 	}
-	if (said->passage <= PASS_TRUSTED && !said->limited)
+	if (v->passage <= PASS_TRUSTED && !v->limited)
 		return 0;
 	return is_stopped(skb, p, port, c, v);
 }

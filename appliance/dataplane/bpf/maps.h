@@ -196,7 +196,34 @@ static __always_inline void count_index(__u32 segment, __u32 counter)
 	if (value)
 		(*value)++; /* per CPU, and programs on one CPU do not interrupt one another */
 }
-#define count(segment, name) count_index(segment, COUNTER_##name)
+
+/* What the packet on its way was dropped for: a counter, 0 where for nothing. Looked at where its way ends
+ * (count_drop, classify.h), for the virtual segment that it belongs to. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} dropped_for SEC(".maps");
+
+__noinline int note_drop(__u32 counter)
+{
+	__u32 zero = 0, *reason = bpf_map_lookup_elem(&dropped_for, &zero);
+	if (reason)
+		*reason = counter;
+	return 0;
+}
+
+/* The compiler knows which counters count drops, by their names. */
+#define COUNTS_DROPS(name) (!__builtin_memcmp(&#name[sizeof(#name) - sizeof("_dropped")], "_dropped", sizeof("_dropped")))
+#define count(segment, name)                                    \
+	do {                                                    \
+		count_index(segment, COUNTER_##name);           \
+		if (COUNTS_DROPS(name))                         \
+			note_drop(COUNTER_##name);              \
+	} while (0)
+/* Of a packet whose virtual segment is not known. */
+#define count_unclassified(segment, name) count_index(segment, COUNTER_##name)
 
 /* For a program that a packet's may interrupt. */
 static __always_inline void count_atomically(__u32 segment, __u32 counter)

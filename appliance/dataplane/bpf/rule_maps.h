@@ -74,6 +74,15 @@ struct {
 	PINNED;
 } rule_counts SEC(".maps");
 
+/* Packets that were dropped, by virtual segment and reason; those that were. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, VIRTUAL_DROPS);
+	__type(key, struct virtual_drop);
+	__type(value, __u64);
+	PINNED;
+} virtual_drops SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, REMEMBERED);

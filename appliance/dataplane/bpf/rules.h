@@ -122,6 +122,15 @@ _Static_assert(sizeof(struct remembered) == 64, "a cache line");
 /* Most packets remembered by a CPU, a power of two; another one takes the place. */
 #define REMEMBERED 8192
 
+/* Why packets of a virtual segment were dropped. */
+struct virtual_drop {
+	__u32 virtual_segment; /* number from 0, of a half: half * VIRTUAL_SEGMENTS more */
+	__u32 counter;
+};
+_Static_assert(sizeof(struct virtual_drop) == 8, "src/layout/rules.rs has the same type");
+/* Of both halves. Past it a drop counts in its segment only. */
+#define VIRTUAL_DROPS 8192
+
 struct rule_count {
 	__u64 packets;
 	__u64 bytes;

@@ -37,11 +37,9 @@
 #include "judged.h"
 #include "icmp.h"
 
-SEC("classifier")
-int port_ingress(struct __sk_buff *skb)
+static __always_inline int on_packet(struct __sk_buff *skb, struct said *said)
 {
 	struct packet p = {};
-	struct verdict said = {};
 	__u32 index = skb->ifindex, zero = 0;
 	struct port *port = bpf_map_lookup_elem(&ports, &index);
 	struct configuration *c = bpf_map_lookup_elem(&configuration, &zero);
@@ -50,19 +48,19 @@ int port_ingress(struct __sk_buff *skb)
 	__u32 segment = port->segment;
 	struct segment_settings *settings = bpf_map_lookup_elem(&segments, &segment);
 	if (settings && settings->block_all && (c->fallback || engine_dead(c, INSTANCE))) {
-		count(segment, fallback_dropped);
+		count_unclassified(segment, fallback_dropped);
 		return TC_ACT_SHOT;
 	}
 	int parsed = parse(skb, &p, segment);
-	if (classify(skb, &p, port, c, settings, &said))
+	if (classify(skb, &p, port, c, settings, said))
 		return TC_ACT_SHOT;
 	if (parsed != PARSE_TCP) {
-		if (p.odd_headers && said.passage != PASS_BYPASSED && (c->evasion & EVASION_UNREAD_HEADERS) &&
+		if (p.odd_headers && said->passage != PASS_BYPASSED && (c->evasion & EVASION_UNREAD_HEADERS) &&
 		    settings && settings->rules && !c->fallback && !engine_dead(c, INSTANCE)) {
 			count(segment, unread_headers_dropped);
 			return TC_ACT_SHOT;
 		}
-		if (p.fragment && p.protocol == IPPROTO_TCP && said.passage != PASS_BYPASSED &&
+		if (p.fragment && p.protocol == IPPROTO_TCP && said->passage != PASS_BYPASSED &&
 		    (c->evasion & EVASION_FRAGMENTS) && !c->fallback && !engine_dead(c, INSTANCE)) {
 			count(segment, tcp_fragment_dropped);
 			return TC_ACT_SHOT;
@@ -79,7 +77,7 @@ int port_ingress(struct __sk_buff *skb)
 		f = bpf_map_lookup_elem(&flows, &p.key);
 	if (!f) {
 		/* A held or taken flow stays what it is, whatever rule is new (SPEC D10). */
-		if (said.passage == PASS_BYPASSED)
+		if (said->passage == PASS_BYPASSED)
 			return TC_ACT_OK;
 		if ((p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
 			goto syn;
@@ -99,7 +97,7 @@ int port_ingress(struct __sk_buff *skb)
 	case STATE_TAKEN:
 		return on_taken(skb, &p, port, c, f, word);
 	case STATE_ANSWERED:
-		if (said.passage == PASS_BYPASSED) {
+		if (said->passage == PASS_BYPASSED) {
 			leave_to_bridge(&p, f, word);
 			return TC_ACT_OK;
 		}
@@ -174,11 +172,21 @@ not_in_flows:
 		return on_unknown_answer(&p, port, c);
 	return TC_ACT_OK;
 syn:
-	action = on_syn(skb, &p, port, c, said.candidate, answered);
+	action = on_syn(skb, &p, port, c, said->candidate, answered);
 	if (succeeded && action == TC_ACT_OK) {
 		succeeded->successor = p.seq;
 		succeeded->successor_side = 1 + port->side;
 	}
+	return action;
+}
+
+SEC("classifier")
+int port_ingress(struct __sk_buff *skb)
+{
+	struct said said = {};
+	int action = on_packet(skb, &said);
+	if (action == TC_ACT_SHOT)
+		count_drop(said.virtual_segment);
 	return action;
 }
 
@@ -199,7 +207,7 @@ int engine_ingress(struct __sk_buff *skb)
 	if (c && c->fallback && settings && settings->block_all) {
 		/* Taken flows are blocked with all others (SPEC D10). What the sockets of an engine that
 		 * died say is let out: it is the reset of both ends. */
-		count(segment, fallback_dropped);
+		count_unclassified(segment, fallback_dropped);
 		return TC_ACT_SHOT;
 	}
 	if (parse(skb, &p, segment) != PARSE_TCP)
@@ -224,14 +232,14 @@ int engine_ingress(struct __sk_buff *skb)
 	__u32 time = from_server ? f->client_time : f->server_time;
 	if ((peer->flags & END_UNHEARD && echo_time(skb, &p, peer, time)) ||
 	    (peer->congested && echo_congestion(skb, &p)) || wear(skb, &p, key, end)) {
-		count(segment, encapsulation_dropped);
+		count_unclassified(segment, encapsulation_dropped);
 		return TC_ACT_SHOT;
 	}
 	if (!(peer->flags & END_SPOKEN_TO))
 		peer->flags |= END_SPOKEN_TO;
 	return bpf_redirect(out, 0);
 stray:
-	count(segment, engine_stray_dropped);
+	count_unclassified(segment, engine_stray_dropped);
 	return TC_ACT_SHOT;
 }
 

@@ -51,6 +51,6 @@ pub use programs::{Attach, ProgramError};
 pub use relay::Relayed;
 pub use report::{SegmentReport, counter_meanings};
 pub use ring::monotonic_nanoseconds;
-pub use tables::{ApplyError, FallbackCause, QuarantineError, RuleKind, RuleReport};
+pub use tables::{ApplyError, DropReport, FallbackCause, QuarantineError, RuleKind, RuleReport};
 pub use taken::{FlowGuard, TakenFlow, set_reset_on_close};
 pub use traffic::{Direction, PortTraffic};

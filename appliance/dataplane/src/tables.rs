@@ -7,6 +7,7 @@
 //! changed entry by entry, may then be in part the new one until the next snapshot is applied.
 
 mod counts;
+mod drops;
 mod in_force;
 mod policies;
 mod quarantine;
@@ -34,6 +35,8 @@ use crate::programs::{ProgramError, chain};
 use crate::ring::monotonic_nanoseconds;
 use counts::RuleCounts;
 pub use counts::{RuleKind, RuleReport};
+pub use drops::DropReport;
+use drops::VirtualDrops;
 pub use in_force::InForce;
 pub use quarantine::QuarantineError;
 use quarantine::QuarantineTable;
@@ -65,6 +68,7 @@ pub struct Tables {
     reputation: ReputationTable,
     quarantine: QuarantineTable,
     counts: RuleCounts,
+    drops: VirtualDrops,
     own: Vec<SegmentId>,
 }
 
@@ -107,6 +111,7 @@ impl Tables {
             reputation: ReputationTable::new(ebpf)?,
             quarantine: QuarantineTable::new(ebpf)?,
             counts: RuleCounts::new(ebpf)?,
+            drops: VirtualDrops::new(ebpf)?,
             own,
         })
     }
@@ -120,6 +125,7 @@ impl Tables {
         let half = u32::from(self.in_force.generation()? & 1 == 0);
         self.fill(&compiled, half)?;
         self.counts.prepare(snapshot, half)?;
+        self.drops.prepare(half)?;
         self.quarantine.apply(&snapshot.precedence.quarantine)?;
         // A segment in which rules begin to match is looked at before they do, and after they did.
         let quiet = |settings: &SegmentSettings| settings.rules == 0;
@@ -132,6 +138,7 @@ impl Tables {
         self.in_force.switch(&snapshot.device)?;
         wait_for_packets();
         self.counts.changed(snapshot, half);
+        self.drops.changed(snapshot, half);
         for (id, settings) in self.own.clone().into_iter().zip(wanted) {
             if quiet(&settings) {
                 self.set_segment(id, settings)?;
@@ -169,6 +176,10 @@ impl Tables {
 
     pub fn rule_report(&self) -> Vec<RuleReport> {
         self.counts.report(self.half())
+    }
+
+    pub fn drop_report(&self) -> Vec<DropReport> {
+        self.drops.report(self.half())
     }
 
     fn half(&self) -> u32 {

@@ -306,7 +306,7 @@ fn counters(link: &Link, started: Instant) -> Counters {
         tls_inspection: link.totals.statistics.inspection(link.totals.threshold.live().into()),
         tls_protocols: link.totals.statistics.protocols(),
         tcp_proxy: link.totals.statistics.tcp_proxy(link.totals.threshold.live().into()),
-        virtual_segments: link.totals.tallies.by_virtual_segment(),
+        virtual_segments: link.totals.tallies.by_virtual_segment(&link.dataplane.drop_report()),
         learnt: link.publish.borrow().learnt.list(LEARNT_TOLD, Instant::now()),
     }
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weir_api::sight::{Histogram, OutcomeCount, VirtualSegmentCounters};
-use weir_dataplane::{FlowCounts, FlowReport, HistogramReport};
+use weir_dataplane::{DropReport, FlowCounts, FlowReport, HistogramReport};
 use weir_policy::Outcome;
 use weir_policy::outcome::Blocked;
 use weir_policy::snapshot::SegmentId;
@@ -91,8 +91,8 @@ impl Tallies {
     }
 
     /// What is counted of each virtual segment: its flows by outcome, filters together, its holds and
-    /// takeovers.
-    pub fn by_virtual_segment(&self) -> Vec<VirtualSegmentCounters> {
+    /// takeovers, and what eBPF dropped of its packets.
+    pub fn by_virtual_segment(&self, drops: &[DropReport]) -> Vec<VirtualSegmentCounters> {
         let mut outcomes = self
             .grouped(|line| Some((line.virtual_segment.clone()?, without_number(line.outcome))));
         let mut flows: BTreeMap<String, Vec<FlowReport>> =
@@ -101,6 +101,10 @@ impl Tallies {
             for (name, counts) in lock(&tally.flows).iter() {
                 flows.entry(name.clone()).or_default().push(counts.read());
             }
+        }
+        for DropReport { virtual_segment, counters } in drops {
+            let report = FlowReport { counters: counters.clone(), ..FlowReport::default() };
+            flows.entry(virtual_segment.clone()).or_default().push(report);
         }
         flows
             .into_iter()
@@ -210,7 +214,7 @@ mod tests {
         }
         assert!(tally.flows_of("one more").is_none());
         assert!(tally.flows_of("0").is_some());
-        assert_eq!(tallies.by_virtual_segment().len(), MAX_VIRTUAL_SEGMENTS);
+        assert_eq!(tallies.by_virtual_segment(&[]).len(), MAX_VIRTUAL_SEGMENTS);
     }
 
     #[test]
@@ -233,10 +237,17 @@ mod tests {
         let segments = tallies.by_segment();
         assert_eq!(segments[&SegmentId(1)], [expected(2), filters.clone()]);
         assert_eq!(segments[&SegmentId(2)], [expected(1)]);
-        let virtual_segments = tallies.by_virtual_segment();
-        assert_eq!(virtual_segments.len(), 1);
-        assert_eq!(virtual_segments[0].name, "dmz");
+        let dropped = |virtual_segment: &str, count| DropReport {
+            virtual_segment: virtual_segment.into(),
+            counters: vec![("filter_dropped", count)],
+        };
+        let drops = [dropped("dmz", 3), dropped("guests", 4)];
+        let virtual_segments = tallies.by_virtual_segment(&drops);
+        let names: Vec<&str> = virtual_segments.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(names, ["dmz", "guests"]);
         assert_eq!(virtual_segments[0].outcomes, [expected(2), filters]);
+        assert_eq!(virtual_segments[0].counters, [("filter_dropped".into(), 3)]);
+        assert_eq!(virtual_segments[1].counters, [("filter_dropped".into(), 4)]);
         let all = tallies.outcomes();
         assert!(all.contains(&("blocked".into(), Some("filter 7".into()), 1)), "{all:?}");
         assert!(all.contains(&("bypassed".into(), Some("not TLS".into()), 3)), "{all:?}");

@@ -1,6 +1,6 @@
 //! `show segments`, `show virtual-segments`: state, traffic, flows, and in detail times and every
-//! counter that counted, with its meaning. Of a virtual segment the engine's counters alone are known:
-//! what eBPF drops before a flow is held is its segment's.
+//! counter that counted, with its meaning. Of a virtual segment what eBPF dropped of its packets is told, and
+//! what user space counted of its flows; what is dropped without a look at the rules is its segment's alone.
 //!
 //! Not for: asking. Names that are not there are errors that list those that are.
 
@@ -256,7 +256,7 @@ fn virtual_segment(view: &VirtualSegmentView, detail: bool) -> String {
     text += &outcomes(&counted.outcomes);
     if !detail {
         let dropped = dropped(&counted.counters);
-        return text + &field("  Held packets dropped", &dropped.to_string());
+        return text + &field("  Packets dropped", &dropped.to_string());
     }
     text += &times("  Hold time", &counted.hold_time);
     text += &times("  Takeover time", &counted.take_over_time);

@@ -9,7 +9,7 @@ use weir_policy::snapshot::{SegmentId, Side};
 
 use super::Dataplane;
 use crate::explain::frame_of;
-use crate::tables::{ApplyError, QuarantineError, RuleReport};
+use crate::tables::{ApplyError, DropReport, QuarantineError, RuleReport};
 
 impl Dataplane {
     /// Drops what a host sends and what is sent to it, for a time or for what the configuration says
@@ -36,6 +36,11 @@ impl Dataplane {
     /// Packets and bytes of each virtual segment, inspection bypass rule and traffic filter.
     pub fn rule_report(&self) -> Vec<RuleReport> {
         self.tables().rule_report()
+    }
+
+    /// Packets that eBPF dropped, of each virtual segment that lost any, by reason.
+    pub fn drop_report(&self) -> Vec<DropReport> {
+        self.tables().drop_report()
     }
 
     /// What the rules in force say of a frame that comes in by a port of `segment`.

@@ -98,6 +98,16 @@ pub struct RuleCount {
     pub bytes: u64,
 }
 
+/// Key of the table of drops.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VirtualDrop {
+    /// Number from 0, of a half: half * [`VIRTUAL_SEGMENTS`] more.
+    pub virtual_segment: u32,
+    pub counter: u32,
+}
+const _: () = assert!(size_of::<VirtualDrop>() == 8);
+
 // SAFETY: all of these are `repr(C)`, `Copy`, plain integers, valid for any bytes, and have no
 // padding (their sizes are asserted, or all fields are of one type); aya::Pod asks for no more and
 // has no safe derive.
@@ -112,3 +122,5 @@ unsafe impl aya::Pod for PolicySet {}
 unsafe impl aya::Pod for FilterEntry {}
 // SAFETY: as above.
 unsafe impl aya::Pod for RuleCount {}
+// SAFETY: as above.
+unsafe impl aya::Pod for VirtualDrop {}

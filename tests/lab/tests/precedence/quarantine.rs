@@ -32,6 +32,12 @@ fn a_quarantined_host_is_cut_off_both_ways_until_it_is_released() {
         let (answer, end) = read_until(&mut tls, "\r\n\r\n", 1);
         assert!(end.is_err() && answer.is_empty(), "answered: {answer}");
 
+        for command in ["show segments detail", "show virtual-segments all detail"] {
+            wait_for("the drops", || {
+                Ok(bench.wire.console(command)?.contains("  quarantine dropped: "))
+            })?;
+        }
+
         let to = format!("from {CLIENT} to {SERVER}");
         let shown = explained(bench, &to)?;
         assert!(shown.contains("Decided by              quarantine: blocked"), "{shown}");

@@ -159,7 +159,7 @@ fn a_virtual_segment_shows_what_it_matches_and_what_it_matched() {
                      9  bypassed (not TLS)
 ";
     let short = virtual_segments(std::slice::from_ref(&view), false);
-    assert_eq!(short, format!("{expected}  Held packets dropped  3\n"));
+    assert_eq!(short, format!("{expected}  Packets dropped       3\n"));
     let detail = "  Hold time             p50 64 us, p90 64 us, p99 900 us, max 900 us; 10 flows
                      9  32 us to 64 us
                      1  512 us to 1024 us
