@@ -214,8 +214,16 @@ impl Dataplane {
             .spawn(move || answers.run())
             .map_err(|error| system("thread", error))?;
 
-        let heir =
-            Heir { core: Arc::clone(&core), flows: table, engines, query, own: number, recount };
+        let heir = Heir {
+            core: Arc::clone(&core),
+            flows: table,
+            engines,
+            query,
+            own: number,
+            recount,
+            recount_every: options.times.recount,
+            in_force: in_force.clone(),
+        };
         let inheritance = Inheritance::start(heir).map_err(|error| system("thread", error))?;
         let mut threads = Vec::with_capacity(readers.len());
         for reader in readers {

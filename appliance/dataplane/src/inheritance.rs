@@ -4,7 +4,8 @@
 //! which become tombstones and are reset at both ends. Not for: flows of an engine that lives beside
 //! this one and drains; those are left alone until it ends. A thread of its own goes through the
 //! table in small steps, so that nobody waits for it: until it has come to a flow the programs do
-//! what its packets need (`engine_dead`). A walk that fails is logged and done again.
+//! what its packets need (`engine_dead`). A walk that fails is logged and done again. Between such walks
+//! the engine in charge recounts clients' flows from time to time (`crate::recount`).
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -12,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::maps::{Array, MapData};
 
@@ -20,6 +21,7 @@ use crate::core::{Core, Disposition, Finished};
 use crate::layout::{ENGINES, EngineInstance, Flow, FlowKey, State, id_of};
 use crate::recount::Recount;
 use crate::state::{EngineQuery, Swap};
+use crate::tables::InForce;
 use crate::walk::{Broken, FlowTable, PAUSE, Walked};
 
 /// Between two looks at which engines live.
@@ -41,6 +43,9 @@ pub struct Heir {
     /// This engine's number.
     pub own: u32,
     pub recount: Recount,
+    /// Between two recounts.
+    pub recount_every: Duration,
+    pub in_force: InForce,
 }
 
 impl Inheritance {
@@ -86,6 +91,7 @@ impl Walker {
             Ok(()) => true,
             Err(_) => return,
         };
+        let mut counted = Instant::now();
         loop {
             match self.look() {
                 Ok(ended) => due |= ended,
@@ -93,10 +99,18 @@ impl Walker {
             }
             if due {
                 match self.walk().and_then(|walked| self.recount().map(|()| walked)) {
-                    Ok(Walked::Whole) => due = false,
+                    Ok(Walked::Whole) => (due, counted) = (false, Instant::now()),
                     Ok(Walked::Stopped) => return,
                     Err(error) => tracing::warn!(%error, "flows of an engine that ended"),
                 }
+            } else if counted.elapsed() >= self.heir.recount_every {
+                // Not beside another engine's: both would mend the same count.
+                if !self.heir.in_force.superseded()
+                    && let Err(error) = self.recount()
+                {
+                    tracing::warn!(%error, "counts of clients' flows are not looked at");
+                }
+                counted = Instant::now();
             }
             match self.walks.recv_timeout(LOOK_EVERY) {
                 Ok(()) => due = true,
@@ -128,7 +142,8 @@ impl Walker {
         !stops
     }
 
-    /// An engine that died amid a change of state may have left counts wrong.
+    /// An engine that died amid a change of state may have left counts wrong, and so may two processors
+    /// at one moment.
     fn recount(&self) -> Result<(), Broken> {
         let mended = self.heir.recount.mend(&self.heir.flows, || self.pause())?;
         if mended > 0 {

@@ -1,4 +1,5 @@
-//! Putting the counts of clients' flows right, once an engine took on the tables of those before it.
+//! Putting the counts of clients' flows right: when an engine has taken on the tables of those before it,
+//! and from time to time.
 //!
 //! For: counts that an engine's death, or two processors at one moment, left too high or too low: they
 //! are pinned, and nobody else ever would. The flow table says what they should be. Packets change both

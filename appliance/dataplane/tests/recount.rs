@@ -1,5 +1,6 @@
-//! Counts of clients' flows that were left wrong are put right by the next engine (bpf/clients.h): they
-//! outlive engines, and one too high would keep a client's room from it for good.
+//! Counts of clients' flows that were left wrong are put right by the next engine, and by the one that
+//! lives (bpf/clients.h): they outlive engines, and one too high would keep a client's room from it for
+//! good.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod wire;
@@ -101,6 +102,29 @@ fn counts_that_were_left_wrong_are_mended_and_those_that_are_right_stay() {
     }
     assert!(wrong().is_empty(), "cell, right, found: {:?}", wrong());
     assert_eq!(read(&counts)[CHANGING as usize], 1);
+}
+
+#[test]
+fn counts_that_go_wrong_while_an_engine_lives_are_mended_in_time() {
+    let wire = Wire::new();
+    let (engine, held) = wire.engine_with(Attach::Auto, |options| {
+        options.times = Times { recount: Duration::from_secs(1), ..Times::default() };
+    });
+    judge_all(held, 1, Does::Hold);
+    let (client, _server) = Raw::shaken(&wire, 4000);
+    client.send(0, b"held");
+    engine.wait_for("flow_held", 1);
+    let mut counts = counts(&wire);
+    let right = read(&counts);
+    // Again and again.
+    for _ in 0..2 {
+        let held = right.iter().position(|count| *count > 0).unwrap() as u32;
+        for (cell, amount) in [(5, 1), (held, 3), (7, -1)] {
+            add(&mut counts, cell, amount);
+        }
+        assert_ne!(read(&counts), right);
+        wire::wait_for(|| read(&counts) == right);
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ use wire::{SEGMENT, Wire};
 const BLOCK: EvasionAction = EvasionAction::Block;
 const LOOK: Duration = Duration::from_millis(100);
 const SHORT: Times = Times {
+    recount: Duration::from_secs(600),
     silent: Duration::from_millis(500),
     silent_crowded: Duration::from_millis(500),
     look: LOOK,

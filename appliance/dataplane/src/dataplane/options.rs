@@ -82,6 +82,8 @@ pub struct Times {
     pub silent_crowded: Duration,
     /// Between two looks at such flows.
     pub look: Duration,
+    /// Between two recounts of clients' flows: so long a count that went wrong may stay so.
+    pub recount: Duration,
 }
 
 impl Default for Times {
@@ -92,6 +94,7 @@ impl Default for Times {
             silent: Duration::from_secs(3 * 3600),
             silent_crowded: Duration::from_secs(60),
             look: Duration::from_secs(20),
+            recount: Duration::from_secs(600),
         }
     }
 }
