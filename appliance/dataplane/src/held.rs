@@ -4,6 +4,9 @@
 //! [`HeldFlow::block`] or [`HeldFlow::take_over`]. Not for: judging. A flow dropped undecided is
 //! released; every failure leaves the flow on the bridge.
 
+mod blocked;
+mod given_back;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,19 +14,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use weir_policy::Candidate;
 use weir_policy::snapshot::{SegmentId, Side};
-use weir_policy::{Candidate, Resets};
 
-use crate::assembly::{Assembly, ClientEnd, Judged, Pushed};
+use crate::assembly::{Assembly, Pushed};
 use crate::core::{
     Core, Count, Disposition, Finished, FlowCounts, SegmentLinks, Shared, SharedState,
 };
 use crate::encapsulation::Encapsulation;
 use crate::frame::{ACK, Frame, RST};
-use crate::layout::{END_TIMESTAMPS, End, Flow, FlowKey, Held as HeldRecord, State};
+use crate::layout::{END_TIMESTAMPS, End, Flow, FlowKey, Held as HeldRecord};
 use crate::ring::monotonic_nanoseconds;
 use crate::segment_of_ours::Segment;
-use crate::state::Swap;
 
 /// The held flows of one runtime, in the order they were held.
 #[derive(Debug)]
@@ -180,37 +182,6 @@ impl HeldFlow {
         }
     }
 
-    /// Gives the flow back to the bridge: its frames go out as they came. Until the server has
-    /// acknowledged the client's bytes, and its FIN where one came, no others can take their place
-    /// (SPEC D15); then the flow is on its own. One that its client reset is over.
-    pub fn release(mut self) -> Result<(), ReleaseError> {
-        self.judged();
-        self.give_back()
-    }
-
-    /// Drops the flow's packets from now on.
-    pub fn block(mut self, resets: Resets) -> Result<(), NotHeld> {
-        self.judged();
-        self.block_now(resets)
-    }
-
-    pub(crate) fn block_now(&mut self, resets: Resets) -> Result<(), NotHeld> {
-        self.absorb();
-        let swap = self.core.state.swap(&self.key, self.id, State::Held, State::Blocked);
-        match &swap {
-            Ok(Swap::Done) => {}
-            Ok(_) => return Err(NotHeld), // released where it is dropped
-            // It is blocked all the same: what its client sends comes by the ring, and goes no farther.
-            Err(error) => tracing::warn!(%error, "flow's entry stays as held for now"),
-        }
-        self.finish_as(Disposition::Blocked, swap.is_ok());
-        if let Some(links) = self.links() {
-            self.shared.count(links, Count::Blocked);
-            self.reset(links, resets);
-        }
-        Ok(())
-    }
-
     /// Records how long the flow was held until now, when it is judged.
     pub(crate) fn judged(&self) {
         if let Some(links) = self.links()
@@ -248,98 +219,6 @@ impl HeldFlow {
             };
             if let Some(links) = self.core.segments.get(&self.key.segment) {
                 self.shared.count(links, count);
-            }
-        }
-    }
-
-    /// Under the flow's lock: what comes by the ring meanwhile waits, and is then sent on directly.
-    pub(crate) fn give_back(&mut self) -> Result<(), ReleaseError> {
-        let shared = Arc::clone(&self.shared);
-        let mut state = shared.lock();
-        self.absorb_locked(&mut state);
-        let fin = self.assembly.end == Some(ClientEnd::Fin);
-        let judged = self.assembly.payload().len() as u32 + u32::from(fin); // bounded by the assembly
-        let swap = self.core.state.releasing(&self.key, self.id, judged);
-        let ours = matches!(swap, Ok(Swap::Done | Swap::Found(State::Releasing)) | Err(_));
-        if let Some(links) = self.links()
-            && ours
-        {
-            for frame in self.assembly.frames() {
-                links.send(other(self.from()), frame);
-            }
-            self.shared.count(links, Count::Released);
-        }
-        let (disposition, changed) = match swap {
-            Ok(_) => self.leave_releasing(judged),
-            Err(error) => (Disposition::Released, Err(error)),
-        };
-        if disposition == Disposition::Watched {
-            let [first, server] = self.flow.end.map(|end| end.isn.wrapping_add(1));
-            let heard = self.assembly.heard_more_than(server);
-            let (bytes, _) = std::mem::take(&mut self.assembly).into_parts();
-            state.judged = Some(Judged { first, bytes, fin, heard });
-        }
-        state.disposition = disposition;
-        drop(state);
-        self.finish_as(disposition, changed.is_ok());
-        changed.map_err(ReleaseError::Table)
-    }
-
-    /// What becomes of a released flow whose frames went out, and whether its entry says so already.
-    fn leave_releasing(&self, judged: u32) -> (Disposition, io::Result<()>) {
-        let state = &self.core.state;
-        let (disposition, changed) = if self.assembly.end == Some(ClientEnd::Rst) {
-            // A server that takes it says nothing, and one that does not must hear no more.
-            let swap = state.swap(&self.key, self.id, State::Releasing, State::Blocked);
-            (Disposition::Blocked, swap)
-        } else if judged == 0 {
-            (Disposition::Released, state.remove(&self.key, self.id, State::Releasing))
-        } else {
-            let swap = state.swap(&self.key, self.id, State::Releasing, State::Watched);
-            (Disposition::Watched, swap)
-        };
-        match changed {
-            Ok(Swap::Done) => (disposition, Ok(())),
-            // Final already, or given back.
-            Ok(_) => (Disposition::Released, Ok(())),
-            Err(error) if disposition == Disposition::Blocked => (disposition, Err(error)),
-            Err(error) => (Disposition::Released, Err(error)),
-        }
-    }
-
-    /// A RST as each end would send it, to the other.
-    pub(crate) fn reset(&self, links: &SegmentLinks, resets: Resets) {
-        let [client, server] = &self.flow.end;
-        let Some(newest) = self.assembly.newest() else {
-            // Nothing of the client's came: all is as the handshake left it.
-            if resets.client {
-                links.reset_client(&self.key, &self.flow);
-            }
-            if resets.server {
-                links.reset_server(&self.key, &self.flow, 0);
-            }
-            return;
-        };
-        // What the client expects next; nothing of the client's reached the server.
-        let expected = newest.acknowledged;
-        let to_client = self.segment(server, self.server(), self.client());
-        let to_client = Segment {
-            sequence: expected,
-            acknowledged: self.assembly.next_sequence(),
-            flags: RST | ACK,
-            ..to_client
-        };
-        let to_server = Segment {
-            sequence: client.isn.wrapping_add(1),
-            acknowledged: expected,
-            flags: RST | ACK,
-            ..self.segment(client, self.client(), self.server())
-        };
-        let client = (resets.client, to_client, self.from());
-        let server = (resets.server, to_server, other(self.from()));
-        for (_, segment, side) in [client, server].into_iter().filter(|(wanted, ..)| *wanted) {
-            if let Some(frame) = segment.frame() {
-                links.send(side, &frame);
             }
         }
     }
@@ -385,16 +264,6 @@ impl HeldFlow {
 
     pub(crate) fn server(&self) -> SocketAddr {
         self.key.end(self.flow.client_low != 0)
-    }
-}
-
-impl Drop for HeldFlow {
-    fn drop(&mut self) {
-        if !self.decided
-            && let Err(error) = self.give_back()
-        {
-            tracing::warn!(%error, "held flow not given back");
-        }
     }
 }
 

@@ -194,3 +194,67 @@ fn run(wire: &Wire, decoy: &Decoy) -> String {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     wire.python(&wire.client, CLIENT, &arguments).trim().to_owned()
 }
+
+/// The client opens a connection, sends a first payload that the server will not accept (its
+/// checksum is wrong), then the real one.
+const DECOY: &str = r#"
+import socket, struct, sys
+raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)); raw.settimeout(10)
+raw.bind(('e0', 3))
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)
+port = s.getsockname()[1]
+while True:
+    frame = raw.recv(65536)
+    tcp = frame[34:]
+    # The handshake's last ACK, as this host sent it: 10 of a decoy go in its place.
+    if frame[12:14] == b"\x08\0" and tcp[12] >> 4 == 8 and tcp[13] == 0x10 and struct.unpack('!H', tcp[:2])[0] == port:
+        break
+ip = bytearray(frame[14:34]); tcp = bytearray(tcp[:32])
+ip[2:4] = struct.pack('!H', 62); ip[10:12] = b'\0\0'
+total = sum(struct.unpack('!10H', ip)); total = (total & 0xffff) + (total >> 16)
+ip[10:12] = struct.pack('!H', ~total & 0xffff)
+tcp[13] = 0x18; tcp[16:18] = b'\x12\x34'
+raw.send(frame[:14] + bytes(ip) + bytes(tcp) + b'DECOYDECOY')
+s.sendall(b'REAL')
+print(s.recv(16).decode())
+"#;
+
+#[test]
+fn decoy_with_a_wrong_checksum_is_not_judged() {
+    let wire = Wire::new();
+    let (engine, held) = wire.engine(Attach::Auto);
+    let _judge = judge_all(held, 1, Does::TakeOver);
+    let listener = wire.listen();
+    let server = std::thread::spawn(move || {
+        let (mut server, _) = listener.accept().unwrap();
+        let mut bytes = [0; 4];
+        server.read_exact(&mut bytes).unwrap();
+        server.write_all(&bytes).unwrap();
+    });
+    let answer = wire.python(&wire.client, DECOY, &[SERVER, &PORT.to_string()]);
+    assert_eq!(answer.trim(), "REAL");
+    server.join().unwrap();
+    assert_eq!(engine.counter("held_bad_checksum_dropped"), 1);
+    assert_eq!(engine.counter("flow_taken_over"), 1);
+}
+
+#[test]
+fn flow_of_nothing_but_decoys_is_blocked() {
+    let wire = Wire::new();
+    let (engine, held) = wire.engine(Attach::Auto);
+    let _judge = judge_all(held, 1, Does::TakeOver);
+    let listener = wire.listen();
+    let server = std::thread::spawn(move || {
+        let (mut server, _) = listener.accept().unwrap();
+        server.set_read_timeout(Some(Duration::from_secs(9))).unwrap();
+        server.read(&mut [0; 16]).unwrap_err().kind()
+    });
+    // The hello itself comes only once the flow was waited for long enough.
+    let late =
+        DECOY.replace("s.sendall(b'REAL')", "import time; time.sleep(6); s.sendall(b'REAL')");
+    let late = late.replace("print(s.recv(16).decode())", "time.sleep(3)");
+    wire.python(&wire.client, &late, &[SERVER, &PORT.to_string()]);
+    assert_eq!(server.join().unwrap(), ErrorKind::WouldBlock);
+    assert_eq!(engine.counter("held_unread_blocked"), 1);
+    assert!(engine.counter("blocked_dropped") >= 1);
+}
