@@ -109,7 +109,9 @@ impl OverThreshold {
 /// counted whatever is chosen, except where nothing of its handshake is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evasion {
-    /// The server sends data, or ends, before the client's first bytes were judged.
+    /// The server sends data, or ends, before the client's first bytes were judged. Bypass: what its
+    /// client says passes that acknowledges that, which only a server takes that did say it; what
+    /// acknowledges nothing is judged.
     pub server_speaks_first: EvasionAction,
     /// Data in a SYN. Bypass: only a flow whose server takes it passes.
     pub syn_data: EvasionAction,
