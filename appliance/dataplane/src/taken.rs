@@ -19,9 +19,7 @@ use crate::assembly::Assembly;
 use crate::core::{Core, Count, Disposition, Finished, Shared};
 use crate::frame::{ACK, FIN};
 use crate::held::{HeldFlow, TakeOverError, other};
-use crate::layout::{
-    END_TIMESTAMPS, END_WINDOW_SCALE, EVASION_DECOY, EVASION_TABLE_FULL, FlowKey, State,
-};
+use crate::layout::{END_TIMESTAMPS, END_WINDOW_SCALE, EVASION_TABLE_FULL, FlowKey, State};
 use crate::segment_of_ours::Segment;
 use crate::socket::{Position, ask, bind_beside_others, place, speak, timestamp_after};
 use crate::state::Swap;
@@ -199,11 +197,7 @@ impl HeldFlow {
                 if let Some(links) = self.links() {
                     self.shared.count(links, count_of(&error));
                 }
-                let way = match error {
-                    TakeOverError::NotHeld => EVASION_DECOY,
-                    _ => EVASION_TABLE_FULL,
-                };
-                if self.core.blocks(way) && self.block_now(Resets::BOTH).is_ok() {
+                if self.core.blocks(EVASION_TABLE_FULL) && self.block_now(Resets::BOTH).is_ok() {
                     return Err(TakeOverError::Blocked(Box::new(error)));
                 }
                 return Err(error); // dropped here: released

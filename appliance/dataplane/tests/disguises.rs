@@ -144,22 +144,6 @@ fn an_end_of_the_server_that_does_not_reach_the_client_is_none() {
 }
 
 #[test]
-fn a_held_flow_whose_server_seems_to_speak_is_blocked_where_policy_says_so() {
-    let policy = Evasion { decoy: BLOCK, ..Evasion::default() };
-    let (wire, engine) = under(policy, Does::TakeOver);
-    let (client, server) = Raw::shaken(&wire, 4000);
-    client.send(0, b"half");
-    engine.wait_for("flow_held", 1);
-    let mut decoy = server.segment(0, b"220 ready");
-    decoy.bad_checksum = true;
-    server.put(&decoy);
-    engine.wait_for("flow_blocked", 1);
-    client.send(0, b"half");
-    client.send(4, b"more");
-    server.expect_none("a payload passed", |a| !a.payload.is_empty());
-}
-
-#[test]
 fn no_byte_is_urgent_before_the_judgement_is_final() {
     let (wire, engine) = under(Evasion::default(), Does::Release);
     let listener = wire.listen();
