@@ -313,7 +313,7 @@ struct said {
 };
 
 /* A packet's way has ended: counts for its virtual segment what it was dropped for, if it was. */
-static __noinline int count_drop(__u32 virtual_segment)
+__noinline int count_drop(__u32 virtual_segment)
 {
 	__u32 zero = 0, *reason = bpf_map_lookup_elem(&dropped_for, &zero);
 	struct configuration *c = bpf_map_lookup_elem(&configuration, &zero);
