@@ -250,7 +250,7 @@ static __always_inline void refuse(struct __sk_buff *skb, struct packet *p, stru
 	__u32 zero = 0;
 	struct traffic_filter *rate = bpf_map_lookup_elem(&refusal_rate, &zero);
 	if (p->key.tunnel || p->stacked || p->fragment || !rate || over_rate(rate, 1)) {
-		count(port->segment, quic_silently_dropped);
+		count_only(port->segment, quic_silently_dropped);
 		return;
 	}
 	struct refused *r = bpf_ringbuf_reserve(&refused_ring, sizeof(*r), 0);

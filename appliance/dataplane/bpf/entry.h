@@ -71,6 +71,7 @@ static __noinline struct flow *moved(struct packet *p, struct flow *watched)
  * not be used afterwards. */
 static __noinline int enter_half_open(struct packet *p, struct flow *f, __u64 word, __u32 state)
 {
+	note_drop(0); /* its packet passes, whatever it was to be dropped for where an engine lives */
 	if (!p || !f || !swap(f, word, state))
 		return 0;
 	if ((word & 0xff) != STATE_ANSWERED)

@@ -222,8 +222,8 @@ __noinline int note_drop(__u32 counter)
 		if (COUNTS_DROPS(name))                         \
 			note_drop(COUNTER_##name);              \
 	} while (0)
-/* Of a packet whose virtual segment is not known. */
-#define count_unclassified(segment, name) count_index(segment, COUNTER_##name)
+/* Where another counter says what it was dropped for, or its virtual segment is not known. */
+#define count_only(segment, name) count_index(segment, COUNTER_##name)
 
 /* For a program that a packet's may interrupt. */
 static __always_inline void count_atomically(__u32 segment, __u32 counter)

@@ -48,7 +48,7 @@ static __always_inline int on_packet(struct __sk_buff *skb, struct said *said)
 	__u32 segment = port->segment;
 	struct segment_settings *settings = bpf_map_lookup_elem(&segments, &segment);
 	if (settings && settings->block_all && (c->fallback || engine_dead(c, INSTANCE))) {
-		count_unclassified(segment, fallback_dropped);
+		count_only(segment, fallback_dropped);
 		return TC_ACT_SHOT;
 	}
 	int parsed = parse(skb, &p, segment);
@@ -207,7 +207,7 @@ int engine_ingress(struct __sk_buff *skb)
 	if (c && c->fallback && settings && settings->block_all) {
 		/* Taken flows are blocked with all others (SPEC D10). What the sockets of an engine that
 		 * died say is let out: it is the reset of both ends. */
-		count_unclassified(segment, fallback_dropped);
+		count_only(segment, fallback_dropped);
 		return TC_ACT_SHOT;
 	}
 	if (parse(skb, &p, segment) != PARSE_TCP)
@@ -232,14 +232,14 @@ int engine_ingress(struct __sk_buff *skb)
 	__u32 time = from_server ? f->client_time : f->server_time;
 	if ((peer->flags & END_UNHEARD && echo_time(skb, &p, peer, time)) ||
 	    (peer->congested && echo_congestion(skb, &p)) || wear(skb, &p, key, end)) {
-		count_unclassified(segment, encapsulation_dropped);
+		count_only(segment, encapsulation_dropped);
 		return TC_ACT_SHOT;
 	}
 	if (!(peer->flags & END_SPOKEN_TO))
 		peer->flags |= END_SPOKEN_TO;
 	return bpf_redirect(out, 0);
 stray:
-	count_unclassified(segment, engine_stray_dropped);
+	count_only(segment, engine_stray_dropped);
 	return TC_ACT_SHOT;
 }
 
