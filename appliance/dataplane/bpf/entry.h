@@ -18,7 +18,8 @@ static __noinline int enter(struct packet *p, struct flow *f, __u64 word)
 	f->touched = bpf_ktime_get_ns();
 	__builtin_memcpy(moving, f, sizeof(*moving));
 	/* half_open gives an entry's memory to another handshake at once where it is short. */
-	if (*(volatile __u64 *)&f->word != answered || moving->word != answered)
+	if (*(volatile __u64 *)&f->word != answered || moving->word != answered ||
+	    bpf_map_lookup_elem(&half_open, &p->key) != f)
 		return ENTER_RACE;
 	__u32 client_low = moving->client_low;
 	/* Before it is there: whoever takes it out of the count finds it counted. */
@@ -35,11 +36,19 @@ static __noinline int enter(struct packet *p, struct flow *f, __u64 word)
 		swap(f, answered, STATE_HALF_OPEN);
 		return error == -17 /* EEXIST */ ? ENTER_RACE : ENTER_FULL;
 	}
-	bpf_map_delete_elem(&half_open, &p->key);
+	/* Not that of a newer SYN, which may have taken its place. */
+	if (bpf_map_lookup_elem(&half_open, &p->key) == f)
+		bpf_map_delete_elem(&half_open, &p->key);
 	return ENTER_DONE;
 }
 
 #define MOVE_LOOKS 1024 /* some 20 microseconds; past it the packet is dropped, and comes again */
+
+/* Whether a packet says nothing that must wait for its flow's entry. */
+static __always_inline int crosses_a_move(struct packet *p)
+{
+	return !p->payload && !(p->flags & (TCP_SYN | TCP_FIN | TCP_URG));
+}
 
 struct move {
 	struct packet *packet;

@@ -5,6 +5,11 @@
 #ifndef WEIR_FLOW_H
 #define WEIR_FLOW_H
 
+static __always_inline int is_first_syn(struct packet *p)
+{
+	return (p->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
 /* Whether the client may take a packet of the server that was the first to say something. */
 static __always_inline int server_in_window(struct packet *p, struct flow *f)
 {

@@ -225,7 +225,7 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 			 * heard of it is not left unjudged. Where another CPU is moving the entry this one goes
 			 * unread: the server ends again. */
 			f->reset = RESET_BY_SERVER;
-			if (*(volatile __u64 *)&f->word == word)
+			if (__sync_val_compare_and_swap(&f->word, word, word) == word)
 				return SEEN_PASS;
 			count(segment, state_race_dropped);
 			return SEEN_DROP;
@@ -312,8 +312,8 @@ static __always_inline int on_whole(struct packet *p, struct flow *f, __u64 word
 	return TC_ACT_OK;
 }
 
-/* A flow that is to be held and is not in `flows` yet: it, where it is now; or none, and what is to be
- * done with its packet. */
+/* A flow that is to be held and is not in `flows` yet: it, where it is now, held already where another
+ * CPU was faster; or none, and what is to be done with its packet. */
 static __always_inline struct flow *enter_to_hold(struct packet *p, struct flow *f, __u64 *word, struct configuration *c, __u32 segment, int *action)
 {
 	if (!entry_has_room(&p->key, f->client_low, c->seed)) {
@@ -325,9 +325,12 @@ static __always_inline struct flow *enter_to_hold(struct packet *p, struct flow 
 	case ENTER_RACE:
 		f = moved(p, f);
 		if (f) {
-			*word = *(volatile __u64 *)&f->word;
-			if ((*word & 0xff) == STATE_ANSWERED)
+			__u64 now = *(volatile __u64 *)&f->word;
+			__u32 state = now & 0xff;
+			if (now >> 8 == *word >> 8 && (state == STATE_ANSWERED || state == STATE_HELD)) {
+				*word = now;
 				return f;
+			}
 		}
 		break;
 	case ENTER_FULL:
@@ -336,9 +339,7 @@ static __always_inline struct flow *enter_to_hold(struct packet *p, struct flow 
 			*action = TC_ACT_SHOT;
 			return 0;
 		}
-		leave_to_bridge(p, f, *word);
-		count(segment, flow_table_full_passed);
-		*action = TC_ACT_OK;
+		*action = leave_or_drop(p, f, *word, segment, COUNTER_flow_table_full_passed);
 		return 0;
 	}
 	count(segment, state_race_dropped);
@@ -391,9 +392,16 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 			client_subtracts(&p->key, client_low);
 			return action;
 		}
+		if ((word & 0xff) == STATE_HELD) {
+			client_subtracts(&p->key, client_low);
+			if (seen == SEEN_FIRST && f->owner == INSTANCE)
+				return hold_asked(skb, p, f, word, HELD_MORE);
+			count(segment, state_race_dropped);
+			return TC_ACT_SHOT;
+		}
 	}
 	if (seen == SEEN_FIRST)
-		return hold_asked(skb, p, f, word, segment, HELD_FIRST);
+		return hold_asked(skb, p, f, word, HELD_FIRST);
 	return hold_server_first(p, f, word, segment);
 }
 

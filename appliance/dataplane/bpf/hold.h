@@ -9,6 +9,8 @@ enum { HOLD_OK, HOLD_RING_FULL, HOLD_TOO_LARGE, HOLD_RACE };
 /* From watching to held; `f` is in `flows`. */
 static __always_inline int promote(struct packet *p, struct flow *f, __u64 word)
 {
+	if (*(volatile __u64 *)&f->word != word)
+		return HOLD_RACE;
 	f->owner = INSTANCE; /* before the state: whoever sees a held flow asks whose it is */
 	if (!swap(f, word, STATE_HELD))
 		return HOLD_RACE;
@@ -95,6 +97,18 @@ HOLD_CLASS(16384)
 _Static_assert(HOLD_MOST >= 65535 + 14 + 8 + 28 + 40 + 60, "headers, largest first");
 HOLD_CLASS(65712)
 
+/* Leaves a flow that would be held to the bridge, and counts it by its reason; or drops the packet, where
+ * another CPU moves or holds the flow at this moment. */
+static __always_inline int leave_or_drop(struct packet *p, struct flow *f, __u64 word, __u32 segment, __u32 reason)
+{
+	if (leave_to_bridge(p, f, word)) {
+		count_index(segment, reason);
+		return TC_ACT_OK;
+	}
+	count(segment, state_race_dropped);
+	return TC_ACT_SHOT;
+}
+
 /* The client of a flow that would be held has too many. */
 static __always_inline int on_client_flood(struct packet *p, struct flow *f, __u64 word, struct configuration *c, __u32 segment)
 {
@@ -102,9 +116,7 @@ static __always_inline int on_client_flood(struct packet *p, struct flow *f, __u
 		count(segment, client_flood_dropped); /* it comes again */
 		return TC_ACT_SHOT;
 	}
-	if (leave_to_bridge(p, f, word))
-		count(segment, client_flood_passed);
-	return TC_ACT_OK;
+	return leave_or_drop(p, f, word, segment, COUNTER_client_flood_passed);
 }
 
 /* Of a record: what it has of a packet. */
@@ -126,6 +138,12 @@ static __always_inline int ring_refuses(struct packet *p, struct flow *f, __u64 
 	return 1;
 }
 
+/* Whether another CPU was the first to hold a packet of a flow that was answered. */
+static __always_inline int held_by_another_cpu(struct flow *f, __u64 word)
+{
+	return *(volatile __u64 *)&f->word == ((word & ~0xffULL) | STATE_HELD) && f->owner == INSTANCE;
+}
+
 static __noinline int hold_sized(struct __sk_buff *skb, struct packet *p, struct flow *f, __u64 word, __u32 kind)
 {
 	if (skb->len <= 2048)
@@ -137,13 +155,15 @@ static __noinline int hold_sized(struct __sk_buff *skb, struct packet *p, struct
 
 /* Takes a client's packet off the wire and hands it to the engine, whose ring was asked before. A flow's
  * first was counted for its client. */
-static __always_inline int hold_asked(struct __sk_buff *skb, struct packet *p, struct flow *f, __u64 word, __u32 segment, __u32 kind)
+static __noinline int hold_asked(struct __sk_buff *skb, struct packet *p, struct flow *f, __u64 word, __u32 kind)
 {
+	if (!p || !f)
+		return TC_ACT_SHOT;
+	__u32 segment = p->key.segment;
 	int result = hold_sized(skb, p, f, word, kind);
 	if (kind == HELD_FIRST && result != HOLD_OK)
-		client_subtracts(&p->key, f->client_low);
-	if (kind == HELD_FIRST && result == HOLD_RACE && *(volatile __u64 *)&f->word == ((word & ~0xffULL) | STATE_HELD)) {
-		/* Another CPU was the first to hold a packet of it. */
+		client_subtracts(&p->key, p->from_low);
+	if (kind == HELD_FIRST && result == HOLD_RACE && held_by_another_cpu(f, word)) {
 		kind = HELD_MORE;
 		result = hold_sized(skb, p, f, word, kind);
 	}
@@ -173,7 +193,7 @@ static __always_inline int hold_more(struct __sk_buff *skb, struct packet *p, st
 {
 	if (ring_refuses(p, f, word, room_of(skb), segment))
 		return TC_ACT_SHOT;
-	return hold_asked(skb, p, f, word, segment, kind);
+	return hold_asked(skb, p, f, word, kind);
 }
 
 /* The server speaks before the client, which a server proxy's server may not (SPEC T9), nor another

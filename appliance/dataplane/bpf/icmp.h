@@ -101,6 +101,8 @@ static __noinline int on_fragment(struct packet *p)
 		if (!f)
 			watched = bpf_map_lookup_elem(&half_open, &p->key);
 	}
+	if (!f && (!watched || (*(volatile __u64 *)&watched->word & 0xff) == STATE_ANSWERED))
+		f = moved(p, watched);
 	if (f) {
 		__u32 state = *(volatile __u64 *)&f->word & 0xff;
 		if (state == STATE_ANSWERED) {

@@ -37,10 +37,10 @@ struct packet {
 	__u32 end;	  /* offset past the packet: what follows is padding */
 	__u32 options;	  /* bytes of TCP options */
 	__u32 flow_label; /* first word of the IPv6 header, host order: traffic class and flow label */
+	__u32 wire_tunnel_key; /* as in this packet; the key's may be the SYN's instead (tunnel.h) */
 	__u16 ether_type; /* of the innermost network header, host order */
 	__u16 vlan_tci;	  /* of the outer tag */
 	__u16 window;
-	__u32 wire_tunnel_key; /* as in this packet; the key's may be the SYN's instead (tunnel.h) */
 	__be16 outer_fragment; /* the tunnel's IPv4 header: flags, TTL, TOS */
 	__u8 outer_ttl;
 	__u8 outer_tos;

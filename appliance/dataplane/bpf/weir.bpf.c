@@ -72,22 +72,26 @@ static __always_inline int on_packet(struct __sk_buff *skb, struct said *said)
 
 	__u64 word;
 	int action;
-	struct flow *answered = 0, *succeeded = 0, *watched = 0, *f = bpf_map_lookup_elem(&flows, &p.key);
+	struct flow *answered = 0, *succeeded = 0, *f = bpf_map_lookup_elem(&flows, &p.key);
 	if (!f && is_gre(p.key.tunnel) && pair_gre_key(&p))
 		f = bpf_map_lookup_elem(&flows, &p.key);
 	if (!f) {
 		/* A held or taken flow stays what it is, whatever rule is new (SPEC D10). */
 		if (said->passage == PASS_BYPASSED)
 			return TC_ACT_OK;
-		if ((p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		if (is_first_syn(&p) && !said->candidate)
 			goto syn;
-		watched = bpf_map_lookup_elem(&half_open, &p.key);
+		struct flow *watched = bpf_map_lookup_elem(&half_open, &p.key);
+		word = watched ? *(volatile __u64 *)&watched->word : STATE_ANSWERED;
 		/* Looked for in the order of the way that it goes, no entry is missed. */
-		if ((p.payload || (p.flags & TCP_FIN)) && settings && settings->rules &&
-		    (!watched || (*(volatile __u64 *)&watched->word & 0xff) == STATE_ANSWERED))
+		if ((word & 0xff) == STATE_ANSWERED && settings && settings->rules && !crosses_a_move(&p))
 			f = moved(&p, watched);
-		if (!f)
+		if (!f) {
+			if (is_first_syn(&p))
+				goto syn;
+			f = watched;
 			goto not_in_flows;
+		}
 	}
 	word = *(volatile __u64 *)&f->word;
 	switch (word & 0xff) {
@@ -142,7 +146,8 @@ static __always_inline int on_packet(struct __sk_buff *skb, struct said *said)
 		}
 		if (!newer)
 			return TC_ACT_OK;
-		watched = newer;
+		f = newer;
+		word = *(volatile __u64 *)&newer->word;
 		goto not_in_flows;
 	}
 	if (answered)
@@ -158,15 +163,14 @@ static __always_inline int on_packet(struct __sk_buff *skb, struct said *said)
 	}
 	return on_taken(skb, &p, port, c, f, word);
 not_in_flows:
-	if (watched) {
-		word = *(volatile __u64 *)&watched->word;
+	if (f) {
 		if ((word & 0xff) == STATE_ANSWERED) {
-			if (!p.payload && !(p.flags & TCP_FIN))
+			if (crosses_a_move(&p))
 				return TC_ACT_OK;
 			count(segment, state_race_dropped); /* another CPU is moving it, and slow at that */
 			return TC_ACT_SHOT;
 		}
-		return on_handshake(skb, &p, port, c, watched, word);
+		return on_handshake(skb, &p, port, c, f, word);
 	}
 	if ((p.flags & TCP_SYN) && settings && settings->rules)
 		return on_unknown_answer(&p, port, c);

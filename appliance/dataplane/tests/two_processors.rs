@@ -12,7 +12,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use weir_dataplane::Attach;
 use wire::engine::{Does, judge_all};
-use wire::raw::{ACK, Raw, SYN};
+use wire::raw::{ACK, Raw, SYN, URGENT};
 use wire::{PATIENCE, Wire};
 
 const FLOWS: u16 = 1000;
@@ -46,6 +46,25 @@ fn two_halves_of_a_first_payload_at_one_moment_are_both_held() {
     assert_eq!(held, u64::from(FLOWS), "{lost:?}");
     assert_eq!(engine.counter("packet_held") + dropped, 2 * u64::from(FLOWS), "{lost:?}");
     assert!(dropped <= u64::from(FLOWS) / 50, "{dropped} dropped");
+}
+
+#[test]
+fn an_urgent_mark_beside_the_handshakes_last_acknowledgement_is_cleared() {
+    let wire = Wire::new();
+    let (engine, held) = wire.engine(Attach::Auto);
+    judge_all(held, HELLO.len(), Does::Release);
+    let marked = |client: &Raw| {
+        let mut mark = client.segment(0, &[]);
+        mark.flags = ACK | URGENT;
+        mark.urgent = 5;
+        client.put(&mark);
+        client.send(0, HELLO);
+    };
+    let lost = race(&wire, |client| client.send_ack(), marked);
+    let dropped = engine.counter("state_race_dropped");
+    assert!(dropped <= u64::from(FLOWS) / 50 && lost.len() as u64 <= dropped, "{dropped} {lost:?}");
+    // The mark was dropped, or cleared.
+    assert!(engine.counter("urgent_cleared") + dropped >= u64::from(FLOWS));
 }
 
 /// Connections whose client does one thing on one processor while it does another on a second; the ports of
@@ -83,7 +102,10 @@ fn race(wire: &Wire, one: impl Fn(&Raw) + Sync, other: impl Fn(&Raw)) -> Vec<u16
         });
         let mut got = 0;
         while got < HELLO.len()
-            && let Some(arrived) = server.receive_some(|a| !a.payload.is_empty())
+            && let Some(arrived) = server.receive_some(|a| {
+                assert_eq!(a.flags & URGENT, 0, "{a:?}");
+                !a.payload.is_empty()
+            })
         {
             got += arrived.payload.len();
         }
