@@ -59,8 +59,9 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struc
 	__u64 now = bpf_ktime_get_ns();
 	__u8 contested = 0;
 	/* A SYN with another sequence number, which a server that has the first one ignores. Where no
-	 * SYN-ACK ever came, an old entry is of a connection that is long over. */
-	if (old && (*(volatile __u64 *)&old->word & 0xff) != STATE_IGNORED) {
+	 * SYN-ACK ever came, an old entry is of a connection that is long over. Where the server spoke first
+	 * the old connection goes on by what policy says of handshakes that were not seen. */
+	if (old && (*(volatile __u64 *)&old->word & 0xff) != STATE_IGNORED && old->reset != SERVER_SPOKE) {
 		/* The server's side says in its client's name that there is another connection. */
 		if (old->client_low == p->from_low && old->client_side != port->side &&
 		    now - old->touched < SYN_ANSWERED)

@@ -45,6 +45,28 @@ fn a_server_that_speaks_first_is_blocked_where_policy_says_so() {
     assert_eq!(engine.counter("server_spoke_first_dropped"), 1);
 }
 
+/// Its server answers it with a challenge (RFC 5961 4.2), and the session goes on.
+#[test]
+fn a_stray_syn_does_not_end_a_session_whose_server_spoke_first() {
+    let (wire, engine) = under(Evasion::default(), Does::Release);
+    let (client, server) = Raw::shaken(&wire, 4000);
+    server.send(0, b"220 ready");
+    client.expect("the greeting", |a| a.payload == b"220 ready");
+    client.acknowledge(0, 9);
+    server.expect("its acknowledgement", |a| a.acknowledged == server.first.wrapping_add(9));
+    let mut stray = client.syn();
+    stray.sequence = stray.sequence.wrapping_add(1_000_000);
+    client.put(&stray);
+    server.expect("the stray SYN", |a| a.flags & SYN != 0);
+    let mut said = client.segment(0, b"EHLO");
+    said.acknowledged = said.acknowledged.wrapping_add(9);
+    client.put(&said);
+    server.expect("what the client says", |a| a.payload == b"EHLO");
+    server.send(9, b"250 welcome");
+    client.expect("the answer", |a| a.payload == b"250 welcome");
+    assert_eq!(engine.counter("contested_dropped"), 0);
+}
+
 /// A policy whose server proxy covers every flow.
 fn serving() -> Snapshot {
     let mut snapshot = snapshot(Layer2Fallback::PermitAll);
