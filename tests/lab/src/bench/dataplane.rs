@@ -295,7 +295,8 @@ impl Bench<'_> {
         // A first few, so that what is made once is not counted as a flow's.
         let first = Open::new(self.site, once(CANDIDATE_PORT), 100)?;
         let before = (resident("self")?, self.engine.decided());
-        let open = Open::new(self.site, CANDIDATE_PORT + 1..=LAST_PORT, self.settings.open_flows)?;
+        let open = Open::new(self.site, CANDIDATE_PORT + 1..=LAST_PORT, self.settings.open_flows)
+            .with_context(|| format!("{:?}", self.engine.dataplane.counters()))?;
         // All of one client's, past its bound at times: what then comes again in pieces is released
         // unjudged here, and as much in memory.
         let judged = || self.engine.decided()[0] - before.1[0];
