@@ -3,7 +3,8 @@
 //! For: secrets of which several others are derived. Each is extracted once, and made an HMAC key once;
 //! rustls' own for aws-lc does both again for everything that is derived of it, which is some 5 % of a
 //! session's two handshakes. Not for: what is derived of what, which rustls says. Secrets are wiped where
-//! they are kept. Fails where more is asked for than one secret may give.
+//! they are kept; copies that moves of aws-lc's types leave on the stack are not, as with rustls' own. Fails
+//! where more is asked for than one secret may give.
 
 use std::sync::OnceLock;
 
