@@ -1,8 +1,9 @@
 //! Telling a taken flow's client that the bytes arrived which it sent before the takeover.
 //!
-//! For: an acknowledgement as a server's own kernel would give it: at once where more than one segment
-//! came, or the client may wait for it; else within [`ACKNOWLEDGED_WITHIN`], by what is said to the
-//! client meanwhile or, where nothing is, by a segment of its own (RFC 9293 3.8.6.3 has 500 ms at most).
+//! For: an acknowledgement by what is said to the client in time or, where nothing is, by a segment of its
+//! own: within [`ONE_WITHIN`] where one segment came (RFC 9293 3.8.6.3 has 500 ms at most), within
+//! [`SEVERAL_WITHIN`] where more did, or its end. Whoever takes a flow over whose client may wait for it
+//! gives it.
 //! Not for: what comes after the takeover, which the kernel acknowledges. A segment that is not sent is
 //! counted: the client sends its bytes again, and the socket answers.
 
@@ -19,7 +20,10 @@ use crate::layout::FlowKey;
 use crate::segment_of_ours::Segment;
 
 /// Half of what Linux waits at least, and far less than any client waits before it sends again.
-pub const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(20);
+const ONE_WITHIN: Duration = Duration::from_millis(20);
+/// A server near by has answered then, which saves the segment. A client on a short path looks after 2 ms at
+/// the least whether its last segment was lost (RFC 8985 7.2, as Linux has it).
+const SEVERAL_WITHIN: Duration = Duration::from_millis(1);
 
 /// What the client is to be told. Poll [`Self::in_time`] beside whatever may answer the client.
 #[derive(Debug)]
@@ -35,15 +39,16 @@ pub struct Acknowledgement {
 }
 
 impl Acknowledgement {
-    /// From now on.
+    /// From now on. `several`: more than one segment came, or the client's end.
     pub(crate) fn new(
         core: &Arc<Core>,
         key: FlowKey,
         id: u64,
         side: Side,
         segment: Segment,
+        several: bool,
     ) -> Self {
-        let due = Instant::now() + ACKNOWLEDGED_WITHIN;
+        let due = Instant::now() + if several { SEVERAL_WITHIN } else { ONE_WITHIN };
         Self { core: Arc::clone(core), key, id, side, due, segment: Some(segment) }
     }
 

@@ -33,7 +33,8 @@ pub struct TakenFlow {
     pub server: TcpStream,
     /// The client's bytes that came before the takeover.
     pub received: Vec<u8>,
-    /// Tells the client that they arrived.
+    /// Tells the client that they arrived. Its next bytes may wait for that: the rest of a hello by Nagle's
+    /// algorithm (RFC 9293 3.7.4). Who waits for them gives it at once.
     pub acknowledgement: Acknowledgement,
     /// Keep it as long as the streams.
     pub guard: FlowGuard,
@@ -303,13 +304,9 @@ impl HeldFlow {
 
     /// Gives the sockets, which speak now, what the flow's packets said; returns the client's bytes.
     fn hand_over(&mut self) -> (Vec<u8>, Acknowledgement) {
-        let segment = self.acknowledging();
-        let mut acknowledgement =
-            Acknowledgement::new(&self.core, self.key, self.id, self.from(), segment);
-        // Its next bytes may wait for that: the rest of a hello by Nagle's algorithm (RFC 9293 3.7.4).
-        if !self.came_in_one_segment() {
-            acknowledgement.give();
-        }
+        let (segment, several) = (self.acknowledging(), !self.came_in_one_segment());
+        let acknowledgement =
+            Acknowledgement::new(&self.core, self.key, self.id, self.from(), segment, several);
         let assembly = std::mem::replace(&mut self.assembly, Assembly::new(0, 0));
         let (received, rest) = assembly.into_parts();
         if let Some(links) = self.links() {
