@@ -75,15 +75,24 @@ fn ends_of_a_taken_flow_have_the_timestamps_echoed_that_they_sent() {
 
 #[test]
 fn a_client_is_told_that_its_bytes_arrived_though_the_server_says_nothing() {
+    told_beside_a_silent_server(ONE_SEGMENT);
+    told_beside_a_silent_server(TWO_SEGMENTS);
+}
+
+/// Bytes of a client's hello.
+const ONE_SEGMENT: usize = 100;
+const TWO_SEGMENTS: usize = 2000;
+
+fn told_beside_a_silent_server(bytes: usize) {
     let wire = Wire::new();
     let (engine, held) = wire.engine(Attach::Auto);
-    let _judge = judge_all(held, 1, Does::TakeOver);
+    let _judge = judge_all(held, bytes, Does::TakeOver);
     let capture = Capture::start_all(&wire.client);
     let listener = wire.listen();
     let (mut client, mut server) = wire.pair(&listener);
     let own = port(&client);
-    client.write_all(&[1; 100]).unwrap();
-    server.read_exact(&mut [0; 100]).unwrap();
+    client.write_all(&vec![1; bytes]).unwrap();
+    server.read_exact(&mut vec![0; bytes]).unwrap();
     engine.wait_for("flow_taken_over", 1);
     std::thread::sleep(Duration::from_millis(100)); // what is told late is told by then
     let packets = segments(capture);
@@ -95,14 +104,19 @@ fn a_client_is_told_that_its_bytes_arrived_though_the_server_says_nothing() {
     assert_eq!(once.timestamps.unwrap().1, first.timestamps.unwrap().0);
     // Its SYN-ACK acknowledged the byte before its first.
     let answered = packets.iter().find(|p| p.from == PORT && p.flags & SYN != 0).unwrap();
-    assert_eq!(once.acknowledged, answered.acknowledged.wrapping_add(100));
+    assert_eq!(once.acknowledged, answered.acknowledged.wrapping_add(bytes as u32));
 }
 
 #[test]
 fn a_client_whose_server_answers_soon_is_told_by_the_answer_alone() {
+    told_by_the_answer(ONE_SEGMENT);
+    told_by_the_answer(TWO_SEGMENTS);
+}
+
+fn told_by_the_answer(bytes: usize) {
     let wire = Wire::new();
     let (engine, held) = wire.engine(Attach::Auto);
-    let _judge = judge_all(held, 1, Does::TakeOver);
+    let _judge = judge_all(held, bytes, Does::TakeOver);
     let capture = Capture::start_all(&wire.client);
     let listener = wire.listen();
     const FLOWS: u64 = 20;
@@ -110,8 +124,8 @@ fn a_client_whose_server_answers_soon_is_told_by_the_answer_alone() {
     for _ in 0..FLOWS {
         let (mut client, mut server) = wire.pair(&listener);
         ports.insert(port(&client));
-        client.write_all(&[1; 100]).unwrap();
-        server.read_exact(&mut [0; 100]).unwrap();
+        client.write_all(&vec![1; bytes]).unwrap();
+        server.read_exact(&mut vec![0; bytes]).unwrap();
         server.write_all(&[2; 100]).unwrap();
         client.read_exact(&mut [0; 100]).unwrap();
     }
