@@ -5,11 +5,12 @@
 //! client is answered. Where the server's side fails, the client gets the nearest TLS alert.
 
 mod excepted;
+mod failed;
 mod judged;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tracing::debug;
@@ -21,19 +22,23 @@ use weir_policy::snapshot::{ClientProxy, Service};
 use weir_policy::suites::Protocol;
 use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
-use weir_tls::{Action, Alert, LeafKind, LegError, LegKey, Verdict};
+use weir_tls::{Action, Alert, LeafKind, LegKey, Verdict};
 
 use self::excepted::{excepted_all_the_same, is_excepted, relay_excepted};
+use self::failed::{
+    certificate_rejected, client_leg_not_made, learn_request, refuse, rejects_certificate,
+    server_failed,
+};
 use self::judged::{Shown, completed, verdict};
 use crate::authorities;
-use crate::closing::{has_said_its_last, part, unacknowledged};
+use crate::closing::{has_said_its_last, part};
 use crate::compiled::{CompiledPolicy, Excepted, FlowPolicy, Proxy};
 use crate::counters::{Totals, increment};
-use crate::leg::{Leg, LegFault, reset_on_close};
+use crate::leg::{Leg, LegFault};
 use crate::record::{certificate_record, failure, leg_record};
 use crate::relay::{self, Relay};
 use crate::runtime::Surroundings;
-use crate::stacks::{ServerFailed, Stacks};
+use crate::stacks::Stacks;
 
 /// For each of the two handshakes; past it the session ends as a failed handshake.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(30);
@@ -245,88 +250,6 @@ async fn handshakes(
     Ok((client, server, verdict))
 }
 
-/// Tells the client, the record and the counters of a failed handshake with the server.
-fn server_failed(
-    failed: &ServerFailed,
-    client: &TcpStream,
-    flow: &FlowPolicy<'_>,
-    record: &mut SessionRecord,
-    totals: &Totals,
-) -> Blocked {
-    let ServerFailed { fault, asked, stream, .. } = failed;
-    debug!(session = record.id, %fault, "handshake with the server failed");
-    record.failure = Some(failure(End::Server, *asked, fault));
-    if *asked {
-        increment(&totals.client_certificates_requested);
-        learn_request(flow, record);
-        refuse(client, stream.as_ref(), flow, nearest_alert(fault));
-        Blocked::ClientCertificateRequested
-    } else {
-        increment(&totals.server_handshake_failures);
-        // Nobody's policy: the client is told what happened, whatever is reset on block.
-        send_alert(client, nearest_alert(fault));
-        Blocked::ServerHandshakeFailed
-    }
-}
-
-/// Policy blocks a session whose client has not been answered. The ends are reset as the proxy's options
-/// say (SPEC T8); where they say no, the client gets this alert, and either an orderly end.
-fn refuse(client: &TcpStream, server: Option<&TcpStream>, flow: &FlowPolicy<'_>, alert: Alert) {
-    let resets = flow.proxy.resets_on_block();
-    if !resets.client {
-        send_alert(client, alert);
-    }
-    if let (Some(server), false) = (server, resets.server) {
-        reset_on_close(server, false);
-    }
-}
-
-/// Tells the client, the record and the counters of a leg to it that cannot be had.
-fn client_leg_not_made(
-    error: LegError,
-    client: &TcpStream,
-    record: &mut SessionRecord,
-    totals: &Totals,
-) -> Blocked {
-    debug!(session = record.id, %error, "client leg not made");
-    increment(&totals.client_handshake_failures);
-    record.failure = Some(failure(End::Client, false, &error.into()));
-    send_alert(client, Alert::INTERNAL_ERROR);
-    Blocked::ClientHandshakeFailed
-}
-
-/// The client does not believe the certificate it was shown. Twice so, its next session may be left
-/// alone.
-fn certificate_rejected(
-    flow: &FlowPolicy<'_>,
-    record: &SessionRecord,
-    verdict: Verdict,
-    totals: &Totals,
-) {
-    let Proxy::Client { proxy, .. } = flow.proxy else { return };
-    increment(&totals.forged_certificates_rejected);
-    // Of any other verdict clients are meant to be warned.
-    if verdict.is_verified() {
-        let (client, name) = (record.client.ip(), record.server_name.as_deref());
-        flow.learnt.rejected(proxy, client, record.server, name, Instant::now());
-    }
-}
-
-/// The next session with this server may be left alone (SPEC T10).
-fn learn_request(flow: &FlowPolicy<'_>, record: &SessionRecord) {
-    let name = record.server_name.as_deref();
-    flow.learnt.client_certificate_requested(record.server, name, Instant::now());
-}
-
-/// The client said so, or closed instead of finishing its handshake: when it had got all of ours.
-fn rejects_certificate(fault: &LegFault, client: &TcpStream) -> bool {
-    match fault {
-        LegFault::Tls(LegError::AlertReceived(alert)) => alert.rejects_certificate(),
-        LegFault::Closed => !unacknowledged(client),
-        _ => false,
-    }
-}
-
 /// A server's certificate that the client proxy's options block.
 struct Refusal {
     blocked: Blocked,
@@ -402,24 +325,6 @@ fn application_protocols(hello: &ClientHello, downgrade_http2: bool) -> Vec<Vec<
 
 async fn in_time(handshake: impl Future<Output = Result<(), LegFault>>) -> Result<(), LegFault> {
     tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await.unwrap_or(Err(LegFault::Slow))
-}
-
-/// The alert that tells a client best why its server could not be reached.
-fn nearest_alert(fault: &LegFault) -> Alert {
-    match fault {
-        LegFault::Tls(error) => error.alert_for_other_side(),
-        LegFault::Tcp(_) | LegFault::Closed | LegFault::Slow | LegFault::Mute => {
-            Alert::INTERNAL_ERROR
-        }
-    }
-}
-
-/// A fatal alert in clear, as a server sends it before any key is agreed (RFC 8446, section 6),
-/// then an orderly close.
-fn send_alert(client: &TcpStream, alert: Alert) {
-    if client.try_write(&alert.fatal_record()).is_ok() {
-        reset_on_close(client, false);
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use weir_policy::SecretBytes;
 use weir_policy::snapshot::{CertifiedKey, SegmentId};
-use weir_tls::{ModernStack, TlsLeg};
+use weir_tls::{LegError, ModernStack, TlsLeg};
 
 use super::*;
 

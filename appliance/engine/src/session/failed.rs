@@ -1,0 +1,125 @@
+//! What ends a session before it is relayed, and whom it is told: the ends, the record, the counters, and
+//! what is learnt for the next one.
+//!
+//! Not for: deciding that it ends. A client that has not been answered is told in clear; one that does not
+//! take that at once is reset, as every stream that nobody ends otherwise.
+
+use std::time::Instant;
+
+use tokio::net::TcpStream;
+use tracing::debug;
+use weir_api::engine::{End, SessionRecord};
+use weir_policy::outcome::Blocked;
+use weir_tls::{Alert, LegError, Verdict};
+
+use crate::closing::unacknowledged;
+use crate::compiled::{FlowPolicy, Proxy};
+use crate::counters::{Totals, increment};
+use crate::leg::{LegFault, reset_on_close};
+use crate::record::failure;
+use crate::stacks::ServerFailed;
+
+/// Tells the client, the record and the counters of a failed handshake with the server.
+pub(super) fn server_failed(
+    failed: &ServerFailed,
+    client: &TcpStream,
+    flow: &FlowPolicy<'_>,
+    record: &mut SessionRecord,
+    totals: &Totals,
+) -> Blocked {
+    let ServerFailed { fault, asked, stream, .. } = failed;
+    debug!(session = record.id, %fault, "handshake with the server failed");
+    record.failure = Some(failure(End::Server, *asked, fault));
+    if *asked {
+        increment(&totals.client_certificates_requested);
+        learn_request(flow, record);
+        refuse(client, stream.as_ref(), flow, nearest_alert(fault));
+        Blocked::ClientCertificateRequested
+    } else {
+        increment(&totals.server_handshake_failures);
+        // Nobody's policy: the client is told what happened, whatever is reset on block.
+        send_alert(client, nearest_alert(fault));
+        Blocked::ServerHandshakeFailed
+    }
+}
+
+/// Policy blocks a session whose client has not been answered. The ends are reset as the proxy's options
+/// say (SPEC T8); where they say no, the client gets this alert, and either an orderly end.
+pub(super) fn refuse(
+    client: &TcpStream,
+    server: Option<&TcpStream>,
+    flow: &FlowPolicy<'_>,
+    alert: Alert,
+) {
+    let resets = flow.proxy.resets_on_block();
+    if !resets.client {
+        send_alert(client, alert);
+    }
+    if let (Some(server), false) = (server, resets.server) {
+        reset_on_close(server, false);
+    }
+}
+
+/// Tells the client, the record and the counters of a leg to it that cannot be had.
+pub(super) fn client_leg_not_made(
+    error: LegError,
+    client: &TcpStream,
+    record: &mut SessionRecord,
+    totals: &Totals,
+) -> Blocked {
+    debug!(session = record.id, %error, "client leg not made");
+    increment(&totals.client_handshake_failures);
+    record.failure = Some(failure(End::Client, false, &error.into()));
+    send_alert(client, Alert::INTERNAL_ERROR);
+    Blocked::ClientHandshakeFailed
+}
+
+/// The client does not believe the certificate it was shown. Twice so, its next session may be left
+/// alone.
+pub(super) fn certificate_rejected(
+    flow: &FlowPolicy<'_>,
+    record: &SessionRecord,
+    verdict: Verdict,
+    totals: &Totals,
+) {
+    let Proxy::Client { proxy, .. } = flow.proxy else { return };
+    increment(&totals.forged_certificates_rejected);
+    // Of any other verdict clients are meant to be warned.
+    if verdict.is_verified() {
+        let (client, name) = (record.client.ip(), record.server_name.as_deref());
+        flow.learnt.rejected(proxy, client, record.server, name, Instant::now());
+    }
+}
+
+/// The next session with this server may be left alone (SPEC T10).
+pub(super) fn learn_request(flow: &FlowPolicy<'_>, record: &SessionRecord) {
+    let name = record.server_name.as_deref();
+    flow.learnt.client_certificate_requested(record.server, name, Instant::now());
+}
+
+/// The client said so, or closed instead of finishing its handshake: when it had got all of ours.
+pub(super) fn rejects_certificate(fault: &LegFault, client: &TcpStream) -> bool {
+    match fault {
+        LegFault::Tls(LegError::AlertReceived(alert)) => alert.rejects_certificate(),
+        LegFault::Closed => !unacknowledged(client),
+        _ => false,
+    }
+}
+
+/// The alert that tells a client best why its server could not be reached.
+fn nearest_alert(fault: &LegFault) -> Alert {
+    match fault {
+        LegFault::Tls(error) => error.alert_for_other_side(),
+        LegFault::Tcp(_) | LegFault::Closed | LegFault::Slow | LegFault::Mute => {
+            Alert::INTERNAL_ERROR
+        }
+    }
+}
+
+/// A fatal alert in clear, as a server sends it before any key is agreed (RFC 8446, section 6),
+/// then an orderly close.
+fn send_alert(client: &TcpStream, alert: Alert) {
+    if client.try_write(&alert.fatal_record()).is_ok() {
+        reset_on_close(client, false);
+    }
+}
