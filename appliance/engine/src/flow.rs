@@ -6,6 +6,7 @@
 //! relayed byte for byte (SPEC D12).
 
 mod first;
+mod open_record;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tracing::{debug, info, warn};
-use weir_api::engine::{End, FromEngine, SessionRecord};
+use weir_api::engine::{End, SessionRecord};
 use weir_dataplane::{HeldFlow, TakeOverError, TakenFlow};
 use weir_policy::judge::{unsupported, virtual_segment};
 use weir_policy::outcome::{Blocked, Bypassed, NotDecrypted, Outcome};
@@ -22,6 +23,8 @@ use weir_policy::snapshot::OverThreshold;
 use weir_policy::{Candidate, Decision, FirstBytes, Resets, judge, policy_of};
 
 use self::first::{First, Known, rest_of_hello, wait_for_hello};
+pub use self::open_record::Ledger;
+use self::open_record::OpenRecord;
 use crate::compiled::{CompiledPolicy, Excepted, Proxy};
 use crate::counters::increment;
 use crate::leg::reset_on_close;
@@ -33,7 +36,8 @@ use crate::{relay, session};
 /// Serves one held flow to its end.
 pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
     let policy = Arc::clone(&surroundings.policy.borrow());
-    let mut record = new_record(&policy, &held.candidate(), &surroundings);
+    let record = new_record(&policy, &held.candidate(), &surroundings);
+    let mut record = OpenRecord::new(record, surroundings.ledger());
     if let Some(name) = &record.virtual_segment
         && let Some(counts) = surroundings.tally.flows_of(name)
     {
@@ -64,13 +68,13 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
             if let Err(error) = held.release() {
                 debug!(%error, "release failed");
             }
-            finish(record, outcome, &surroundings);
+            record.finish(outcome);
         }
         Decision::Block { outcome, resets } => {
             if let Err(error) = held.block(resets) {
                 warn!(%error, "block failed; the flow stays held and is dropped");
             }
-            finish(record, outcome, &surroundings);
+            record.finish(outcome);
         }
         Decision::TakeOver(inspection) => {
             let _live = live;
@@ -84,9 +88,10 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
                         // All others: the flow has been released.
                         _ => Outcome::Bypassed(Bypassed::TakeoverFailed),
                     };
-                    return finish(record, outcome, &surroundings);
+                    return record.finish(outcome);
                 }
             };
+            record.taken_over();
             increment(&surroundings.totals.taken_over);
             keep_alive(&taken.client);
             keep_alive(&taken.server);
@@ -109,7 +114,7 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
                 // The streams are dropped, which resets both ends (SPEC D10).
                 Ok(()) = cleared.changed() => Outcome::Blocked(Blocked::ClearedByCommand),
             };
-            finish(record, outcome, &surroundings);
+            record.finish(outcome);
         }
     }
 }
@@ -280,15 +285,6 @@ fn new_record(
         record.decryption_policy = flow.decryption.map(|policy| policy.name.clone());
     }
     record
-}
-
-/// Counts the outcome and tells the agent.
-fn finish(mut record: SessionRecord, outcome: Outcome, surroundings: &Surroundings) {
-    record.outcome = outcome;
-    record.ended = milliseconds_now();
-    surroundings.totals.statistics.count(&record);
-    surroundings.tally.count(record.segment, record.virtual_segment.as_deref(), outcome);
-    surroundings.tell(FromEngine::Session(Box::new(record)));
 }
 
 /// Since the Unix epoch.

@@ -4,7 +4,8 @@
 //! decrypted what earlier ones came to (servers known, forged certificates, paths, sessions kept), in
 //! caches whose parts have a lock each, held for one look-up (`weir_tls::ShardedCache`); where authorities
 //! are asked, what they said, behind one lock (`crate::authorities`), held no longer either. A task that
-//! panics ends its own flow (the held flow is released, the taken one reset) and no other.
+//! panics ends its own flow (the held flow is released, the taken one reset) and no other; its record says
+//! so.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -21,7 +22,7 @@ use crate::HEARTBEAT;
 use crate::authorities::Authorities;
 use crate::compiled::CompiledPolicy;
 use crate::counters::{Totals, increment};
-use crate::flow;
+use crate::flow::{self, Ledger};
 use crate::heartbeat::Pulse;
 use crate::legacy::Legacy;
 use crate::relay::Scratch;
@@ -44,9 +45,19 @@ pub struct Surroundings {
 impl Surroundings {
     /// Never waits: a slow agent costs log lines, not traffic.
     pub fn tell(&self, message: FromEngine) {
-        if self.events.try_send(message).is_err() {
-            increment(&self.totals.events_lost);
-        }
+        tell(&self.events, &self.totals, message);
+    }
+
+    /// Where a session's record is told.
+    pub fn ledger(&self) -> Ledger<'_> {
+        Ledger { totals: &self.totals, tally: &self.tally, events: &self.events }
+    }
+}
+
+/// Never waits: what the agent does not take in time is lost, and counted.
+pub fn tell(events: &mpsc::Sender<FromEngine>, totals: &Totals, message: FromEngine) {
+    if events.try_send(message).is_err() {
+        increment(&totals.events_lost);
     }
 }
 

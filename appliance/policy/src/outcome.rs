@@ -68,6 +68,8 @@ pub enum Bypassed {
     ClientCertificateRequested,
     /// Learnt: the client rejects forged certificates for this server name.
     PinnedClient,
+    /// An error of the engine's own, while the flow was held: it went back to the bridge.
+    InternalError,
 }
 
 /// Why a session was blocked.
@@ -113,6 +115,8 @@ pub enum Blocked {
     SessionThreshold,
     /// An operator cleared the proxied sessions (SPEC D10).
     ClearedByCommand,
+    /// An error of the engine's own: both ends are reset.
+    InternalError,
 }
 
 impl Outcome {
@@ -178,6 +182,7 @@ impl fmt::Display for Bypassed {
             Self::EncryptedClientHello => "encrypted ClientHello",
             Self::ClientCertificateRequested => "learnt that the server asks for certificates",
             Self::PinnedClient => "learnt that the client rejects forged certificates",
+            Self::InternalError => "internal error",
         })
     }
 }
@@ -209,6 +214,7 @@ impl fmt::Display for Blocked {
             Self::LostInTakeover => f.write_str("lost in takeover"),
             Self::SessionThreshold => f.write_str("maximum of concurrent sessions"),
             Self::ClearedByCommand => f.write_str("cleared by command"),
+            Self::InternalError => f.write_str("internal error"),
         }
     }
 }

@@ -1,0 +1,162 @@
+//! A session's record from its first byte until it is told.
+//!
+//! For: what is known of a flow before anything is decided, and telling what became of it: to the
+//! counters and to the agent, once, whatever becomes of the task that serves it. A task that panics drops
+//! it without an outcome: its record says so, and names an outcome of its own. Not for: what legs tell
+//! ([`crate::record`]). Cannot fail; what the agent does not take in time is lost and counted.
+
+use std::ops::{Deref, DerefMut};
+
+use tokio::sync::mpsc;
+use tracing::error;
+use weir_api::engine::{FromEngine, SessionRecord};
+use weir_policy::outcome::{Blocked, Bypassed, Outcome};
+
+use super::milliseconds_now;
+use crate::counters::Totals;
+use crate::runtime::tell;
+use crate::tally::Tally;
+
+/// Where records are told.
+#[derive(Clone, Copy)]
+pub struct Ledger<'a> {
+    pub totals: &'a Totals,
+    pub tally: &'a Tally,
+    pub events: &'a mpsc::Sender<FromEngine>,
+}
+
+/// Told when it is dropped.
+pub(super) struct OpenRecord<'a> {
+    record: SessionRecord,
+    outcome: Option<Outcome>,
+    /// The flow is not held any more: its end resets both ends of it.
+    taken: bool,
+    ledger: Ledger<'a>,
+}
+
+impl<'a> OpenRecord<'a> {
+    pub(super) fn new(record: SessionRecord, ledger: Ledger<'a>) -> Self {
+        Self { record, outcome: None, taken: false, ledger }
+    }
+
+    pub(super) fn taken_over(&mut self) {
+        self.taken = true;
+    }
+
+    /// Counts the outcome and tells the agent.
+    pub(super) fn finish(mut self, outcome: Outcome) {
+        self.outcome = Some(outcome);
+    }
+}
+
+impl Deref for OpenRecord<'_> {
+    type Target = SessionRecord;
+
+    fn deref(&self) -> &SessionRecord {
+        &self.record
+    }
+}
+
+impl DerefMut for OpenRecord<'_> {
+    fn deref_mut(&mut self) -> &mut SessionRecord {
+        &mut self.record
+    }
+}
+
+impl Drop for OpenRecord<'_> {
+    fn drop(&mut self) {
+        let end = self.record.client;
+        let nothing = SessionRecord::new(0, 0, self.record.segment, end, end);
+        let mut record = std::mem::replace(&mut self.record, nothing);
+        record.outcome = self.outcome.unwrap_or_else(|| {
+            let (session, client, server) = (record.id, record.client, record.server);
+            error!(session, %client, %server, "a session's task failed; this is an error of Weir's");
+            // As the data plane does with what nobody has any more.
+            if self.taken {
+                Outcome::Blocked(Blocked::InternalError)
+            } else {
+                Outcome::Bypassed(Bypassed::InternalError)
+            }
+        });
+        record.ended = milliseconds_now();
+        let Ledger { totals, tally, events } = self.ledger;
+        totals.statistics.count(&record);
+        tally.count(record.segment, record.virtual_segment.as_deref(), record.outcome);
+        tell(events, totals, FromEngine::Session(Box::new(record)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::{LocalSet, spawn_local};
+    use weir_policy::snapshot::SegmentId;
+
+    use super::*;
+    use crate::leg::reset_on_close;
+
+    fn panics() -> Outcome {
+        panic!("expected by the test")
+    }
+
+    /// A session's task that fails; the record that is told of it, and what its client sees.
+    async fn fails(taken: bool) -> (SessionRecord, Arc<Totals>, std::io::Error) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, address) = listener.accept().await.unwrap();
+        // As taken flows' streams come.
+        reset_on_close(&stream, true);
+        let (events, mut told) = mpsc::channel(8);
+        let totals = Arc::new(Totals::default());
+        let (of_task, tally) = (Arc::clone(&totals), totals.tallies.add());
+        let task = async move {
+            let mut record = SessionRecord::new(7, 1, SegmentId(1), address, address);
+            record.policy = Some("staff".to_owned());
+            let ledger = Ledger { totals: &of_task, tally: &tally, events: &events };
+            let mut record = OpenRecord::new(record, ledger);
+            if taken {
+                record.taken_over();
+            }
+            let session = async {
+                let _stream = stream;
+                record.bytes_to_client = 3;
+                tokio::task::yield_now().await;
+                panics()
+            };
+            let outcome = session.await;
+            record.finish(outcome);
+        };
+        let ended = LocalSet::new().run_until(async { spawn_local(task).await }).await;
+        assert!(ended.unwrap_err().is_panic());
+        let Some(FromEngine::Session(record)) = told.recv().await else { panic!("none is told") };
+        assert!(told.recv().await.is_none(), "it is told twice");
+        let seen = client.read(&mut [0; 1]).await.unwrap_err();
+        (*record, totals, seen)
+    }
+
+    #[tokio::test]
+    async fn session_whose_task_panics_is_reset_and_told_and_counted_as_what_it_is() {
+        let (record, totals, seen) = fails(true).await;
+        assert_eq!(seen.kind(), std::io::ErrorKind::ConnectionReset);
+        assert_eq!((record.id, record.bytes_to_client), (7, 3));
+        assert!(record.ended > record.started);
+        assert_eq!(record.outcome, Outcome::Blocked(Blocked::InternalError));
+        let counted = |totals: &Totals, outcome: &str| {
+            let all = totals.tallies.outcomes();
+            let of_it = all.iter().filter(|(word, reason, _)| {
+                word == outcome && reason.as_deref() == Some("internal error")
+            });
+            of_it.map(|(_, _, flows)| flows).sum::<u64>()
+        };
+        assert_eq!(counted(&totals, "blocked"), 1);
+        let statistics = totals.statistics.inspection(0);
+        assert!(statistics.contains(&("connectionsBlocked".to_owned(), 1)), "{statistics:?}");
+        // Held still: it goes back to the bridge.
+        let (record, totals, _) = fails(false).await;
+        assert_eq!(record.outcome, Outcome::Bypassed(Bypassed::InternalError));
+        assert_eq!(counted(&totals, "bypassed"), 1);
+    }
+}
