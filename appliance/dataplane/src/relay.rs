@@ -4,7 +4,8 @@
 //! looks at. Little at a time is copied, which costs least; where there is much, bytes stay in the
 //! kernel: they go from socket to socket through a pipe (splice(2)). What one end ends in order is
 //! ended at the other; an error of either ends both ways, and the streams, dropped as they come, reset
-//! both ends.
+//! both ends. So does an end that is gone while nobody reads of it ([`crate::gone`]): at once where it had
+//! ended in order, else when its peer has taken nothing more for some seconds.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -22,6 +23,7 @@ use tokio::io::{AsyncRead as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 
+use crate::gone::{Patience, gone, why_gone};
 use crate::taken::TakenFlow;
 
 /// Bytes that are copied at one time, on the stack. As many at once are taken for many to come.
@@ -57,15 +59,12 @@ impl TakenFlow {
     pub async fn relay(&mut self, relayed: &mut Relayed) -> io::Result<()> {
         self.guard.settle();
         let received = std::mem::take(&mut self.received);
-        write(&self.server, &received).await?;
-        relayed.to_server = received.len() as u64;
-        drop(received);
-
         let (from_client, to_client) = self.client.split();
         let (from_server, to_server) = self.server.split();
         let [client, server] = [to_client.as_ref(), to_server.as_ref()];
-        let mut to_server = OneWay::new(from_client, server);
-        let mut to_client = OneWay::new(from_server, client);
+        let mut to_server = OneWay::new(from_client, client, server);
+        let mut to_client = OneWay::new(from_server, server, client);
+        to_server.waiting = Some(Waiting::Copied { bytes: received, sent: 0 });
         let mut asked = pin!(self.guard.asked());
         let mut acknowledged = pin!(self.acknowledgement.in_time());
         poll_fn(|cx| {
@@ -78,7 +77,13 @@ impl TakenFlow {
                 to_server.poll(cx, &mut relayed.to_server)?,
                 to_client.poll(cx, &mut relayed.to_client)?,
             ];
-            if ended.iter().all(Poll::is_ready) { Poll::Ready(Ok(())) } else { Poll::Pending }
+            if ended.iter().all(Poll::is_ready) {
+                return Poll::Ready(Ok(()));
+            }
+            if let Poll::Ready(error) = to_server.poll_gone(cx, relayed.to_server) {
+                return Poll::Ready(Err(error));
+            }
+            to_client.poll_gone(cx, relayed.to_client).map(Err)
         })
         .await
     }
@@ -87,6 +92,11 @@ impl TakenFlow {
 /// From one end to the other.
 struct OneWay<'a> {
     from: ReadHalf<'a>,
+    /// The stream of `from`, watched while nobody reads of it.
+    source: &'a TcpStream,
+    gone: Option<Pin<Box<dyn Future<Output = ()> + Send + 'a>>>,
+    is_gone: bool,
+    patience: Option<Patience>,
     to: &'a TcpStream,
     /// Received, and not yet taken by `to`.
     waiting: Option<Waiting>,
@@ -101,8 +111,10 @@ enum Waiting {
 }
 
 impl<'a> OneWay<'a> {
-    fn new(from: ReadHalf<'a>, to: &'a TcpStream) -> Self {
-        Self { from, to, waiting: None, much: false, ended: false }
+    fn new(from: ReadHalf<'a>, source: &'a TcpStream, to: &'a TcpStream) -> Self {
+        let (gone, patience, waiting) = (None, None, None);
+        let [is_gone, much, ended] = [false; 3];
+        Self { from, source, gone, is_gone, patience, to, waiting, much, ended }
     }
 
     /// Until `from` has ended, and `to` has all of it and has been told so; adds to `moved` what `to`
@@ -133,6 +145,25 @@ impl<'a> OneWay<'a> {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Until `from` is gone, and its peer has had its time to take what it said last. `moved`: as in
+    /// [`Self::poll`], after which it is to be called.
+    fn poll_gone(&mut self, cx: &mut Context<'_>, moved: u64) -> Poll<io::Error> {
+        if self.waiting.is_none() && !self.ended {
+            // It is read, which tells by itself.
+            self.patience = None;
+            return Poll::Pending;
+        }
+        if !self.is_gone {
+            let source = self.source;
+            ready!(self.gone.get_or_insert_with(|| Box::pin(gone(source))).as_mut().poll(cx));
+            (self.gone, self.is_gone) = (None, true);
+        }
+        if !self.ended {
+            ready!(self.patience.get_or_insert_with(|| Patience::new(moved)).poll(moved, cx));
+        }
+        Poll::Ready(why_gone(self.source))
     }
 
     /// Receives by way of this process, and sends on what is taken at once; how much was received.
@@ -286,17 +317,6 @@ impl Pipe {
 fn move_bytes(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
     let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
     Ok(splice(from, None, to, None, most, flags)?)
-}
-
-async fn write(to: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match to.try_write(bytes) {
-            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.writable().await?,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -57,6 +57,16 @@ fn goes_on(stream: &TcpStream) -> bool {
     }
 }
 
+/// Before both streams are reset: what the end that is still there has been sent already it may take, for
+/// as long as [`LINGER`].
+pub async fn last_words(client: &TcpStream, server: &TcpStream) {
+    let acknowledged = async {
+        wait_for_acknowledgement(client).await;
+        wait_for_acknowledgement(server).await;
+    };
+    let _ = tokio::time::timeout(LINGER, acknowledged).await;
+}
+
 /// Waits until both ends acknowledged everything, FIN included, then lets the streams close without
 /// a reset. A peer that never acknowledges is reset after [`DRAIN`].
 pub async fn close_in_order(client: &TcpStream, server: &TcpStream) {

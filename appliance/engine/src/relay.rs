@@ -5,23 +5,22 @@
 //! its own is not full of answers that its peer does not take.
 //! Ends: a closed direction is closed on the other side the same way (with a close_notify where
 //! there was one), the other direction lives on; a side that ends by an alert ends the other by the
-//! nearest one; a side whose TCP breaks resets the other; a dropped session resets as the proxy's
-//! options say.
+//! nearest one; a side whose TCP breaks resets the other, also where it is not being read; a dropped
+//! session resets as the proxy's options say.
 
 mod direction;
 mod ending;
 mod side;
+mod waiting;
 
-use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use tracing::debug;
 use weir_api::engine::{End, SessionRecord};
-use weir_dataplane::{FlowGuard, Relayed, TakenFlow};
+use weir_dataplane::{FlowGuard, Patience, Relayed, TakenFlow, why_gone};
 use weir_inspect::{Direction, Dropped, Session as InspectedSession};
 use weir_policy::Resets;
 use weir_policy::outcome::Blocked;
@@ -29,14 +28,16 @@ use weir_policy::snapshot::Service;
 
 use self::direction::Input;
 pub use self::direction::Scratch;
-use self::side::{Event, Side, Wanted};
-use crate::closing::{DRAIN, close_in_order};
+use self::side::Side;
+use self::waiting::{Event, Watched, next_event};
+use crate::closing::{DRAIN, close_in_order, last_words};
 use crate::compiled::FlowPolicy;
 use crate::leg::{Leg, LegFault};
 use crate::runtime::Surroundings;
 
-/// Reads of 64 KiB after which a session lets the runtime's others have a turn. Tokio's own measure
-/// is 128 steps, which on a slow processor is longer than [`crate::health`] suffers.
+/// Events in a row, of 64 KiB each at most, that were there without a wait: after them a session lets the
+/// runtime's others have a turn. Tokio's own measure is 128 steps, which on a slow processor is longer than
+/// [`crate::health`] suffers.
 const TURN: u32 = 4;
 
 /// A session being relayed.
@@ -64,7 +65,18 @@ pub struct Ended {
 enum Fault {
     Client(LegFault),
     Server(LegFault),
+    /// One is gone, and the other takes nothing of what it said last.
+    Abandoned(End, LegFault),
     Dropped(Dropped),
+}
+
+impl Fault {
+    fn of(end: End, fault: LegFault) -> Self {
+        match end {
+            End::Client => Self::Client(fault),
+            End::Server => Self::Server(fault),
+        }
+    }
 }
 
 impl<'a> Relay<'a> {
@@ -103,6 +115,10 @@ impl<'a> Relay<'a> {
             }
             Err(Fault::Client(fault)) => self.broken(End::Client, &fault).await,
             Err(Fault::Server(fault)) => self.broken(End::Server, &fault).await,
+            Err(Fault::Abandoned(by, fault)) => {
+                self.note_broken(by, &fault);
+                None // both are reset by the drop of their streams
+            }
             Err(Fault::Dropped(dropped)) => Some(self.block(&dropped)),
         };
         Ended { blocked, certificate_rejected: self.rejected }
@@ -119,7 +135,7 @@ impl<'a> Relay<'a> {
         let guard = self.guard;
         let mut asked = pin!(guard.asked());
         let mut drain = None;
-        let mut reads: u32 = 0;
+        let (mut in_a_row, mut first) = (0, End::Client);
         loop {
             self.client.push().map_err(Fault::Client)?;
             self.server.push().map_err(Fault::Server)?;
@@ -129,25 +145,16 @@ impl<'a> Relay<'a> {
             if self.client.ended && self.server.ended && drain.is_none() {
                 drain = Some(Box::pin(tokio::time::sleep(DRAIN)));
             }
-            reads = reads.wrapping_add(1);
-            if reads.is_multiple_of(TURN) {
+            if in_a_row >= TURN {
+                in_a_row = 0;
                 tokio::task::yield_now().await;
             }
-            let wanted = self.wanted();
             // Neither side comes first always.
-            let first = if reads.is_multiple_of(2) { End::Client } else { End::Server };
-            let event = poll_fn(|context| {
-                if drain.as_mut().is_some_and(|drain| drain.as_mut().poll(context).is_ready()) {
-                    return Poll::Ready(Ok(Event::Drained));
-                }
-                // Where bytes come and go, nobody need ask.
-                let sides = self.poll_sides(first, wanted, context);
-                if sides.is_ready() {
-                    return sides;
-                }
-                asked.as_mut().poll(context).map(|asked| Ok(Event::Asked(asked)))
-            });
-            match event.await? {
+            first = if first == End::Client { End::Server } else { End::Client };
+            let drain = drain.as_mut().map(|drain: &mut Pin<Box<_>>| drain.as_mut());
+            let (event, waited) = next_event(self.watched(), first, drain, asked.as_mut()).await?;
+            in_a_row = if waited { 0 } else { in_a_row + 1 };
+            match event {
                 Event::Readable(end) => {
                     self.take_in(sent_by(end), Input::Wire)?;
                 }
@@ -155,6 +162,11 @@ impl<'a> Relay<'a> {
                     self.take_in(sent_by(end), Input::Buffered)?;
                 }
                 Event::Writable => {}
+                Event::Gone(end) => self.is_gone(end)?,
+                Event::Abandoned(end) => {
+                    let (side, _) = self.sides(sent_by(end));
+                    return Err(Fault::Abandoned(end, why_gone(&side.leg.stream).into()));
+                }
                 Event::Asked(ends) => {
                     guard.pass_on(ends, &self.client.leg.stream, &self.server.leg.stream);
                     asked.set(guard.asked());
@@ -164,24 +176,32 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Of the client's side and the server's.
-    fn wanted(&self) -> [Wanted; 2] {
-        [self.client.wanted(&self.server), self.server.wanted(&self.client)]
+    fn watched(&mut self) -> [Watched<'_>; 2] {
+        let (client, server) = (&mut self.client, &mut self.server);
+        let wanted = [client.wanted(server), server.wanted(client)];
+        let taken = [server.taken(), client.taken()];
+        let [of_client, of_server] = wanted;
+        for (side, wanted) in [(&mut *client, of_client), (&mut *server, of_server)] {
+            if wanted.read || side.ended {
+                side.patience = None;
+            }
+        }
+        let [by_server, by_client] = taken;
+        [
+            Watched::of(End::Client, client, of_client, by_server),
+            Watched::of(End::Server, server, of_server, by_client),
+        ]
     }
 
-    fn poll_sides(
-        &mut self,
-        first: End,
-        [client, server]: [Wanted; 2],
-        context: &mut Context<'_>,
-    ) -> Poll<Result<Event, Fault>> {
-        let mut poll = |end| match end {
-            End::Client => self.client.poll(End::Client, client, context).map_err(Fault::Client),
-            End::Server => self.server.poll(End::Server, server, context).map_err(Fault::Server),
-        };
-        let second = if first == End::Client { End::Server } else { End::Client };
-        let event = poll(first);
-        if event.is_ready() { event } else { poll(second) }
+    /// A side that nobody reads at the moment is gone. One that had ended in order ends the session so;
+    /// what another said last is waited for, and the error comes behind it.
+    fn is_gone(&mut self, end: End) -> Result<(), Fault> {
+        let (side, other) = self.sides(sent_by(end));
+        if side.ended {
+            return Err(Fault::of(end, why_gone(&side.leg.stream).into()));
+        }
+        side.patience = Some(Patience::new(other.taken()));
+        Ok(())
     }
 
     /// The side that sends in `direction`, and the one that receives.
@@ -209,6 +229,9 @@ pub async fn as_is(mut taken: TakenFlow, record: &mut SessionRecord) {
     record.bytes_to_client = relayed.to_client;
     match result {
         Ok(()) => close_in_order(&taken.client, &taken.server).await,
-        Err(error) => debug!(%error, "relayed flow broke; both ends are reset"),
+        Err(error) => {
+            debug!(%error, "relayed flow broke; both ends are reset");
+            last_words(&taken.client, &taken.server).await;
+        }
     }
 }

@@ -29,8 +29,7 @@ const NEXT_EVENT: Duration = Duration::from_millis(1);
 impl Relay<'_> {
     /// `by` broke the session, or ended it by an alert.
     pub(super) async fn broken(&mut self, by: End, fault: &LegFault) -> Option<Blocked> {
-        debug!(session = self.record.id, %by, %fault, "session broken");
-        self.record.broken = Some(BreakRecord { by, words: fault.in_short() });
+        self.note_broken(by, fault);
         let direction = sent_by(by);
         if by == End::Client {
             self.rejected |= match fault {
@@ -40,6 +39,11 @@ impl Relay<'_> {
             };
         }
         self.wind_down(direction, fault.alert_for_other_side()).await
+    }
+
+    pub(super) fn note_broken(&mut self, by: End, fault: &LegFault) {
+        debug!(session = self.record.id, %by, %fault, "session broken");
+        self.record.broken = Some(BreakRecord { by, words: fault.in_short() });
     }
 
     /// Of a client that leaves now.
@@ -81,8 +85,8 @@ impl Relay<'_> {
                         break;
                     }
                 }
-                Err(Fault::Client(_) | Fault::Server(_)) => break,
                 Err(Fault::Dropped(dropped)) => return Some(self.block(&dropped)),
+                Err(_) => break,
             }
         }
         // What a leg whose work is done elsewhere was given before.
@@ -91,8 +95,8 @@ impl Relay<'_> {
                 progress(&mut self.sides(direction).0.leg.tls).await;
                 match self.take_in(direction, Input::Buffered) {
                     Ok(_) => {}
-                    Err(Fault::Client(_) | Fault::Server(_)) => break,
                     Err(Fault::Dropped(dropped)) => return Some(self.block(&dropped)),
+                    Err(_) => break,
                 }
             }
             None

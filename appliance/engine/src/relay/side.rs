@@ -1,12 +1,10 @@
 //! One side of a relayed session: its leg, and how far it has come to its end in either way.
 //!
-//! For: waiting for a side, and sending to it what TCP takes, with FIN after the last byte. Not for:
-//! what is made of its bytes ([`super::direction`]), nor what its end does to the other side. Fails
-//! by the leg's [`LegFault`], which ends the session.
+//! For: what of a side is to be waited for, and sending to it what TCP takes, with FIN after the last
+//! byte. Not for: waiting ([`super::waiting`]), what is made of its bytes ([`super::direction`]), nor what
+//! its end does to the other side. Fails by the leg's [`LegFault`], which ends the session.
 
-use std::task::{Context, Poll};
-
-use weir_api::engine::End;
+use weir_dataplane::Patience;
 
 use crate::closing::shut_down;
 use crate::leg::{HIGH_WATER, Leg, LegFault, UNHEARD};
@@ -22,6 +20,8 @@ pub(super) struct Side {
     /// What TLS has for it of its own accord goes with the data that it waits for.
     pub(super) withholds: bool,
     fin_sent: bool,
+    /// It is gone; so long what it said last waits for the other side.
+    pub(super) patience: Option<Patience>,
 }
 
 /// What of a side is waited for.
@@ -31,21 +31,10 @@ pub(super) struct Wanted {
     pub(super) write: bool,
 }
 
-/// What a relay waits for.
-pub(super) enum Event {
-    Readable(End),
-    Writable,
-    Progress(End),
-    /// The client, and the server, asked whether the other is there.
-    Asked([bool; 2]),
-    /// Both sides ended, and had their time to take what is left.
-    Drained,
-}
-
 impl Side {
     pub(super) fn of(leg: Leg) -> Self {
         let [fin_received, ended, closing, withholds, fin_sent] = [false; 5];
-        Self { leg, fin_received, ended, closing, withholds, fin_sent }
+        Self { leg, fin_received, ended, closing, withholds, fin_sent, patience: None }
     }
 
     /// Sends what TCP takes, and FIN after the last byte.
@@ -81,28 +70,13 @@ impl Side {
         }
     }
 
-    pub(super) fn done(&self) -> bool {
-        self.ended && self.fin_sent
+    /// Changes whenever its peer takes something.
+    pub(super) fn taken(&self) -> u64 {
+        u64::try_from(self.leg.pending()).unwrap_or(u64::MAX)
     }
 
-    pub(super) fn poll(
-        &mut self,
-        end: End,
-        wanted: Wanted,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<Event, LegFault>> {
-        let stream = &self.leg.stream;
-        if wanted.read
-            && let Poll::Ready(ready) = stream.poll_read_ready(context)
-        {
-            return Poll::Ready(ready.map(|()| Event::Readable(end)).map_err(LegFault::Tcp));
-        }
-        if wanted.write
-            && let Poll::Ready(ready) = stream.poll_write_ready(context)
-        {
-            return Poll::Ready(ready.map(|()| Event::Writable).map_err(LegFault::Tcp));
-        }
-        self.leg.tls.poll_progress(context).map(|()| Ok(Event::Progress(end)))
+    pub(super) fn done(&self) -> bool {
+        self.ended && self.fin_sent
     }
 }
 

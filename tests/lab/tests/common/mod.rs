@@ -71,7 +71,12 @@ pub fn connect(ends: &Ends, host: &str) -> Tls {
 
 /// The same with the ClientHello cut at these places, and a pause before each piece but the first.
 pub fn connect_in_pieces(ends: &Ends, host: &str, cuts: &[usize]) -> Tls {
-    let stream = ends.connect_from_client(SocketAddr::from((SERVER, 443))).unwrap();
+    connect_in_pieces_to(ends, SocketAddr::from((SERVER, 443)), host, cuts)
+}
+
+/// The same with another server.
+pub fn connect_in_pieces_to(ends: &Ends, server: SocketAddr, host: &str, cuts: &[usize]) -> Tls {
+    let stream = ends.connect_from_client(server).unwrap();
     shake_hands_in_pieces(ends, stream, host, cuts).unwrap()
 }
 

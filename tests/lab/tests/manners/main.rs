@@ -7,6 +7,7 @@ mod common;
 mod ends;
 mod flights;
 mod foreign;
+mod gone;
 mod never;
 mod resets;
 mod stalls;

@@ -1,0 +1,131 @@
+//! Ends that are gone while nobody reads of them.
+//!
+//! A stream is not read while its bytes have nowhere to go, nor after its end in order; its reset (or that
+//! the kernel has given it up) then stands where no read comes to it. For: seeing that all the same, and
+//! for how long what such an end said last may wait. A FIN is no such end: who sent it may still read.
+//! Not for: what follows. Cannot fail.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
+
+/// How long a peer that takes nothing keeps what an end that is gone had said. Without us it would have
+/// been reset at once: what it has no room for was never sent to it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Until the stream's peer is gone: it has reset the connection, or answers no more. Safe to cancel.
+pub async fn gone(stream: &TcpStream) {
+    // An error of the stream's registration is one of the stream.
+    let _ = stream.ready(Interest::ERROR).await;
+}
+
+/// Why a stream is [`gone`]. It is told once: a read after it would find an end in order.
+pub fn why_gone(stream: &TcpStream) -> io::Error {
+    match stream.take_error() {
+        Ok(Some(error)) | Err(error) => error,
+        Ok(None) => io::ErrorKind::ConnectionReset.into(),
+    }
+}
+
+/// How long what an end that is gone said last still waits for its peer.
+#[derive(Debug)]
+pub struct Patience {
+    /// How far the peer had come when the time began.
+    progress: u64,
+    ends: Pin<Box<Sleep>>,
+}
+
+impl Patience {
+    /// `progress`: anything that changes when the peer takes something.
+    pub fn new(progress: u64) -> Self {
+        Self { progress, ends: Box::pin(sleep(PATIENCE)) }
+    }
+
+    /// Until the peer has taken nothing for as long as it may.
+    pub fn poll(&mut self, progress: u64, context: &mut Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.progress, progress) != progress {
+            self.ends.as_mut().reset(Instant::now() + PATIENCE);
+        }
+        self.ends.as_mut().poll(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::future::poll_fn;
+
+    use socket2::SockRef;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> [TcpStream; 2] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        [listener.accept().await.unwrap().0, peer]
+    }
+
+    /// By whoever has to do with it next.
+    async fn is_gone(stream: &TcpStream) -> bool {
+        tokio::time::timeout(Duration::from_millis(50), gone(stream)).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn peer_that_resets_is_gone_also_behind_what_nobody_has_read() {
+        let [mut stream, peer] = pair().await;
+        peer.try_write(b"unread").unwrap();
+        stream.readable().await.unwrap();
+        assert!(!is_gone(&stream).await);
+        SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(peer);
+        gone(&stream).await;
+        // And what it had said can still be read, with the reset behind it.
+        let mut came = [0; 6];
+        stream.read_exact(&mut came).await.unwrap();
+        assert_eq!(&came, b"unread");
+        let end = stream.read(&mut came).await;
+        assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn peer_that_has_said_its_last_is_there_until_it_resets() {
+        let [mut stream, peer] = pair().await;
+        peer.try_write(b"last").unwrap();
+        SockRef::from(&peer).shutdown(std::net::Shutdown::Write).unwrap();
+        let mut came = Vec::new();
+        stream.read_to_end(&mut came).await.unwrap();
+        assert!(!is_gone(&stream).await);
+        // Nor where both have said it.
+        SockRef::from(&stream).shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(!is_gone(&stream).await);
+        let [mut stream, peer] = pair().await;
+        SockRef::from(&peer).shutdown(std::net::Shutdown::Write).unwrap();
+        stream.read_to_end(&mut came).await.unwrap();
+        SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(peer);
+        gone(&stream).await;
+        assert!(why_gone(&stream).raw_os_error().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn peer_has_its_time_again_with_each_byte_that_it_takes() {
+        let started = Instant::now();
+        let mut patience = Patience::new(0);
+        for taken in 1..=3 {
+            sleep(PATIENCE - Duration::from_millis(100)).await;
+            let ended = poll_fn(|context| Poll::Ready(patience.poll(taken, context))).await;
+            assert!(ended.is_pending());
+        }
+        poll_fn(|context| patience.poll(3, context)).await;
+        let least = PATIENCE * 4 - Duration::from_millis(300);
+        assert!((least..least + Duration::from_millis(10)).contains(&started.elapsed()));
+    }
+}
