@@ -21,6 +21,8 @@ static __noinline int enter(struct packet *p, struct flow *f, __u64 word)
 	if (*(volatile __u64 *)&f->word != answered || moving->word != answered ||
 	    bpf_map_lookup_elem(&half_open, &p->key) != f)
 		return ENTER_RACE;
+	if (moving->reset != SERVER_SPOKE)
+		moving->client_heard = 0;
 	__u32 client_low = moving->client_low;
 	/* Before it is there: whoever takes it out of the count finds it counted. */
 	count_entry(&p->key, client_low, 1, 1);
@@ -76,8 +78,8 @@ static __noinline struct flow *moved(struct packet *p, struct flow *watched)
 	return bpf_map_lookup_elem(&flows, &p->key);
 }
 
-/* Back to half_open, whichever table it is in. Whether it is there now, or is to be forgotten; `f` must
- * not be used afterwards. */
+/* Back to half_open, whichever table it is in: an answered flow for a word of its server. Whether it is
+ * there now, or is to be forgotten; `f` must not be used afterwards. */
 static __noinline int enter_half_open(struct packet *p, struct flow *f, __u64 word, __u32 state)
 {
 	note_drop(0); /* its packet passes, whatever it was to be dropped for where an engine lives */
@@ -85,6 +87,8 @@ static __noinline int enter_half_open(struct packet *p, struct flow *f, __u64 wo
 		return 0;
 	if ((word & 0xff) != STATE_ANSWERED)
 		return 1;
+	if (state == STATE_HALF_OPEN)
+		note_word(p, f);
 	/* A newer handshake of the same ends stays what it is. */
 	if (bpf_map_update_elem(&half_open, &p->key, f, BPF_NOEXIST) && state == STATE_HALF_OPEN) {
 		swap(f, (word & ~0xffULL) | state, STATE_ANSWERED);

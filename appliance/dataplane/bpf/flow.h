@@ -33,10 +33,37 @@ static __always_inline void learn_window(struct packet *p, struct flow *f)
 		server->syn_window = window;
 }
 
+/* The server of such a flow said something, by policy's leave. */
+static __always_inline int server_spoke(struct flow *f)
+{
+	return f->reset == SERVER_SPOKE && !f->served;
+}
+
 /* Whether policy lets a flow's server be the first to say something, or to end; it did where it has. */
 static __always_inline int may_be_first(struct flow *f, struct configuration *c)
 {
-	return f->reset == SERVER_SPOKE || (!f->served && !(c->evasion & EVASION_SERVER_SPEAKS_FIRST));
+	return !f->served && (f->reset == SERVER_SPOKE || !(c->evasion & EVASION_SERVER_SPEAKS_FIRST));
+}
+
+/* By whoever alone changes the entry, or to whom another's change does no harm. */
+static __always_inline void note_word(struct packet *p, struct flow *f)
+{
+	if (f->reset != SERVER_SPOKE) {
+		f->reset = SERVER_SPOKE;
+		f->said = 0;
+		f->client_heard = 0;
+	}
+	f->said += p->payload;
+}
+
+/* What a client acknowledges of its server by a packet that crosses, the server does not say again. Of more
+ * than was said, which it will not believe either, there is no place for a socket. */
+static __always_inline void note_client_heard(struct packet *p, struct flow *f)
+{
+	__u32 heard = p->ack - (f->end[1].isn + 1);
+	if (f->reset == SERVER_SPOKE && (p->flags & (TCP_ACK | TCP_SYN | TCP_RST)) == TCP_ACK && heard <= f->said &&
+	    heard > f->client_heard)
+		f->client_heard = heard;
 }
 
 /* A decoy that the other end is not meant to get: an end's packets come the way of its SYN. */

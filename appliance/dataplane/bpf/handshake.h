@@ -43,7 +43,8 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struc
 			/* A retransmission. */
 			if (options.flags & END_TIMESTAMPS)
 				old->end[0].tsval = options.tsval;
-			if (p->payload > old->syn_payload)
+			if (p->payload > old->syn_payload && old->reset != SERVER_SPOKE &&
+			    (*(volatile __u64 *)&old->word & 0xff) == STATE_HALF_OPEN)
 				old->syn_payload = p->payload;
 		}
 		return TC_ACT_OK;
@@ -131,14 +132,20 @@ static __always_inline int on_unseen(struct configuration *c, struct flow *f, __
  * pushes out. */
 static __always_inline int on_server_first(struct packet *p, struct flow *f, __u64 word, __u32 segment)
 {
-	__u32 first = f->reset != SERVER_SPOKE, state = STATE_HALF_OPEN;
-	f->reset = SERVER_SPOKE;
-	if ((word & 0xff) == STATE_HALF_OPEN) {
-		f->said += p->payload;
-		if (f->said > BELIEVED)
-			state = STATE_IGNORED;
+	__u32 first = f->reset != SERVER_SPOKE, done;
+	if ((word & 0xff) == STATE_ANSWERED) {
+		done = enter_half_open(p, f, word, STATE_HALF_OPEN);
+	} else {
+		done = *(volatile __u64 *)&f->word == word;
+		if (done)
+			note_word(p, f);
+		/* What another CPU moves at this moment may not have the first. */
+		if (done && first)
+			done = __sync_val_compare_and_swap(&f->word, word, word) == word;
+		else if (done && f->said > BELIEVED)
+			done = leave_to_bridge(p, f, word);
 	}
-	if (!enter_half_open(p, f, word, state)) {
+	if (!done) {
 		/* Another CPU is holding the flow at this moment; the server will send this again. */
 		count(segment, state_race_dropped);
 		return SEEN_DROP;
@@ -200,7 +207,7 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 			/* A SYN-ACK with payload; of another connection, the client ignores it. */
 			if (p->ack != f->end[0].isn + 1)
 				return SEEN_PASS;
-		} else if (f->reset == SERVER_SPOKE) {
+		} else if (server_spoke(f)) {
 			return on_server_first(p, f, word, segment);
 		} else if (!(server->flags & END_SEEN)) {
 			/* Nothing says where its sequence is: its SYN-ACK took another path, or it is the other
@@ -241,6 +248,7 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 		return SEEN_PASS;
 	}
 	if (!p->payload) {
+		note_client_heard(p, f);
 		if (!answered && f->reset != SERVER_SPOKE && (server->flags & END_SEEN) && (p->flags & (TCP_ACK | TCP_SYN)) == TCP_ACK &&
 		    p->ack == server->isn + 1 && p->seq == f->end[0].isn + 1)
 			return SEEN_WHOLE;
@@ -264,8 +272,10 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 			count(segment, server_spoke_first_dropped);
 			return SEEN_DROP;
 		}
-		if (f->reset == SERVER_SPOKE)
+		if (f->reset == SERVER_SPOKE) {
+			note_client_heard(p, f);
 			return SEEN_PASS;
+		}
 		if (f->reset == RESET_BY_SERVER && acknowledged == 1) {
 			/* It heard its server's end; one that only says so is not heard itself, as below. */
 			count(segment, server_spoke_first);

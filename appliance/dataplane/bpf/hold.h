@@ -14,6 +14,7 @@ static __always_inline int promote(struct packet *p, struct flow *f, __u64 word)
 	f->owner = INSTANCE; /* before the state: whoever sees a held flow asks whose it is */
 	if (!swap(f, word, STATE_HELD))
 		return HOLD_RACE;
+	f->judged = 0; /* what was said was here */
 	f->counted = 1;
 	count_entry(&p->key, f->client_low, 0, -1);
 	return HOLD_OK;
@@ -246,7 +247,7 @@ static __always_inline int on_server_end(struct packet *p, struct flow *f, struc
 static __always_inline int on_server_spoke(struct packet *p, struct flow *f, __u64 word, struct configuration *c, __u32 segment)
 {
 	if (may_be_first(f, c)) {
-		if (f->reset != SERVER_SPOKE) {
+		if (f->reset != SERVER_SPOKE && *(volatile __u64 *)&f->word == word) {
 			f->reset = SERVER_SPOKE;
 			count(segment, server_spoke_first);
 		}

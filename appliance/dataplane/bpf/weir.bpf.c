@@ -29,8 +29,8 @@
 #include "timestamps.h"
 #include "engine.h"
 #include "classify.h"
-#include "entry.h"
 #include "flow.h"
+#include "entry.h"
 #include "hold.h"
 #include "keep_alive.h"
 #include "handshake.h"
@@ -293,7 +293,7 @@ int state_command(struct bpf_raw_tracepoint_args *arguments)
 			return COMMAND_TUPLE_OWNED;
 		server_time = f->end[1].tsval; /* where `next` is from here on */
 		f->end[0].next = f->end[0].isn + 1 + command.judged;
-		f->end[1].next = f->end[1].isn + 1;
+		f->end[1].next = f->end[1].isn + 1 + f->client_heard;
 	}
 	if (command.to == STATE_RELEASING && *(volatile __u64 *)&f->word >> 8 == (command.id & ID_MASK)) {
 		f->server_heard = 0;

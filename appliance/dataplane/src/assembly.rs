@@ -21,6 +21,8 @@ pub struct Assembly {
     pub end: Option<ClientEnd>,
     /// More payload than is ever put together.
     pub full: bool,
+    /// Most of its server that it acknowledged, by any frame.
+    acknowledged: Option<u32>,
 }
 
 /// How a client ended, in its place behind its bytes. The server may not get it, for all that we know.
@@ -61,12 +63,18 @@ impl Assembly {
             weight: 0,
             end: None,
             full: false,
+            acknowledged: None,
         }
     }
 
     /// Takes a frame in. What adds nothing (a retransmission) is dropped, as the wire might have
     /// dropped it; what would change a byte that came is dropped too.
     pub fn push(&mut self, frame: Frame) -> Pushed {
+        if frame.flags & (RST | SYN) == 0 {
+            let newer = |old: u32| (frame.acknowledged.wrapping_sub(old) as i32) > 0;
+            self.acknowledged =
+                self.acknowledged.filter(|old| !newer(*old)).or(Some(frame.acknowledged));
+        }
         let (start, end) = self.place(&frame);
         let length = self.bytes.len();
         if self.end.is_some() || frame.flags & SYN != 0 {
@@ -113,6 +121,11 @@ impl Assembly {
 
     pub fn frames(&self) -> &[Frame] {
         &self.frames
+    }
+
+    /// Up to where it has heard its server, as it says; `None` where no frame came.
+    pub fn acknowledged(&self) -> Option<u32> {
+        self.acknowledged
     }
 
     /// The newest frame that speaks for the client: a RST has neither window nor timestamp.
@@ -186,40 +199,8 @@ impl Assembly {
     }
 }
 
-/// The bytes by which a released flow was judged, until its server acknowledged them.
-#[derive(Debug)]
-pub struct Judged {
-    /// Sequence number of the first.
-    pub first: u32,
-    pub bytes: Vec<u8>,
-    /// Its client's FIN is behind them, which no byte may stand in the place of.
-    pub fin: bool,
-    /// Some of it acknowledged what only its server can say whether it said.
-    pub heard: bool,
-}
-
-impl Judged {
-    /// Whether the frame has other bytes where it lies over those that were judged.
-    pub fn conflicts(&self, frame: &Frame) -> bool {
-        // A frame may start before the first byte: both are placed 2^31 after their numbers.
-        const MIDDLE: u32 = 1 << 31;
-        let start = frame.sequence.wrapping_sub(self.first).wrapping_add(MIDDLE) as usize;
-        let length = frame.payload().len();
-        if self.fin && length > 0 && start + length > MIDDLE as usize + self.bytes.len() {
-            return true;
-        }
-        differs(&self.bytes, MIDDLE as usize, frame.payload(), start)
-    }
-
-    /// Whether all of the frame is behind them.
-    pub fn precede(&self, frame: &Frame) -> bool {
-        let start = frame.sequence.wrapping_sub(self.first) as usize;
-        (self.bytes.len()..1 << 31).contains(&start)
-    }
-}
-
 /// Whether two runs of bytes differ where they lie over one another.
-fn differs(one: &[u8], one_at: usize, two: &[u8], two_at: usize) -> bool {
+pub fn differs(one: &[u8], one_at: usize, two: &[u8], two_at: usize) -> bool {
     let start = one_at.max(two_at);
     let one = one.get(start - one_at..).unwrap_or_default();
     let two = two.get(start - two_at..).unwrap_or_default();
@@ -274,41 +255,6 @@ mod tests {
     }
 
     #[test]
-    fn only_other_bytes_in_the_place_of_judged_ones_conflict() {
-        let judged = Judged { first: FIRST, bytes: b"judged".to_vec(), fin: false, heard: false };
-        let before = u32::MAX - 1; // two bytes before the first
-        for (at, payload, conflicts) in [
-            (0, &b"judged"[..], false),
-            (0, b"judgeD", true),
-            (5, b"d and more", false),
-            (5, b"x and more", true),
-            (6, b"anything", false),
-            (before, b"xxju", false),
-            (before, b"xxJu", true),
-            (before, b"xx", false),
-        ] {
-            assert_eq!(judged.conflicts(&frame(at, payload, 0)), conflicts, "{at} {payload:?}");
-        }
-    }
-
-    #[test]
-    fn no_byte_may_stand_where_a_judged_fin_is() {
-        let judged = Judged { first: FIRST, bytes: b"judged".to_vec(), fin: true, heard: false };
-        let before = u32::MAX - 1; // two bytes before the first
-        for (at, payload, conflicts) in [
-            (0, &b"judged"[..], false),
-            (3, b"ged", false),
-            (6, b"", false),
-            (6, b"x", true),
-            (3, b"gedx", true),
-            (9, b"x", true),
-            (before, b"xxju", false),
-        ] {
-            assert_eq!(judged.conflicts(&frame(at, payload, 0)), conflicts, "{at} {payload:?}");
-        }
-    }
-
-    #[test]
     fn keep_alives_and_old_bytes_are_not_kept() {
         let mut assembly = Assembly::new(FIRST, WINDOW);
         assembly.push(frame(u32::MAX, b"x", 0));
@@ -357,6 +303,23 @@ mod tests {
         assert_eq!(assembly.end, Some(ClientEnd::Rst));
         assert_eq!(assembly.payload(), b"abc");
         assert!(assembly.newest().is_some_and(|newest| newest.payload() == b"abc"));
+    }
+
+    #[test]
+    fn what_a_client_heard_is_known_from_frames_that_say_nothing_else() {
+        let mut assembly = Assembly::new(FIRST, WINDOW);
+        assert_eq!(assembly.acknowledged(), None);
+        for (payload, flags, acknowledged, most) in [
+            (&b"abc"[..], 0, u32::MAX - 1, u32::MAX - 1),
+            (b"", 0, 5, 5),
+            (b"abc", 0, u32::MAX, 5),
+            (b"", SYN, 9, 5),
+        ] {
+            let mut frame = frame(0, payload, flags);
+            frame.acknowledged = acknowledged;
+            assembly.push(frame);
+            assert_eq!(assembly.acknowledged(), Some(most));
+        }
     }
 
     #[test]

@@ -12,10 +12,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use weir_policy::snapshot::Side;
 
-use crate::assembly::Judged;
 use crate::frame::{ACK, Frame, RST};
 use crate::held::{empty_segment, other};
 use crate::histogram::{Histogram, HistogramReport};
+use crate::judged::Judged;
 use crate::layout::{End, Flow, FlowKey, ring_of};
 use crate::link::Link;
 use crate::segment_of_ours::Segment;
@@ -122,11 +122,12 @@ impl SegmentLinks {
         }
     }
 
-    /// As [`Self::reset_server`], to the client, of whose server nothing was forwarded.
-    pub fn reset_client(&self, key: &FlowKey, flow: &Flow) {
+    /// As [`Self::reset_server`], to the client, which expects this sequence number of its server next.
+    pub fn reset_client(&self, key: &FlowKey, flow: &Flow, expected: u32) {
         let [client, server] = &flow.end;
         let client_address = key.end(flow.client_low == 0);
-        let frame = reset(key, server, client, key.end(flow.client_low != 0), client_address);
+        let from = End { isn: expected.wrapping_sub(1), ..*server };
+        let frame = reset(key, &from, client, key.end(flow.client_low != 0), client_address);
         self.send_some(client_side(flow), frame);
     }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{Array, MapData};
 
 use crate::core::{Core, Disposition, Finished};
-use crate::layout::{ENGINES, EngineInstance, Flow, FlowKey, State, id_of};
+use crate::layout::{END_SPOKEN_TO, ENGINES, EngineInstance, Flow, FlowKey, State, id_of};
 use crate::recount::Recount;
 use crate::state::{EngineQuery, Swap};
 use crate::tables::InForce;
@@ -184,7 +184,11 @@ impl Walker {
                     && let Some(links) = core.segments.get(&key.segment)
                 {
                     links.reset_server(&key, flow, 0);
-                    links.reset_client(&key, flow);
+                    // To whom no socket has spoken stands where they were put.
+                    let [client, server] = &flow.end;
+                    let silent = client.flags & END_SPOKEN_TO == 0;
+                    let first = server.isn.wrapping_add(1);
+                    links.reset_client(&key, flow, if silent { server.tsval } else { first });
                 }
             }
             Some(State::Tombstone) => bury(Disposition::Tombstone),

@@ -160,6 +160,7 @@ impl State {
 pub const END_WINDOW_SCALE: u8 = 2;
 pub const END_SACK: u8 = 4;
 pub const END_TIMESTAMPS: u8 = 8;
+pub const END_SPOKEN_TO: u8 = 64;
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -212,11 +213,20 @@ pub struct Flow {
     pub counted: u8,
     /// Before it is held: an end ended or reset it, as far as anybody can tell; 0, or how.
     pub reset: u8,
-    /// Of `judged`, so much the server acknowledged. Before the release and once taken the programs have
-    /// other things here.
+    /// Of `judged`, so much the server acknowledged; before the release, what [`Self::heard`] says. Once
+    /// taken the programs have something else here.
     pub server_heard: u32,
 }
 const _: () = assert!(size_of::<Flow>() == 128);
+
+impl Flow {
+    /// Of a held flow: the sequence number of its server up to which the client acknowledged it, by packets
+    /// that crossed. What is before it the server does not say again.
+    pub fn heard(&self) -> u32 {
+        let [_, server] = &self.end;
+        server.isn.wrapping_add(1).wrapping_add(self.server_heard)
+    }
+}
 
 pub const RESET_BY_ANYBODY: u8 = 1;
 pub const RESET_BY_SERVER: u8 = 2;

@@ -22,6 +22,7 @@ mod held;
 mod histogram;
 mod inheritance;
 mod instance;
+mod judged;
 mod layout;
 mod link;
 mod map_of_maps;

@@ -269,7 +269,8 @@ impl HeldFlow {
         let timestamps = client.flags & server.flags & END_TIMESTAMPS != 0;
         let shift = if scaled { client.window_scale.min(14) } else { 0 };
         let client_window = u32::from(self.client_window()) << shift;
-        let server_start = server.isn.wrapping_add(1);
+        // What the client heard its server does not say again.
+        let server_start = self.flow.heard();
         // What the sockets send goes out as the other end's packets, in that end's tunnel.
         let [client_mtu, server_mtu] = mtu;
         let as_server = self.encapsulation(server, self.server()).overhead();
@@ -331,7 +332,7 @@ impl HeldFlow {
         let shift = if scaled { server.window_scale.min(14) } else { 0 };
         let times = (timestamp_after(server.tsval), self.client_timestamp());
         Segment {
-            sequence: server.isn.wrapping_add(1),
+            sequence: self.flow.heard(),
             acknowledged: self.assembly.next_sequence(),
             flags: ACK,
             window: server.syn_window >> shift,

@@ -336,6 +336,10 @@ fn both_ends_are_reset_where_an_engine_dies_amid_a_takeover() {
     let mut flows = flows(&wire);
     let (key, mut flow) = flows.iter().next().unwrap().unwrap();
     flow[0] = State::Taken as u8;
+    // Where its client expects its server: behind the SYN, of which nothing was heard before.
+    let [isn, next] = [60..64, 64..68];
+    let first = u32::from_ne_bytes(flow[isn].try_into().unwrap()).wrapping_add(1);
+    flow[next].copy_from_slice(&first.to_ne_bytes());
     flows.insert(key, flow, 0).unwrap();
 
     let (_engine, _held) = wire.engine(Attach::Auto);

@@ -40,18 +40,10 @@ impl HeldFlow {
     /// A RST as each end would send it, to the other.
     pub(crate) fn reset(&self, links: &SegmentLinks, resets: Resets) {
         let [client, server] = &self.flow.end;
-        let Some(newest) = self.assembly.newest() else {
-            // Nothing of the client's came: all is as the handshake left it.
-            if resets.client {
-                links.reset_client(&self.key, &self.flow);
-            }
-            if resets.server {
-                links.reset_server(&self.key, &self.flow, 0);
-            }
-            return;
-        };
-        // What the client expects next; nothing of the client's reached the server.
-        let expected = newest.acknowledged;
+        // What the client expects next: its server may be heard while it is held, as well as before. Nothing
+        // of the client's reached the server.
+        let expected = self.assembly.acknowledged().filter(|said| later(*said, self.flow.heard()));
+        let expected = expected.unwrap_or(self.flow.heard());
         let to_client = self.segment(server, self.server(), self.client());
         let to_client = Segment {
             sequence: expected,
@@ -73,4 +65,9 @@ impl HeldFlow {
             }
         }
     }
+}
+
+/// Whether one sequence number is behind another.
+fn later(one: u32, other: u32) -> bool {
+    (one.wrapping_sub(other) as i32) > 0
 }

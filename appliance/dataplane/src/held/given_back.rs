@@ -7,8 +7,9 @@ use std::io;
 use std::sync::Arc;
 
 use super::{HeldFlow, ReleaseError, other};
-use crate::assembly::{ClientEnd, Judged};
+use crate::assembly::ClientEnd;
 use crate::core::{Count, Disposition};
+use crate::judged::Judged;
 use crate::layout::State;
 use crate::state::Swap;
 
