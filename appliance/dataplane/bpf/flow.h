@@ -66,6 +66,12 @@ static __always_inline void note_client_heard(struct packet *p, struct flow *f)
 		f->client_heard = heard;
 }
 
+/* Whether the only answers to its SYN were ones that policy leaves to the bridge. */
+static __always_inline int answered_strangely(struct flow *f)
+{
+	return (f->end[1].flags & (END_SEEN | END_DOUBTFUL)) == END_DOUBTFUL;
+}
+
 /* A decoy that the other end is not meant to get: an end's packets come the way of its SYN. */
 static __always_inline int expires_early(struct packet *p, struct end *end)
 {

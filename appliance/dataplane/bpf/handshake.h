@@ -62,7 +62,8 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struc
 	/* A SYN with another sequence number, which a server that has the first one ignores. Where no
 	 * SYN-ACK ever came, an old entry is of a connection that is long over. Where the server spoke first
 	 * the old connection goes on by what policy says of handshakes that were not seen. */
-	if (old && (*(volatile __u64 *)&old->word & 0xff) != STATE_IGNORED && old->reset != SERVER_SPOKE) {
+	if (old && (*(volatile __u64 *)&old->word & 0xff) != STATE_IGNORED && old->reset != SERVER_SPOKE &&
+	    !answered_strangely(old)) {
 		/* The server's side says in its client's name that there is another connection. */
 		if (old->client_low == p->from_low && old->client_side != port->side &&
 		    now - old->touched < SYN_ANSWERED)
@@ -110,6 +111,8 @@ enum { SEEN_PASS, SEEN_DROP, SEEN_WHOLE, SEEN_FIRST, SEEN_SERVER_FIRST };
 /* Data of a handshake that was seen by half: the flow is watched on, for a SYN-ACK may still come. */
 static __always_inline int on_unseen(struct configuration *c, struct flow *f, __u32 segment)
 {
+	if (f && answered_strangely(f))
+		return SEEN_PASS;
 	if (f && f->contested) {
 		count(segment, contested_dropped);
 		return SEEN_DROP;
@@ -155,6 +158,51 @@ static __always_inline int on_server_first(struct packet *p, struct flow *f, __u
 	return SEEN_PASS;
 }
 
+/* An answer to a SYN that policy leaves to the bridge; its client may not believe it, and another one may
+ * follow that it does. Whether it is the first of its flow, to be counted. */
+static __always_inline int on_strange_answer(struct end *server)
+{
+	__u32 first = !(server->flags & (END_SEEN | END_DOUBTFUL));
+	server->flags |= END_DOUBTFUL;
+	return first;
+}
+
+/* A SYN-ACK that a flow can be taken with. */
+static __always_inline void learn_answer(struct __sk_buff *skb, struct packet *p, struct tcp_options *options, struct flow *f)
+{
+	struct end *server = &f->end[1];
+	__u32 known = server->flags & END_SEEN, doubtful = server->flags & END_DOUBTFUL, window = server->syn_window;
+	if (known && p->seq != server->isn) {
+		/* What was said so far another server said, or none. */
+		doubtful = END_DOUBTFUL;
+		f->reset = 0;
+	}
+	learn_syn(skb, p, options, server);
+	server->flags |= doubtful;
+	if (known && window > server->syn_window)
+		server->syn_window = window; /* a smaller one may be a decoy's: what is outside of it is not held */
+	f->contested = 0;
+}
+
+/* What the first packets of a client in its server's window acknowledge: where several SYN-ACKs came, the
+ * one that it believes. */
+static __noinline int confirm(struct packet *p, struct flow *f)
+{
+	if (!p || !f)
+		return 0;
+	struct end *client = &f->end[0], *server = &f->end[1];
+	if ((client->flags & END_CONFIRMED) || !(server->flags & END_SEEN) ||
+	    (p->flags & (TCP_ACK | TCP_SYN | TCP_RST)) != TCP_ACK || p->seq - (client->isn + 1) > 65535)
+		return 0;
+	if ((server->flags & END_DOUBTFUL) && p->ack != server->isn + 1) {
+		server->isn = p->ack - 1;
+		f->reset = 0;
+	}
+	if (p->ack == server->isn + 1)
+		client->flags |= END_CONFIRMED;
+	return 0;
+}
+
 /* A packet of a handshake that is watched, or the first after it: what is to be done with it. */
 static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f, __u64 word)
 {
@@ -178,21 +226,20 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 		struct tcp_options options = {};
 		if ((p->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && !p->payload) {
 			/* The client has acknowledged the one that counts. */
-			if (answered || f->reset == SERVER_SPOKE)
+			if (answered || (f->end[0].flags & END_CONFIRMED))
 				return SEEN_PASS;
 			__u32 taken = p->ack - (f->end[0].isn + 1);
-			if (taken && taken <= f->syn_payload && leave_to_bridge(p, f, word))
+			if (taken && f->reset != SERVER_SPOKE && taken <= f->syn_payload && on_strange_answer(server))
 				count(segment, syn_payload_passed);
 			if (taken)
 				return SEEN_PASS;
 			if (!takeable_options(skb, p, segment, c, &options)) {
 				if (c->evasion & EVASION_UNTAKEABLE_OPTIONS)
 					return SEEN_DROP;
-				leave_to_bridge(p, f, word);
+				on_strange_answer(server);
 				return SEEN_PASS;
 			}
-			learn_syn(skb, p, &options, server);
-			f->contested = 0;
+			learn_answer(skb, p, &options, f);
 			return SEEN_PASS;
 		}
 		if (!p->payload && !(p->flags & TCP_FIN)) {
@@ -243,10 +290,12 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 		if (server->flags & END_SEEN)
 			return on_server_first(p, f, word, segment);
 		/* In its SYN-ACK: nothing else says where its sequence is. */
-		if (leave_to_bridge(p, f, word))
+		if (on_strange_answer(server))
 			count(segment, server_spoke_first);
 		return SEEN_PASS;
 	}
+	if (!answered)
+		confirm(p, f);
 	if (!p->payload) {
 		note_client_heard(p, f);
 		if (!answered && f->reset != SERVER_SPOKE && (server->flags & END_SEEN) && (p->flags & (TCP_ACK | TCP_SYN)) == TCP_ACK &&
@@ -365,7 +414,7 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 	if ((word & 0xff) == STATE_IGNORED)
 		return TC_ACT_OK;
 	/* Of what will not be held of a flow whose server spoke, too, nothing is changed. */
-	__u32 ours = f->reset != SERVER_SPOKE || (p->from_low == f->client_low && p->ack == f->end[1].isn + 1);
+	__u32 ours = (f->reset != SERVER_SPOKE && !answered_strangely(f)) || (p->from_low == f->client_low && p->ack == f->end[1].isn + 1);
 	if ((p->flags & TCP_URG) && ours && clear_urgent(skb, p->l4)) {
 		p->flags &= ~TCP_URG;
 		count(segment, urgent_cleared);

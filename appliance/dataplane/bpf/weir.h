@@ -115,6 +115,11 @@ enum state {
 /* Of a taken flow's end: the socket that speaks to it has heard no timestamp of it; has said something. */
 #define END_UNHEARD 32
 #define END_SPOKEN_TO 64
+/* Of a client: it acknowledged its server's SYN as that is known. */
+#define END_CONFIRMED 128
+/* Of a server: another SYN-ACK came than the one that is known; where none is, one that policy leaves to the
+ * bridge. Its client may believe either. */
+#define END_DOUBTFUL 128
 
 #define RESET_BY_ANYBODY 1 /* a RST */
 #define RESET_BY_SERVER 2 /* a FIN */
