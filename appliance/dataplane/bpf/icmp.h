@@ -81,9 +81,28 @@ static __noinline int on_icmp_error(struct __sk_buff *skb, struct packet *p, str
 	return to_engine(skb, p, port);
 }
 
+/* Of a flow that is not held yet: a first fragment of its server, which says something before its client
+ * does. Nobody knows whether it becomes a whole packet. */
+static __noinline int on_server_fragment(struct packet *p, struct flow *f, __u64 word)
+{
+	__u32 zero = 0;
+	struct configuration *c = bpf_map_lookup_elem(&configuration, &zero);
+	if (!p || !f || !c)
+		return SEEN_DROP;
+	__u32 segment = p->key.segment;
+	if (!(f->end[1].flags & END_SEEN))
+		return SEEN_PASS;
+	if (!may_be_first(f, c) && !c->fallback && !engine_dead(c, INSTANCE)) {
+		count(segment, fragment_dropped);
+		return SEEN_DROP;
+	}
+	p->payload = 65535; /* at most */
+	return on_server_first(p, f, word, segment);
+}
+
 /* TCP in IP fragments. A first fragment of a flow that is held, watched or taken is dropped: what is
  * reassembled at the end would never have been looked at (SPEC D15). Before anything was held, policy
- * lets the flow pass by it: else it would not have come here. Later fragments name no ports and pass,
+ * lets the flow pass by one of its client: else it would not have come here. Later fragments name no ports and pass,
  * but nothing comes of them without the first. A flow whose SYN was a fragment is unknown here and
  * passes, counted. */
 static __noinline int on_fragment(struct packet *p)
@@ -121,7 +140,13 @@ static __noinline int on_fragment(struct packet *p)
 		}
 		if (state != STATE_IGNORED) {
 			/* Of nothing but a handshake that is watched; another CPU may change it at this moment. */
-			if (state != (f ? STATE_ANSWERED : STATE_HALF_OPEN) || !leave_to_bridge(p, watched, word)) {
+			__u32 watched_in = f ? STATE_ANSWERED : STATE_HALF_OPEN;
+			if (state == watched_in && p->from_low != watched->client_low) {
+				if (on_server_fragment(p, watched, word) == SEEN_DROP)
+					return TC_ACT_SHOT;
+				goto passed;
+			}
+			if (state != watched_in || !leave_to_bridge(p, watched, word)) {
 				count(segment, state_race_dropped);
 				return TC_ACT_SHOT;
 			}

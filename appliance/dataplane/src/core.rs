@@ -339,7 +339,7 @@ counts! {
     WatchedConflicting => "watched_conflicting_dropped", "packet with other bytes than were judged, after the flow's release and before its server acknowledged them";
     WatchedRepeated => "watched_repeated_forwarded", "judged bytes again, after the flow's release, sent on";
     WatchGivenUp => "watch_given_up", "released flow left to the bridge though its server did not acknowledge in time what was judged, or for want of room";
-    WatchBlocked => "watch_blocked", "released flow blocked by policy: its client sent other bytes than were judged, or its server did not acknowledge those in time; or, whatever policy says, the end behind them";
+    WatchBlocked => "watch_blocked", "released flow blocked by policy: its client sent other bytes than were judged, or its server did not acknowledge those in time; or, whatever policy says, its server did not acknowledge in time the end behind them, or what came with an acknowledgement of a server's first word (both also where only another path has the server's packets)";
     HandshakeForgotten => "handshake_forgotten", "whole handshake whose client said nothing for too long, or that an end reset, forgotten: what is said later passes";
     HandshakeBlocked => "handshake_blocked", "the same, its flow blocked by policy";
     OldTimestamp => "held_old_timestamp_dropped", "held packet with a timestamp older than its SYN's, which the server would not accept (RFC 7323 5.3)";

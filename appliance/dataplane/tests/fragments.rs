@@ -191,3 +191,28 @@ fn a_fragmented_hello_escapes_by_policys_choice_and_is_counted() {
     server.expect("what follows", |a| a.payload == b"and the rest");
     assert_eq!(engine.counter("flow_held"), 0);
 }
+
+/// Its client puts nothing together of it, and goes on; or does, and says so by what it acknowledges.
+#[test]
+fn a_first_fragment_of_the_server_ends_no_inspection() {
+    let (wire, engine) = under(EvasionAction::Bypass, Does::TakeOver);
+    for (number, heard) in [(1, false), (2, true)] {
+        let mut client = Raw::client(&wire, 4000 + number, RAW_SERVER);
+        let mut server = Raw::server(&wire, (RAW_CLIENT, 4000 + number));
+        (client.vlan, server.vlan) = (Some(100), Some(100));
+        Raw::shake(&mut client, &mut server);
+        let mut fragment = server.segment(0, b"220 ready");
+        fragment.more_fragments = true;
+        server.put(&fragment);
+        client.expect("the fragment", |a| a.payload == b"220 ready");
+        engine.wait_for("server_spoke_first", number.into());
+        if heard {
+            client.expected = client.expected.wrapping_add(9);
+        }
+        client.send(0, b"judged");
+        server.expect("what its client says", |a| a.payload == b"judged");
+    }
+    engine.wait_for("flow_taken_over", 1);
+    assert_eq!(engine.counter("flow_held"), 1);
+    assert_eq!(engine.counter("fragmented_flow_passed"), 0);
+}
