@@ -99,6 +99,14 @@ static __noinline int enter_half_open(struct packet *p, struct flow *f, __u64 wo
 	return 1;
 }
 
+/* An entry in `flows` that was moved to half_open, by another CPU at this moment; or long ago, where the
+ * kernel did not delete it then (a map's bucket that an interrupt finds locked is busy). */
+static __always_inline void forget_moved(struct packet *p, struct flow *f)
+{
+	if (bpf_ktime_get_ns() - f->touched > SYN_ANSWERED)
+		forget_flow(&p->key, f);
+}
+
 /* Leaves a flow that is not held yet to the bridge; it is known as such for as long as half_open has
  * room. Whether it did; `f` must not be used afterwards then. */
 static __always_inline int leave_to_bridge(struct packet *p, struct flow *f, __u64 word)
