@@ -307,7 +307,7 @@ static __noinline int is_stopped(struct __sk_buff *skb, struct packet *p, struct
 
 /* Of the verdict on a packet, what is asked for later on its way. */
 struct said {
-	__u16 virtual_segment;
+	__u16 virtual_segment; /* number from 1, of a half: half * VIRTUAL_SEGMENTS more; 0: none */
 	__u8 passage;
 	__u8 candidate;
 };
@@ -316,19 +316,18 @@ struct said {
 __noinline int count_drop(__u32 virtual_segment)
 {
 	__u32 zero = 0, *reason = bpf_map_lookup_elem(&dropped_for, &zero);
-	struct configuration *c = bpf_map_lookup_elem(&configuration, &zero);
-	if (!reason || !*reason || !c)
+	if (!reason || !*reason)
 		return 0;
 	struct virtual_drop key = { .counter = *reason };
 	*reason = 0;
 	if (!virtual_segment)
 		return 0;
-	key.virtual_segment = (c->generation & 1) * VIRTUAL_SEGMENTS + virtual_segment - 1;
+	key.virtual_segment = virtual_segment - 1;
 	__u64 once = 1, *drops = bpf_map_lookup_elem(&virtual_drops, &key);
 	if (drops)
 		(*drops)++;
 	else
-		bpf_map_update_elem(&virtual_drops, &key, &once, BPF_NOEXIST);
+		bpf_map_update_elem(&virtual_drops, &key, &once, BPF_ANY); /* of this CPU alone, where another one was faster */
 	return 0;
 }
 
@@ -337,11 +336,13 @@ static __always_inline int classify(struct __sk_buff *skb, struct packet *p, str
 {
 	if (!settings || !settings->rules)
 		return 0;
-	__u32 half = c->generation & 1;
-	struct verdict *v = verdict_of(p, port->segment * 2 + (port->side & 1), c->generation);
+	__u64 generation = *(volatile __u64 *)&c->generation;
+	__u32 half = generation & 1;
+	struct verdict *v = verdict_of(p, port->segment * 2 + (port->side & 1), generation);
 	if (!v)
 		return 0;
-	said->virtual_segment = v->virtual_segment;
+	if (v->virtual_segment)
+		said->virtual_segment = half * VIRTUAL_SEGMENTS + v->virtual_segment;
 	said->passage = v->passage;
 	said->candidate = v->candidate;
 	if (v->virtual_segment)
