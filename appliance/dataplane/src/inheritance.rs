@@ -145,7 +145,8 @@ impl Walker {
     /// An engine that died amid a change of state may have left counts wrong, and so may two processors
     /// at one moment.
     fn recount(&self) -> Result<(), Broken> {
-        let mended = self.heir.recount.mend(&self.heir.flows, || self.pause())?;
+        let superseded = || self.heir.in_force.superseded();
+        let mended = self.heir.recount.mend(&self.heir.flows, || self.pause(), superseded)?;
         if mended > 0 {
             tracing::info!(mended, "counts of clients' flows were wrong");
         }

@@ -42,11 +42,13 @@ pub struct Recount {
 type Wrong = HashMap<u32, (u64, i32)>;
 
 impl Recount {
-    /// How many counts were mended. `pause` as for walks.
+    /// How many counts were mended. `pause` as for walks. None where, by then, another engine is in charge
+    /// (`superseded`), which counts, too.
     pub fn mend(
         &self,
         flows: &FlowTable,
         mut pause: impl FnMut() -> bool,
+        superseded: impl Fn() -> bool,
     ) -> Result<usize, Broken> {
         let once = self.wrong(flows, &mut pause)?;
         if once.is_empty() || !(0..APART).all(|_| pause()) {
@@ -54,21 +56,30 @@ impl Recount {
         }
         let again = self.wrong(flows, &mut pause)?;
         let still = once.into_iter().filter(|(cell, found)| again.get(cell) == Some(found));
-        let mut mended: HashMap<u32, i32> = still.map(|(cell, (_, by))| (cell, by)).collect();
+        let mut mended: HashMap<u32, i32> = HashMap::new();
+        for (cell, (found, by)) in still {
+            // Mended by another engine meanwhile, or its client has new flows.
+            if superseded() || self.counts.get(&cell, 0)? != found {
+                continue;
+            }
+            self.add(cell, by.wrapping_neg())?;
+            mended.insert(cell, by);
+        }
         // The counts of all clients never stand still on a busy machine; each client is in one cell of a
         // group's first row.
+        let mut all_mended = 0;
         for (first, all) in
             [(CLIENT_ENTRIES, CLIENT_ENTRIES_ALL), (CLIENT_HANDSHAKES, CLIENT_HANDSHAKES_ALL)]
         {
             let row = first..first + CLIENT_CELLS;
-            let by = mended.iter().filter(|(cell, _)| row.contains(cell)).map(|(_, by)| by).sum();
-            mended.insert(all, by);
+            let by: i32 =
+                mended.iter().filter(|(cell, _)| row.contains(cell)).map(|(_, by)| by).sum();
+            if by != 0 {
+                self.add(all, by.wrapping_neg())?;
+                all_mended += 1;
+            }
         }
-        mended.retain(|_, by| *by != 0);
-        for (cell, by) in &mended {
-            self.add(*cell, by.wrapping_neg())?;
-        }
-        Ok(mended.len())
+        Ok(mended.len() + all_mended)
     }
 
     fn wrong(&self, flows: &FlowTable, pause: &mut impl FnMut() -> bool) -> Result<Wrong, Broken> {
