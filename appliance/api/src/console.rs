@@ -7,7 +7,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use weir_policy::SecretBytes;
-use weir_policy::snapshot::{OverThreshold, QuicAction, Revocation, SegmentId, Snapshot};
+use weir_policy::snapshot::{
+    CongestionControl, OverThreshold, QuicAction, Revocation, SegmentId, Snapshot,
+};
 use weir_policy::suites::{Suite, TABLE};
 
 use crate::capture::{FromCapture, ToCapture};
@@ -251,6 +253,8 @@ pub struct TlsInspectionView {
     #[serde(default)]
     pub over_threshold: OverThreshold,
     #[serde(default)]
+    pub congestion_control: CongestionControl,
+    #[serde(default)]
     pub encrypt_then_mac: bool,
     /// SPEC T12.
     #[serde(default)]
@@ -275,6 +279,7 @@ impl TlsInspectionView {
             server_inspection: snapshot.device.server_inspection,
             max_concurrent_sessions: snapshot.device.max_concurrent_sessions,
             over_threshold: snapshot.device.over_threshold,
+            congestion_control: snapshot.device.congestion_control,
             encrypt_then_mac: snapshot.device.encrypt_then_mac,
             fetch_intermediates: snapshot.device.fetch_intermediates,
             revocation_fetched_by: snapshot

@@ -103,6 +103,7 @@ fn tls_inspection(view: &TlsInspectionView) -> String {
     text += &field("Concurrent at most", &format!("{most}; new sessions past them are {past}"));
     text += &field("QUIC blocked by", &names(&policies(view, QuicAction::Block)));
     text += &field("QUIC passed by", &names(&policies(view, QuicAction::Bypass)));
+    text += &field("Congestion control", view.congestion_control.word());
     text += &field("Encrypt-then-MAC", on(view.encrypt_then_mac));
     text += &field("Intermediates fetched", on(view.fetch_intermediates));
     text += &field("Revocation asked by", &names(&view.revocation_fetched_by));

@@ -3,14 +3,16 @@
 //! Nothing here takes a lock that two flows could wait for.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use socket2::Socket;
 use tokio::sync::Notify;
-use weir_policy::snapshot::Side;
+use weir_policy::snapshot::{CongestionControl, Side};
 
 use crate::frame::{ACK, Frame, RST};
 use crate::held::{empty_segment, other};
@@ -28,6 +30,8 @@ pub struct Core {
     pub segments: BTreeMap<u32, SegmentLinks>,
     /// What policy does about evasion, EVASION_... of bpf/weir.h.
     pub evasion: AtomicU32,
+    /// Whether the engine's sockets control congestion by BBR, else by CUBIC.
+    pub bbr: AtomicBool,
     /// One for each runtime: sockets of each segment's engine namespace.
     pub sockets: Vec<BTreeMap<u32, SocketPool>>,
     /// Flows held at this moment.
@@ -59,6 +63,19 @@ impl Core {
                 tracing::debug!(%error, "port not looked at");
             }
         }
+    }
+
+    /// A socket of the engine's namespace of a segment, as `device.congestion-control` says.
+    pub async fn socket(
+        &self,
+        runtime: usize,
+        segment: u32,
+        peer: SocketAddr,
+    ) -> io::Result<Socket> {
+        let bbr = self.bbr.load(Ordering::Relaxed);
+        let control = if bbr { CongestionControl::Bbr } else { CongestionControl::Cubic };
+        let pool = self.sockets.get(runtime).and_then(|pools| pools.get(&segment));
+        pool.ok_or(io::ErrorKind::NotConnected)?.take(peer, control).await
     }
 
     /// Whether policy blocks a way of evasion (SPEC D15).

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -17,7 +17,7 @@ use aya::maps::{Array, MapData};
 use nix::sys::eventfd::EventFd;
 use tokio::sync::mpsc;
 use weir_policy::Snapshot;
-use weir_policy::snapshot::Side;
+use weir_policy::snapshot::{CongestionControl, Side};
 
 use crate::core::Core;
 use crate::explain::Explain;
@@ -34,7 +34,7 @@ use crate::ring::{Limits, RingThread, monotonic_nanoseconds};
 use crate::rings::Rings;
 use crate::segment::MAX_SEGMENT;
 use crate::silence::{Silence, SilenceThread};
-use crate::socket::SocketPool;
+use crate::socket::{SocketPool, is_known};
 use crate::state::StateCommand;
 use crate::stray::StrayRefusal;
 use crate::tables::{self, ApplyError, FallbackCause, InForce, Tables};
@@ -150,6 +150,7 @@ impl Dataplane {
         }
         let core = Arc::new(Core {
             evasion: AtomicU32::new(0),
+            bbr: AtomicBool::new(false),
             state,
             segments: links,
             sockets,
@@ -302,7 +303,12 @@ impl Dataplane {
     /// Puts a snapshot's rules, candidates and fallback settings in force, in one step: a packet
     /// meets all of the old ones or all of the new ones. Reputation is changed entry by entry.
     pub fn apply(&self, snapshot: &Snapshot) -> Result<(), ApplyError> {
+        let control = snapshot.device.congestion_control;
+        if !is_known(control).map_err(ApplyError::CongestionControl)? {
+            return Err(ApplyError::UnknownCongestionControl(control.word()));
+        }
         self.tables().apply(snapshot)?;
+        self.core.bbr.store(control == CongestionControl::Bbr, Ordering::Relaxed);
         self.core.evasion.store(tables::evasion(&snapshot.device.evasion), Ordering::Relaxed);
         Ok(())
     }

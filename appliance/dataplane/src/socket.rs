@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::TcpStream;
+use weir_policy::snapshot::CongestionControl;
 
 use crate::layout::{END_SACK, END_TIMESTAMPS, END_WINDOW_SCALE, End};
 use crate::link::{set_option, set_option_bytes};
@@ -27,6 +28,11 @@ const POOL: usize = 64;
 const LOW: usize = POOL / 2;
 /// A socket is made in microseconds when the pool is empty; longer means descriptors ran out.
 const WAITS: usize = 20;
+
+/// How sockets of the pool control congestion, whatever the machine's own are made with: BBR's pacing
+/// costs a timer for every few segments. (A namespace takes no default of its own that the first one does
+/// not allow to everybody.)
+const MADE_WITH: CongestionControl = CongestionControl::Cubic;
 
 /// A value of `TCP_REPAIR`.
 const REPAIR_OFF_NO_PROBE: i32 = -1;
@@ -64,9 +70,13 @@ impl SocketPool {
 
     /// A socket of the family of `peer`. Never blocks the runtime's thread: where the pool is empty
     /// its thread is waited for, for [`WAITS`] milliseconds at most.
-    pub async fn take(&self, peer: SocketAddr) -> io::Result<Socket> {
+    pub async fn take(&self, peer: SocketAddr, control: CongestionControl) -> io::Result<Socket> {
         let family = if peer.is_ipv4() { &self.ipv4 } else { &self.ipv6 };
-        family.take().await
+        let socket = family.take().await?;
+        if control != MADE_WITH {
+            socket.set_tcp_congestion(control.word().as_bytes())?;
+        }
+        Ok(socket)
     }
 }
 
@@ -152,6 +162,15 @@ impl Store {
     }
 }
 
+/// Whether this kernel controls congestion so; a module is loaded for it where there is one.
+pub fn is_known(control: CongestionControl) -> io::Result<bool> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    match socket.set_tcp_congestion(control.word().as_bytes()) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        known => known.map(|()| true),
+    }
+}
+
 fn transparent(domain: Domain) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if domain == Domain::IPV6 {
@@ -160,9 +179,7 @@ fn transparent(domain: Domain) -> io::Result<Socket> {
         set_option(&socket, libc::SOL_IP, libc::IP_TRANSPARENT, 1)?;
     }
     socket.set_tcp_nodelay(true)?;
-    // Whatever the machine's own is: BBR's pacing costs a timer for every few segments. (A namespace
-    // takes no default of its own that the first one does not allow to everybody.)
-    socket.set_tcp_congestion(b"cubic")?;
+    socket.set_tcp_congestion(MADE_WITH.word().as_bytes())?;
     // An engine that dies resets both ends; an orderly close clears this.
     socket.set_linger(Some(Duration::ZERO))?;
     Ok(socket)

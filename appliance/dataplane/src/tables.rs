@@ -55,6 +55,13 @@ pub enum ApplyError {
     TooMany { what: &'static str, count: usize, most: usize },
     #[error("number of processors: {0}")]
     Processors(std::io::Error),
+    #[error("device.congestion-control: {0}")]
+    CongestionControl(std::io::Error),
+    #[error(
+        "device.congestion-control: is {0}, which this kernel does not have; cubic is expected (or \
+         a kernel with tcp_{0})"
+    )]
+    UnknownCongestionControl(&'static str),
 }
 
 pub struct Tables {

@@ -144,10 +144,7 @@ impl FlowGuard {
         client: SocketAddr,
         server: SocketAddr,
     ) -> io::Result<TcpStream> {
-        let pools = self.core.sockets.get(self.runtime);
-        let pool = pools.and_then(|pools| pools.get(&self.key.segment));
-        let pool = pool.ok_or(io::ErrorKind::NotConnected)?;
-        let socket = pool.take(server).await?;
+        let socket = self.core.socket(self.runtime, self.key.segment, server).await?;
         // What fits the way, as the first connection found.
         let most = SockRef::from(&old).tcp_mss();
         set_reset_on_close(&old, true)?;
@@ -223,13 +220,11 @@ impl HeldFlow {
     }
 
     async fn sockets(&self) -> Result<[Socket; 2], TakeOverError> {
-        let pools = self.core.sockets.get(self.runtime);
-        let pool =
-            pools.and_then(|pools| pools.get(&self.key.segment)).ok_or(TakeOverError::NotHeld)?;
-        Ok([
-            pool.take(self.client()).await.map_err(TakeOverError::Socket)?,
-            pool.take(self.server()).await.map_err(TakeOverError::Socket)?,
-        ])
+        let one = async |peer| {
+            let socket = self.core.socket(self.runtime, self.key.segment, peer).await;
+            socket.map_err(TakeOverError::Socket)
+        };
+        Ok([one(self.client()).await?, one(self.server()).await?])
     }
 
     /// The two sockets in the middle of the connection, still silent, and the flow's state changed.

@@ -249,7 +249,7 @@ fn take_policy(link: &Link, snapshot: Snapshot) -> anyhow::Result<()> {
         if let Err(error) = link.dataplane.apply(&running.snapshot) {
             warn!(%error, "the running policy's tables could not be written back");
         }
-        return Err(anyhow::Error::new(error).context("eBPF tables"));
+        return Err(anyhow::Error::new(error).context("data plane"));
     }
     if !link.in_force.load(Ordering::Relaxed) {
         // An earlier engine judges until its programs are replaced; no flow is to pass in between,

@@ -42,6 +42,9 @@ pub struct Device {
     /// them a flow is left to the bridge. A change is in force from the next boot on.
     #[serde(default = "flow_table")]
     pub flow_table: u32,
+    /// What the sockets of taken flows send by.
+    #[serde(default)]
+    pub congestion_control: CongestionControl,
     /// SPEC D8: TLS inspection and any of these three exclude each other.
     pub asymmetric_mode: bool,
     pub web_mode: bool,
@@ -70,6 +73,7 @@ impl Default for Device {
             over_threshold: OverThreshold::Bypass,
             max_handshakes_per_client: 512,
             flow_table: flow_table(),
+            congestion_control: CongestionControl::Cubic,
             asymmetric_mode: false,
             web_mode: false,
             vlan_translation: false,
@@ -101,6 +105,28 @@ impl OverThreshold {
         match self {
             Self::Bypass => "bypass",
             Self::Block => "block",
+        }
+    }
+}
+
+/// How a sender finds out what its path carries: an end's own way does not cross a taken flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CongestionControl {
+    /// Loss means congestion (RFC 9438).
+    #[default]
+    Cubic,
+    /// Bandwidth and delay are measured: more over long paths that lose packets, at the price of a timer for
+    /// every few segments.
+    Bbr,
+}
+
+impl CongestionControl {
+    /// As the document has it, and the kernel.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Cubic => "cubic",
+            Self::Bbr => "bbr",
         }
     }
 }

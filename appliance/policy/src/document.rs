@@ -21,8 +21,9 @@ pub(crate) use rules::{
 };
 
 use crate::snapshot::{
-    DecidedBy, EvasionAction, Layer2Fallback, LinkDownSynchronisation, OnEncryptedClientHello,
-    OnRefusal, OverThreshold, QuicAction, Revocation, RevocationUnknown, Service, Side,
+    CongestionControl, DecidedBy, EvasionAction, Layer2Fallback, LinkDownSynchronisation,
+    OnEncryptedClientHello, OnRefusal, OverThreshold, QuicAction, Revocation, RevocationUnknown,
+    Service, Side,
 };
 
 /// Longest name of a proxy, policy, profile, virtual segment or filter set (SPEC P2).
@@ -39,6 +40,7 @@ max-concurrent-sessions = 10000
 over-threshold = \"bypass\"
 max-handshakes-per-client = 512
 flow-table = 262144
+congestion-control = \"cubic\"
 asymmetric-mode = false
 web-mode = false
 vlan-translation = false
@@ -109,6 +111,7 @@ pub(crate) struct DeviceSection {
     pub max_handshakes_per_client: u32,
     /// Entries.
     pub flow_table: u32,
+    pub congestion_control: CongestionControl,
     pub asymmetric_mode: bool,
     pub web_mode: bool,
     pub vlan_translation: bool,

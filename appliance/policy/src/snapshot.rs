@@ -19,8 +19,8 @@ pub use self::proxies::{
     PortRange, ServerProxy, Service,
 };
 pub use crate::device::{
-    Device, Evasion, EvasionAction, FLOW_TABLE, HANDSHAKES_PER_CLIENT, Health, Layer2Fallback,
-    LinkDownSynchronisation, MOST_SESSIONS, OverThreshold, SEGMENT_MTU, Segment,
+    CongestionControl, Device, Evasion, EvasionAction, FLOW_TABLE, HANDSHAKES_PER_CLIENT, Health,
+    Layer2Fallback, LinkDownSynchronisation, MOST_SESSIONS, OverThreshold, SEGMENT_MTU, Segment,
 };
 use crate::precedence::Precedence;
 pub use crate::revocation::{

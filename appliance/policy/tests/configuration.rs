@@ -7,7 +7,7 @@ use std::time::Duration;
 use support::{errors, load, load_layers, messages};
 
 use weir_policy::snapshot::{
-    Device, Evasion, EvasionAction, Layer2Fallback, LinkDownSynchronisation,
+    CongestionControl, Device, Evasion, EvasionAction, Layer2Fallback, LinkDownSynchronisation,
     OnEncryptedClientHello, OnRefusal, OverThreshold, Revocation, RevocationUnknown, SegmentId,
     Side,
 };
@@ -128,6 +128,7 @@ fn settings_of_device_and_segments_have_their_defaults_and_can_be_given() {
   device:
     over-threshold: block
     max-handshakes-per-client: 100
+    congestion-control: bbr
     health: { heartbeat-timeout: 700, recovery-time: 5 }
     evasion: { fragments: block, unsupported-tls: block }
   segments:
@@ -138,6 +139,7 @@ fn settings_of_device_and_segments_have_their_defaults_and_can_be_given() {
     let snapshot = load(text).unwrap().compile(1, None);
     assert_eq!(snapshot.device.over_threshold, OverThreshold::Block);
     assert_eq!(snapshot.device.max_handshakes_per_client, 100);
+    assert_eq!(snapshot.device.congestion_control, CongestionControl::Bbr);
     assert_eq!(snapshot.device.health.heartbeat_timeout, Duration::from_millis(700));
     assert_eq!(snapshot.device.health.recovery_time, Duration::from_secs(5));
     assert_eq!(snapshot.device.health.drain_time, Duration::from_secs(300));

@@ -54,6 +54,7 @@ impl Check<'_> {
             over_threshold: section.over_threshold,
             max_handshakes_per_client: per_client,
             flow_table: section.flow_table,
+            congestion_control: section.congestion_control,
             asymmetric_mode: section.asymmetric_mode,
             web_mode: section.web_mode,
             vlan_translation: section.vlan_translation,
