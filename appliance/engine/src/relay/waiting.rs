@@ -5,7 +5,7 @@
 //! Not for: what an event leads to ([`super::Relay`]). A stream's error is its side's fault.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::net::TcpStream;
@@ -42,16 +42,16 @@ pub(super) struct Watched<'a> {
     pub(super) progress: u64,
 }
 
-/// The first event, and whether it was waited for. `first`: the side that is asked first; neither is so always. `drain`, where both
-/// sides have ended, which bounds what is left; `asked` is asked where bytes neither come nor go.
-pub(super) async fn next_event(
-    [client, server]: [Watched<'_>; 2],
+/// The first event, and whether it was waited for. `sides`: the client's and the server's. `first`: the
+/// one that is asked first; neither is so always. `drain`: where both have ended, which bounds what is
+/// left. `asked` is asked where bytes neither come nor go.
+pub(super) async fn next_event<'a>(
+    mut sides: [Watched<'a>; 2],
     first: End,
     mut drain: Option<Pin<&mut tokio::time::Sleep>>,
     mut asked: Pin<&mut impl Future<Output = [bool; 2]>>,
 ) -> Result<(Event, bool), Fault> {
-    let mut gone = [pin!(gone(client.stream)), pin!(gone(server.stream))];
-    let mut sides = [client, server];
+    let mut gone: [Option<Gone<'a>>; 2] = [None, None];
     let mut waited = false;
     let event = poll_fn(|context| {
         let drains = drain.is_some();
@@ -68,7 +68,7 @@ pub(super) async fn next_event(
         }
         if !drains {
             for (side, gone) in sides.iter_mut().zip(&mut gone) {
-                let event = side.poll_gone(gone.as_mut(), context);
+                let event = side.poll_gone(gone, context);
                 if event.is_ready() {
                     return event.map(Ok);
                 }
@@ -82,13 +82,11 @@ pub(super) async fn next_event(
     Ok((event, waited))
 }
 
-impl Watched<'_> {
-    pub(super) fn of<'a>(
-        end: End,
-        side: &'a mut Side,
-        wanted: Wanted,
-        progress: u64,
-    ) -> Watched<'a> {
+/// Made where a side is watched, and no part of every session's task.
+type Gone<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+impl<'a> Watched<'a> {
+    pub(super) fn of(end: End, side: &'a mut Side, wanted: Wanted, progress: u64) -> Self {
         let Side { leg, patience, .. } = side;
         Watched { end, wanted, stream: &leg.stream, tls: &mut leg.tls, patience, progress }
     }
@@ -112,7 +110,7 @@ impl Watched<'_> {
     /// A side that is read tells by itself.
     fn poll_gone(
         &mut self,
-        gone: Pin<&mut impl Future<Output = ()>>,
+        is_gone: &mut Option<Gone<'a>>,
         context: &mut Context<'_>,
     ) -> Poll<Event> {
         if self.wanted.read {
@@ -122,7 +120,11 @@ impl Watched<'_> {
             Some(patience) => {
                 patience.poll(self.progress, context).map(|()| Event::Abandoned(self.end))
             }
-            None => gone.poll(context).map(|()| Event::Gone(self.end)),
+            None => {
+                let stream = self.stream;
+                let is_gone = is_gone.get_or_insert_with(|| Box::pin(gone(stream)));
+                is_gone.as_mut().poll(context).map(|()| Event::Gone(self.end))
+            }
         }
     }
 }
