@@ -8,6 +8,8 @@ mod excepted;
 mod failed;
 mod judged;
 
+use std::cell::LazyCell;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +24,7 @@ use weir_policy::snapshot::{ClientProxy, Service};
 use weir_policy::suites::Protocol;
 use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
-use weir_tls::{Action, Alert, LeafKind, LegKey, Verdict};
+use weir_tls::{Action, Alert, Hashed, LeafKind, LegKey, Verdict};
 
 use self::excepted::{excepted_all_the_same, is_excepted, relay_excepted};
 use self::failed::{
@@ -199,14 +201,16 @@ async fn handshakes(
         refuse(&client, Some(&server.stream), flow, Alert::HANDSHAKE_FAILURE);
         return Err(Blocked::ClientCertificateRequested.into());
     }
+    // Of none that is not copied.
+    let leaf = LazyCell::new(|| Hashed::new(chain.first().map(AsRef::as_ref).unwrap_or_default()));
     let verdict = match &flow.proxy {
         Proxy::Server { .. } => Verdict::default(),
         Proxy::Client { proxy, anchors, .. } => {
             let asked = (&*surroundings.authorities, &**totals);
-            verdict(seen, name, (proxy, anchors), record, asked, asked_until).await
+            verdict((seen, &leaf), name, (proxy, anchors), record, asked, asked_until).await
         }
     };
-    let shown = certificate(seen, verdict, hello, flow, record, totals);
+    let shown = certificate((seen, &leaf), verdict, hello, flow, record, totals);
     let key = match shown {
         Ok(shown) => shown,
         Err(Refusal { blocked, alert }) => {
@@ -257,8 +261,8 @@ struct Refusal {
 }
 
 /// The certificate the client is shown: the server's own, or one forged after what the server showed.
-fn certificate(
-    Shown { chain, staple }: Shown<'_>,
+fn certificate<'a>(
+    (Shown { chain, staple }, leaf): (Shown<'a>, &impl Deref<Target = Hashed<'a>>),
     verdict: Verdict,
     hello: &ClientHello,
     flow: &FlowPolicy<'_>,
@@ -276,7 +280,6 @@ fn certificate(
             })
         }
         Proxy::Client { proxy, forger, .. } => {
-            let leaf = chain.first().map(|leaf| leaf.as_ref()).unwrap_or_default();
             let key = forged(leaf, verdict, hello, proxy, forger, record)?;
             increment(&totals.certificates_asked);
             Ok(key)
@@ -285,7 +288,7 @@ fn certificate(
 }
 
 fn forged(
-    leaf: &[u8],
+    leaf: &Hashed<'_>,
     verdict: Verdict,
     hello: &ClientHello,
     proxy: &ClientProxy,
@@ -307,7 +310,7 @@ fn forged(
         // Cannot happen: such a client's flow was released.
         return Err(refusal(Blocked::ClientHandshakeFailed, Alert::HANDSHAKE_FAILURE));
     };
-    forger.forge(leaf, signer, kind).map_err(|error| {
+    forger.forge_hashed(leaf, signer, kind).map_err(|error| {
         debug!(session = record.id, %error, "certificate not forged");
         refusal(Blocked::InvalidCertificate, Alert::BAD_CERTIFICATE)
     })

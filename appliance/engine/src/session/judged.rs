@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use weir_api::engine::{RevocationRecord, RevocationSource, SessionRecord};
 use weir_policy::snapshot::{ClientProxy, Revocation as Setting, RevocationUnknown};
 use weir_tls::verify::{Failure, Issued};
-use weir_tls::{TrustAnchors, Verdict, says_revoked};
+use weir_tls::{Hashed, TrustAnchors, Verdict, says_revoked};
 
 use crate::authorities::{Authorities, MOST_ASKED, Revocation, Why};
 use crate::compiled::{FlowPolicy, Proxy};
@@ -70,9 +70,9 @@ pub(super) async fn revocation(
     Some(authorities.revocation(&path, staple, now, deadline).await.revocation)
 }
 
-/// What is wrong with it. Told in the session's record.
+/// What is wrong with it, whose leaf is hashed already. Told in the session's record.
 pub(super) async fn verdict(
-    shown: Shown<'_>,
+    (shown, leaf): (Shown<'_>, &Hashed<'_>),
     server_name: Option<&str>,
     (proxy, anchors): (&ClientProxy, &Arc<TrustAnchors>),
     record: &mut SessionRecord,
@@ -81,8 +81,9 @@ pub(super) async fn verdict(
 ) -> Verdict {
     let (chain, now) = (shown.chain, UnixTime::now());
     let minimum = proxy.minimum_rsa_key_length.into();
-    let judged = anchors.judge(chain, server_name, minimum, now);
-    let leaf = chain.first().map(|leaf| leaf.as_ref()).unwrap_or_default();
+    let others = chain.get(1..).unwrap_or_default();
+    let judged = anchors.judge_hashed(leaf, others, server_name, minimum, now);
+    let leaf = leaf.der();
     // The server's own word against itself needs no signature.
     let mut verdict = judged.verdict.with_staple(leaf, shown.staple);
     if proxy.revocation == Setting::Fetched && verdict.has(Failure::Revoked) {

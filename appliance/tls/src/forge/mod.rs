@@ -17,7 +17,6 @@ mod leaf_key;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 use weir_policy::snapshot::CertifiedKey;
@@ -26,6 +25,7 @@ use self::copy::{Authority, copy_certificate};
 pub use self::leaf_key::{LeafKeys, LeafKind};
 use crate::certificate::Certificate;
 use crate::der::DerError;
+use crate::hashed::Hashed;
 use crate::key::{KeyError, LegKey};
 use crate::sharded::ShardedCache;
 
@@ -113,10 +113,22 @@ impl Forger {
         signer: Signer,
         kind: LeafKind,
     ) -> Result<Arc<LegKey>, ForgeError> {
-        let mut key = ([0; 32], signer, kind);
-        key.0.copy_from_slice(digest(&SHA256, server_leaf).as_ref());
+        self.forge_hashed(&Hashed::new(server_leaf), signer, kind)
+    }
+
+    /// The same for a certificate that is hashed already.
+    ///
+    /// # Errors
+    /// See [`ForgeError`].
+    pub fn forge_hashed(
+        &self,
+        server_leaf: &Hashed<'_>,
+        signer: Signer,
+        kind: LeafKind,
+    ) -> Result<Arc<LegKey>, ForgeError> {
+        let key = (server_leaf.sha256(), signer, kind);
         let slot = self.cache.with(key, Slot::default, |slot| slot.clone());
-        slot.get_or_init(|| self.forge_anew(server_leaf, signer, kind).map(Arc::new)).clone()
+        slot.get_or_init(|| self.forge_anew(server_leaf.der(), signer, kind).map(Arc::new)).clone()
     }
 
     /// Certificates signed so far.

@@ -13,6 +13,7 @@ use rustls_pki_types::CertificateDer;
 use super::learnt::Intermediates;
 use super::path::{Issuer, Verified};
 use super::verdict::Failure;
+use crate::hashed::Hashed;
 use crate::sharded::ShardedCache;
 
 /// Chains of which the result is kept, about 200 bytes each; past it the least recently used goes.
@@ -60,15 +61,16 @@ impl Default for PathCache {
 }
 
 impl PathCache {
-    /// The result for `chain` at `now`. Two who ask at once may both look: the result is the same.
+    /// The result for the chain of `leaf` and `others` at `now`. Two who ask at once may both look: the result is the same.
     pub(super) fn get_or_look(
         &self,
-        chain: &[CertificateDer<'_>],
+        leaf: &Hashed<'_>,
+        others: &[CertificateDer<'_>],
         now: i64,
         learnt: &Intermediates,
         look: impl FnOnce() -> Found,
     ) -> Kept {
-        let key = key_of(chain);
+        let key = key_of(leaf, others);
         let known = self.kept.find(&key, |kept| kept.clone());
         if let Some(kept) = known
             && (kept.from..kept.until).contains(&now)
@@ -108,10 +110,11 @@ impl PathCache {
     }
 }
 
-/// SHA-256 over the certificates, each with its length before it.
-fn key_of(chain: &[CertificateDer<'_>]) -> [u8; 32] {
+/// SHA-256 over the leaf's own and the others, each with its length before it.
+fn key_of(leaf: &Hashed<'_>, others: &[CertificateDer<'_>]) -> [u8; 32] {
     let mut context = Context::new(&SHA256);
-    for der in chain {
+    context.update(&leaf.sha256());
+    for der in others {
         context.update(&der.len().to_be_bytes());
         context.update(der);
     }

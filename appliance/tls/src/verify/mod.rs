@@ -47,6 +47,7 @@ pub use self::path::{Issued, Issuer};
 pub use self::staple::{STAPLE_BOUND, says_revoked};
 pub use self::verdict::{Action, Failure, Verdict};
 use crate::certificate::{Certificate, PublicKey};
+use crate::hashed::Hashed;
 
 /// Certificates of a chain that are looked at, the leaf included; what comes after is ignored.
 /// webpki itself bounds the signatures it checks (100) and the depth of a path (6).
@@ -134,10 +135,23 @@ impl TrustAnchors {
         minimum_rsa_bits: usize,
         now: UnixTime,
     ) -> Judged {
-        let chain = chain.get(..CHAIN_BOUND).unwrap_or(chain);
-        let Some((leaf_der, intermediates)) = chain.split_first() else {
+        let Some((leaf, others)) = chain.split_first() else {
             return Verdict::from(Failure::Malformed).into();
         };
+        self.judge_hashed(&Hashed::new(leaf), others, server_name, minimum_rsa_bits, now)
+    }
+
+    /// The same for a leaf that is hashed already, and what the server sent beside it.
+    pub fn judge_hashed(
+        &self,
+        hashed: &Hashed<'_>,
+        others: &[CertificateDer<'_>],
+        server_name: Option<&str>,
+        minimum_rsa_bits: usize,
+        now: UnixTime,
+    ) -> Judged {
+        let intermediates = others.get(..CHAIN_BOUND - 1).unwrap_or(others);
+        let leaf_der = &CertificateDer::from(hashed.der());
         let Ok(leaf) = Certificate::parse(leaf_der) else {
             return Verdict::from(Failure::Malformed).into();
         };
@@ -164,9 +178,10 @@ impl TrustAnchors {
         verdict.add_if(!is_for_name(&end_entity, server_name), Failure::NameMismatch);
         let mut issuers = Arc::default();
         if !self.is_pinned(leaf_der) {
-            let found = self.paths.get_or_look(chain, seconds, &self.learnt, || {
-                self.path(&end_entity, &leaf, intermediates, now, seconds)
-            });
+            let found =
+                self.paths.get_or_look(hashed, intermediates, seconds, &self.learnt, || {
+                    self.path(&end_entity, &leaf, intermediates, now, seconds)
+                });
             match found.result {
                 Ok(Verified { weakest, issuers: found }) => {
                     let weak = weakest.is_some_and(|bits| bits < minimum_rsa_bits);
