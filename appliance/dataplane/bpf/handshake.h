@@ -175,23 +175,28 @@ static __always_inline void learn_answer(struct __sk_buff *skb, struct packet *p
 	if (known && p->seq != server->isn) {
 		/* What was said so far another server said, or none. */
 		doubtful = END_DOUBTFUL;
-		f->reset = 0;
+		if (f->reset != RESET_BY_ANYBODY)
+			f->reset = 0;
 	}
-	learn_syn(skb, p, options, server);
+	/* Before its number: another CPU may look at both. */
 	server->flags |= doubtful;
+	options->flags |= doubtful;
+	learn_syn(skb, p, options, server);
 	if (known && window > server->syn_window)
 		server->syn_window = window; /* a smaller one may be a decoy's: what is outside of it is not held */
 	f->contested = 0;
 }
 
-/* What the first packets of a client in its server's window acknowledge: where several SYN-ACKs came, the
- * one that it believes. */
-static __noinline int confirm(struct packet *p, struct flow *f)
+/* Where several SYN-ACKs came: what the first packets of a client in its server's window acknowledge says
+ * which one it believes. One without data says so for as long as nothing else does, as no server need take
+ * it; its first word says it for good. */
+static __noinline int confirm(struct packet *p, struct flow *f, __u32 answered)
 {
 	if (!p || !f)
 		return 0;
 	struct end *client = &f->end[0], *server = &f->end[1];
-	if ((client->flags & END_CONFIRMED) || !(server->flags & END_SEEN) ||
+	__u32 known = answered || (client->flags & END_CONFIRMED);
+	if ((known && (!p->payload || f->reset == SERVER_SPOKE)) || !(server->flags & END_SEEN) ||
 	    (p->flags & (TCP_ACK | TCP_SYN | TCP_RST)) != TCP_ACK || p->seq - (client->isn + 1) > 65535)
 		return 0;
 	if ((server->flags & END_DOUBTFUL) && p->ack != server->isn + 1) {
@@ -225,9 +230,12 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 	if (!from_client) {
 		struct tcp_options options = {};
 		if ((p->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && !p->payload) {
-			/* The client has acknowledged the one that counts. */
-			if (answered || (f->end[0].flags & END_CONFIRMED))
+			/* The client has acknowledged one, or seems to have. */
+			if (answered || (f->end[0].flags & END_CONFIRMED)) {
+				if (p->ack == f->end[0].isn + 1 && p->seq != server->isn && !(server->flags & END_DOUBTFUL))
+					server->flags |= END_DOUBTFUL;
 				return SEEN_PASS;
+			}
 			__u32 taken = p->ack - (f->end[0].isn + 1);
 			if (taken && f->reset != SERVER_SPOKE && taken <= f->syn_payload && on_strange_answer(server))
 				count(segment, syn_payload_passed);
@@ -294,8 +302,7 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 			count(segment, server_spoke_first);
 		return SEEN_PASS;
 	}
-	if (!answered)
-		confirm(p, f);
+	confirm(p, f, answered);
 	if (!p->payload) {
 		note_client_heard(p, f);
 		if (!answered && f->reset != SERVER_SPOKE && (server->flags & END_SEEN) && (p->flags & (TCP_ACK | TCP_SYN)) == TCP_ACK &&

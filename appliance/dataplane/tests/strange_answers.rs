@@ -8,7 +8,7 @@ use weir_dataplane::Attach;
 use weir_policy::snapshot::{Evasion, EvasionAction};
 use wire::Wire;
 use wire::engine::{Does, Engine, against, judge_all};
-use wire::raw::{ACK, FIN, Raw, SYN, Segment};
+use wire::raw::{ACK, FIN, RST, Raw, SYN, Segment};
 
 /// An MSS option that is too long for its header, so that no socket could have said it.
 const MALFORMED: &[u8] = &[2, 40, 5, 180];
@@ -129,6 +129,63 @@ fn a_first_word_says_which_answer_its_client_believes() {
     client.send(0, b"judged");
     server.expect("the judged bytes", |a| a.payload == b"judged");
     engine.wait_for("flow_taken_over", 1);
+}
+
+/// A client that has its server answer twice, by a reset between, and seems to believe the one that is void.
+#[test]
+fn an_acknowledgement_that_no_server_takes_does_not_say_which_answer_counts() {
+    let blocks = Evasion { server_speaks_first: EvasionAction::Block, ..Evasion::default() };
+    for (evasion, acknowledged_before, mut port) in [
+        (Evasion::default(), false, 4000),
+        (Evasion::default(), true, 4000),
+        (blocks.clone(), false, 4000),
+        (blocks, true, 4000),
+    ] {
+        let (wire, engine) = under(evasion, Does::TakeOver);
+        // Linux counts sequence numbers of new connections by 64 ns: from 2 seconds back to now.
+        for apart in [1, 1000, 70_000, 32_000_000, i64::from(u32::MAX)] {
+            port += 1;
+            let (client, server) = opening(&wire, port);
+            let void = Strange { at: apart, ..USUAL };
+            let reset = |at| {
+                let mut reset = client.segment(at, b"");
+                (reset.flags, reset.acknowledged) = (RST, 0);
+                client.put(&reset);
+                server.expect("the reset", |a| a.flags == RST);
+            };
+            let seems_to_acknowledge = || {
+                let mut decoy = client.segment(0, b"");
+                decoy.flags = ACK;
+                decoy.acknowledged = decoy.acknowledged.wrapping_add(apart as u32);
+                decoy.bad_checksum = true;
+                client.put(&decoy);
+                server.expect("the decoy", |a| a.flags == ACK);
+            };
+            server.put(&answer(&server, &void));
+            client.expect("the first answer", |a| a.flags == SYN | ACK);
+            if acknowledged_before {
+                seems_to_acknowledge();
+            }
+            // One behind the first byte leaves no mark; its server takes it all the same.
+            reset(i64::from(acknowledged_before));
+            let mut syn = client.syn();
+            syn.payload = EARLY;
+            client.put(&syn);
+            server.expect("the SYN again", |a| a.flags == SYN);
+            server.put(&answer(&server, &USUAL));
+            client.expect("the second answer", |a| a.flags == SYN | ACK);
+            if !acknowledged_before {
+                seems_to_acknowledge();
+            }
+            client.send_ack();
+            server.expect("the client's ACK", |a| a.flags == ACK);
+            client.send(0, b"judged");
+            server.expect(&format!("{apart}: the judged bytes"), |a| a.payload == b"judged");
+            engine.wait_for("flow_taken_over", u64::from(port) - 4000);
+        }
+        assert_eq!(engine.counter("flow_held"), u64::from(port) - 4000);
+        assert_eq!(engine.counter("unseen_passed"), 0);
+    }
 }
 
 /// Whatever policy has for handshakes that were not seen: this one was.
