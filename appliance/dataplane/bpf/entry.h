@@ -99,11 +99,11 @@ static __noinline int enter_half_open(struct packet *p, struct flow *f, __u64 wo
 	return 1;
 }
 
-/* An entry in `flows` that was moved to half_open, by another CPU at this moment; or long ago, where the
- * kernel did not delete it then (a map's bucket that an interrupt finds locked is busy). */
+/* An entry in `flows` that was moved to half_open or released, by another CPU at this moment; or long ago,
+ * where the kernel did not delete it then (a map's bucket that an interrupt finds locked is busy). */
 static __always_inline void forget_moved(struct packet *p, struct flow *f)
 {
-	if (bpf_ktime_get_ns() - f->touched > SYN_ANSWERED)
+	if ((__s64)(bpf_ktime_get_ns() - f->touched) > (__s64)SYN_ANSWERED)
 		forget_flow(&p->key, f);
 }
 

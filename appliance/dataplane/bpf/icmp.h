@@ -96,7 +96,8 @@ static __noinline int on_server_fragment(struct packet *p, struct flow *f, __u64
 		count(segment, fragment_dropped);
 		return SEEN_DROP;
 	}
-	p->payload = 65535; /* at most */
+	/* At most; forged ones alone do not make a server one that is believed. */
+	p->payload = f->reset != SERVER_SPOKE || f->said < BELIEVED / 2 ? 65535 : 0;
 	return on_server_first(p, f, word, segment);
 }
 

@@ -116,6 +116,7 @@ static __always_inline int on_packet(struct __sk_buff *skb, struct said *said)
 		count(segment, state_race_dropped); /* another CPU is moving it back at this moment */
 		return TC_ACT_SHOT;
 	case STATE_IGNORED:
+	case STATE_RELEASED:
 		forget_moved(&p, f);
 		return TC_ACT_OK;
 	default:
@@ -296,6 +297,8 @@ int state_command(struct bpf_raw_tracepoint_args *arguments)
 		if (bpf_map_update_elem(&engine_tuples, &tuple, &command.key, BPF_NOEXIST))
 			return COMMAND_TUPLE_OWNED;
 		server_time = f->end[1].tsval; /* where `next` is from here on */
+	}
+	if (enters && *(volatile __u64 *)&f->word >> 8 == (command.id & ID_MASK)) {
 		f->end[0].next = f->end[0].isn + 1 + command.judged;
 		f->end[1].next = f->end[1].isn + 1 + f->client_heard;
 	}
