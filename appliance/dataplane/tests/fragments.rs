@@ -216,3 +216,28 @@ fn a_first_fragment_of_the_server_ends_no_inspection() {
     assert_eq!(engine.counter("flow_held"), 1);
     assert_eq!(engine.counter("fragmented_flow_passed"), 0);
 }
+
+/// Each stands for as much as a packet can carry; of nothing but them no server is believed to have spoken.
+#[test]
+fn any_number_of_first_fragments_of_the_server_ends_no_inspection() {
+    const GIBIBYTE: usize = (1 << 30) / 65_535 + 2;
+    let (wire, engine) = under(EvasionAction::Bypass, Does::TakeOver);
+    let mut client = Raw::client(&wire, 4000, RAW_SERVER);
+    let mut server = Raw::server(&wire, (RAW_CLIENT, 4000));
+    (client.vlan, server.vlan) = (Some(100), Some(100));
+    Raw::shake(&mut client, &mut server);
+    let mut fragment = server.segment(0, b"220 ready");
+    fragment.more_fragments = true;
+    for _ in 0..GIBIBYTE {
+        server.put(&fragment);
+    }
+    // The last may cross behind what the client says.
+    let passed = || engine.dataplane.counters()[0].ports[1].as_ref().unwrap().received.packets;
+    assert!((0..1000).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        passed() >= GIBIBYTE as u64
+    }));
+    client.send(0, b"judged");
+    server.expect("what its client says", |a| a.payload == b"judged");
+    engine.wait_for("flow_taken_over", 1);
+}
