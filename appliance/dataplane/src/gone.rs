@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
@@ -29,6 +30,15 @@ pub fn why_gone(stream: &TcpStream) -> io::Error {
     match stream.take_error() {
         Ok(Some(error)) | Err(error) => error,
         Ok(None) => io::ErrorKind::ConnectionReset.into(),
+    }
+}
+
+/// Sends a stream whose peer has ended in order no keep-alive of our own any more: a peer that closed it has
+/// forgotten it a minute later, and would answer with a reset, while the other end may still be taking what
+/// it said.
+pub fn ask_no_more(stream: &TcpStream) {
+    if let Err(error) = SockRef::from(stream).set_keepalive(false) {
+        tracing::debug!(%error, "keep-alives go on");
     }
 }
 
@@ -61,7 +71,6 @@ mod tests {
 
     use std::future::poll_fn;
 
-    use socket2::SockRef;
     use tokio::io::AsyncReadExt as _;
     use tokio::net::TcpListener;
 
@@ -113,6 +122,14 @@ mod tests {
         drop(peer);
         gone(&stream).await;
         assert!(why_gone(&stream).raw_os_error().is_some());
+    }
+
+    #[tokio::test]
+    async fn peer_that_is_asked_no_more_is_not_asked() {
+        let [stream, _peer] = pair().await;
+        SockRef::from(&stream).set_keepalive(true).unwrap();
+        ask_no_more(&stream);
+        assert!(!SockRef::from(&stream).keepalive().unwrap());
     }
 
     #[tokio::test(start_paused = true)]

@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 
-use crate::gone::{Patience, gone, why_gone};
+use crate::gone::{Patience, ask_no_more, gone, why_gone};
 use crate::taken::TakenFlow;
 
 /// Bytes that are copied at one time, on the stack. As many at once are taken for many to come.
@@ -138,6 +138,7 @@ impl<'a> OneWay<'a> {
             match ready!(received)? {
                 0 => {
                     self.ended = true;
+                    ask_no_more(self.source);
                     end(self.to)?;
                 }
                 received => self.much = received >= COPIED,

@@ -138,7 +138,7 @@ fn an_acknowledgement_that_no_server_takes_does_not_say_which_answer_counts() {
     for (evasion, acknowledged_before, mut port) in [
         (Evasion::default(), false, 4000),
         (Evasion::default(), true, 4000),
-        (blocks.clone(), false, 4000),
+        (blocks, false, 4000),
         (blocks, true, 4000),
     ] {
         let (wire, engine) = under(evasion, Does::TakeOver);

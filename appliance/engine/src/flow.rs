@@ -197,8 +197,8 @@ fn answerable(
 }
 
 /// Idle sessions live as long as their ends do (SPEC D17): an end that vanished without a word is
-/// found after some eight minutes.
-fn keep_alive(stream: &TcpStream) {
+/// found after some eight minutes. One that ended in order is asked no more ([`crate::relay`]).
+pub(crate) fn keep_alive(stream: &TcpStream) {
     let keep_alive = TcpKeepalive::new()
         .with_time(Duration::from_secs(300))
         .with_interval(Duration::from_secs(30))

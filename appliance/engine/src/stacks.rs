@@ -32,6 +32,7 @@ use weir_policy::suites::{Allowed, Protocol};
 use weir_tls::hello::ClientHello;
 use weir_tls::{Alert, LegError, LegKey, LegacyBounds, ModernStack, TlsLeg, Verdict, modern_could};
 
+use crate::flow::keep_alive;
 use crate::leg::{Leg, LegFault};
 use crate::legacy::{Counts, Evidence, KnownServers, Legacy, MODERN_LASTS, SessionScope};
 
@@ -104,7 +105,10 @@ impl ServerFailed {
         count.fetch_add(1, Ordering::Relaxed);
         let connected = tokio::time::timeout(CONNECTS_WITHIN, again.again(old, record)).await;
         match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(server) => Some(server),
+            Ok(server) => {
+                keep_alive(&server);
+                Some(server)
+            }
             Err(error) => {
                 debug!(session = record.id, %error, "no further connection to the server");
                 counts.not_connected_again.fetch_add(1, Ordering::Relaxed);
