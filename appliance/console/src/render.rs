@@ -283,6 +283,7 @@ Server proxies          none
 Concurrent at most      10000; new sessions past them are bypassed
 QUIC blocked by         staff, lab
 QUIC passed by          guests
+Congestion control      cubic
 Encrypt-then-MAC        off
 Intermediates fetched   on
 Revocation asked by     guests
