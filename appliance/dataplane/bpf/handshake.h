@@ -208,6 +208,16 @@ static __noinline int confirm(struct packet *p, struct flow *f, __u32 answered)
 	return 0;
 }
 
+/* A client's data that begins before its first byte. */
+static __always_inline int ahead_of_first(struct packet *p, __u32 offset, __u32 segment)
+{
+	if ((__s32)(offset + p->payload) <= 0)
+		return SEEN_PASS; /* a keep-alive: no byte that the server would take */
+	/* The server would trim it and take the rest; no client sends such. */
+	count(segment, client_invalid_dropped);
+	return SEEN_DROP;
+}
+
 /* A packet of a handshake that is watched, or the first after it: what is to be done with it. */
 static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f, __u64 word)
 {
@@ -232,12 +242,16 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 		if ((p->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && !p->payload) {
 			/* The client has acknowledged one, or seems to have. */
 			if (answered || (f->end[0].flags & END_CONFIRMED)) {
-				if (p->ack == f->end[0].isn + 1 && p->seq != server->isn && !(server->flags & END_DOUBTFUL))
-					server->flags |= END_DOUBTFUL;
+				if (p->ack == f->end[0].isn + 1 && p->seq != server->isn) {
+					if (!(server->flags & END_DOUBTFUL))
+						server->flags |= END_DOUBTFUL;
+					if (f->reset == SERVER_SPOKE)
+						f->reset = 0; /* that was said in another connection */
+				}
 				return SEEN_PASS;
 			}
 			__u32 taken = p->ack - (f->end[0].isn + 1);
-			if (taken && f->reset != SERVER_SPOKE && taken <= f->syn_payload && on_strange_answer(server))
+			if (taken && f->reset != SERVER_SPOKE && taken <= f->syn_payload && !f->contested && on_strange_answer(server))
 				count(segment, syn_payload_passed);
 			if (taken)
 				return SEEN_PASS;
@@ -317,6 +331,11 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 	if (!(server->flags & END_SEEN)) {
 		return on_unseen(c, f, segment);
 	}
+	__u32 offset = p->seq - (f->end[0].isn + 1);
+	__u32 ahead = (__s32)offset < 0;
+	/* Whatever else it says; what follows upon a server's word is left to who hears it. */
+	if (ahead && f->reset != SERVER_SPOKE)
+		return ahead_of_first(p, offset, segment);
 	__s32 acknowledged = p->ack - (server->isn + 1);
 	if (acknowledged < 0) {
 		count(segment, client_invalid_dropped);
@@ -341,14 +360,8 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 		 * there are none the server ignores this packet, and the next one is held. */
 		return on_unseen(c, 0, segment);
 	}
-	__u32 offset = p->seq - (f->end[0].isn + 1);
-	if ((__s32)offset < 0) {
-		if ((__s32)(offset + p->payload) <= 0)
-			return SEEN_PASS; /* a keep-alive: no byte that the server would take */
-		/* The server would trim it and take the rest; no client sends such. */
-		count(segment, client_invalid_dropped);
-		return SEEN_DROP;
-	}
+	if (ahead)
+		return ahead_of_first(p, offset, segment);
 	if (offset >= server->syn_window) {
 		/* The server would not take it either (SPEC D15), if the window is what the server said. */
 		if (c->evasion & EVASION_DECOY) {

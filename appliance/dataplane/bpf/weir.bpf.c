@@ -155,6 +155,13 @@ static __always_inline int on_packet(struct __sk_buff *skb, struct said *said)
 		word = *(volatile __u64 *)&newer->word;
 		goto not_in_flows;
 	}
+	if ((p.flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && f->successor_side && port->side != f->client_side &&
+	    (answered || (word & 0xff) == STATE_WATCHED) && p.ack != f->end[0].isn + 1) {
+		/* To a SYN that a later one took the place of: nobody would watch what follows. An honest
+		 * client sends it again. */
+		count(segment, contested_dropped);
+		return TC_ACT_SHOT;
+	}
 	if (answered)
 		return on_handshake(skb, &p, port, c, f, word);
 	if ((word & 0xff) == STATE_WATCHED)

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
@@ -33,12 +33,17 @@ pub fn why_gone(stream: &TcpStream) -> io::Error {
     }
 }
 
-/// Sends a stream whose peer has ended in order no keep-alive of our own any more: a peer that closed it has
-/// forgotten it a minute later, and would answer with a reset, while the other end may still be taking what
-/// it said.
-pub fn ask_no_more(stream: &TcpStream) {
-    if let Err(error) = SockRef::from(stream).set_keepalive(false) {
-        tracing::debug!(%error, "keep-alives go on");
+/// How long an end that has ended in order may be silent before it is asked whether it is there.
+const SELDOM: Duration = Duration::from_secs(3600);
+
+/// Has a stream whose peer has ended in order asked seldom whether that is there: a peer that closed it has
+/// forgotten it a minute later, and answers with a reset, while the other end may still be taking what it
+/// said. For ever nothing lives on by it.
+pub fn ask_seldom(stream: &TcpStream) {
+    if let Err(error) =
+        SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(SELDOM))
+    {
+        tracing::debug!(%error, "asked as often as before");
     }
 }
 
@@ -125,11 +130,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn peer_that_is_asked_no_more_is_not_asked() {
+    async fn peer_that_ended_is_asked_after_an_hour() {
         let [stream, _peer] = pair().await;
-        SockRef::from(&stream).set_keepalive(true).unwrap();
-        ask_no_more(&stream);
-        assert!(!SockRef::from(&stream).keepalive().unwrap());
+        let asked = TcpKeepalive::new().with_time(Duration::from_secs(300));
+        SockRef::from(&stream).set_tcp_keepalive(&asked).unwrap();
+        ask_seldom(&stream);
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), SELDOM);
     }
 
     #[tokio::test(start_paused = true)]

@@ -47,7 +47,7 @@ mod walk;
 pub use self::core::{FlowCounts, FlowReport};
 pub use acknowledgement::Acknowledgement;
 pub use dataplane::{Dataplane, FlowsNow, OpenError, Options, TableSizes, Times};
-pub use gone::{Patience, ask_no_more, gone, why_gone};
+pub use gone::{Patience, ask_seldom, gone, why_gone};
 pub use held::{Held, HeldFlow, HeldFlows, NotHeld, ReleaseError, TakeOverError};
 pub use histogram::HistogramReport;
 pub use programs::{Attach, ProgramError};

@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 
-use crate::gone::{Patience, ask_no_more, gone, why_gone};
+use crate::gone::{Patience, ask_seldom, gone, why_gone};
 use crate::taken::TakenFlow;
 
 /// Bytes that are copied at one time, on the stack. As many at once are taken for many to come.
@@ -70,6 +70,9 @@ impl TakenFlow {
         poll_fn(|cx| {
             let Poll::Pending = acknowledged.as_mut().poll(cx);
             while let Poll::Ready(ends) = asked.as_mut().poll(cx) {
+                // Who ended in order may be gone, and would answer with a reset.
+                let [client_asks, server_asks] = ends;
+                let ends = [client_asks && !to_client.ended, server_asks && !to_server.ended];
                 self.guard.pass_on(ends, client, server);
                 asked.set(self.guard.asked());
             }
@@ -138,7 +141,7 @@ impl<'a> OneWay<'a> {
             match ready!(received)? {
                 0 => {
                     self.ended = true;
-                    ask_no_more(self.source);
+                    ask_seldom(self.source);
                     end(self.to)?;
                 }
                 received => self.much = received >= COPIED,

@@ -179,6 +179,9 @@ fn an_acknowledgement_that_no_server_takes_does_not_say_which_answer_counts() {
             }
             client.send_ack();
             server.expect("the client's ACK", |a| a.flags == ACK);
+            // A server would leave the first byte out, and take the rest.
+            client.send(-1, b"xjudged");
+            server.expect_none("what begins before the first byte", |a| a.payload == b"xjudged");
             client.send(0, b"judged");
             server.expect(&format!("{apart}: the judged bytes"), |a| a.payload == b"judged");
             engine.wait_for("flow_taken_over", u64::from(port) - 4000);

@@ -197,7 +197,7 @@ fn answerable(
 }
 
 /// Idle sessions live as long as their ends do (SPEC D17): an end that vanished without a word is
-/// found after some eight minutes. One that ended in order is asked no more ([`crate::relay`]).
+/// found after some eight minutes. One that ended in order is asked seldom ([`crate::relay`]).
 pub(crate) fn keep_alive(stream: &TcpStream) {
     let keep_alive = TcpKeepalive::new()
         .with_time(Duration::from_secs(300))

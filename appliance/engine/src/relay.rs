@@ -168,6 +168,9 @@ impl<'a> Relay<'a> {
                     return Err(Fault::Abandoned(end, why_gone(&side.leg.stream).into()));
                 }
                 Event::Asked(ends) => {
+                    // Who ended in order may be gone, and would answer with a reset.
+                    let [client, server] = ends;
+                    let ends = [client && !self.server.ended, server && !self.client.ended];
                     guard.pass_on(ends, &self.client.leg.stream, &self.server.leg.stream);
                     asked.set(guard.asked());
                 }

@@ -8,7 +8,7 @@ use std::io;
 use std::rc::Rc;
 
 use weir_api::engine::{FilterAction, FilterEvent, FromEngine};
-use weir_dataplane::ask_no_more;
+use weir_dataplane::ask_seldom;
 use weir_inspect::{Alert, Direction, MAX_HEAD};
 
 use super::{Fault, Relay};
@@ -96,7 +96,7 @@ impl Relay<'_> {
         let closed = closed && !from.ended;
         if eof || closed {
             from.ended = true;
-            ask_no_more(&from.leg.stream);
+            ask_seldom(&from.leg.stream);
             if direction == Direction::ToServer && plain.is_empty() && !self.server.ended {
                 self.rejected = self.left_at_once();
             }
