@@ -187,6 +187,9 @@ static __always_inline void learn_answer(struct __sk_buff *skb, struct packet *p
 	f->contested = 0;
 }
 
+#define TLS_HANDSHAKE 0x16 /* RFC 8446 5.1 */
+#define COOKIE_SIZES 3 /* Linux: the greatest of the segment sizes that a cookie's number stands for */
+
 /* Where several SYN-ACKs came: what the first packets of a client in its server's window acknowledge says
  * which one it believes. One without data says so for as long as nothing else does, as no server need take
  * it; its first word says it for good. */
@@ -199,7 +202,9 @@ static __noinline int confirm(struct packet *p, struct flow *f, __u32 answered)
 	if ((known && (!p->payload || f->reset == SERVER_SPOKE)) || !(server->flags & END_SEEN) ||
 	    (p->flags & (TCP_ACK | TCP_SYN | TCP_RST)) != TCP_ACK || p->seq - (client->isn + 1) > 65535)
 		return 0;
-	if ((server->flags & END_DOUBTFUL) && p->ack != server->isn + 1) {
+	/* One of SYN cookies takes what is next to its number, too. */
+	__u32 by_cookie = p->payload && !f->reset && p->ack - (server->isn + 1) + COOKIE_SIZES <= 2 * COOKIE_SIZES;
+	if (((server->flags & END_DOUBTFUL) || by_cookie) && p->ack != server->isn + 1) {
 		server->isn = p->ack - 1;
 		f->reset = 0;
 	}
@@ -208,14 +213,29 @@ static __noinline int confirm(struct packet *p, struct flow *f, __u32 answered)
 	return 0;
 }
 
-/* A client's data that begins before its first byte. */
-static __always_inline int ahead_of_first(struct packet *p, __u32 offset, __u32 segment)
+/* A client's data that begins before its first byte. A keep-alive has no byte that the server would take;
+ * but for one that knows connections by SYN cookies (RFC 4987 3.6) alone, whose client may have said another
+ * number than in its SYN: for it the byte is the first of a ClientHello, where it begins one. */
+static __noinline int ahead_of_first(struct __sk_buff *skb, struct packet *p, __u32 offset)
 {
-	if ((__s32)(offset + p->payload) <= 0)
-		return SEEN_PASS; /* a keep-alive: no byte that the server would take */
+	__u8 last = 0;
+	if (!p)
+		return SEEN_DROP;
+	if ((__s32)(offset + p->payload) <= 0 && !bpf_skb_load_bytes(skb, p->end - 1, &last, 1) && last != TLS_HANDSHAKE)
+		return SEEN_PASS;
 	/* The server would trim it and take the rest; no client sends such. */
-	count(segment, client_invalid_dropped);
+	count(p->key.segment, client_invalid_dropped);
 	return SEEN_DROP;
+}
+
+/* Whether a client seems to acknowledge before it said anything, and from a place where none stands that said
+ * nothing: to a server of SYN cookies that is a connection that begins there. Once its server has ended, or
+ * has seen its client's end, the client is one byte on. */
+static __always_inline int out_of_place(struct packet *p, struct flow *f)
+{
+	__u32 place = p->seq - f->end[0].isn;
+	return !p->payload && (p->flags & (TCP_ACK | TCP_SYN | TCP_FIN | TCP_RST)) == TCP_ACK && place > 1 &&
+	       (f->end[1].flags & END_SEEN) && (!f->reset || f->reset == RESET_BY_ANYBODY);
 }
 
 /* A packet of a handshake that is watched, or the first after it: what is to be done with it. */
@@ -317,6 +337,10 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 		return SEEN_PASS;
 	}
 	confirm(p, f, answered);
+	if (out_of_place(p, f)) {
+		count(segment, client_invalid_dropped);
+		return SEEN_DROP;
+	}
 	if (!p->payload) {
 		note_client_heard(p, f);
 		if (!answered && f->reset != SERVER_SPOKE && (server->flags & END_SEEN) && (p->flags & (TCP_ACK | TCP_SYN)) == TCP_ACK &&
@@ -335,7 +359,7 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 	__u32 ahead = (__s32)offset < 0;
 	/* Whatever else it says; what follows upon a server's word is left to who hears it. */
 	if (ahead && f->reset != SERVER_SPOKE)
-		return ahead_of_first(p, offset, segment);
+		return ahead_of_first(skb, p, offset);
 	__s32 acknowledged = p->ack - (server->isn + 1);
 	if (acknowledged < 0) {
 		count(segment, client_invalid_dropped);
@@ -361,7 +385,7 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 		return on_unseen(c, 0, segment);
 	}
 	if (ahead)
-		return ahead_of_first(p, offset, segment);
+		return ahead_of_first(skb, p, offset);
 	if (offset >= server->syn_window) {
 		/* The server would not take it either (SPEC D15), if the window is what the server said. */
 		if (c->evasion & EVASION_DECOY) {
