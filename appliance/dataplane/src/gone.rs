@@ -10,10 +10,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
+
+use crate::link::set_option;
 
 /// How long a peer that takes nothing keeps what an end that is gone had said. Without us it would have
 /// been reset at once: what it has no room for was never sent to it.
@@ -33,16 +34,15 @@ pub fn why_gone(stream: &TcpStream) -> io::Error {
     }
 }
 
-/// How long an end that has ended in order may be silent before it is asked whether it is there.
-const SELDOM: Duration = Duration::from_secs(3600);
+/// How long an end that has ended in order may be silent before it is asked whether it is there, in seconds.
+const SELDOM: i32 = 3600;
 
 /// Has a stream whose peer has ended in order asked seldom whether that is there: a peer that closed it has
 /// forgotten it a minute later, and answers with a reset, while the other end may still be taking what it
 /// said. For ever nothing lives on by it.
 pub fn ask_seldom(stream: &TcpStream) {
-    if let Err(error) =
-        SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(SELDOM))
-    {
+    // One system call: whether it is asked at all stays as it is.
+    if let Err(error) = set_option(stream, libc::SOL_TCP, libc::TCP_KEEPIDLE, SELDOM) {
         tracing::debug!(%error, "asked as often as before");
     }
 }
@@ -76,6 +76,7 @@ mod tests {
 
     use std::future::poll_fn;
 
+    use socket2::{SockRef, TcpKeepalive};
     use tokio::io::AsyncReadExt as _;
     use tokio::net::TcpListener;
 
@@ -137,7 +138,7 @@ mod tests {
         ask_seldom(&stream);
         let socket = SockRef::from(&stream);
         assert!(socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), SELDOM);
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(3600));
     }
 
     #[tokio::test(start_paused = true)]
