@@ -33,6 +33,7 @@
 #include "entry.h"
 #include "hold.h"
 #include "keep_alive.h"
+#include "answers.h"
 #include "handshake.h"
 #include "judged.h"
 #include "icmp.h"

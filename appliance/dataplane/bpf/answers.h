@@ -1,0 +1,72 @@
+/* Which of several answers to a SYN counts. A server may answer more than once, a forged answer may come
+ * beside the real one, and one may be made void by its client: its first word says which one it goes on
+ * from. For: what is learnt of SYN-ACKs and of what a client acknowledges of them. Not for: what becomes of
+ * the packet that says so (handshake.h). */
+#ifndef WEIR_ANSWERS_H
+#define WEIR_ANSWERS_H
+
+/* An answer to a SYN that policy leaves to the bridge; its client may not believe it, and another one may
+ * follow that it does. Whether it is the first of its flow, to be counted. */
+static __always_inline int on_strange_answer(struct end *server)
+{
+	__u32 first = !(server->flags & (END_SEEN | END_DOUBTFUL));
+	server->flags |= END_DOUBTFUL;
+	return first;
+}
+
+/* A SYN-ACK that a flow can be taken with. */
+static __always_inline void learn_answer(struct __sk_buff *skb, struct packet *p, struct tcp_options *options, struct flow *f)
+{
+	struct end *server = &f->end[1];
+	__u32 known = server->flags & END_SEEN, doubtful = server->flags & END_DOUBTFUL, window = server->syn_window;
+	if (known && p->seq != server->isn) {
+		/* What was said so far another server said, or none. */
+		doubtful = END_DOUBTFUL;
+		if (f->reset != RESET_BY_ANYBODY)
+			f->reset = 0;
+	}
+	/* Before its number: another CPU may look at both. */
+	server->flags |= doubtful;
+	options->flags |= doubtful;
+	learn_syn(skb, p, options, server);
+	if (known && window > server->syn_window)
+		server->syn_window = window; /* a smaller one may be a decoy's: what is outside of it is not held */
+	f->contested = 0;
+}
+
+#define COOKIE_SIZES 3 /* Linux: the greatest of the segment sizes that a cookie's number stands for */
+
+/* Where several SYN-ACKs came: what the first packets of a client in its server's window acknowledge says
+ * which one it believes. One without data says so for as long as nothing else does, as no server need take
+ * it; its first word says it for good. */
+static __noinline int confirm(struct packet *p, struct flow *f, __u32 answered)
+{
+	if (!p || !f)
+		return 0;
+	struct end *client = &f->end[0], *server = &f->end[1];
+	__u32 known = answered || (client->flags & END_CONFIRMED);
+	if ((known && (!p->payload || f->reset == SERVER_SPOKE)) || !(server->flags & END_SEEN) ||
+	    (p->flags & (TCP_ACK | TCP_SYN | TCP_RST)) != TCP_ACK || p->seq - (client->isn + 1) > 65535)
+		return 0;
+	/* One of SYN cookies takes what is next to its number, too. */
+	__u32 by_cookie = p->payload && !f->reset && p->ack - (server->isn + 1) + COOKIE_SIZES <= 2 * COOKIE_SIZES;
+	if (((server->flags & END_DOUBTFUL) || by_cookie) && p->ack != server->isn + 1) {
+		server->isn = p->ack - 1;
+		f->reset = 0;
+	}
+	if (p->ack == server->isn + 1)
+		client->flags |= END_CONFIRMED;
+	return 0;
+}
+
+/* Whether a client seems to acknowledge before it said anything, and from a place where none stands that said
+ * nothing: to a server of SYN cookies that is a connection that begins there. Once its server has ended, or
+ * has seen its client's end, the client is one byte on. */
+static __always_inline int out_of_place(struct packet *p, struct flow *f)
+{
+	__u32 place = p->seq - f->end[0].isn;
+	return !p->payload && (p->flags & (TCP_ACK | TCP_SYN | TCP_FIN | TCP_RST)) == TCP_ACK && place > 1 &&
+	       (f->end[1].flags & END_SEEN) && (!f->reset || f->reset == RESET_BY_ANYBODY);
+}
+
+#endif
