@@ -21,8 +21,9 @@ use crate::segment_of_ours::Segment;
 
 /// Half of what Linux waits at least, and far less than any client waits before it sends again.
 const ONE_WITHIN: Duration = Duration::from_millis(20);
-/// A server near by has answered then, which saves the segment. A client on a short path looks after 2 ms at
-/// the least whether its last segment was lost (RFC 8985 7.2, as Linux has it).
+/// A server near by has answered then, which saves the segment; the runtime's timer makes it up to 2 ms. A
+/// client on a short path looks after 2 ms at the least whether its last segment was lost (RFC 8985 7.2, as
+/// Linux has it).
 const SEVERAL_WITHIN: Duration = Duration::from_millis(1);
 
 /// What the client is to be told. Poll [`Self::in_time`] beside whatever may answer the client.

@@ -39,7 +39,7 @@ const SELDOM: i32 = 3600;
 
 /// Has a stream whose peer has ended in order asked seldom whether that is there: a peer that closed it has
 /// forgotten it a minute later, and answers with a reset, while the other end may still be taking what it
-/// said. For ever nothing lives on by it.
+/// said. Without any question the session could live for ever.
 pub fn ask_seldom(stream: &TcpStream) {
     // One system call: whether it is asked at all stays as it is.
     if let Err(error) = set_option(stream, libc::SOL_TCP, libc::TCP_KEEPIDLE, SELDOM) {
