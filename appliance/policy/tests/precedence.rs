@@ -319,10 +319,16 @@ proptest! {
     #[test]
     fn reputation_is_that_of_the_longest_prefix(
         entries in prop::collection::vec((network(), any::<bool>()), 0..40),
+        many in any::<bool>(),
         address in network(),
     ) {
         let standing = |permit| if permit { Standing::Permit } else { Standing::Block };
-        let entries: Vec<_> = entries.into_iter().map(|(one, permit)| (one, standing(permit))).collect();
+        let mut entries: Vec<_> = entries.into_iter().map(|(one, permit)| (one, standing(permit))).collect();
+        if many {
+            // So many that they have an index: addresses of all sizes, none of them the first half's only one.
+            let spread = |place: u32| IpAddr::V4(place.wrapping_mul(0x0001_ffff).into()).into();
+            entries.extend((0..20_000).map(|place| (spread(place), standing(place % 3 == 0))));
+        }
         let address = address.addr();
         let mut best: Option<(ipnet::IpNet, Standing)> = None;
         for (network, standing) in &entries {

@@ -14,6 +14,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 /// Most entries of all lists together.
 pub const MAX_ENTRIES: usize = 1_000_000;
 
+/// With fewer entries the index of 256 KiB is not worth its memory.
+const WORTH_HALVES: usize = 16_384;
+
 /// What an entry says of the addresses below its prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -26,8 +29,11 @@ pub enum Standing {
 /// All entries, each network once. Clones share them.
 #[derive(Clone, Default, PartialEq)]
 pub struct Reputation {
-    /// In order of networks.
+    /// In order of networks: those of IPv4, then those of IPv6.
     entries: Arc<[(IpNet, Standing)]>,
+    /// Where the IPv4 networks of each first half of an address begin, and where the last ends: a search
+    /// among a million entries otherwise waits for memory at every step. Empty with few entries.
+    halves: Arc<[u32]>,
     /// Bit n: there are prefixes of n bits.
     lengths: (u64, u128),
 }
@@ -45,7 +51,8 @@ impl Reputation {
                 IpNet::V6(network) => lengths.1 |= 1 << network.prefix_len().min(127),
             }
         }
-        Self { entries: entries.into(), lengths }
+        let halves = if entries.len() < WORTH_HALVES { Vec::new() } else { halves(&entries) };
+        Self { entries: entries.into(), halves: halves.into(), lengths }
     }
 
     pub fn entries(&self) -> &[(IpNet, Standing)] {
@@ -59,17 +66,56 @@ impl Reputation {
 
     /// The entry with the longest prefix.
     pub fn entry_of(&self, address: IpAddr) -> Option<(IpNet, Standing)> {
-        let longest: u8 = if address.is_ipv4() { 32 } else { 128 };
-        (0..=longest).rev().find_map(|length| {
-            let present = match address {
-                IpAddr::V4(_) => self.lengths.0 >> length & 1 == 1,
-                IpAddr::V6(_) => self.lengths.1 >> length.min(127) & 1 == 1,
-            };
-            let network = present.then(|| IpNet::new(address, length).ok()).flatten()?.trunc();
-            let place = self.entries.binary_search_by_key(&network, |(entry, _)| *entry).ok()?;
-            self.entries.get(place).copied()
+        self.lengths_for(address).find_map(|length| {
+            let network = IpNet::new(address, length).ok()?.trunc();
+            let entries = self.near(network);
+            let place = entries.binary_search_by_key(&network, |(entry, _)| *entry).ok()?;
+            entries.get(place).copied()
         })
     }
+
+    /// Of the prefixes there are, the longest first.
+    fn lengths_for(&self, address: IpAddr) -> impl Iterator<Item = u8> {
+        let (mut left, whole) = match address {
+            IpAddr::V4(_) => (self.lengths.0.into(), None),
+            // 128 shares a bit with 127.
+            IpAddr::V6(_) => (self.lengths.1, (self.lengths.1 >> 127 == 1).then_some(128)),
+        };
+        whole.into_iter().chain(std::iter::from_fn(move || {
+            let length = u128::checked_ilog2(left)?;
+            left ^= 1 << length;
+            Some(length as u8)
+        }))
+    }
+
+    /// The entries among which a network is, if it is there at all.
+    fn near(&self, network: IpNet) -> &[(IpNet, Standing)] {
+        let IpNet::V4(network) = network else { return &self.entries };
+        let half = half(network);
+        let bounds = self.halves.get(half).zip(self.halves.get(half + 1));
+        bounds
+            .and_then(|(first, end)| self.entries.get(*first as usize..*end as usize))
+            .unwrap_or(&self.entries)
+    }
+}
+
+/// The first half of a network's address.
+fn half(network: Ipv4Net) -> usize {
+    (network.network().to_bits() >> 16) as usize
+}
+
+/// For [`Reputation::halves`]: one more than there are halves.
+fn halves(entries: &[(IpNet, Standing)]) -> Vec<u32> {
+    let mut halves = Vec::with_capacity((1 << 16) + 1);
+    halves.push(0);
+    for (place, (network, _)) in (0..).zip(entries) {
+        let IpNet::V4(network) = network else { break };
+        // All up to this one's begin here at the latest; where its own ends, those behind it say.
+        halves.resize(half(*network) + 1, place);
+    }
+    let end = entries.iter().filter(|(network, _)| matches!(network, IpNet::V4(_))).count();
+    halves.resize((1 << 16) + 1, end as u32);
+    halves
 }
 
 impl fmt::Display for Standing {
@@ -153,5 +199,29 @@ fn standing(permit: u8) -> Standing {
 impl fmt::Debug for Reputation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Reputation({} entries)", self.entries.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// At every bound between two halves of addresses.
+    #[test]
+    fn each_of_many_entries_is_found_and_no_address_beside_them() {
+        let listed = |place: u32| Ipv4Addr::from(place.wrapping_mul(0x0000_8001) ^ 0xffff_0000);
+        let entry = |place| (IpNet::from(IpAddr::V4(listed(place))), standing((place & 1) as u8));
+        let count = 4 * WORTH_HALVES as u32;
+        let six = (IpNet::from(IpAddr::V6(Ipv6Addr::LOCALHOST)), Standing::Permit);
+        let reputation = Reputation::new((0..count).map(entry).chain([six]).collect());
+        assert!(!reputation.halves.is_empty());
+        for place in 0..count {
+            let found = reputation.of(IpAddr::V4(listed(place)));
+            assert_eq!(found, Some(standing((place & 1) as u8)), "{}", listed(place));
+            let beside = Ipv4Addr::from(u32::from(listed(place)) ^ 0x0000_4000);
+            assert_eq!(reputation.of(IpAddr::V4(beside)), None, "{beside}");
+        }
+        assert_eq!(reputation.of(IpAddr::V6(Ipv6Addr::LOCALHOST)), Some(Standing::Permit));
+        assert_eq!(reputation.of(IpAddr::V6(Ipv6Addr::UNSPECIFIED)), None);
     }
 }
