@@ -7,7 +7,7 @@
 mod due;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -46,6 +46,17 @@ pub struct Limits {
     pub times: Times,
 }
 
+/// A flow among those that can exist at one time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Identity(FlowKey, u64);
+
+/// By its id, which is the kernel's and nearly always a flow's alone: the key is long.
+impl Hash for Identity {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.1.hash(state);
+    }
+}
+
 pub struct RingThread {
     pub core: Arc<Core>,
     /// This thread's rings, by number; all records of a flow come by one ring.
@@ -56,14 +67,14 @@ pub struct RingThread {
     pub limits: Limits,
     /// Readable when the data plane closes.
     pub stop: OwnedFd,
-    known: HashMap<(FlowKey, u64), Arc<Shared>>,
+    known: HashMap<Identity, Arc<Shared>>,
     /// Entries to remove, by the time they may go. As many as the flow table has, at most.
     graves: VecDeque<(Instant, FlowKey, u64, State)>,
     /// Flows whose entry could not be changed to what became of them, and when that is tried again. As
     /// many as the flow table has, at most.
     unchanged: VecDeque<(Instant, FlowKey, u64, Disposition)>,
     /// Held flows none of whose packets could be judged yet, and until when they are waited for.
-    unread: HashSet<(FlowKey, u64)>,
+    unread: HashSet<Identity>,
     unread_until: VecDeque<(Instant, FlowKey, u64)>,
     /// Released flows, and until when they are watched. As many as `limits.watched` at most, those
     /// included that ended since.
@@ -162,9 +173,9 @@ impl RingThread {
     }
 
     fn record(&mut self, held: &Held, frame: Result<Frame, FrameError>) {
-        let known = self.known.get(&(held.key, held.id)).cloned();
+        let known = self.known.get(&Identity(held.key, held.id)).cloned();
         if held.kind == HELD_FINAL {
-            self.known.remove(&(held.key, held.id));
+            self.known.remove(&Identity(held.key, held.id));
             return;
         }
         if held.kind == HELD_SERVER_SPOKE {
@@ -213,7 +224,7 @@ impl RingThread {
             }
         };
         match known {
-            None if held.kind == HELD_FIRST || self.unread.remove(&(held.key, held.id)) => {
+            None if held.kind == HELD_FIRST || self.unread.remove(&Identity(held.key, held.id)) => {
                 self.first(held, Some(frame));
             }
             // Its flow was released: behind the frames that were sent then.
@@ -265,9 +276,9 @@ impl RingThread {
     }
 
     fn first(&mut self, held: &Held, frame: Option<Frame>) {
-        let runtime = self.hasher.hash_one(held.key) as usize % self.runtimes.len().max(1);
+        let runtime = self.hasher.hash_one(held.id) as usize % self.runtimes.len().max(1);
         let flow = HeldFlow::new(&self.core, held, frame, runtime);
-        self.known.insert((held.key, held.id), Arc::clone(&flow.shared));
+        self.known.insert(Identity(held.key, held.id), Arc::clone(&flow.shared));
         let room = self.core.held_now.load(Ordering::Relaxed) <= self.limits.held;
         let sent = match self.runtimes.get(runtime) {
             Some(runtime) if room => runtime.try_send(flow).map_err(TrySendError::into_inner),
@@ -291,7 +302,7 @@ impl RingThread {
             self.block(held.key, held.id);
             return;
         }
-        self.unread.insert((held.key, held.id));
+        self.unread.insert(Identity(held.key, held.id));
         self.unread_until.push_back((Instant::now() + UNREAD, held.key, held.id));
     }
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{RECORDS_A_TURN, RingThread, monotonic_nanoseconds};
+use super::{Identity, RECORDS_A_TURN, RingThread, monotonic_nanoseconds};
 use crate::core::{Count, Disposition, Finished, Shared};
 use crate::layout::{EVASION_DECOY, FlowKey, State, id_of};
 use crate::state::Swap;
@@ -33,7 +33,7 @@ impl RingThread {
             else {
                 return false;
             };
-            if self.unread.remove(&(key, id)) {
+            if self.unread.remove(&Identity(key, id)) {
                 self.block(key, id);
             }
         }
@@ -59,13 +59,13 @@ impl RingThread {
     }
 
     fn block_later(&mut self, key: FlowKey, id: u64) {
-        self.known.insert((key, id), Arc::new(Shared::blocked()));
+        self.known.insert(Identity(key, id), Arc::new(Shared::blocked()));
         self.try_again(key, id, Disposition::Blocked);
     }
 
     /// What the ring still has of it is not sent on.
     fn bury_blocked(&mut self, key: FlowKey, id: u64) {
-        self.known.insert((key, id), Arc::new(Shared::blocked()));
+        self.known.insert(Identity(key, id), Arc::new(Shared::blocked()));
         self.graves.push_back((
             Instant::now() + self.limits.times.tombstone,
             key,
@@ -105,7 +105,7 @@ impl RingThread {
                 }
                 Disposition::Held | Disposition::Taken => continue,
                 Disposition::Released => {
-                    self.known.remove(&(key, id));
+                    self.known.remove(&Identity(key, id));
                     continue;
                 }
                 Disposition::Tombstone => State::Tombstone,
@@ -138,7 +138,7 @@ impl RingThread {
 
     /// No room or no patience any more; nothing to do where the release is final, as it mostly is.
     fn end_watch(&mut self, key: FlowKey, id: u64) {
-        let Some(shared) = self.known.get(&(key, id)).cloned() else { return };
+        let Some(shared) = self.known.get(&Identity(key, id)).cloned() else { return };
         let state = shared.lock();
         if state.disposition != Disposition::Watched {
             return;
@@ -147,7 +147,7 @@ impl RingThread {
         // acknowledged what its server did not say has yet to say what is taken.
         let unproven = state.judged.as_ref().is_some_and(|judged| judged.fin || judged.heard);
         drop(state);
-        self.known.remove(&(key, id));
+        self.known.remove(&Identity(key, id));
         if unproven || self.core.blocks(EVASION_DECOY) {
             return self.block_watched(key, id, &shared);
         }
@@ -176,7 +176,7 @@ impl RingThread {
                 self.graves.push_back((now + rest, key, id, state));
                 continue;
             }
-            self.known.remove(&(key, id));
+            self.known.remove(&Identity(key, id));
             // From here on the bridge carries what the client sends: its server must have ended.
             if state == State::Blocked
                 && let Ok(flow) = self.flows.get(&key, 0)
@@ -264,7 +264,7 @@ impl RingThread {
                     state.remove(&key, id, from)?;
                 }
                 // What still comes by the ring is sent on, as before.
-                self.known.remove(&(key, id));
+                self.known.remove(&Identity(key, id));
             }
         }
         Ok(())
