@@ -52,22 +52,22 @@ static __always_inline void learn_syn(struct __sk_buff *skb, struct packet *p, s
 	learn_path(skb, p, end);
 }
 
-/* Takes tag and tunnel off a packet and hands it to the engine's namespace. */
+/* Takes tag and tunnel off a packet and hands it to the engine's namespace, from a port's ingress. */
 static __noinline int to_engine(struct __sk_buff *skb, struct packet *p, struct port *port)
 {
 	if (!p || !port)
 		return TC_ACT_SHOT;
 	__u32 engine = port->engine, segment = port->segment, tunnel = tunnel_length(p->wire_tunnel);
-	__u8 mac[6];
-	__builtin_memcpy(mac, port->inner_mac, 6);
-	/* The segments inside a GSO frame stay as large as they were. */
+	/* The segments inside a GSO frame stay as large as they were. Where its kernel received it the
+	 * packet was for another host; nobody looks at its MAC address again. */
 	if ((p->tags && bpf_skb_vlan_pop(skb)) ||
 	    (tunnel && bpf_skb_adjust_room(skb, -(__s32)tunnel, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO)) ||
-	    bpf_skb_store_bytes(skb, 0, mac, 6, 0)) {
+	    bpf_skb_change_type(skb, PACKET_HOST)) {
 		count(segment, decapsulation_dropped);
 		return TC_ACT_SHOT;
 	}
-	return bpf_redirect(engine, 0);
+	/* Into the inner end at once: sent by the outer one, every packet would wait in a queue once more. */
+	return bpf_redirect_peer(engine, 0);
 }
 
 static __always_inline int rewrite_ipv4(struct __sk_buff *skb, struct packet *p, __u8 ttl, __u8 tos)

@@ -7,6 +7,7 @@
  * Whatever is not understood passes: the bridge forwards it. */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
