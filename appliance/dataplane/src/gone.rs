@@ -7,7 +7,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -15,8 +15,9 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::link::set_option;
+use crate::tcp_info::acknowledged;
 
-/// How long a peer that takes nothing keeps what an end that is gone had said. Without us it would have
+/// How long a peer that acknowledges nothing keeps what an end that is gone had said. Without us it would have
 /// been reset at once: what it has no room for was never sent to it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -50,23 +51,34 @@ pub fn ask_seldom(stream: &TcpStream) {
 /// How long what an end that is gone said last still waits for its peer.
 #[derive(Debug)]
 pub struct Patience {
+    lasts: Duration,
     /// How far the peer had come when the time began.
-    progress: u64,
+    acknowledged: u64,
     ends: Pin<Box<Sleep>>,
 }
 
 impl Patience {
-    /// `progress`: anything that changes when the peer takes something.
-    pub fn new(progress: u64) -> Self {
-        Self { progress, ends: Box::pin(sleep(PATIENCE)) }
+    /// With the peer of this stream, from now on.
+    pub fn with(stream: &TcpStream) -> Self {
+        Self::lasting(PATIENCE, stream)
     }
 
-    /// Until the peer has taken nothing for as long as it may.
-    pub fn poll(&mut self, progress: u64, context: &mut Context<'_>) -> Poll<()> {
-        if std::mem::replace(&mut self.progress, progress) != progress {
-            self.ends.as_mut().reset(Instant::now() + PATIENCE);
+    /// The same for another time than what an end that is gone leaves.
+    pub fn lasting(lasts: Duration, stream: &TcpStream) -> Self {
+        Self { lasts, acknowledged: acknowledged(stream), ends: Box::pin(sleep(lasts)) }
+    }
+
+    /// Until the peer has acknowledged nothing for as long as it may, and for less than twice that: only
+    /// when the time is over is the kernel asked, and a peer that came further has it again.
+    pub fn poll(&mut self, stream: &TcpStream, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.ends.as_mut().poll(context));
+            let now = acknowledged(stream);
+            if std::mem::replace(&mut self.acknowledged, now) == now {
+                return Poll::Ready(());
+            }
+            self.ends.as_mut().reset(Instant::now() + self.lasts);
         }
-        self.ends.as_mut().poll(context)
     }
 }
 
@@ -141,17 +153,39 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(3600));
     }
 
+    /// More than the buffers of both ends hold together.
+    fn fill(stream: &TcpStream) {
+        while stream.try_write(&[0; 1 << 16]).is_ok() {
+            // What was taken is on its way, and makes room.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Reads until the stream has heard of it; the kernel answers in a time of its own.
+    fn takes_some(peer: &TcpStream, stream: &TcpStream) {
+        let before = acknowledged(stream);
+        while acknowledged(stream) == before {
+            let _ = peer.try_read(&mut [0; 1 << 12]);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn peer_has_its_time_again_with_each_byte_that_it_takes() {
+    async fn peer_has_its_time_again_where_it_acknowledged_something() {
+        let [stream, peer] = pair().await;
+        fill(&stream);
         let started = Instant::now();
-        let mut patience = Patience::new(0);
-        for taken in 1..=3 {
-            sleep(PATIENCE - Duration::from_millis(100)).await;
-            let ended = poll_fn(|context| Poll::Ready(patience.poll(taken, context))).await;
+        let mut patience = Patience::with(&stream);
+        for _ in 0..3 {
+            sleep(Duration::from_secs(4)).await;
+            peer.readable().await.unwrap();
+            takes_some(&peer, &stream);
+            let ended = poll_fn(|context| Poll::Ready(patience.poll(&stream, context))).await;
             assert!(ended.is_pending());
         }
-        poll_fn(|context| patience.poll(3, context)).await;
-        let least = PATIENCE * 4 - Duration::from_millis(300);
-        assert!((least..least + Duration::from_millis(10)).contains(&started.elapsed()));
+        poll_fn(|context| patience.poll(&stream, context)).await;
+        // It took some in the first 5 s, by 8 s, and in the next 5: from 13 s on nothing.
+        let ended = started.elapsed();
+        assert!((18_000..18_010).contains(&ended.as_millis()), "{ended:?}");
     }
 }

@@ -5,7 +5,7 @@
 //! kernel: they go from socket to socket through a pipe (splice(2)). What one end ends in order is
 //! ended at the other; an error of either ends both ways, and the streams, dropped as they come, reset
 //! both ends. So does an end that is gone while nobody reads of it ([`crate::gone`]): at once where it had
-//! ended in order, else when its peer has taken nothing more for some seconds.
+//! ended in order, else when its peer has acknowledged nothing more for some seconds.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -83,10 +83,10 @@ impl TakenFlow {
             if ended.iter().all(Poll::is_ready) {
                 return Poll::Ready(Ok(()));
             }
-            if let Poll::Ready(error) = to_server.poll_gone(cx, relayed.to_server) {
+            if let Poll::Ready(error) = to_server.poll_gone(cx) {
                 return Poll::Ready(Err(error));
             }
-            to_client.poll_gone(cx, relayed.to_client).map(Err)
+            to_client.poll_gone(cx).map(Err)
         })
         .await
     }
@@ -151,9 +151,9 @@ impl<'a> OneWay<'a> {
         Poll::Pending
     }
 
-    /// Until `from` is gone, and its peer has had its time to take what it said last. `moved`: as in
-    /// [`Self::poll`], after which it is to be called.
-    fn poll_gone(&mut self, cx: &mut Context<'_>, moved: u64) -> Poll<io::Error> {
+    /// Until `from` is gone, and `to` has had its time to take what it said last. To be called after
+    /// [`Self::poll`].
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if self.waiting.is_none() && !self.ended {
             // It is read, which tells by itself.
             self.patience = None;
@@ -165,7 +165,7 @@ impl<'a> OneWay<'a> {
             (self.gone, self.is_gone) = (None, true);
         }
         if !self.ended {
-            ready!(self.patience.get_or_insert_with(|| Patience::new(moved)).poll(moved, cx));
+            ready!(self.patience.get_or_insert_with(|| Patience::with(self.to)).poll(self.to, cx));
         }
         Poll::Ready(why_gone(self.source))
     }
@@ -324,23 +324,4 @@ fn move_bytes(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> 
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    #[test]
-    fn there_are_no_more_pipes_than_there_may_be() {
-        use nix::sys::resource::{Resource, getrlimit, setrlimit};
-        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-        let mut pipes: Vec<Pipe> = (0..MOST_PIPES).map(|_| Pipe::take().unwrap()).collect();
-        let refused = Pipe::take().err().map(|error| error.kind());
-        assert_eq!(refused, Some(io::ErrorKind::QuotaExceeded));
-        // One that is put back is the next one's.
-        pipes.remove(0).put_back();
-        pipes.push(Pipe::take().unwrap());
-        pipes.remove(0);
-        Pipe::take().unwrap();
-    }
-}
+mod tests;

@@ -11,11 +11,15 @@ use std::time::Duration;
 use nix::libc::{POLLRDHUP, TIOCOUTQ, c_int};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
+use weir_dataplane::acknowledged;
 use weir_tls::Alert;
 
 use crate::leg::{Leg, reset_on_close};
 
-/// After both directions ended: how long the last bytes and FINs may take.
+/// After both directions ended, or one end is gone: how long the other may acknowledge nothing of the last
+/// bytes and the FIN. One that takes them slowly has its time: there is a bound to what there is of them
+/// (the kernel's buffer and [`crate::leg::HIGH_WATER`]).
 pub const DRAIN: Duration = Duration::from_secs(30);
 /// How long a peer that was sent the end of its session may go on sending: a reset for what it sends
 /// could take from it what it has not read yet.
@@ -27,13 +31,7 @@ pub async fn part(leg: &mut Leg, alert: Option<Alert>) {
     if let Some(alert) = alert {
         leg.tls.fatal_alert(alert);
     }
-    let said = async {
-        leg.flush_all().await?;
-        shut_down(&leg.stream)?;
-        wait_for_acknowledgement(&leg.stream).await;
-        Ok::<(), io::Error>(())
-    };
-    if !matches!(tokio::time::timeout(DRAIN, said).await, Ok(Ok(()))) {
+    if deliver(leg, true).await.is_err() {
         return;
     }
     let _ = tokio::time::timeout(LINGER, discard(&leg.stream)).await;
@@ -57,33 +55,59 @@ fn goes_on(stream: &TcpStream) -> bool {
     }
 }
 
-/// Before both streams are reset: what the end that is still there has been sent already it may take, for
-/// as long as [`LINGER`].
+/// Gives one side all that waits for it, and FIN behind it where its session `ends` so, until its peer has
+/// acknowledged that. Fails where it has acknowledged nothing for as long as [`DRAIN`].
+pub async fn deliver(leg: &mut Leg, ends: bool) -> io::Result<()> {
+    let mut taken = acknowledged(&leg.stream);
+    loop {
+        // A flush that is given up has lost nothing, and goes on where it was.
+        if let Ok(flushed) = tokio::time::timeout(DRAIN, leg.flush_all()).await {
+            flushed?;
+            break;
+        }
+        let now = acknowledged(&leg.stream);
+        if std::mem::replace(&mut taken, now) == now {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+    if ends {
+        shut_down(&leg.stream)?;
+    }
+    match is_acknowledged(&leg.stream, DRAIN).await {
+        true => Ok(()),
+        false => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Before both streams are reset: what the end that is still there has been sent already it may take, as
+/// long as it acknowledges something of it every [`LINGER`].
 pub async fn last_words(client: &TcpStream, server: &TcpStream) {
-    let acknowledged = async {
-        wait_for_acknowledgement(client).await;
-        wait_for_acknowledgement(server).await;
-    };
-    let _ = tokio::time::timeout(LINGER, acknowledged).await;
+    tokio::join!(is_acknowledged(client, LINGER), is_acknowledged(server, LINGER));
 }
 
 /// Waits until both ends acknowledged everything, FIN included, then lets the streams close without
-/// a reset. A peer that never acknowledges is reset after [`DRAIN`].
+/// a reset. A peer that acknowledges nothing for as long as [`DRAIN`] is reset, as is the other.
 pub async fn close_in_order(client: &TcpStream, server: &TcpStream) {
-    let acknowledged = async {
-        wait_for_acknowledgement(client).await;
-        wait_for_acknowledgement(server).await;
-    };
-    if tokio::time::timeout(DRAIN, acknowledged).await.is_ok() {
+    if let (true, true) =
+        tokio::join!(is_acknowledged(client, DRAIN), is_acknowledged(server, DRAIN))
+    {
         reset_on_close(client, false);
         reset_on_close(server, false);
     }
 }
 
-/// The kernel has no event for it: asked in growing pauses.
-pub async fn wait_for_acknowledgement(stream: &TcpStream) {
+/// Until the peer has acknowledged everything, FIN included; whether it has: not where it acknowledges
+/// nothing for so long. The kernel has no event for it: asked in growing pauses.
+async fn is_acknowledged(stream: &TcpStream, patience: Duration) -> bool {
     let mut pause = Duration::from_millis(1);
-    while unacknowledged(stream) {
+    let (mut least, mut since) = (c_int::MAX, Instant::now());
+    loop {
+        match outstanding(stream) {
+            0 => return true,
+            fewer if fewer < least => (least, since) = (fewer, Instant::now()),
+            _ if since.elapsed() >= patience => return false,
+            _ => {}
+        }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(200));
     }
@@ -96,14 +120,27 @@ nix::ioctl_read_bad!(
 
 /// Whether the peer has yet to acknowledge something.
 pub fn unacknowledged(stream: &TcpStream) -> bool {
-    if stream.peer_addr().is_err() {
-        return false; // reset by its peer: closed, whatever the queue says
-    }
+    outstanding(stream) > 0
+}
+
+/// What the peer has yet to acknowledge.
+fn outstanding(stream: &TcpStream) -> c_int {
+    // Reset by its peer: closed, whatever the queue says.
+    if stream.peer_addr().is_err() { 0 } else { queue(stream) }
+}
+
+/// Whether the stream's peer reset it without having acknowledged all that it was sent: what it answers to
+/// who speaks to it when it has closed. The kernel drops what it had queued, but not how much that was.
+pub fn reset_unheard(stream: &TcpStream) -> bool {
+    stream.peer_addr().is_err() && queue(stream) > 0
+}
+
+fn queue(stream: &TcpStream) -> c_int {
     let mut bytes = 0;
     // SAFETY: the descriptor is open while `stream` is borrowed, and TIOCOUTQ writes one int. No
     // safe wrapper of this ioctl exists for sockets.
     let result = unsafe { output_queue(std::os::fd::AsRawFd::as_raw_fd(stream), &raw mut bytes) };
-    result.is_ok() && bytes > 0
+    if result.is_ok() { bytes.max(0) } else { 0 }
 }
 
 /// Whether the peer's FIN is there, or its reset, also behind bytes that nobody has read.

@@ -22,6 +22,10 @@ pub struct Totals {
     pub server_handshake_failures: AtomicU64,
     pub client_handshake_failures: AtomicU64,
     pub client_certificates_requested: AtomicU64,
+    /// Sessions of which an end is gone, and the other took no more of what that had said last; and those
+    /// where it was the legacy stack that held it.
+    pub cut_short_by_peer: AtomicU64,
+    pub cut_short_by_worker: AtomicU64,
     /// Chains that were sent without all of their intermediates, and those could be had.
     pub chains_completed: AtomicU64,
     /// Sessions, by what is known of the revocation of their server's certificate.
@@ -52,6 +56,8 @@ impl Totals {
             ("server handshake failures", &self.server_handshake_failures),
             ("client handshake failures", &self.client_handshake_failures),
             ("client certificates requested", &self.client_certificates_requested),
+            ("sessions cut short: an end took no more", &self.cut_short_by_peer),
+            ("sessions cut short: held by the legacy stack", &self.cut_short_by_worker),
             ("chains completed with fetched intermediates", &self.chains_completed),
             ("certificates found not revoked", &self.revocation_good),
             ("certificates found revoked", &self.revocation_revoked),

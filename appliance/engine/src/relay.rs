@@ -11,16 +11,19 @@
 mod direction;
 mod ending;
 mod side;
+#[cfg(test)]
+mod testing;
+mod timer;
 mod waiting;
 
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::debug;
 use weir_api::engine::{End, SessionRecord};
-use weir_dataplane::{FlowGuard, Patience, Relayed, TakenFlow, why_gone};
+use weir_dataplane::{FlowGuard, Patience, Relayed, TakenFlow, acknowledged, why_gone};
 use weir_inspect::{Direction, Dropped, Session as InspectedSession};
 use weir_policy::Resets;
 use weir_policy::outcome::Blocked;
@@ -29,6 +32,7 @@ use weir_policy::snapshot::Service;
 use self::direction::Input;
 pub use self::direction::Scratch;
 use self::side::Side;
+use self::timer::{Purpose, Timer};
 use self::waiting::{Event, Watched, next_event};
 use crate::closing::{DRAIN, close_in_order, last_words};
 use crate::compiled::FlowPolicy;
@@ -39,6 +43,10 @@ use crate::runtime::Surroundings;
 /// runtime's others have a turn. Tokio's own measure is 128 steps, which on a slow processor is longer than
 /// [`crate::health`] suffers.
 const TURN: u32 = 4;
+
+/// For how long a client's tickets wait for its first words, to go with what is answered to those: most say
+/// them right behind their Finished.
+const FIRST_WORDS: Duration = Duration::from_millis(20);
 
 /// A session being relayed.
 pub struct Relay<'a> {
@@ -117,6 +125,7 @@ impl<'a> Relay<'a> {
             Err(Fault::Server(fault)) => self.broken(End::Server, &fault).await,
             Err(Fault::Abandoned(by, fault)) => {
                 self.note_broken(by, &fault);
+                self.cut_short(by);
                 None // both are reset by the drop of their streams
             }
             Err(Fault::Dropped(dropped)) => Some(self.block(&dropped)),
@@ -128,13 +137,14 @@ impl<'a> Relay<'a> {
         // Application data may have come with the last handshake message.
         self.take_in(Direction::ToClient, Input::Buffered)?;
         self.take_in(Direction::ToServer, Input::Buffered)?;
-        // The client's tickets: it has asked already, and the answer is on its way.
-        self.client.withholds = self.client_spoke
-            && self.record.bytes_to_client == 0
-            && !self.client.leg.tls.peer_awaits_last_flight();
+        // The client's tickets go with the first answer: a client that says something and closes at once
+        // would answer them with a reset, and its server has said nothing that draws one.
+        self.client.withholds =
+            self.record.bytes_to_client == 0 && !self.client.leg.tls.peer_awaits_last_flight();
+        let mut timer = (self.client.withholds && self.client.leg.unsent() > 0)
+            .then(|| Timer::new(Purpose::Tickets, FIRST_WORDS));
         let guard = self.guard;
         let mut asked = pin!(guard.asked());
-        let mut drain = None;
         let (mut in_a_row, mut first) = (0, End::Client);
         loop {
             self.client.push().map_err(Fault::Client)?;
@@ -142,8 +152,13 @@ impl<'a> Relay<'a> {
             if self.client.done() && self.server.done() {
                 return Ok(());
             }
-            if self.client.ended && self.server.ended && drain.is_none() {
-                drain = Some(Box::pin(tokio::time::sleep(DRAIN)));
+            match &timer {
+                Some(Timer { purpose: Purpose::Drain { .. }, .. }) => {}
+                _ if self.client.ended && self.server.ended => {
+                    timer = Some(Timer::new(self.drains(), DRAIN));
+                }
+                Some(Timer { purpose: Purpose::Tickets, .. }) if self.client_spoke => timer = None,
+                _ => {}
             }
             if in_a_row >= TURN {
                 in_a_row = 0;
@@ -151,8 +166,9 @@ impl<'a> Relay<'a> {
             }
             // Neither side comes first always.
             first = if first == End::Client { End::Server } else { End::Client };
-            let drain = drain.as_mut().map(|drain: &mut Pin<Box<_>>| drain.as_mut());
-            let (event, waited) = next_event(self.watched(), first, drain, asked.as_mut()).await?;
+            let watched = self.watched();
+            let (event, waited) =
+                next_event(watched, first, timer.as_mut(), asked.as_mut()).await?;
             in_a_row = if waited { 0 } else { in_a_row + 1 };
             match event {
                 Event::Readable(end) => {
@@ -174,7 +190,19 @@ impl<'a> Relay<'a> {
                     guard.pass_on(ends, &self.client.leg.stream, &self.server.leg.stream);
                     asked.set(guard.asked());
                 }
-                Event::Drained => return Ok(()),
+                Event::Time => match timer.as_mut().map(|timer| timer.purpose) {
+                    Some(before @ Purpose::Drain { .. }) => {
+                        let now = self.drains();
+                        if now == before {
+                            return Ok(());
+                        }
+                        timer = Some(Timer::new(now, DRAIN));
+                    }
+                    Some(Purpose::Tickets) | None => {
+                        self.client.withholds = false;
+                        timer = None;
+                    }
+                },
             }
         }
     }
@@ -182,28 +210,35 @@ impl<'a> Relay<'a> {
     fn watched(&mut self) -> [Watched<'_>; 2] {
         let (client, server) = (&mut self.client, &mut self.server);
         let wanted = [client.wanted(server), server.wanted(client)];
-        let taken = [server.taken(), client.taken()];
-        let [of_client, of_server] = wanted;
-        for (side, wanted) in [(&mut *client, of_client), (&mut *server, of_server)] {
+        for (side, wanted) in [&mut *client, &mut *server].into_iter().zip(wanted) {
             if wanted.read || side.ended {
                 side.patience = None;
             }
         }
-        let [by_server, by_client] = taken;
-        [
-            Watched::of(End::Client, client, of_client, by_server),
-            Watched::of(End::Server, server, of_server, by_client),
-        ]
+        Watched::both([client, server], wanted)
     }
 
-    /// A side that nobody reads at the moment is gone. One that had ended in order ends the session so;
-    /// what another said last is waited for, and the error comes behind it.
+    /// How far both ends have come in taking what was said to them last.
+    fn drains(&self) -> Purpose {
+        let [client, server] = [&self.client, &self.server].map(|side| &side.leg.stream);
+        let acknowledged = acknowledged(client).wrapping_add(acknowledged(server));
+        Purpose::Drain { acknowledged }
+    }
+
+    /// A side that nobody reads at the moment is gone. One that had ended in order ends the session so,
+    /// unless a word of ours drew its reset: its server has said none. What another said last is waited
+    /// for, and the error comes behind it.
     fn is_gone(&mut self, end: End) -> Result<(), Fault> {
+        let unanswered = end == End::Client && self.record.bytes_to_client == 0;
         let (side, other) = self.sides(sent_by(end));
+        if unanswered && side.left_by_words_of_ours() {
+            side.leave();
+            return Ok(());
+        }
         if side.ended {
             return Err(Fault::of(end, why_gone(&side.leg.stream).into()));
         }
-        side.patience = Some(Patience::new(other.taken()));
+        side.patience = Some(Patience::with(&other.leg.stream));
         Ok(())
     }
 

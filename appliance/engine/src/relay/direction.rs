@@ -126,6 +126,10 @@ impl Relay<'_> {
             Direction::ToClient => Fault::Client,
         };
         to.withholds &= forward.is_empty();
+        if to.left && !forward.is_empty() {
+            // What its own kernel would answer to it.
+            return Err(other(io::Error::from(io::ErrorKind::ConnectionReset).into()));
+        }
         to.leg.send_plain(forward).map_err(other)?;
         if (eof || closed) && !to.closing {
             to.closing = true;

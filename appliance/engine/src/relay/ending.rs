@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use tracing::debug;
 use weir_api::engine::{BreakRecord, End, FilterAction};
-use weir_inspect::{Direction, Dropped};
+use weir_inspect::Dropped;
 use weir_policy::outcome::Blocked;
-use weir_tls::LegError;
+use weir_tls::{InProgress, LegError};
 
 use super::direction::{Input, Progress};
+use super::side::Side;
 use super::{Fault, Relay, sent_by};
-use crate::closing::{DRAIN, part, wait_for_acknowledgement};
+use crate::closing::{DRAIN, part, unacknowledged};
+use crate::counters::increment;
 use crate::leg::{HIGH_WATER, LegFault, progress, reset_on_close};
 
 /// A client that closes so soon after the handshake, having said nothing, did not like the
@@ -30,7 +32,6 @@ impl Relay<'_> {
     /// `by` broke the session, or ended it by an alert.
     pub(super) async fn broken(&mut self, by: End, fault: &LegFault) -> Option<Blocked> {
         self.note_broken(by, fault);
-        let direction = sent_by(by);
         if by == End::Client {
             self.rejected |= match fault {
                 LegFault::Tls(LegError::AlertReceived(alert)) => alert.rejects_certificate(),
@@ -38,7 +39,28 @@ impl Relay<'_> {
                 _ => false,
             };
         }
-        self.wind_down(direction, fault.alert_for_other_side()).await
+        self.wind_down(by, fault.alert_for_other_side()).await
+    }
+
+    /// What `by`, which is gone, had said last did not all reach its peer: who held it is told, and counted.
+    pub(super) fn cut_short(&mut self, by: End) {
+        let (from, to) = self.sides(sent_by(by));
+        let with_worker = |side: &Side| {
+            let InProgress { wire, plain } = side.leg.tls.in_progress();
+            wire > 0 || plain > 0
+        };
+        let peer_holds = to.leg.unsent() > 0 || unacknowledged(&to.leg.stream);
+        let worker_holds = !peer_holds && (with_worker(from) || with_worker(to));
+        let totals = &self.surroundings.totals;
+        let (counter, words) = if worker_holds {
+            (&totals.cut_short_by_worker, "the legacy stack held what it had said last")
+        } else {
+            (&totals.cut_short_by_peer, "its peer took no more of what it had said last")
+        };
+        increment(counter);
+        if let Some(broken) = &mut self.record.broken {
+            broken.words = format!("{}; {words}", broken.words);
+        }
     }
 
     pub(super) fn note_broken(&mut self, by: End, fault: &LegFault) {
@@ -63,14 +85,13 @@ impl Relay<'_> {
         dropped.into()
     }
 
-    /// The side that sends in `direction` broke. What it sent before still goes to the other side,
-    /// as it would without us (a server that answers and then resets is common); then the other
+    /// `by` broke. What it sent before still goes to the other side, as it would without us (a server that
+    /// answers and then resets is common), and its end where it had ended in order; then the other
     /// side gets `alert` and an orderly end, or is reset by the drop of its stream.
-    async fn wind_down(
-        &mut self,
-        direction: Direction,
-        alert: Option<weir_tls::Alert>,
-    ) -> Option<Blocked> {
+    async fn wind_down(&mut self, by: End, alert: Option<weir_tls::Alert>) -> Option<Blocked> {
+        let direction = sent_by(by);
+        // Before anything more is read: a stream that has told its error looks as if it had ended in order.
+        let had_ended = self.sides(direction).0.ended;
         loop {
             let (from, to) = self.sides(direction);
             if !from.reads() || to.leg.pending() >= HIGH_WATER {
@@ -101,7 +122,8 @@ impl Relay<'_> {
             }
             None
         };
-        if let Ok(Some(blocked)) = tokio::time::timeout(DRAIN, settled).await {
+        let settled = tokio::time::timeout(DRAIN, settled).await;
+        if let Ok(Some(blocked)) = settled {
             return Some(blocked);
         }
         let (from, to) = self.sides(direction);
@@ -112,14 +134,12 @@ impl Relay<'_> {
         // An alert to the broken side, if TLS has one and TCP takes it.
         from.leg.collect();
         let _ = from.leg.flush_some();
-        to.leg.collect();
-        let delivered = async {
-            to.leg.flush_all().await?;
-            wait_for_acknowledgement(&to.leg.stream).await;
-            Ok::<(), io::Error>(())
-        };
         // Past it the other side is reset with what it did not take.
-        let _ = tokio::time::timeout(DRAIN, delivered).await;
+        let delivered = to.deliver_last(had_ended).await;
+        let late = |error: io::Error| error.kind() == io::ErrorKind::TimedOut;
+        if settled.is_err() || delivered.is_err_and(late) {
+            self.cut_short(by);
+        }
         None
     }
 }

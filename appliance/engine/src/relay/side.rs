@@ -4,9 +4,11 @@
 //! byte. Not for: waiting ([`super::waiting`]), what is made of its bytes ([`super::direction`]), nor what
 //! its end does to the other side. Fails by the leg's [`LegFault`], which ends the session.
 
+use std::io;
+
 use weir_dataplane::Patience;
 
-use crate::closing::shut_down;
+use crate::closing::{deliver, reset_unheard, shut_down};
 use crate::leg::{HIGH_WATER, Leg, LegFault, UNHEARD};
 
 pub(super) struct Side {
@@ -20,6 +22,8 @@ pub(super) struct Side {
     /// What TLS has for it of its own accord goes with the data that it waits for.
     pub(super) withholds: bool,
     fin_sent: bool,
+    /// It had ended in order, and a word of ours was too late for it: nothing can be said to it any more.
+    pub(super) left: bool,
     /// It is gone; so long what it said last waits for the other side.
     pub(super) patience: Option<Patience>,
 }
@@ -33,8 +37,9 @@ pub(super) struct Wanted {
 
 impl Side {
     pub(super) fn of(leg: Leg) -> Self {
-        let [fin_received, ended, closing, withholds, fin_sent] = [false; 5];
-        Self { leg, fin_received, ended, closing, withholds, fin_sent, patience: None }
+        let [fin_received, ended, closing, withholds, fin_sent, left] = [false; 6];
+        let patience = None;
+        Self { leg, fin_received, ended, closing, withholds, fin_sent, left, patience }
     }
 
     /// Sends what TCP takes, and FIN after the last byte.
@@ -70,9 +75,25 @@ impl Side {
         }
     }
 
-    /// Changes whenever its peer takes something.
-    pub(super) fn taken(&self) -> u64 {
-        u64::try_from(self.leg.pending()).unwrap_or(u64::MAX)
+    /// Whether a reset of an end that had ended in order was drawn by what TLS said of its own accord: it
+    /// has acknowledged none of that, or has ended its session of TLS and then closed without having read
+    /// it. Where no data was sent to it.
+    pub(super) fn left_by_words_of_ours(&self) -> bool {
+        let may_have_read_none = self.leg.tls.peer_closed() && !self.withholds;
+        self.ended && (may_have_read_none || reset_unheard(&self.leg.stream))
+    }
+
+    /// Nothing is said to it any more.
+    pub(super) fn leave(&mut self) {
+        (self.left, self.fin_sent, self.patience) = (true, true, None);
+    }
+
+    /// Gives it all that waits for it, and FIN where the other side `had_ended` in order.
+    pub(super) async fn deliver_last(&mut self, had_ended: bool) -> io::Result<()> {
+        if self.fin_sent {
+            self.leg.discard();
+        }
+        deliver(&mut self.leg, had_ended).await
     }
 
     pub(super) fn done(&self) -> bool {
@@ -81,162 +102,4 @@ impl Side {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::net::{TcpListener, TcpStream};
-    use weir_tls::{Alert, LegError, Negotiated, PlainState, TlsLeg};
-
-    use super::*;
-
-    /// TLS that answers each byte with one, as a stack answers renegotiation hellos.
-    #[derive(Default)]
-    struct Answering(Vec<u8>);
-
-    impl TlsLeg for Answering {
-        fn read_wire(&mut self, wire: &[u8]) -> Result<(), LegError> {
-            self.0.extend_from_slice(wire);
-            Ok(())
-        }
-
-        fn wants_read(&self) -> bool {
-            true
-        }
-
-        fn write_wire(&mut self, out: &mut Vec<u8>) {
-            out.append(&mut self.0);
-        }
-
-        fn wants_write(&self) -> bool {
-            !self.0.is_empty()
-        }
-
-        fn read_plain(&mut self, _: &mut Vec<u8>) -> PlainState {
-            PlainState::Open
-        }
-
-        fn write_plain(&mut self, plain: &[u8]) -> usize {
-            self.0.extend_from_slice(plain);
-            plain.len()
-        }
-
-        fn close_notify(&mut self) {}
-
-        fn fatal_alert(&mut self, _: Alert) {}
-
-        fn peer_closed(&self) -> bool {
-            false
-        }
-
-        fn handshaking(&self) -> bool {
-            false
-        }
-
-        fn negotiated(&self) -> Option<Negotiated> {
-            None
-        }
-
-        fn peer_chain(&self) -> Option<Vec<rustls_pki_types::CertificateDer<'static>>> {
-            None
-        }
-
-        fn client_certificate_requested(&self) -> bool {
-            false
-        }
-    }
-
-    async fn side() -> (Side, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (stream, _) = listener.accept().await.unwrap();
-        (Side::of(Leg::new(stream, Box::new(Answering::default()))), peer)
-    }
-
-    /// As the relay does for each event.
-    fn takes(side: &mut Side, wire: &[u8]) {
-        side.leg.tls.read_wire(wire).unwrap();
-        side.leg.collect();
-        side.push().unwrap();
-    }
-
-    #[tokio::test]
-    async fn peer_that_makes_tls_answer_and_does_not_listen_is_read_no_more() {
-        const READ: usize = 64 << 10;
-        let ((mut side, peer), (other, _its_peer)) = (side().await, side().await);
-        // More than TCP takes for a peer that reads nothing.
-        for _ in 0..1000 {
-            if side.wanted(&other).read {
-                takes(&mut side, &[0; READ]);
-            }
-        }
-        assert!(side.leg.unsent() < UNHEARD + READ, "{}", side.leg.unsent());
-        assert!(!side.reads());
-        // The other side's data is not kept from it, as far as that goes.
-        assert!(!other.wanted(&side).read);
-        while !side.wanted(&other).read {
-            tokio::select! {
-                ready = peer.readable() => ready.unwrap(),
-                ready = side.leg.stream.writable() => ready.unwrap(),
-            }
-            let _ = peer.try_read(&mut [0; READ]);
-            side.push().unwrap();
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_withheld_goes_with_the_end_at_the_latest() {
-        let ((mut side, peer), (other, _its_peer)) = (side().await, side().await);
-        side.withholds = true;
-        takes(&mut side, b"tickets");
-        assert_eq!(side.leg.unsent(), 7);
-        // Nobody is woken for it, again and again.
-        assert!(!side.wanted(&other).write);
-        side.closing = true;
-        side.push().unwrap();
-        let mut came = Vec::new();
-        while came.len() < 7 {
-            peer.readable().await.unwrap();
-            let _ = peer.try_read_buf(&mut came);
-        }
-        assert_eq!(came, b"tickets");
-        peer.readable().await.unwrap();
-        assert_eq!(peer.try_read(&mut [0; 8]).unwrap(), 0);
-    }
-
-    /// Segments that came so far: tcpi_segs_in (linux/tcp.h), which libc's structure lacks.
-    fn segments_in(stream: &TcpStream) -> u32 {
-        const SEGMENTS_IN: usize = 140;
-        let mut info = [0_u8; 256];
-        let mut length = nix::libc::socklen_t::try_from(info.len()).unwrap();
-        // SAFETY: the descriptor is open, and the kernel writes `length` bytes at most. nix has no
-        // wrapper that gives the fields behind libc's.
-        let result = unsafe {
-            nix::libc::getsockopt(
-                std::os::fd::AsRawFd::as_raw_fd(stream),
-                nix::libc::SOL_TCP,
-                nix::libc::TCP_INFO,
-                info.as_mut_ptr().cast(),
-                &raw mut length,
-            )
-        };
-        assert!(result == 0 && length as usize >= SEGMENTS_IN + 4);
-        u32::from_ne_bytes(info[SEGMENTS_IN..SEGMENTS_IN + 4].try_into().unwrap())
-    }
-
-    #[tokio::test]
-    async fn last_bytes_and_the_end_are_one_segment() {
-        let (mut side, peer) = side().await;
-        let before = segments_in(&peer);
-        side.closing = true;
-        takes(&mut side, b"close_notify");
-        let mut came = Vec::new();
-        loop {
-            peer.readable().await.unwrap();
-            match peer.try_read_buf(&mut came) {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
-            }
-        }
-        assert_eq!(came, b"close_notify");
-        assert_eq!(segments_in(&peer) - before, 1);
-    }
-}
+mod tests;

@@ -15,48 +15,50 @@ use weir_tls::TlsLeg;
 
 use super::Fault;
 use super::side::{Side, Wanted};
+use super::timer::Timer;
 use crate::leg::LegFault;
 
 /// What a relay waits for.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Event {
     Readable(End),
     Writable,
     Progress(End),
     /// Its peer is gone, and it is not being read.
     Gone(End),
-    /// It is gone, and the other has taken nothing more for as long as it may.
+    /// It is gone, and the other has acknowledged nothing more for as long as it may.
     Abandoned(End),
     /// The client, and the server, asked whether the other is there.
     Asked([bool; 2]),
-    /// Both sides ended, and had their time to take what is left.
-    Drained,
+    /// The session's timer.
+    Time,
 }
 
-/// The parts of a side that are polled, and how far the other has come in taking what is this one's.
+/// The parts of a side that are polled, and the stream of the other, which takes what is this one's.
 pub(super) struct Watched<'a> {
     pub(super) end: End,
     pub(super) wanted: Wanted,
     pub(super) stream: &'a TcpStream,
     pub(super) tls: &'a mut Box<dyn TlsLeg>,
     pub(super) patience: &'a mut Option<Patience>,
-    pub(super) progress: u64,
+    /// Whether it is to be seen that it is gone.
+    pub(super) watched: bool,
+    pub(super) other: &'a TcpStream,
 }
 
 /// The first event, and whether it was waited for. `sides`: the client's and the server's. `first`: the
-/// one that is asked first; neither is so always. `drain`: where both have ended, which bounds what is
-/// left. `asked` is asked where bytes neither come nor go.
+/// one that is asked first; neither is so always. `asked` is asked where bytes neither come nor go.
 pub(super) async fn next_event<'a>(
     mut sides: [Watched<'a>; 2],
     first: End,
-    mut drain: Option<Pin<&mut tokio::time::Sleep>>,
+    mut timer: Option<&mut Timer>,
     mut asked: Pin<&mut impl Future<Output = [bool; 2]>>,
 ) -> Result<(Event, bool), Fault> {
     let mut gone: [Option<Gone<'a>>; 2] = [None, None];
     let mut waited = false;
     let event = poll_fn(|context| {
-        let drains = drain.is_some();
-        if drain.as_mut().is_some_and(|drain| drain.as_mut().poll(context).is_ready()) {
-            return Poll::Ready(Ok(Event::Drained));
+        if timer.as_mut().is_some_and(|timer| timer.poll(context).is_ready()) {
+            return Poll::Ready(Ok(Event::Time));
         }
         let [client, server] = &mut sides;
         let order = if first == End::Client { [client, server] } else { [server, client] };
@@ -66,12 +68,10 @@ pub(super) async fn next_event<'a>(
                 return event;
             }
         }
-        if !drains {
-            for (side, gone) in sides.iter_mut().zip(&mut gone) {
-                let event = side.poll_gone(gone, context);
-                if event.is_ready() {
-                    return event.map(Ok);
-                }
+        for (side, gone) in sides.iter_mut().zip(&mut gone) {
+            let event = side.poll_gone(gone, context);
+            if event.is_ready() {
+                return event.map(Ok);
             }
         }
         let event = asked.as_mut().poll(context).map(|asked| Ok(Event::Asked(asked)));
@@ -86,9 +86,40 @@ pub(super) async fn next_event<'a>(
 type Gone<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 impl<'a> Watched<'a> {
-    pub(super) fn of(end: End, side: &'a mut Side, wanted: Wanted, progress: u64) -> Self {
-        let Side { leg, patience, .. } = side;
-        Watched { end, wanted, stream: &leg.stream, tls: &mut leg.tls, patience, progress }
+    /// The client's side and the server's, with what is wanted of each.
+    pub(super) fn both(
+        [client, server]: [&'a mut Side; 2],
+        [of_client, of_server]: [Wanted; 2],
+    ) -> [Self; 2] {
+        // Where both have ended, what is left has a time of its own.
+        let drains = client.ended && server.ended;
+        let watched = |side: &Side, wanted: Wanted| !wanted.read && !side.left && !drains;
+        let [watches_client, watches_server] =
+            [watched(client, of_client), watched(server, of_server)];
+        let Side { leg: to_client, patience: clients, .. } = client;
+        let Side { leg: to_server, patience: servers, .. } = server;
+        let (to_client, client_tls) = (&to_client.stream, &mut to_client.tls);
+        let (to_server, server_tls) = (&to_server.stream, &mut to_server.tls);
+        [
+            Watched {
+                end: End::Client,
+                wanted: of_client,
+                stream: to_client,
+                tls: client_tls,
+                patience: clients,
+                watched: watches_client,
+                other: to_server,
+            },
+            Watched {
+                end: End::Server,
+                wanted: of_server,
+                stream: to_server,
+                tls: server_tls,
+                patience: servers,
+                watched: watches_server,
+                other: to_client,
+            },
+        ]
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Event, Fault>> {
@@ -113,12 +144,12 @@ impl<'a> Watched<'a> {
         is_gone: &mut Option<Gone<'a>>,
         context: &mut Context<'_>,
     ) -> Poll<Event> {
-        if self.wanted.read {
+        if !self.watched {
             return Poll::Pending;
         }
         match self.patience {
             Some(patience) => {
-                patience.poll(self.progress, context).map(|()| Event::Abandoned(self.end))
+                patience.poll(self.other, context).map(|()| Event::Abandoned(self.end))
             }
             None => {
                 let stream = self.stream;
@@ -128,3 +159,6 @@ impl<'a> Watched<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,17 +1,19 @@
 //! What TLS has to say of its own accord, and when it is on the wire: our Finished goes to the server with
-//! the client's first data, the client's tickets go with the server's first answer, and no end that says
-//! nothing waits for either.
+//! the client's first data, the client's tickets go with the server's first answer, no end that says
+//! nothing waits for either, and what a client that has closed answers to them is not the server's.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use weir_lab::bench::Bench;
 use weir_lab::ends::Ends;
+use weir_lab::wire::lab::Lab;
 
 use super::{OTHER, configure, give_address, passes, record_of};
 
@@ -27,6 +29,10 @@ enum Heard {
         with: usize,
     },
     Data(Vec<u8>),
+    /// close_notify, and FIN or a reset.
+    End(Result<(), io::ErrorKind>),
+    /// What has come of a reset since.
+    Since(Option<io::ErrorKind>),
 }
 
 /// A server for one connection of TLS 1.3, which says what it is told to, when it is told to.
@@ -81,6 +87,26 @@ fn serve(
     let mut buffer = [0; 1024];
     loop {
         let read = stream.read(&mut buffer)?;
+        if read == 0 {
+            let end = stream.sock.read(&mut buffer).map(|_| ());
+            tell.send(Heard::End(end.map_err(|error| error.kind())))?;
+            let words = told.recv_timeout(PATIENCE)?;
+            let since = |error: Option<io::Error>| Heard::Since(error.map(|error| error.kind()));
+            tell.send(since(stream.sock.take_error()?))?;
+            if !words.is_empty() {
+                stream.write_all(words)?;
+                // Who ended in order, and resets then, has no end that could be read.
+                let deadline = Instant::now() + PATIENCE;
+                let mut error = None;
+                while error.is_none() && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(10));
+                    error = stream.sock.take_error()?;
+                }
+                return Ok(tell.send(since(error))?);
+            }
+            stream.conn.send_close_notify();
+            return Ok(stream.flush()?);
+        }
         tell.send(Heard::Data(buffer[..read].to_vec()))?;
         if let Ok(words) = told.recv_timeout(PATIENCE) {
             stream.write_all(words)?;
@@ -272,5 +298,62 @@ fn client_that_only_listens_hears_a_server_that_speaks_first() {
         server.say.send(b"221 bye\r\n")?;
         client.hear(b"221 bye\r\n")?;
         Ok(())
+    });
+}
+
+/// Of a client that asks, ends in order, and closes at once. Its kernel answers with a reset to what comes
+/// later, or has come and was not read.
+fn asks_and_closes(
+    bench: &mut Bench<Lab>,
+    has_tickets: bool,
+    answer: &'static [u8],
+) -> anyhow::Result<()> {
+    let server = Server::start(&bench.ends, b"")?;
+    let mut client = Client::shake_hands(&bench.ends)?;
+    client.flush()?;
+    if has_tickets {
+        assert_eq!(client.stream.peek(&mut [0; 1])?, 1);
+    }
+    client.tls.writer().write_all(b"asked")?;
+    client.tls.send_close_notify();
+    client.flush()?;
+    client.stream.shutdown(Shutdown::Write)?;
+    let port = client.stream.local_addr()?.port();
+    drop(client);
+    assert!(matches!(server.next()?, Heard::HandsShaken { .. }));
+    assert_eq!(server.next()?, Heard::Data(b"asked".into()));
+    server.say.send(b"")?;
+    assert_eq!(server.next()?, Heard::End(Ok(())));
+    // What comes of the client's reset is there by then.
+    std::thread::sleep(SILENCE);
+    server.say.send(answer)?;
+    assert_eq!(server.next()?, Heard::Since(None));
+    if answer.is_empty() {
+        let record = record_of(bench, port)?;
+        anyhow::ensure!(!record.contains("Broken off"), "{record}");
+    } else {
+        // As the client's kernel would, without us.
+        assert_eq!(server.next()?, Heard::Since(Some(io::ErrorKind::BrokenPipe)));
+        let record = record_of(bench, port)?;
+        anyhow::ensure!(record.contains("Broken off by the client: "), "{record}");
+    }
+    Ok(())
+}
+
+#[test]
+fn client_that_closes_at_once_and_resets_for_its_tickets_has_ended_in_order_to_its_server() {
+    for has_tickets in [true, false] {
+        passes(|bench| {
+            configure(bench, &[ANY_SERVICE])?;
+            asks_and_closes(bench, has_tickets, b"")
+        });
+    }
+}
+
+#[test]
+fn server_that_answers_a_client_that_has_closed_hears_its_reset() {
+    passes(|bench| {
+        configure(bench, &[ANY_SERVICE])?;
+        asks_and_closes(bench, true, b"an answer")
     });
 }
