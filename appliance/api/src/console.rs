@@ -254,6 +254,9 @@ pub struct TlsInspectionView {
     pub over_threshold: OverThreshold,
     #[serde(default)]
     pub congestion_control: CongestionControl,
+    /// Seconds; 0: never.
+    #[serde(default)]
+    pub idle_timeout: u32,
     #[serde(default)]
     pub encrypt_then_mac: bool,
     /// SPEC T12.
@@ -280,6 +283,7 @@ impl TlsInspectionView {
             max_concurrent_sessions: snapshot.device.max_concurrent_sessions,
             over_threshold: snapshot.device.over_threshold,
             congestion_control: snapshot.device.congestion_control,
+            idle_timeout: snapshot.device.idle_timeout,
             encrypt_then_mac: snapshot.device.encrypt_then_mac,
             fetch_intermediates: snapshot.device.fetch_intermediates,
             revocation_fetched_by: snapshot

@@ -62,6 +62,9 @@ pub struct SessionRecord {
     /// Who ended it in the middle, if it was not closed in order.
     #[serde(default)]
     pub broken: Option<BreakRecord>,
+    /// The device's idle timeout in seconds, where it ended the session, which reset both ends.
+    #[serde(default)]
+    pub idle: Option<u32>,
     /// Plaintext bytes from client to server, and back; of a session that was relayed as it is,
     /// the bytes of TCP.
     pub bytes_to_server: u64,
@@ -324,6 +327,7 @@ impl SessionRecord {
             revocation: None,
             failure: None,
             broken: None,
+            idle: None,
             bytes_to_server: 0,
             bytes_to_client: 0,
         }

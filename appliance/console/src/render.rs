@@ -104,6 +104,11 @@ fn tls_inspection(view: &TlsInspectionView) -> String {
     text += &field("QUIC blocked by", &names(&policies(view, QuicAction::Block)));
     text += &field("QUIC passed by", &names(&policies(view, QuicAction::Bypass)));
     text += &field("Congestion control", view.congestion_control.word());
+    let idle = match view.idle_timeout {
+        0 => "never".to_owned(),
+        seconds => format!("after {seconds} s"),
+    };
+    text += &field("Idle sessions end", &idle);
     text += &field("Encrypt-then-MAC", on(view.encrypt_then_mac));
     text += &field("Intermediates fetched", on(view.fetch_intermediates));
     text += &field("Revocation asked by", &names(&view.revocation_fetched_by));
@@ -284,6 +289,7 @@ Concurrent at most      10000; new sessions past them are bypassed
 QUIC blocked by         staff, lab
 QUIC passed by          guests
 Congestion control      cubic
+Idle sessions end       never
 Encrypt-then-MAC        off
 Intermediates fetched   on
 Revocation asked by     guests

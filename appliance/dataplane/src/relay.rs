@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use socket2::SockRef;
@@ -25,6 +26,7 @@ use tokio::net::tcp::ReadHalf;
 
 use crate::gone::{Patience, ask_seldom, gone, why_gone};
 use crate::taken::TakenFlow;
+use crate::tcp_info::idle_for;
 
 /// Bytes that are copied at one time, on the stack. As many at once are taken for many to come.
 const COPIED: usize = 16 * 1024;
@@ -52,11 +54,36 @@ pub struct Relayed {
     pub to_client: u64,
 }
 
+/// Why a relay stopped before its ends had ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayFault {
+    /// An end broke, or is gone.
+    #[error("TCP: {0}")]
+    Tcp(#[from] io::Error),
+    #[error("idle for too long")]
+    Idle,
+}
+
+/// Until no data went over these streams for so long; `None`: for ever. Nothing is kept of what goes over
+/// them: the kernel is asked when the time could be over.
+async fn until_idle(streams: [&TcpStream; 2], lasts: Option<Duration>) {
+    let Some(lasts) = lasts else { return std::future::pending().await };
+    let mut idle = Duration::ZERO;
+    while idle < lasts {
+        tokio::time::sleep(lasts - idle).await;
+        idle = idle_for(streams);
+    }
+}
+
 impl TakenFlow {
     /// Moves bytes both ways until both ends have ended, and counts them in `relayed`, which tells
-    /// them after an error, too. The streams stay open: close them in order (see
+    /// them after an error, too; or until no byte of data came for as long as `idle`. The streams stay open: close them in order (see
     /// [`crate::set_reset_on_close`]).
-    pub async fn relay(&mut self, relayed: &mut Relayed) -> io::Result<()> {
+    pub async fn relay(
+        &mut self,
+        relayed: &mut Relayed,
+        idle: Option<Duration>,
+    ) -> Result<(), RelayFault> {
         self.guard.settle();
         let received = std::mem::take(&mut self.received);
         let (from_client, to_client) = self.client.split();
@@ -67,6 +94,7 @@ impl TakenFlow {
         to_server.waiting = Some(Waiting::Copied { bytes: received, sent: 0 });
         let mut asked = pin!(self.guard.asked());
         let mut acknowledged = pin!(self.acknowledgement.in_time());
+        let mut idle = pin!(until_idle([client, server], idle));
         poll_fn(|cx| {
             let Poll::Pending = acknowledged.as_mut().poll(cx);
             while let Poll::Ready(ends) = asked.as_mut().poll(cx) {
@@ -83,10 +111,12 @@ impl TakenFlow {
             if ended.iter().all(Poll::is_ready) {
                 return Poll::Ready(Ok(()));
             }
-            if let Poll::Ready(error) = to_server.poll_gone(cx) {
-                return Poll::Ready(Err(error));
+            for way in [&mut to_server, &mut to_client] {
+                if let Poll::Ready(error) = way.poll_gone(cx) {
+                    return Poll::Ready(Err(error.into()));
+                }
             }
-            to_client.poll_gone(cx).map(Err)
+            idle.as_mut().poll(cx).map(|()| Err(RelayFault::Idle))
         })
         .await
     }

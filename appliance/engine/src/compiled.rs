@@ -76,6 +76,8 @@ pub struct FlowPolicy<'a> {
     pub encrypt_then_mac: bool,
     /// SPEC T12.
     pub fetch_intermediates: bool,
+    /// Seconds; 0: never.
+    pub idle_timeout: u32,
     /// Which domains are not decrypted.
     pub decryption: Option<&'a DecryptionPolicy>,
     pub learnt: &'a Learnt,
@@ -359,6 +361,7 @@ impl CompiledPolicy {
             sessions: &stack.sessions,
             encrypt_then_mac: self.snapshot.device.encrypt_then_mac,
             fetch_intermediates: self.snapshot.device.fetch_intermediates,
+            idle_timeout: self.snapshot.device.idle_timeout,
             decryption,
             learnt: &self.learnt,
             exceptions: &self.exceptions,

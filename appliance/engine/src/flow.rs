@@ -155,11 +155,11 @@ async fn decide_after_takeover(
             outcome
         }
         (Decision::Release(outcome), _) => {
-            relay::as_is(taken, record).await;
+            relay::as_is(taken, policy.snapshot.device.idle_timeout, record).await;
             outcome
         }
         (Decision::TakeOver(_), _) => {
-            relay::as_is(taken, record).await;
+            relay::as_is(taken, policy.snapshot.device.idle_timeout, record).await;
             Outcome::Bypassed(Bypassed::IncompleteHello)
         }
     }
@@ -196,7 +196,7 @@ fn answerable(
     unsupported(&policy.snapshot, flow.proxy.resets_on_block())
 }
 
-/// Idle sessions live as long as their ends do (SPEC D17): an end that vanished without a word is
+/// Idle sessions live as long as their ends do (SPEC D17) where no idle timeout is set: an end that vanished without a word is
 /// found after some eight minutes. One that ended in order is asked seldom ([`crate::relay`]).
 pub(crate) fn keep_alive(stream: &TcpStream) {
     let keep_alive = TcpKeepalive::new()

@@ -23,7 +23,9 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 use weir_api::engine::{End, SessionRecord};
-use weir_dataplane::{FlowGuard, Patience, Relayed, TakenFlow, acknowledged, why_gone};
+use weir_dataplane::{
+    FlowGuard, Patience, RelayFault, Relayed, TakenFlow, acknowledged, idle_for, why_gone,
+};
 use weir_inspect::{Direction, Dropped, Session as InspectedSession};
 use weir_policy::Resets;
 use weir_policy::outcome::Blocked;
@@ -60,6 +62,8 @@ pub struct Relay<'a> {
     started: Instant,
     client_spoke: bool,
     rejected: bool,
+    /// Seconds; 0: never.
+    idle_timeout: u32,
 }
 
 /// How a relayed session ended.
@@ -76,6 +80,8 @@ enum Fault {
     /// One is gone, and the other takes nothing of what it said last.
     Abandoned(End, LegFault),
     Dropped(Dropped),
+    /// Neither has said anything for as long as the device's idle timeout.
+    Idle,
 }
 
 impl Fault {
@@ -110,6 +116,7 @@ impl<'a> Relay<'a> {
             started: Instant::now(),
             client_spoke: false,
             rejected: false,
+            idle_timeout: flow.idle_timeout,
         }
     }
 
@@ -129,6 +136,11 @@ impl<'a> Relay<'a> {
                 None // both are reset by the drop of their streams
             }
             Err(Fault::Dropped(dropped)) => Some(self.block(&dropped)),
+            Err(Fault::Idle) => {
+                // Both are reset: by an end in order half a message would pass for a whole one.
+                self.record.idle = Some(self.idle_timeout);
+                None
+            }
         };
         Ended { blocked, certificate_rejected: self.rejected }
     }
@@ -142,7 +154,8 @@ impl<'a> Relay<'a> {
         self.client.withholds =
             self.record.bytes_to_client == 0 && !self.client.leg.tls.peer_awaits_last_flight();
         let mut timer = (self.client.withholds && self.client.leg.unsent() > 0)
-            .then(|| Timer::new(Purpose::Tickets, FIRST_WORDS));
+            .then(|| Timer::new(Purpose::Tickets, FIRST_WORDS))
+            .or_else(|| self.idle_timer(Duration::ZERO));
         let guard = self.guard;
         let mut asked = pin!(guard.asked());
         let (mut in_a_row, mut first) = (0, End::Client);
@@ -157,7 +170,9 @@ impl<'a> Relay<'a> {
                 _ if self.client.ended && self.server.ended => {
                     timer = Some(Timer::new(self.drains(), DRAIN));
                 }
-                Some(Timer { purpose: Purpose::Tickets, .. }) if self.client_spoke => timer = None,
+                Some(Timer { purpose: Purpose::Tickets, .. }) if self.client_spoke => {
+                    timer = self.idle_timer(Duration::ZERO);
+                }
                 _ => {}
             }
             if in_a_row >= TURN {
@@ -198,10 +213,18 @@ impl<'a> Relay<'a> {
                         }
                         timer = Some(Timer::new(now, DRAIN));
                     }
-                    Some(Purpose::Tickets) | None => {
+                    Some(Purpose::Tickets) => {
                         self.client.withholds = false;
-                        timer = None;
+                        timer = self.idle_timer(Duration::ZERO);
                     }
+                    Some(Purpose::Idle) => {
+                        let idle = idle_for([&self.client.leg.stream, &self.server.leg.stream]);
+                        timer = self.idle_timer(idle);
+                        if timer.is_none() {
+                            return Err(Fault::Idle);
+                        }
+                    }
+                    None => {}
                 },
             }
         }
@@ -218,11 +241,18 @@ impl<'a> Relay<'a> {
         Watched::both([client, server], wanted)
     }
 
+    /// For the rest of the device's idle timeout, of which so much is over; `None`: none is left, or there is
+    /// no such time. Nothing is noted for each record: the kernel is asked when it could be over.
+    fn idle_timer(&self, idle: Duration) -> Option<Timer> {
+        let rest = Duration::from_secs(self.idle_timeout.into()).checked_sub(idle)?;
+        (!rest.is_zero()).then(|| Timer::new(Purpose::Idle, rest))
+    }
+
     /// How far both ends have come in taking what was said to them last.
     fn drains(&self) -> Purpose {
         let [client, server] = [&self.client, &self.server].map(|side| &side.leg.stream);
         let acknowledged = acknowledged(client).wrapping_add(acknowledged(server));
-        Purpose::Drain { acknowledged }
+        Purpose::Drain { acknowledged: acknowledged as u32 }
     }
 
     /// A side that nobody reads at the moment is gone. One that had ended in order ends the session so,
@@ -260,14 +290,17 @@ fn sent_by(end: End) -> Direction {
 
 /// Byte for byte, both ways, to the end: a flow that was taken with an incomplete hello and then
 /// proved excepted (SPEC D12).
-pub async fn as_is(mut taken: TakenFlow, record: &mut SessionRecord) {
+/// `idle_timeout`: of the device.
+pub async fn as_is(mut taken: TakenFlow, idle_timeout: u32, record: &mut SessionRecord) {
     let mut relayed = Relayed::default();
-    let result = taken.relay(&mut relayed).await;
+    let idle = (idle_timeout > 0).then(|| Duration::from_secs(idle_timeout.into()));
+    let result = taken.relay(&mut relayed, idle).await;
     record.bytes_to_server = relayed.to_server;
     record.bytes_to_client = relayed.to_client;
     match result {
         Ok(()) => close_in_order(&taken.client, &taken.server).await,
-        Err(error) => {
+        Err(RelayFault::Idle) => record.idle = Some(idle_timeout),
+        Err(error @ RelayFault::Tcp(_)) => {
             debug!(%error, "relayed flow broke; both ends are reset");
             last_words(&taken.client, &taken.server).await;
         }

@@ -56,7 +56,7 @@ pub async fn run(
 ) -> Outcome {
     let Some(flow) = policy.of(inspection) else {
         // Cannot happen: the inspection was judged from this very snapshot.
-        relay::as_is(taken, record).await;
+        relay::as_is(taken, policy.snapshot.device.idle_timeout, record).await;
         return Outcome::Bypassed(weir_policy::outcome::Bypassed::NoPolicy);
     };
 
@@ -81,7 +81,8 @@ pub async fn run(
         Err(Ended::Blocked(blocked)) => return Outcome::Blocked(blocked),
         Err(Ended::Excepted { client, server }) => {
             let received = (received, acknowledgement);
-            return relay_excepted(client, server, received, guard, record).await;
+            let idle = flow.idle_timeout;
+            return relay_excepted(client, server, received, (guard, idle), record).await;
         }
     };
     drop((received, hello, acknowledgement));

@@ -27,6 +27,7 @@ pub struct Statistics {
     takeover_failed: AtomicU64,
     http2_downgraded: AtomicU64,
     broken: AtomicU64,
+    idle: AtomicU64,
     client: Side,
     server: Side,
 }
@@ -78,6 +79,9 @@ impl Statistics {
         if record.broken.is_some() {
             increment(&self.broken);
         }
+        if record.idle.is_some() {
+            increment(&self.idle);
+        }
         let unsupported = [
             Outcome::Bypassed(Bypassed::UnsupportedTls),
             Outcome::Blocked(Blocked::UnsupportedTls),
@@ -126,6 +130,7 @@ impl Statistics {
             ("clientConnectionFailures".to_owned(), read(&self.client.failed)),
             ("serverConnectionFailures".to_owned(), read(&self.server.failed)),
             ("connectionsBrokenOff".to_owned(), read(&self.broken)),
+            ("connectionsEndedIdle".to_owned(), read(&self.idle)),
             ("connectionsHttp2Downgraded".to_owned(), read(&self.http2_downgraded)),
             ("clientSessionsResumed".to_owned(), read(&self.client.resumed)),
             ("serverSessionsResumed".to_owned(), read(&self.server.resumed)),

@@ -23,6 +23,9 @@ pub const HANDSHAKES_PER_CLIENT: RangeInclusive<u32> = 16..=4096;
 /// What [`Device::flow_table`] may be.
 pub const FLOW_TABLE: RangeInclusive<u32> = 1024..=4_194_304;
 
+/// What [`Device::idle_timeout`] may be, in seconds: up to a week.
+pub const IDLE_TIMEOUT: RangeInclusive<u32> = 10..=604_800;
+
 /// What [`Segment::mtu`] may be.
 pub const SEGMENT_MTU: RangeInclusive<u32> = 1280..=9216;
 
@@ -45,6 +48,11 @@ pub struct Device {
     /// What the sockets of taken flows send by.
     #[serde(default)]
     pub congestion_control: CongestionControl,
+    /// Seconds after which a session is ended, where neither end has said anything for so long; 0: idle
+    /// sessions live as long as their ends wish (SPEC D17). A change is in force for sessions that begin
+    /// later.
+    #[serde(default)]
+    pub idle_timeout: u32,
     /// SPEC D8: TLS inspection and any of these three exclude each other.
     pub asymmetric_mode: bool,
     pub web_mode: bool,
@@ -74,6 +82,7 @@ impl Default for Device {
             max_handshakes_per_client: 512,
             flow_table: flow_table(),
             congestion_control: CongestionControl::Cubic,
+            idle_timeout: 0,
             asymmetric_mode: false,
             web_mode: false,
             vlan_translation: false,

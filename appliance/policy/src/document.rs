@@ -41,6 +41,7 @@ over-threshold = \"bypass\"
 max-handshakes-per-client = 512
 flow-table = 262144
 congestion-control = \"cubic\"
+idle-timeout = 0
 asymmetric-mode = false
 web-mode = false
 vlan-translation = false
@@ -112,6 +113,8 @@ pub(crate) struct DeviceSection {
     /// Entries.
     pub flow_table: u32,
     pub congestion_control: CongestionControl,
+    /// Seconds; 0: never.
+    pub idle_timeout: u32,
     pub asymmetric_mode: bool,
     pub web_mode: bool,
     pub vlan_translation: bool,

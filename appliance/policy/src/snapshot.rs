@@ -20,7 +20,8 @@ pub use self::proxies::{
 };
 pub use crate::device::{
     CongestionControl, Device, Evasion, EvasionAction, FLOW_TABLE, HANDSHAKES_PER_CLIENT, Health,
-    Layer2Fallback, LinkDownSynchronisation, MOST_SESSIONS, OverThreshold, SEGMENT_MTU, Segment,
+    IDLE_TIMEOUT, Layer2Fallback, LinkDownSynchronisation, MOST_SESSIONS, OverThreshold,
+    SEGMENT_MTU, Segment,
 };
 use crate::precedence::Precedence;
 pub use crate::revocation::{

@@ -129,6 +129,7 @@ fn settings_of_device_and_segments_have_their_defaults_and_can_be_given() {
     over-threshold: block
     max-handshakes-per-client: 100
     congestion-control: bbr
+    idle-timeout: 3600
     health: { heartbeat-timeout: 700, recovery-time: 5 }
     evasion: { fragments: block, unsupported-tls: block }
   segments:
@@ -140,6 +141,7 @@ fn settings_of_device_and_segments_have_their_defaults_and_can_be_given() {
     assert_eq!(snapshot.device.over_threshold, OverThreshold::Block);
     assert_eq!(snapshot.device.max_handshakes_per_client, 100);
     assert_eq!(snapshot.device.congestion_control, CongestionControl::Bbr);
+    assert_eq!(snapshot.device.idle_timeout, 3600);
     assert_eq!(snapshot.device.health.heartbeat_timeout, Duration::from_millis(700));
     assert_eq!(snapshot.device.health.recovery_time, Duration::from_secs(5));
     assert_eq!(snapshot.device.health.drain_time, Duration::from_secs(300));

@@ -164,7 +164,7 @@ async fn take_over(flow: HeldFlow, stop: Arc<AtomicBool>, found: Arc<Found>) {
     };
     let mut relayed = Relayed::default();
     tokio::select! {
-        ended = taken.relay(&mut relayed) => drop(ended),
+        ended = taken.relay(&mut relayed, None) => drop(ended),
         () = stopped => {}
     }
     found.sockets.fetch_add(1, Ordering::Relaxed);

@@ -23,6 +23,7 @@ pub fn session(session: &SessionRecord) {
         certificate_names = session.certificate.as_ref().map(ToString::to_string).as_deref(),
         failure = session.failure.as_ref().map(ToString::to_string).as_deref(),
         broken = session.broken.as_ref().map(ToString::to_string).as_deref(),
+        idle_timeout = session.idle,
         outcome = %session.outcome,
         reason = session.outcome.reason().as_deref(),
         verdict = session.verdict.as_deref(),

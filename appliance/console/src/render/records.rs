@@ -103,6 +103,9 @@ fn detail(session: &SessionRecord) -> String {
     if let Some(broken) = &session.broken {
         text += &field("Broken off", &broken.to_string());
     }
+    if let Some(seconds) = session.idle {
+        text += &field("Ended by", &format!("the device's idle timeout of {seconds} s"));
+    }
     if let Some(record) = &session.certificate {
         text += &field("Server certificate", &optional(&record.subject));
         text += &field("Certificate's names", &record.to_string());

@@ -204,7 +204,7 @@ async fn judge(mut flow: HeldFlow, enough: usize, does: Does) {
 
 /// Moves bytes both ways as the engine does; ends in order where both ends do, else resets.
 pub async fn pass_through(mut taken: TakenFlow) {
-    if taken.relay(&mut Relayed::default()).await.is_ok() {
+    if taken.relay(&mut Relayed::default(), None).await.is_ok() {
         set_reset_on_close(&taken.client, false).unwrap();
         set_reset_on_close(&taken.server, false).unwrap();
     }

@@ -11,8 +11,11 @@ use tokio::time::{Sleep, sleep};
 pub(super) enum Purpose {
     /// The tickets of a client that has said nothing.
     Tickets,
-    /// The end of a session both of whose ends have ended: unless these acknowledged more than so many bytes.
-    Drain { acknowledged: u64 },
+    /// The end of a session both of whose ends have ended: unless these acknowledged more than so many bytes
+    /// (without their higher half: an idle session has little room).
+    Drain { acknowledged: u32 },
+    /// The end of a session over which nothing goes.
+    Idle,
 }
 
 pub(super) struct Timer {

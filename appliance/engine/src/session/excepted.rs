@@ -35,7 +35,7 @@ pub(super) async fn relay_excepted(
     client: TcpStream,
     server: TcpStream,
     (received, mut acknowledgement): (Vec<u8>, Acknowledgement),
-    guard: FlowGuard,
+    (guard, idle_timeout): (FlowGuard, u32),
     record: &mut SessionRecord,
 ) -> Outcome {
     // The server may be long in answering again.
@@ -45,7 +45,7 @@ pub(super) async fn relay_excepted(
         Ok(Ok(server)) => {
             keep_alive(&server);
             let taken = TakenFlow { client, server, received, acknowledgement, guard };
-            relay::as_is(taken, record).await;
+            relay::as_is(taken, idle_timeout, record).await;
             Outcome::NotDecrypted(NotDecrypted::LearntException)
         }
         Ok(Err(error)) => {

@@ -8,8 +8,8 @@ use crate::document::{DeviceSection, Document, EvasionSection, HealthSection, Ne
 use crate::layers::{Path, child};
 use crate::revocation::is_fetched_from;
 use crate::snapshot::{
-    Device, Evasion, FLOW_TABLE, HANDSHAKES_PER_CLIENT, Health, MOST_FETCH_NETWORKS, MOST_SESSIONS,
-    SEGMENT_MTU, Segment, SegmentId,
+    Device, Evasion, FLOW_TABLE, HANDSHAKES_PER_CLIENT, Health, IDLE_TIMEOUT, MOST_FETCH_NETWORKS,
+    MOST_SESSIONS, SEGMENT_MTU, Segment, SegmentId,
 };
 
 /// Longest wait before a port follows its partner down, seconds.
@@ -36,6 +36,13 @@ impl Check<'_> {
             let message = format!("is {per_client}; {least} to {most} are expected");
             self.error(&path2("device", "max-handshakes-per-client"), message);
         }
+        let idle = section.idle_timeout;
+        if idle != 0 && !IDLE_TIMEOUT.contains(&idle) {
+            let (least, most) = (IDLE_TIMEOUT.start(), IDLE_TIMEOUT.end());
+            let message =
+                format!("is {idle}; 0 (never), or {least} to {most} seconds are expected");
+            self.error(&path2("device", "idle-timeout"), message);
+        }
         if !FLOW_TABLE.contains(&section.flow_table) {
             let message = format!(
                 "is {}; {} to {} entries are expected",
@@ -55,6 +62,7 @@ impl Check<'_> {
             max_handshakes_per_client: per_client,
             flow_table: section.flow_table,
             congestion_control: section.congestion_control,
+            idle_timeout: idle,
             asymmetric_mode: section.asymmetric_mode,
             web_mode: section.web_mode,
             vlan_translation: section.vlan_translation,

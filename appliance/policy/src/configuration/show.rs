@@ -50,6 +50,7 @@ impl Page {
         self.pair(2, "max-handshakes-per-client", device.max_handshakes_per_client);
         self.pair(2, "flow-table", device.flow_table);
         self.pair(2, "congestion-control", device.congestion_control.word());
+        self.pair(2, "idle-timeout", device.idle_timeout);
         self.pair(2, "asymmetric-mode", device.asymmetric_mode);
         self.pair(2, "web-mode", device.web_mode);
         self.pair(2, "vlan-translation", device.vlan_translation);

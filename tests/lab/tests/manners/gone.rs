@@ -3,6 +3,7 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -18,12 +19,12 @@ use super::{OTHER, configure, passes, record_of, serve};
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gone.py");
 
 /// Versions of each stack.
-const STACKS: [&str; 2] = ["1.3", "1.1"];
+pub(super) const STACKS: [&str; 2] = ["1.3", "1.1"];
 /// Nobody speaks HTTP here.
-const OF_ANY_SERVICE: (&str, &str) =
+pub(super) const OF_ANY_SERVICE: (&str, &str) =
     ("service: http\n      reset-client", "service: other\n      reset-client");
 
-fn server(
+pub(super) fn server(
     bench: &Bench<Lab>,
     identity: &Identity,
     version: &str,
@@ -35,7 +36,7 @@ fn server(
     serve(&bench.ends, &mut command, &format!("{OTHER}:443"))
 }
 
-fn client_command(bench: &Bench<Lab>, version: &str, act: &str) -> Command {
+pub(super) fn client_command(bench: &Bench<Lab>, version: &str, act: &str) -> Command {
     let mut command = bench.ends.client.command("timeout");
     command.args(["120", "python3", SCRIPT, "client", &OTHER.to_string(), "public.example"]);
     command.args([version, act]);
@@ -48,6 +49,19 @@ fn port(said: &str) -> anyhow::Result<u16> {
     Ok(port.unwrap_or_default().parse()?)
 }
 
+/// Where one that lives says so.
+pub(super) fn port_of(client: &mut Process, log: &Path) -> anyhow::Result<u16> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        client.check()?;
+        match port(&std::fs::read_to_string(log)?) {
+            Ok(port) => return Ok(port),
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
 /// A client to its end; its port.
 fn client(bench: &Bench<Lab>, version: &str, act: &str) -> anyhow::Result<u16> {
     let said = succeed(&mut client_command(bench, version, act))?;
@@ -56,7 +70,7 @@ fn client(bench: &Bench<Lab>, version: &str, act: &str) -> anyhow::Result<u16> {
 }
 
 /// Until this end has no connection with the other any more.
-fn is_reset(end: &Namespace, port: u16) -> anyhow::Result<()> {
+pub(super) fn is_reset(end: &Namespace, port: u16) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let mut command = end.command("ss");
@@ -103,15 +117,7 @@ fn server_that_resets_while_its_client_reads_nothing_ends_its_session_on_either_
             let log = bench.run.path(&format!("client-{version}.log"));
             let mut command = client_command(bench, version, "deaf");
             let mut client = Process::start("client", &mut command, &log)?;
-            let deadline = Instant::now() + Duration::from_secs(20);
-            let port = loop {
-                client.check()?;
-                match port(&std::fs::read_to_string(&log)?) {
-                    Ok(port) => break port,
-                    Err(error) if Instant::now() >= deadline => return Err(error),
-                    Err(_) => std::thread::sleep(Duration::from_millis(50)),
-                }
-            };
+            let port = port_of(&mut client, &log)?;
             let record = record_of(bench, port)?;
             assert!(record.contains("Broken off by the server: "), "{version}: {record}");
             assert!(record.contains(&format!("TLS with the client TLS {version}")), "{record}");

@@ -8,6 +8,7 @@ mod ends;
 mod flights;
 mod foreign;
 mod gone;
+mod idle;
 mod never;
 mod resets;
 mod stalls;

@@ -135,7 +135,7 @@ async fn serve(mut flow: HeldFlow, surroundings: Rc<(Arc<IndexedSnapshot>, Arc<S
             if shared.drop_taken.load(Ordering::Relaxed) {
                 return;
             }
-            if taken.relay(&mut Relayed::default()).await.is_ok() {
+            if taken.relay(&mut Relayed::default(), None).await.is_ok() {
                 let _ = set_reset_on_close(&taken.client, false);
                 let _ = set_reset_on_close(&taken.server, false);
             }
