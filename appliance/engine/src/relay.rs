@@ -214,6 +214,7 @@ impl<'a> Relay<'a> {
                         timer = Some(Timer::new(now, DRAIN));
                     }
                     Some(Purpose::Tickets) => {
+                        self.client.has_tickets = self.client.withholds;
                         self.client.withholds = false;
                         timer = self.idle_timer(Duration::ZERO);
                     }

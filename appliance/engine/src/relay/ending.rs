@@ -11,12 +11,11 @@ use tracing::debug;
 use weir_api::engine::{BreakRecord, End, FilterAction};
 use weir_inspect::Dropped;
 use weir_policy::outcome::Blocked;
-use weir_tls::{InProgress, LegError};
+use weir_tls::LegError;
 
 use super::direction::{Input, Progress};
-use super::side::Side;
 use super::{Fault, Relay, sent_by};
-use crate::closing::{DRAIN, part, unacknowledged};
+use crate::closing::{DRAIN, part};
 use crate::counters::increment;
 use crate::leg::{HIGH_WATER, LegFault, progress, reset_on_close};
 
@@ -45,12 +44,7 @@ impl Relay<'_> {
     /// What `by`, which is gone, had said last did not all reach its peer: who held it is told, and counted.
     pub(super) fn cut_short(&mut self, by: End) {
         let (from, to) = self.sides(sent_by(by));
-        let with_worker = |side: &Side| {
-            let InProgress { wire, plain } = side.leg.tls.in_progress();
-            wire > 0 || plain > 0
-        };
-        let peer_holds = to.leg.unsent() > 0 || unacknowledged(&to.leg.stream);
-        let worker_holds = !peer_holds && (with_worker(from) || with_worker(to));
+        let worker_holds = to.waits_for_worker(from);
         let totals = &self.surroundings.totals;
         let (counter, words) = if worker_holds {
             (&totals.cut_short_by_worker, "the legacy stack held what it had said last")

@@ -7,8 +7,9 @@
 use std::io;
 
 use weir_dataplane::Patience;
+use weir_tls::InProgress;
 
-use crate::closing::{deliver, reset_unheard, shut_down};
+use crate::closing::{deliver, reset_unheard, shut_down, unacknowledged};
 use crate::leg::{HIGH_WATER, Leg, LegFault, UNHEARD};
 
 pub(super) struct Side {
@@ -21,6 +22,8 @@ pub(super) struct Side {
     pub(super) closing: bool,
     /// What TLS has for it of its own accord goes with the data that it waits for.
     pub(super) withholds: bool,
+    /// It got its tickets before any answer.
+    pub(super) has_tickets: bool,
     fin_sent: bool,
     /// It had ended in order, and a word of ours was too late for it: nothing can be said to it any more.
     pub(super) left: bool,
@@ -37,9 +40,17 @@ pub(super) struct Wanted {
 
 impl Side {
     pub(super) fn of(leg: Leg) -> Self {
-        let [fin_received, ended, closing, withholds, fin_sent, left] = [false; 6];
-        let patience = None;
-        Self { leg, fin_received, ended, closing, withholds, fin_sent, left, patience }
+        Self {
+            leg,
+            fin_received: false,
+            ended: false,
+            closing: false,
+            withholds: false,
+            has_tickets: false,
+            fin_sent: false,
+            left: false,
+            patience: None,
+        }
     }
 
     /// Sends what TCP takes, and FIN after the last byte.
@@ -76,11 +87,19 @@ impl Side {
     }
 
     /// Whether a reset of an end that had ended in order was drawn by what TLS said of its own accord: it
-    /// has acknowledged none of that, or has ended its session of TLS and then closed without having read
-    /// it. Where no data was sent to it.
+    /// has not acknowledged all of that, or has ended its session of TLS and then closed, maybe without
+    /// having read its tickets. Where no data was sent to it.
     pub(super) fn left_by_words_of_ours(&self) -> bool {
-        let may_have_read_none = self.leg.tls.peer_closed() && !self.withholds;
+        let may_have_read_none = self.leg.tls.peer_closed() && self.has_tickets;
         self.ended && (may_have_read_none || reset_unheard(&self.leg.stream))
+    }
+
+    /// Whether what the other side said has not come here because the legacy worker holds it, on either leg:
+    /// the peer has acknowledged all that there was for it.
+    pub(super) fn waits_for_worker(&self, other: &Self) -> bool {
+        let with_worker = |side: &Self| side.leg.tls.in_progress() != InProgress::default();
+        let has_all = self.leg.unsent() == 0 && !unacknowledged(&self.leg.stream);
+        has_all && (with_worker(self) || with_worker(other))
     }
 
     /// Nothing is said to it any more.

@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 use tokio::net::{TcpListener, TcpStream};
-use weir_tls::{Alert, LegError, Negotiated, PlainState, TlsLeg};
+use weir_tls::{Alert, InProgress, LegError, Negotiated, PlainState, TlsLeg};
 
 use super::side::Side;
 use crate::leg::Leg;
@@ -14,11 +14,21 @@ pub(super) struct Answering {
     answer: Vec<u8>,
     /// As a leg whose work is done elsewhere, it has come further.
     progress: bool,
+    closed: bool,
+    in_progress: InProgress,
 }
 
 impl Answering {
     pub(super) fn that_comes_further() -> Self {
         Self { progress: true, ..Self::default() }
+    }
+
+    pub(super) fn that_holds(wire: usize, plain: usize) -> Self {
+        Self { in_progress: InProgress { wire, plain }, ..Self::default() }
+    }
+
+    pub(super) fn whose_peer_closed() -> Self {
+        Self { closed: true, ..Self::default() }
     }
 }
 
@@ -51,6 +61,10 @@ impl TlsLeg for Answering {
 
     fn close_notify(&mut self) {}
 
+    fn in_progress(&self) -> InProgress {
+        self.in_progress
+    }
+
     fn poll_progress(&mut self, _: &mut Context<'_>) -> Poll<()> {
         if std::mem::take(&mut self.progress) { Poll::Ready(()) } else { Poll::Pending }
     }
@@ -58,7 +72,7 @@ impl TlsLeg for Answering {
     fn fatal_alert(&mut self, _: Alert) {}
 
     fn peer_closed(&self) -> bool {
-        false
+        self.closed
     }
 
     fn handshaking(&self) -> bool {

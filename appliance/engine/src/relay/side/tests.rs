@@ -3,7 +3,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
-use super::super::testing::side;
+use super::super::testing::{Answering, side};
 use super::*;
 use crate::closing::unacknowledged;
 
@@ -147,20 +147,46 @@ async fn reset_of_an_end_that_had_closed_is_told_from_one_that_means_it() {
     takes(&mut late, b"too late");
     is_reset(&late).await;
     assert!(late.left_by_words_of_ours());
-    // It ends, hears, and resets.
-    let (mut meant, peer) = side().await;
-    meant.ended = true;
-    takes(&mut meant, b"heard");
-    while unacknowledged(&meant.leg.stream) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    // It ends, hears, and resets: because of what it has not read, if it ended TLS before it had that.
+    for (closed, has_tickets, ours) in
+        [(false, true, false), (true, false, false), (true, true, true)]
+    {
+        let (mut meant, peer) = side().await;
+        takes(&mut meant, b"heard");
+        (meant.ended, meant.has_tickets) = (true, has_tickets);
+        if closed {
+            meant.leg.tls = Box::new(Answering::whose_peer_closed());
+        }
+        while unacknowledged(&meant.leg.stream) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        reset(peer);
+        is_reset(&meant).await;
+        assert_eq!(meant.left_by_words_of_ours(), ours);
     }
-    reset(peer);
-    is_reset(&meant).await;
-    assert!(!meant.left_by_words_of_ours());
     // It never ended.
     let (mut broken, peer) = side().await;
     reset(peer);
     is_reset(&broken).await;
     let _ = broken.push();
     assert!(!broken.left_by_words_of_ours());
+}
+
+#[tokio::test]
+async fn legacy_stack_that_holds_what_was_said_is_told_from_a_peer_that_does_not_take_it() {
+    let ((mut side, _peer), (mut other, _its_peer)) = (side().await, side().await);
+    assert!(!side.waits_for_worker(&other));
+    // On the leg that it is to come from, and on the one that it is to go to.
+    other.leg.tls = Box::new(Answering::that_holds(1, 0));
+    assert!(side.waits_for_worker(&other));
+    other.leg.tls = Box::<Answering>::default();
+    side.leg.tls = Box::new(Answering::that_holds(0, 1));
+    assert!(side.waits_for_worker(&other));
+    // Of what it gave back already the peer has not taken all.
+    side.leg.tls = Box::<Answering>::default();
+    while side.leg.unsent() == 0 {
+        takes(&mut side, &[0; 1 << 16]);
+    }
+    side.leg.tls = Box::new(Answering::that_holds(0, 1));
+    assert!(!side.waits_for_worker(&other));
 }
