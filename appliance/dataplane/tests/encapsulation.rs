@@ -71,8 +71,12 @@ struct Crossing<'a> {
 }
 
 impl Crossing<'_> {
+    fn is_released(&self) -> bool {
+        matches!(self.does, Does::Release | Does::ReleaseLate)
+    }
+
     fn name(&self) -> String {
-        let does = if self.does == Does::Release { "released" } else { "taken over" };
+        let does = if self.is_released() { "released" } else { "taken over" };
         let offloads = if self.offloads { "GSO" } else { "no GSO" };
         format!("{} to {}, MTU {}, {does}, {offloads}", self.ends.name, self.address, self.mtu)
     }
@@ -98,7 +102,7 @@ impl Crossing<'_> {
         }
         let (client, server) = wire.pair(&listener);
         echo(&client, server, &noise(self.bytes), &name);
-        let counter = if self.does == Does::Release { "flow_released" } else { "flow_taken_over" };
+        let counter = if self.is_released() { "flow_released" } else { "flow_taken_over" };
         engine.wait_for(counter, 1);
         assert_eq!(engine.counter("flow_held"), 1, "{name}");
         for nothing in ["encapsulation_dropped", "decapsulation_dropped", "take_over_failed"] {
@@ -157,13 +161,23 @@ fn compare(crossing: &Crossing<'_>, [client, server]: &[Vec<Frame>; 2]) {
         assert_eq!(there.0, here.0, "{name}: first sequence number");
         assert_eq!([there.1.len(), here.1.len()], [crossing.bytes; 2], "{name}");
         assert!(there.1 == here.1, "{name}: the streams differ");
-        if crossing.does == Does::Release {
+        if crossing.is_released() {
             for (here, there) in [(&at_server, &at_client), (&at_client, &at_server)] {
-                let missing = here.iter().find(|frame| !there.contains(frame));
+                let missing = here.iter().enumerate().find(|(place, frame)| {
+                    !there.contains(frame) && !is_repeated(frame, &here[..*place])
+                });
                 assert!(missing.is_none(), "{name}: at one end only: {missing:x?}");
             }
         }
     }
+}
+
+/// Whether a frame says again what those before it said: where a loaded machine holds a flow for longer
+/// than its client waits, what the client then repeats goes on once.
+fn is_repeated(frame: &Frame, before: &[&Frame]) -> bool {
+    let end = |frame: &Frame| frame.sequence.wrapping_add(frame.payload.len() as u32);
+    let said = |other: &&Frame| end(other).wrapping_sub(end(frame)) < 1 << 31;
+    !frame.payload.is_empty() && before.iter().any(said)
 }
 
 /// As `Frame::tunnel` has it.
@@ -215,6 +229,15 @@ fn taken_flow_keeps_tag_tunnel_and_addresses() {
 #[test]
 fn released_flow_keeps_every_packet() {
     keeps_every_field(Does::Release);
+}
+
+/// As on a machine that is too busy to judge at once.
+#[test]
+fn flow_released_late_keeps_every_packet_but_what_its_client_repeated() {
+    for ends in [&PLAIN, &ALL[0], &ALL[5]] {
+        let crossing = crossing(ends, Does::ReleaseLate, SERVER);
+        compare(&crossing, &crossing.run());
+    }
 }
 
 /// Megabytes, with the large frames that the ends' kernels make.

@@ -162,6 +162,8 @@ pub fn snapshot(fallback: Layer2Fallback) -> Snapshot {
 pub enum Does {
     TakeOver,
     Release,
+    /// When the client has said its first word again.
+    ReleaseLate,
     Block(Resets),
     /// Never decides.
     Hold,
@@ -170,6 +172,9 @@ pub enum Does {
 /// After so long a pause a flow's first payload is judged as far as it came: longer than a busy machine
 /// takes from one packet of a test to the next.
 const NOTHING_MORE: Duration = Duration::from_secs(3);
+
+/// A client has repeated its first word by then (RFC 6298: Linux waits 200 ms at least).
+const REPEATED: Duration = Duration::from_millis(300);
 
 /// Judges every flow once `enough` bytes of it came (or nothing more will), on a runtime of its own.
 pub fn judge_all(held: HeldFlows, enough: usize, does: Does) -> JoinHandle<()> {
@@ -194,6 +199,10 @@ async fn judge(mut flow: HeldFlow, enough: usize, does: Does) {
     match does {
         Does::Hold => std::future::pending().await,
         Does::Release => flow.release().unwrap(),
+        Does::ReleaseLate => {
+            tokio::time::sleep(REPEATED).await;
+            flow.release().unwrap();
+        }
         Does::Block(resets) => flow.block(resets).unwrap(),
         Does::TakeOver => match flow.take_over().await {
             Ok(taken) => pass_through(taken).await,
