@@ -23,7 +23,7 @@ static __always_inline void learn_answer(struct __sk_buff *skb, struct packet *p
 		/* What was said so far another server said, or none. */
 		doubtful = END_DOUBTFUL;
 		if (f->reset != RESET_BY_ANYBODY)
-			f->reset = 0;
+			forget_words(f);
 	}
 	/* Before its number: another CPU may look at both. */
 	server->flags |= doubtful;
@@ -52,7 +52,7 @@ static __noinline int confirm(struct packet *p, struct flow *f, __u32 answered)
 	__u32 by_cookie = p->payload && !f->reset && p->ack - (server->isn + 1) + COOKIE_SIZES <= 2 * COOKIE_SIZES;
 	if (((server->flags & END_DOUBTFUL) || by_cookie) && p->ack != server->isn + 1) {
 		server->isn = p->ack - 1;
-		f->reset = 0;
+		forget_words(f);
 	}
 	if (p->ack == server->isn + 1)
 		client->flags |= END_CONFIRMED;

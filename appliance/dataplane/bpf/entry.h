@@ -7,6 +7,12 @@
 
 enum { ENTER_DONE, ENTER_RACE, ENTER_FULL };
 
+/* Whether a client may have acknowledged something of its server that must be known before it is held. */
+static __always_inline int server_was_heard(struct flow *f)
+{
+	return f->reset == SERVER_SPOKE || f->reset == RESET_BY_SERVER;
+}
+
 /* From half_open to `flows`. `f` must not be used afterwards. */
 static __noinline int enter(struct packet *p, struct flow *f, __u64 word)
 {
@@ -21,8 +27,6 @@ static __noinline int enter(struct packet *p, struct flow *f, __u64 word)
 	if (*(volatile __u64 *)&f->word != answered || moving->word != answered ||
 	    bpf_map_lookup_elem(&half_open, &p->key) != f)
 		return ENTER_RACE;
-	if (moving->reset != SERVER_SPOKE)
-		moving->client_heard = 0;
 	__u32 client_low = moving->client_low;
 	/* Before it is there: whoever takes it out of the count finds it counted. */
 	count_entry(&p->key, client_low, 1, 1);
@@ -38,18 +42,30 @@ static __noinline int enter(struct packet *p, struct flow *f, __u64 word)
 		swap(f, answered, STATE_HALF_OPEN);
 		return error == -17 /* EEXIST */ ? ENTER_RACE : ENTER_FULL;
 	}
-	/* Not that of a newer SYN, which may have taken its place. */
-	if (bpf_map_lookup_elem(&half_open, &p->key) == f)
+	/* Not that of a newer SYN, which may have taken its place. Where its client's acknowledgements must not be
+	 * missed the entry stays until it is judged: a packet that did not find it in `flows` yet finds it here,
+	 * however slow its CPU is. */
+	if (!server_was_heard(f) && bpf_map_lookup_elem(&half_open, &p->key) == f)
 		bpf_map_delete_elem(&half_open, &p->key);
 	return ENTER_DONE;
 }
 
+/* The rest of it: the flow is judged, or was not held. */
+static __noinline int leave_half_open(struct flow_key *key, __u64 word)
+{
+	struct flow *old = key ? bpf_map_lookup_elem(&half_open, key) : 0;
+	if (old && *(volatile __u64 *)&old->word == ((word & ~0xffULL) | STATE_ANSWERED))
+		bpf_map_delete_elem(&half_open, key);
+	return 0;
+}
+
 #define MOVE_LOOKS 1024 /* some 20 microseconds; past it the packet is dropped, and comes again */
 
-/* Whether a packet says nothing that must wait for its flow's entry. */
-static __always_inline int crosses_a_move(struct packet *p)
+/* Whether a packet says nothing that must wait for its flow's entry, as far as that is known (`watched`): what
+ * it acknowledges of a server that said something, or ended, must. */
+static __always_inline int crosses_a_move(struct packet *p, struct flow *watched)
 {
-	return !p->payload && !(p->flags & (TCP_SYN | TCP_FIN | TCP_URG));
+	return !p->payload && !(p->flags & (TCP_SYN | TCP_FIN | TCP_URG)) && (!watched || !server_was_heard(watched));
 }
 
 struct move {

@@ -45,25 +45,43 @@ static __always_inline int may_be_first(struct flow *f, struct configuration *c)
 	return !f->served && (f->reset == SERVER_SPOKE || !(c->evasion & EVASION_SERVER_SPEAKS_FIRST));
 }
 
+/* CPUs may do so at one time. Before its packet crosses: its client acknowledges no more than is known. */
+static __always_inline void note_said(struct packet *p, struct flow *f)
+{
+	if (p->payload)
+		__sync_fetch_and_add(&f->said, p->payload);
+}
+
 /* By whoever alone changes the entry, or to whom another's change does no harm. */
 static __always_inline void note_word(struct packet *p, struct flow *f)
 {
+	note_said(p, f);
 	if (f->reset != SERVER_SPOKE) {
-		f->reset = SERVER_SPOKE;
-		f->said = 0;
 		f->client_heard = 0;
+		f->reset = SERVER_SPOKE;
 	}
-	f->said += p->payload;
+}
+
+/* What a server said, or how it ended, was in another connection. */
+static __always_inline void forget_words(struct flow *f)
+{
+	f->reset = 0;
+	f->said = 0;
+	f->client_heard = 0;
 }
 
 /* What a client acknowledges of its server by a packet that crosses, the server does not say again. Of more
- * than was said, which it will not believe either, there is no place for a socket. */
-static __always_inline void note_client_heard(struct packet *p, struct flow *f)
+ * than was said, which it will not believe either, there is no place for a socket. Whether the packet may
+ * cross: not where another CPU moves or holds the flow at this moment, which may not have this. It looks at
+ * this behind its change of the state, as we do at the state behind this. */
+static __always_inline int note_client_heard(struct packet *p, struct flow *f, __u64 word)
 {
-	__u32 heard = p->ack - (f->end[1].isn + 1);
-	if (f->reset == SERVER_SPOKE && (p->flags & (TCP_ACK | TCP_SYN | TCP_RST)) == TCP_ACK && heard <= f->said &&
-	    heard > f->client_heard)
-		f->client_heard = heard;
+	__u32 heard = p->ack - (f->end[1].isn + 1), known = *(volatile __u32 *)&f->client_heard;
+	__u32 most = f->reset == SERVER_SPOKE ? f->said : f->reset == RESET_BY_SERVER;
+	if ((p->flags & (TCP_ACK | TCP_SYN | TCP_RST)) != TCP_ACK || heard > most || heard <= known)
+		return 1;
+	return __sync_val_compare_and_swap(&f->client_heard, known, heard) == known &&
+	       __sync_val_compare_and_swap(&f->word, word, word) == word;
 }
 
 /* Whether the only answers to its SYN were ones that policy leaves to the bridge. */

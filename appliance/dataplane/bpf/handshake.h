@@ -43,8 +43,7 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struc
 			/* A retransmission. */
 			if (options.flags & END_TIMESTAMPS)
 				old->end[0].tsval = options.tsval;
-			if (p->payload > old->syn_payload && old->reset != SERVER_SPOKE &&
-			    (*(volatile __u64 *)&old->word & 0xff) == STATE_HALF_OPEN)
+			if (p->payload > old->syn_payload && (*(volatile __u64 *)&old->word & 0xff) == STATE_HALF_OPEN)
 				old->syn_payload = p->payload;
 		}
 		return TC_ACT_OK;
@@ -203,7 +202,7 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 					if (!(server->flags & END_DOUBTFUL))
 						server->flags |= END_DOUBTFUL;
 					if (f->reset == SERVER_SPOKE)
-						f->reset = 0; /* that was said in another connection */
+						forget_words(f);
 				}
 				return SEEN_PASS;
 			}
@@ -279,7 +278,10 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 		return SEEN_DROP;
 	}
 	if (!p->payload) {
-		note_client_heard(p, f);
+		if (!note_client_heard(p, f, word)) {
+			count(segment, state_race_dropped);
+			return SEEN_DROP;
+		}
 		if (!answered && f->reset != SERVER_SPOKE && (server->flags & END_SEEN) && (p->flags & (TCP_ACK | TCP_SYN)) == TCP_ACK &&
 		    p->ack == server->isn + 1 && p->seq == f->end[0].isn + 1)
 			return SEEN_WHOLE;
@@ -309,8 +311,10 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 			return SEEN_DROP;
 		}
 		if (f->reset == SERVER_SPOKE) {
-			note_client_heard(p, f);
-			return SEEN_PASS;
+			if (note_client_heard(p, f, word))
+				return SEEN_PASS;
+			count(segment, state_race_dropped);
+			return SEEN_DROP;
 		}
 		if (f->reset == RESET_BY_SERVER && acknowledged == 1) {
 			/* It heard its server's end; one that only says so is not heard itself, as below. */
@@ -361,7 +365,8 @@ static __always_inline struct flow *enter_to_hold(struct packet *p, struct flow 
 		*action = on_client_flood(p, f, *word, c, segment);
 		return 0;
 	}
-	switch (enter(p, f, *word)) {
+	int entered = enter(p, f, *word);
+	switch (entered) {
 	case ENTER_DONE:
 	case ENTER_RACE:
 		f = moved(p, f);
@@ -383,6 +388,8 @@ static __always_inline struct flow *enter_to_hold(struct packet *p, struct flow 
 		*action = leave_or_drop(p, f, *word, segment, COUNTER_flow_table_full_passed);
 		return 0;
 	}
+	if (entered == ENTER_DONE)
+		leave_half_open(&p->key, *word);
 	count(segment, state_race_dropped);
 	*action = TC_ACT_SHOT;
 	return 0;
@@ -426,8 +433,9 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 	__u32 client_low = f->client_low;
 	if (!client_adds(&p->key, client_low, c))
 		return on_client_flood(p, f, word, c, segment);
-	if ((word & 0xff) != STATE_ANSWERED) {
-		int action = TC_ACT_SHOT;
+	__u32 enters = (word & 0xff) != STATE_ANSWERED;
+	int action = TC_ACT_SHOT;
+	if (enters) {
 		f = enter_to_hold(p, f, &word, c, segment, &action);
 		if (!f) {
 			client_subtracts(&p->key, client_low);
@@ -441,9 +449,10 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct packet *p,
 			return TC_ACT_SHOT;
 		}
 	}
-	if (seen == SEEN_FIRST)
-		return hold_asked(skb, p, f, word, HELD_FIRST);
-	return hold_server_first(p, f, word, segment);
+	action = seen == SEEN_FIRST ? hold_asked(skb, p, f, word, HELD_FIRST) : hold_server_first(p, f, word, segment);
+	if (enters && *(volatile __u64 *)&f->word != ((word & ~0xffULL) | STATE_HELD))
+		leave_half_open(&p->key, word);
+	return action;
 }
 
 #endif

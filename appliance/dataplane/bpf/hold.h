@@ -6,15 +6,17 @@
 
 enum { HOLD_OK, HOLD_RING_FULL, HOLD_TOO_LARGE, HOLD_RACE };
 
-/* From watching to held; `f` is in `flows`. */
-static __always_inline int promote(struct packet *p, struct flow *f, __u64 word)
+/* From watching to held; `f` is in `flows`, and `h` describes it. */
+static __always_inline int promote(struct packet *p, struct flow *f, __u64 word, struct held *h)
 {
 	if (*(volatile __u64 *)&f->word != word)
 		return HOLD_RACE;
 	f->owner = INSTANCE; /* before the state: whoever sees a held flow asks whose it is */
 	if (!swap(f, word, STATE_HELD))
 		return HOLD_RACE;
-	f->judged = 0; /* what was said was here */
+	/* Another CPU may have noted this since it was described; what it notes later does not cross. */
+	h->flow.client_heard = *(volatile __u32 *)&f->client_heard;
+	h->flow.said = *(volatile __u32 *)&f->said;
 	f->counted = 1;
 	count_entry(&p->key, f->client_low, 0, -1);
 	return HOLD_OK;
@@ -81,7 +83,7 @@ static __noinline int wake(__u64 word)
 			f->touched = bpf_ktime_get_ns();                                                             \
 		describe(skb, p, f, word, h, kind, length);                                                          \
 		if (kind == HELD_FIRST) {                                                                            \
-			int result = promote(p, f, word);                                                             \
+			int result = promote(p, f, word, h);                                                          \
 			if (result) {                                                                                \
 				bpf_ringbuf_discard(h, 0);                                                           \
 				return result;                                                                       \
@@ -212,7 +214,7 @@ static __noinline int hold_server_first(struct packet *p, struct flow *f, __u64 
 	}
 	f->touched = bpf_ktime_get_ns();
 	describe(0, p, f, word, h, HELD_SERVER_FIRST, 0);
-	int result = promote(p, f, word);
+	int result = promote(p, f, word, h);
 	if (result) {
 		bpf_ringbuf_discard(h, 0);
 		client_subtracts(&p->key, f->client_low);
@@ -251,6 +253,7 @@ static __always_inline int on_server_spoke(struct packet *p, struct flow *f, __u
 			f->reset = SERVER_SPOKE;
 			count(segment, server_spoke_first);
 		}
+		note_said(p, f);
 		return TC_ACT_OK;
 	}
 	struct held *h = reserve(word, sizeof(*h));

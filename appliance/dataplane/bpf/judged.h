@@ -138,6 +138,8 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 		if (!swap(f, word, STATE_RELEASED))
 			goto race;
 		client_leaves(&p->key, f);
+		if (server_was_heard(f))
+			leave_half_open(&p->key, word);
 		forget_flow(&p->key, f);
 		count(segment, held_given_back);
 		return TC_ACT_OK;

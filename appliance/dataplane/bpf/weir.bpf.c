@@ -86,7 +86,7 @@ static __always_inline int on_packet(struct __sk_buff *skb, struct said *said)
 		struct flow *watched = bpf_map_lookup_elem(&half_open, &p.key);
 		word = watched ? *(volatile __u64 *)&watched->word : STATE_ANSWERED;
 		/* Looked for in the order of the way that it goes, no entry is missed. */
-		if ((word & 0xff) == STATE_ANSWERED && settings && settings->rules && !crosses_a_move(&p))
+		if ((word & 0xff) == STATE_ANSWERED && settings && settings->rules && !crosses_a_move(&p, watched))
 			f = moved(&p, watched);
 		if (!f) {
 			if (is_first_syn(&p))
@@ -179,7 +179,7 @@ static __always_inline int on_packet(struct __sk_buff *skb, struct said *said)
 not_in_flows:
 	if (f) {
 		if ((word & 0xff) == STATE_ANSWERED) {
-			if (crosses_a_move(&p))
+			if (crosses_a_move(&p, f))
 				return TC_ACT_OK;
 			count(segment, state_race_dropped); /* another CPU is moving it, and slow at that */
 			return TC_ACT_SHOT;
@@ -332,6 +332,8 @@ int state_command(struct bpf_raw_tracepoint_args *arguments)
 	}
 	if (command.from == STATE_ANSWERED)
 		count_entry(&command.key, f->client_low, 0, -1);
+	if (command.from == STATE_HELD && server_was_heard(f))
+		leave_half_open(&command.key, from);
 	if (!enters && command.to != STATE_RELEASING)
 		client_leaves(&command.key, f);
 	if (command.to == STATE_WATCHED && *(volatile __u8 *)&f->acknowledged) {

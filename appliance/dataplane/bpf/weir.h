@@ -164,7 +164,6 @@ struct flow {
 	union {
 		__u32 judged;	   /* bytes that were judged, from the client's first, and its FIN; from STATE_RELEASING on */
 		__u32 client_time; /* once taken: the timestamp of its last packet before */
-		__u32 said;	   /* until held, SERVER_SPOKE: bytes of the server, repeated ones too */
 	};
 	__u32 successor; /* sequence number of a newer SYN, which a SYN-ACK has to answer */
 	__u8 successor_side; /* 0: no newer SYN; else 1 + the side it came in by */
@@ -172,13 +171,15 @@ struct flow {
 	__u8 counted; /* among its client's flows (clients.h); only in flows, changed by who changes the state */
 	__u8 reset; /* RESET_..., SERVER_SPOKE: before it is judged, an end ended or reset it, as far as anybody can tell */
 	union {
-		__u32 syn_payload; /* in half_open, but for SERVER_SPOKE: bytes */
-		__u32 client_heard; /* until released or taken: so much of its server the client acknowledged by packets that crossed */
+		__u32 client_heard; /* until released or taken: so much of its server the client acknowledged by packets
+				     * that crossed, its end too where that is all it said */
 		__u32 server_heard; /* from STATE_RELEASING on: so much of `judged` the server acknowledged */
 		__u32 server_time; /* once taken: the timestamp of its SYN-ACK */
 	};
+	__u32 said; /* until taken: bytes of the server that crossed behind its SYN-ACK, repeated ones too */
+	__u32 syn_payload; /* bytes */
 };
-_Static_assert(sizeof(struct flow) == 128, "src/layout.rs has the same type");
+_Static_assert(sizeof(struct flow) == 136, "src/layout.rs has the same type");
 
 /* The GRE key of a SYN, and that of the answer where it differs. */
 struct gre_pair {
@@ -221,7 +222,7 @@ struct held {
 	__u16 vlan_tci;
 	__u16 vlan_present;
 };
-_Static_assert(sizeof(struct held) == 216, "src/layout.rs has the same type");
+_Static_assert(sizeof(struct held) == 224, "src/layout.rs has the same type");
 
 /* The arguments of state_command. Returns state found | COMMAND_SWAPPED; COMMAND_TUPLE_OWNED: another
  * flow's sockets have the tuple; 0: no entry of that id. From STATE_TAKEN to itself: the flow's

@@ -163,7 +163,7 @@ pub const END_TIMESTAMPS: u8 = 8;
 pub const END_SPOKEN_TO: u8 = 64;
 
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct End {
     pub isn: u32,
     /// Of its SYN; once the flow is taken, the programs have the end's next sequence number here.
@@ -191,7 +191,7 @@ pub struct End {
 const _: () = assert!(size_of::<End>() == 44);
 
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Flow {
     pub word: u64,
     pub touched: u64,
@@ -216,8 +216,12 @@ pub struct Flow {
     /// Of `judged`, so much the server acknowledged; before the release, what [`Self::heard`] says. Once
     /// taken the programs have something else here.
     pub server_heard: u32,
+    /// Bytes of the server that crossed behind its SYN-ACK, repeated ones too.
+    pub said: u32,
+    /// Of the SYN, in bytes.
+    pub syn_payload: u32,
 }
-const _: () = assert!(size_of::<Flow>() == 128);
+const _: () = assert!(size_of::<Flow>() == 136);
 
 impl Flow {
     /// Of a held flow: the sequence number of its server up to which the client acknowledged it, by packets
@@ -283,7 +287,7 @@ pub struct Held {
     pub vlan_tci: u16,
     pub vlan_present: u16,
 }
-const _: () = assert!(size_of::<Held>() == 216);
+const _: () = assert!(size_of::<Held>() == 224);
 
 impl Held {
     /// The VLAN tag that the kernel keeps beside the frame.

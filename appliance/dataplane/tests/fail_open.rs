@@ -356,7 +356,7 @@ fn whatever_a_dead_engine_held_is_given_back_however_much_it_is() {
     // Entries of an engine that there never was.
     let mut flows = flows(&wire);
     for number in 0..HELD {
-        let (mut key, mut flow) = ([0; 60], [0; 128]);
+        let (mut key, mut flow) = ([0; 60], [0; 136]);
         key[0] = 1;
         key[56..].copy_from_slice(&number.to_be_bytes());
         (flow[0], flow[4]) = (State::Held as u8, 1);
@@ -379,8 +379,8 @@ enum State {
     Tombstone = 7,
 }
 
-/// The pinned flow table, as bytes: keys of 60, values of 128, whose first byte is the state.
-fn flows(wire: &Wire) -> HashMap<MapData, [u8; 60], [u8; 128]> {
+/// The pinned flow table, as bytes: keys of 60, values of 136, whose first byte is the state.
+fn flows(wire: &Wire) -> HashMap<MapData, [u8; 60], [u8; 136]> {
     let layout = std::fs::read_dir(&wire.pins).unwrap().next().unwrap().unwrap();
     let data = MapData::from_pin(layout.path().join("flows")).unwrap();
     HashMap::try_from(Map::HashMap(data)).unwrap()

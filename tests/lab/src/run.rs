@@ -60,7 +60,7 @@ impl Run {
     pub fn flows(&self) -> Result<usize> {
         let map = Map::HashMap(MapData::from_pin(self.pin_directory().join("flows"))?);
         // As long as key and value of `bpf/weir.h` are; aya refuses any other length.
-        let flows = HashMap::<_, [u8; 60], [u8; 128]>::try_from(map)?;
+        let flows = HashMap::<_, [u8; 60], [u8; 136]>::try_from(map)?;
         Ok(flows.keys().count())
     }
 
