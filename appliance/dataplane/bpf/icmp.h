@@ -83,15 +83,21 @@ static __noinline int on_icmp_error(struct __sk_buff *skb, struct packet *p, str
 
 /* Of a flow that is not held yet: a first fragment of its server, which says something before its client
  * does. Nobody knows whether it becomes a whole packet. */
-static __noinline int on_server_fragment(struct packet *p, struct flow *f, __u64 word)
+static __noinline int on_server_fragment(struct __sk_buff *skb, struct packet *p, struct flow *f, __u64 word)
 {
 	__u32 zero = 0;
+	__u8 flags = 0;
 	struct configuration *c = bpf_map_lookup_elem(&configuration, &zero);
 	if (!p || !f || !c)
 		return SEEN_DROP;
 	__u32 segment = p->key.segment;
 	if (!(f->end[1].flags & END_SEEN))
 		return SEEN_PASS;
+	/* Another answer, which its client may believe: its first word says so. */
+	if (!bpf_skb_load_bytes(skb, p->l4 + 13, &flags, 1) && (flags & TCP_SYN)) {
+		on_strange_answer(&f->end[1]);
+		return SEEN_PASS;
+	}
 	if (!may_be_first(f, c) && !c->fallback && !engine_dead(c, INSTANCE)) {
 		count(segment, fragment_dropped);
 		return SEEN_DROP;
@@ -105,10 +111,10 @@ static __noinline int on_server_fragment(struct packet *p, struct flow *f, __u64
  * reassembled at the end would never have been looked at (SPEC D15). Before anything was held, policy
  * lets the flow pass by one of its client: else it would not have come here. Later fragments name no ports and pass,
  * but nothing comes of them without the first. A flow whose SYN was a fragment is unknown here and
- * passes, counted. */
-static __noinline int on_fragment(struct packet *p)
+ * passes, counted. One that comes in by the port of its other end is none of the flow. */
+static __noinline int on_fragment(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c)
 {
-	if (!p)
+	if (!p || !port || !c)
 		return TC_ACT_OK;
 	__u32 segment = p->key.segment;
 	if (p->protocol != IPPROTO_TCP || p->later_fragment)
@@ -123,6 +129,9 @@ static __noinline int on_fragment(struct packet *p)
 	}
 	if (!f && (!watched || (*(volatile __u64 *)&watched->word & 0xff) == STATE_ANSWERED))
 		f = moved(p, watched);
+	struct flow *known = f ? f : watched;
+	if (known && (known->client_side == port->side) != (p->from_low == known->client_low))
+		return on_other_pass(c, segment);
 	if (f) {
 		__u32 state = *(volatile __u64 *)&f->word & 0xff;
 		if (state == STATE_ANSWERED) {
@@ -143,7 +152,7 @@ static __noinline int on_fragment(struct packet *p)
 			/* Of nothing but a handshake that is watched; another CPU may change it at this moment. */
 			__u32 watched_in = f ? STATE_ANSWERED : STATE_HALF_OPEN;
 			if (state == watched_in && p->from_low != watched->client_low) {
-				if (on_server_fragment(p, watched, word) == SEEN_DROP)
+				if (on_server_fragment(skb, p, watched, word) == SEEN_DROP)
 					return TC_ACT_SHOT;
 				goto passed;
 			}

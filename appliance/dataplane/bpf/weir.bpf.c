@@ -68,7 +68,7 @@ static __always_inline int on_packet(struct __sk_buff *skb, struct said *said)
 			return TC_ACT_SHOT;
 		}
 		if (p.fragment)
-			return on_fragment(&p);
+			return on_fragment(skb, &p, port, c);
 		return is_icmp_error(&p) ? on_icmp_error(skb, &p, port) : TC_ACT_OK;
 	}
 

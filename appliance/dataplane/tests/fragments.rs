@@ -10,7 +10,7 @@ use wire::Wire;
 use wire::capture::Capture;
 use wire::engine::{Does, Engine, PORT, judge_all, snapshot};
 use wire::packets::{CLIENT_TO_SERVER, frame, ipv4, ipv6, tcp};
-use wire::raw::{RAW_CLIENT, RAW_SERVER, Raw};
+use wire::raw::{ACK, RAW_CLIENT, RAW_SERVER, Raw, SYN};
 
 const OUTER: [[u8; 4]; 2] = [[192, 0, 2, 1], [192, 0, 2, 2]];
 const INNER: [[u8; 4]; 2] = [[10, 77, 0, 1], [10, 77, 0, 2]];
@@ -240,4 +240,71 @@ fn any_number_of_first_fragments_of_the_server_ends_no_inspection() {
     client.send(0, b"judged");
     server.expect("what its client says", |a| a.payload == b"judged");
     engine.wait_for("flow_taken_over", 1);
+}
+
+fn in_vlan(wire: &Wire, port: u16) -> (Raw, Raw) {
+    let (mut client, mut server) = Raw::ends(wire, port);
+    (client.vlan, server.vlan) = (Some(100), Some(100));
+    (client, server)
+}
+
+/// What comes in by the port of its other end is no fragment of the flow (SPEC D16).
+#[test]
+fn a_fragment_in_one_ends_name_from_the_others_side_ends_no_inspection() {
+    let (wire, engine) = under(EvasionAction::Bypass, Does::TakeOver);
+    for (number, of_client) in [(1, true), (2, false)] {
+        let (mut client, mut server) = in_vlan(&wire, 4000 + number);
+        Raw::shake(&mut client, &mut server);
+        let (named, forger) = if of_client { (&client, &server) } else { (&server, &client) };
+        let mut other = Raw::ends(&wire, 4000 + number);
+        let forged = if of_client { &mut other.1 } else { &mut other.0 };
+        (forged.local, forged.remote, forged.vlan) = (named.local, named.remote, Some(100));
+        (forged.first, forged.expected, forged.mac) = (named.first, named.expected, forger.mac);
+        let mut fragment = forged.segment(0, b"the head");
+        fragment.more_fragments = true;
+        forged.put(&fragment);
+        engine.wait_for("two_passes_passed", number.into());
+        client.send(0, b"judged");
+        server.expect("what its client says", |a| a.payload == b"judged");
+        engine.wait_for("flow_taken_over", number.into());
+    }
+    assert_eq!(engine.counter("fragmented_flow_passed"), 0);
+    assert_eq!(engine.counter("server_spoke_first"), 0);
+}
+
+/// An answer in fragments, before the one that is known or behind it; of the latter its client may believe
+/// either.
+#[test]
+fn an_answer_in_fragments_ends_no_inspection() {
+    let (wire, engine) = under(EvasionAction::Bypass, Does::TakeOver);
+    for (number, (before, apart, believed)) in (1..).zip([
+        (true, 0, false),
+        (true, 1000, false),
+        (false, 1000, false),
+        (false, 1000, true),
+    ]) {
+        let (mut client, mut server) = in_vlan(&wire, 4000 + number);
+        client.send_syn(|| server.receive_some(|a| a.flags == SYN));
+        server.expected = client.first;
+        client.expected = server.first;
+        let answer = |in_fragments: bool| {
+            let mut answer = server.syn();
+            (answer.flags, answer.acknowledged) = (SYN | ACK, server.expected);
+            if in_fragments {
+                answer.sequence = answer.sequence.wrapping_add(apart);
+            }
+            answer.more_fragments = in_fragments;
+            server.put(&answer);
+            client.expect("the answer", |a| a.flags == SYN | ACK);
+        };
+        answer(before);
+        answer(!before);
+        if believed {
+            client.expected = client.expected.wrapping_add(apart);
+        }
+        client.send(0, b"judged");
+        server.expect("what its client says", |a| a.payload == b"judged");
+        engine.wait_for("flow_taken_over", number.into());
+    }
+    assert_eq!(engine.counter("server_spoke_first"), 0);
 }
