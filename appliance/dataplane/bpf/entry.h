@@ -116,11 +116,16 @@ static __noinline int enter_half_open(struct packet *p, struct flow *f, __u64 wo
 }
 
 /* An entry in `flows` that was moved to half_open or released, by another CPU at this moment; or long ago,
- * where the kernel did not delete it then (a map's bucket that an interrupt finds locked is busy). */
-static __always_inline void forget_moved(struct packet *p, struct flow *f)
+ * where the kernel did not delete it then (a map's bucket that an interrupt finds locked is busy). One that no
+ * packet comes to is forgotten by user space (src/inheritance.rs). */
+static __always_inline void forget_moved(struct packet *p, struct flow *f, __u64 word)
 {
-	if ((__s64)(bpf_ktime_get_ns() - f->touched) > (__s64)SYN_ANSWERED)
-		forget_flow(&p->key, f);
+	if ((__s64)(bpf_ktime_get_ns() - f->touched) <= (__s64)SYN_ANSWERED)
+		return;
+	/* Another CPU may have deleted it since, and a new connection have its place, or its memory. */
+	struct flow *now = bpf_map_lookup_elem(&flows, &p->key);
+	if (now && *(volatile __u64 *)&now->word == word)
+		forget_flow(&p->key, now);
 }
 
 /* Leaves a flow that is not held yet to the bridge; it is known as such for as long as half_open has

@@ -114,12 +114,12 @@ static __always_inline int on_packet(struct __sk_buff *skb, struct said *said)
 	case STATE_WATCHED:
 		break;
 	case STATE_HALF_OPEN:
-		forget_moved(&p, f);
+		forget_moved(&p, f, word);
 		count(segment, state_race_dropped); /* another CPU is moving it back at this moment */
 		return TC_ACT_SHOT;
 	case STATE_IGNORED:
 	case STATE_RELEASED:
-		forget_moved(&p, f);
+		forget_moved(&p, f, word);
 		return TC_ACT_OK;
 	default:
 		return TC_ACT_OK;

@@ -5,7 +5,8 @@
 //! this one and drains; those are left alone until it ends. A thread of its own goes through the
 //! table in small steps, so that nobody waits for it: until it has come to a flow the programs do
 //! what its packets need (`engine_dead`). A walk that fails is logged and done again. Between such walks
-//! the engine in charge recounts clients' flows from time to time (`crate::recount`).
+//! the engine in charge looks from time to time for entries that the kernel did not delete when it was asked to,
+//! and recounts clients' flows (`crate::recount`).
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -18,14 +19,19 @@ use std::time::{Duration, Instant};
 use aya::maps::{Array, MapData};
 
 use crate::core::{Core, Disposition, Finished};
-use crate::layout::{END_SPOKEN_TO, ENGINES, EngineInstance, Flow, FlowKey, State, id_of};
+use crate::layout::{
+    END_SPOKEN_TO, ENGINES, EngineInstance, Flow, FlowKey, SYN_ANSWERED, State, id_of,
+};
 use crate::recount::Recount;
+use crate::ring::monotonic_nanoseconds;
 use crate::state::{EngineQuery, Swap};
 use crate::tables::InForce;
 use crate::walk::{Broken, FlowTable, PAUSE, Walked};
 
 /// Between two looks at which engines live.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Left-over entries that are deleted at one look, at most; the rest waits for the next ones.
+const MOST_LEFT: usize = 65_536;
 
 /// The thread. Ends when dropped.
 pub struct Inheritance {
@@ -52,7 +58,8 @@ impl Inheritance {
     pub fn start(heir: Heir) -> io::Result<Self> {
         let (walk, walks) = channel();
         let query = EngineQuery::new(heir.query.try_clone()?);
-        let mut walker = Walker { heir, query, walks, living: HashSet::new() };
+        let mut walker =
+            Walker { heir, query, walks, living: HashSet::new(), left: HashSet::new() };
         let thread =
             std::thread::Builder::new().name("weir-inherit".into()).spawn(move || walker.run())?;
         Ok(Self { walk: Some(walk), thread: Some(thread) })
@@ -82,6 +89,8 @@ struct Walker {
     walks: Receiver<()>,
     /// Other engines that lived at the last look.
     living: HashSet<u32>,
+    /// Entries that were found left over at the last look for such: their ids, [`MOST_LEFT`] at most.
+    left: HashSet<u64>,
 }
 
 impl Walker {
@@ -106,7 +115,7 @@ impl Walker {
             } else if counted.elapsed() >= self.heir.recount_every {
                 // Not beside another engine's: both would mend the same count.
                 if !self.heir.in_force.superseded()
-                    && let Err(error) = self.recount()
+                    && let Err(error) = self.forget_left().and_then(|()| self.recount())
                 {
                     tracing::warn!(%error, "counts of clients' flows are not looked at");
                 }
@@ -153,6 +162,33 @@ impl Walker {
         Ok(())
     }
 
+    /// Deletes entries of flows that are the bridge's, or the table of handshakes', already: the kernel did not
+    /// when it was asked to (forget_moved of bpf/entry.h, for those that a packet comes to). One that is found
+    /// twice nobody is about to delete.
+    fn forget_left(&mut self) -> Result<(), Broken> {
+        let now = monotonic_nanoseconds()?;
+        let mut left = HashSet::new();
+        self.heir.flows.walk(
+            || self.pause(),
+            |key, flow| {
+                let (state, id) = (State::of(flow.word), id_of(flow.word));
+                let old = now.saturating_sub(flow.touched) > SYN_ANSWERED;
+                if let Some(state @ (State::HalfOpen | State::Ignored | State::Released)) = state
+                    && old
+                    && left.len() < MOST_LEFT
+                {
+                    left.insert(id);
+                    if self.left.contains(&id) {
+                        self.heir.core.state.remove(&key, id, state)?;
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        self.left = left;
+        Ok(())
+    }
+
     fn walk(&self) -> Result<Walked, Broken> {
         let mut lives = HashMap::from([(self.heir.own, true)]);
         let visit = |key, flow: &Flow| {
@@ -194,8 +230,8 @@ impl Walker {
             }
             Some(State::Tombstone) => bury(Disposition::Tombstone),
             Some(State::Blocked) => bury(Disposition::Blocked),
-            // Nobody's yet (crate::silence).
-            Some(State::Answered | State::Released) | None => {}
+            // Nobody's yet (crate::silence), or nobody's any more.
+            Some(State::Answered | State::Released | State::HalfOpen | State::Ignored) | None => {}
         }
         Ok(())
     }

@@ -131,6 +131,8 @@ pub struct SegmentSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum State {
+    HalfOpen = 1,
+    Ignored = 2,
     Held = 3,
     Releasing = 4,
     Released = 5,
@@ -144,6 +146,8 @@ pub enum State {
 impl State {
     pub fn of(word: u64) -> Option<Self> {
         Some(match word & 0xff {
+            1 => Self::HalfOpen,
+            2 => Self::Ignored,
             3 => Self::Held,
             4 => Self::Releasing,
             5 => Self::Released,
@@ -157,6 +161,11 @@ impl State {
     }
 }
 
+/// Nanoseconds in which whoever changes an entry to a state that is not one of the flow table's has deleted
+/// it.
+pub const SYN_ANSWERED: u64 = 10_000_000_000;
+
+pub const END_SEEN: u8 = 1;
 pub const END_WINDOW_SCALE: u8 = 2;
 pub const END_SACK: u8 = 4;
 pub const END_TIMESTAMPS: u8 = 8;
