@@ -7,6 +7,7 @@
 //! while later, and both found it wrong by as much; where something did it stays as it is. Not for:
 //! counting (bpf/clients.h). Fails as the walks do; the counts stay as they were then.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -38,7 +39,7 @@ pub struct Recount {
 }
 
 /// Of cells that nothing changed while it was found out: what is in them, and by how much their counts
-/// are too high.
+/// are too high. Those of all clients also where they are right.
 type Wrong = HashMap<u32, (u64, i32)>;
 
 impl Recount {
@@ -51,35 +52,34 @@ impl Recount {
         superseded: impl Fn() -> bool,
     ) -> Result<usize, Broken> {
         let once = self.wrong(flows, &mut pause)?;
-        if once.is_empty() || !(0..APART).all(|_| pause()) {
+        if once.values().all(|(_, by)| *by == 0) || !(0..APART).all(|_| pause()) {
             return Ok(0);
         }
         let again = self.wrong(flows, &mut pause)?;
         let still = once.into_iter().filter(|(cell, found)| again.get(cell) == Some(found));
-        let mut mended: HashMap<u32, i32> = HashMap::new();
+        let mut still: Vec<(u32, (u64, i32))> = still.collect();
+        // Those of all clients first: where they stood still they say by themselves what they should be.
+        still.sort_by_key(|(cell, _)| Reverse(*cell));
+        let (mut stood, mut mended) = (HashSet::new(), HashSet::new());
         for (cell, (found, by)) in still {
             // Mended by another engine meanwhile, or its client has new flows.
             if superseded() || self.counts.get(&cell, 0)? != found {
                 continue;
             }
+            stood.insert(cell);
+            if by == 0 {
+                continue;
+            }
             self.add(cell, by.wrapping_neg())?;
-            mended.insert(cell, by);
-        }
-        // The counts of all clients never stand still on a busy machine; each client is in one cell of a
-        // group's first row.
-        let mut all_mended = 0;
-        for (first, all) in
-            [(CLIENT_ENTRIES, CLIENT_ENTRIES_ALL), (CLIENT_HANDSHAKES, CLIENT_HANDSHAKES_ALL)]
-        {
-            let row = first..first + CLIENT_CELLS;
-            let by: i32 =
-                mended.iter().filter(|(cell, _)| row.contains(cell)).map(|(_, by)| by).sum();
-            if by != 0 {
+            mended.insert(cell);
+            // On a busy machine they never stand still; each client is in one cell of a group's first row.
+            // An error here leaves them to a time when they do.
+            if let Some(all) = all_of(cell).filter(|all| !stood.contains(all)) {
                 self.add(all, by.wrapping_neg())?;
-                all_mended += 1;
+                mended.insert(all);
             }
         }
-        Ok(mended.len() + all_mended)
+        Ok(mended.len())
     }
 
     fn wrong(&self, flows: &FlowTable, pause: &mut impl FnMut() -> bool) -> Result<Wrong, Broken> {
@@ -106,8 +106,7 @@ impl Recount {
             let right = counted.get(&cell).copied().unwrap_or_default();
             (cell, (found, count_of(found).wrapping_sub(right)))
         });
-        // Those of all clients follow from the others.
-        Ok(by.filter(|(cell, (_, by))| *by != 0 && *cell < CLIENT_ENTRIES_ALL).collect())
+        Ok(by.filter(|(cell, (_, by))| *by != 0 || *cell >= CLIENT_ENTRIES_ALL).collect())
     }
 
     /// All cells; fewer where `pause` says to stop.
@@ -130,7 +129,17 @@ impl Recount {
     }
 }
 
-/// The cells of its client that count a flow, but for those of all clients.
+/// Where what a cell counts is counted for all clients, too.
+fn all_of(cell: u32) -> Option<u32> {
+    let row = |first: u32| first..first + CLIENT_CELLS;
+    if row(CLIENT_ENTRIES).contains(&cell) {
+        Some(CLIENT_ENTRIES_ALL)
+    } else {
+        row(CLIENT_HANDSHAKES).contains(&cell).then_some(CLIENT_HANDSHAKES_ALL)
+    }
+}
+
+/// The cells that count a flow: two of its client for each count, and those of all clients.
 fn cells(key: &FlowKey, flow: &Flow, seed: u64) -> impl Iterator<Item = u32> {
     let hash = client_hash(key, flow.client_low != 0, seed);
     let row = u64::from(CLIENT_CELLS);
@@ -140,6 +149,8 @@ fn cells(key: &FlowKey, flow: &Flow, seed: u64) -> impl Iterator<Item = u32> {
         .into_iter()
         .filter(|(_, counts)| *counts)
         .flat_map(move |(base, _)| pair.map(|cell| base + cell))
+        .flat_map(|cell| [Some(cell), all_of(cell)])
+        .flatten()
 }
 
 /// As `client_hash` of bpf/clients.h.

@@ -143,3 +143,67 @@ fn counts_below_0_are_none_and_bound_nobody() {
     assert_eq!(engine.counter("handshakes_full_passed"), 0);
     assert_eq!(engine.counter("client_flood_passed"), 0);
 }
+
+/// As an error leaves them between a client's counts and those of all clients.
+#[test]
+fn counts_of_all_clients_that_alone_are_wrong_are_mended_once_nothing_changes_them() {
+    let wire = Wire::new();
+    let (engine, held) = wire.engine_with(Attach::Auto, |options| {
+        options.times = Times { recount: Duration::from_secs(1), ..Times::default() };
+    });
+    judge_all(held, 1, Does::Hold);
+    let (client, _server) = Raw::shaken(&wire, 4000);
+    client.send(0, b"held");
+    engine.wait_for("flow_held", 1);
+    let _silent = Raw::shaken(&wire, 4001);
+    let mut counts = counts(&wire);
+    let right = read(&counts);
+    for (cell, amount) in [(6 * 8192, 3), (6 * 8192 + 1, -2)] {
+        add(&mut counts, cell, amount);
+    }
+    wire::wait_for(|| read(&counts) == right);
+}
+
+/// Entries of flows that are the bridge's, or that moved back to the table of handshakes: the kernel did not
+/// delete them when it was asked to, and no packet of theirs ever comes.
+#[test]
+fn entries_that_the_kernel_did_not_delete_are_deleted_later() {
+    const HALF_OPEN: u8 = 1;
+    const IGNORED: u8 = 2;
+    const RELEASED: u8 = 5;
+    const VALUE: usize = 136;
+    let wire = Wire::new();
+    let (_engine, held) = wire.engine_with(Attach::Auto, |options| {
+        options.times = Times { recount: Duration::from_secs(1), ..Times::default() };
+    });
+    judge_all(held, 1, Does::Hold);
+    let layout = std::fs::read_dir(&wire.pins).unwrap().next().unwrap().unwrap().path();
+    let map = Map::HashMap(MapData::from_pin(layout.join("flows")).unwrap());
+    let mut flows: aya::maps::HashMap<MapData, [u8; 60], [u8; VALUE]> = map.try_into().unwrap();
+    let mut young = None;
+    for (port, state, old) in [
+        (4001, HALF_OPEN, true),
+        (4002, IGNORED, true),
+        (4003, RELEASED, true),
+        (4004, RELEASED, false),
+    ] {
+        let _ends = Raw::shaken(&wire, port);
+        let is = |key: &[u8; 60]| key[56..].chunks(2).any(|end| end == port.to_be_bytes());
+        let key = flows.keys().map(Result::unwrap).find(is).unwrap();
+        let mut flow = flows.get(&key, 0).unwrap();
+        // Its word's last byte is its state; then when it was touched.
+        flow[0] = state;
+        let touched = u64::from_ne_bytes(flow[8..16].try_into().unwrap());
+        let touched = if old { touched - 20_000_000_000 } else { touched + 3_600_000_000_000 };
+        flow[8..16].copy_from_slice(&touched.to_ne_bytes());
+        if !old {
+            young = Some(key);
+        }
+        flows.insert(key, flow, 0).unwrap();
+    }
+    wire::wait_for(|| flows.keys().count() == 1);
+    assert_eq!(flows.keys().next().unwrap().unwrap(), young.unwrap());
+    // None of them says nothing, and one is left: in one cell of each row, and in all.
+    let counts = counts(&wire);
+    wire::wait_for(|| read(&counts).iter().filter(|count| **count != 0).count() == 3);
+}
