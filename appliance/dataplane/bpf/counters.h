@@ -77,6 +77,7 @@ COUNTER(state_race_dropped, "packet dropped because its flow changed state under
 COUNTER(taken_other_pass_passed, "packet of a taken flow that came in by the other end's port: the tuple crosses twice, this pass is left to the bridge")
 COUNTER(tombstone_replaced, "new connection on the tuple of a finished flow")
 COUNTER(release_final, "released flow whose server acknowledged all that was judged")
+COUNTER(another_connection_dropped, "client's packet, before its released flow's server acknowledged what was judged, that could be of another connection of the same ends, which only SYN cookies know")
 COUNTER(packet_repeated, "packet over bytes that were judged and are not acknowledged, handed to the engine")
 COUNTER(blocked_dropped, "packet of a blocked flow")
 COUNTER(engine_stray_dropped, "packet from the engine's namespace that belongs to no taken flow")

@@ -157,17 +157,16 @@ static __always_inline int on_server_first(struct packet *p, struct flow *f, __u
 	return SEEN_PASS;
 }
 
-#define TLS_HANDSHAKE 0x16 /* RFC 8446 5.1 */
-
 /* A client's data that begins before its first byte. A keep-alive has no byte that the server would take;
  * but for one that knows connections by SYN cookies (RFC 4987 3.6) alone, whose client may have said another
- * number than in its SYN: for it the byte is the first of a ClientHello, where it begins one. */
+ * number than in its SYN: for it the byte is the first of a ClientHello, where it begins one, and a longer
+ * one is all of it. */
 static __noinline int ahead_of_first(struct __sk_buff *skb, struct packet *p, __u32 offset)
 {
 	__u8 last = 0;
 	if (!p)
 		return SEEN_DROP;
-	if ((__s32)(offset + p->payload) <= 0 && !bpf_skb_load_bytes(skb, p->end - 1, &last, 1) && last != TLS_HANDSHAKE)
+	if (offset == -1U && p->payload == 1 && !bpf_skb_load_bytes(skb, p->end - 1, &last, 1) && last != TLS_HANDSHAKE)
 		return SEEN_PASS;
 	/* The server would trim it and take the rest; no client sends such. */
 	count(p->key.segment, client_invalid_dropped);
@@ -338,6 +337,10 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 	}
 	if (expires_early(p, &f->end[0])) {
 		count(segment, client_ttl_dropped);
+		return SEEN_DROP;
+	}
+	if (begins_hello_behind(skb, p, offset)) {
+		count(segment, client_invalid_dropped);
 		return SEEN_DROP;
 	}
 	return SEEN_FIRST;

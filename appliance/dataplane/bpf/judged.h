@@ -58,6 +58,26 @@ static __always_inline int sender_of(struct __sk_buff *skb, struct packet *p, st
 	return SENDER_IS_CLIENT;
 }
 
+#define FIRST_WINDOW 65535 /* RFC 7323 2.2: most that a server takes before it acknowledged anything */
+
+/* Whether a packet of its client could begin, or go on in, another connection of a released flow's ends: of one
+ * whose server has lost it and knows connections by SYN cookies alone, which needs no SYN. What a client sends
+ * in its own connection, behind what was judged too, lies in the window and acknowledges no more than its server
+ * said (a FIN is one more); src/judged.rs has the same. */
+static __noinline int of_another_connection(struct __sk_buff *skb, struct packet *p, struct flow *f)
+{
+	if (!p || !f || (p->flags & (TCP_ACK | TCP_RST)) != TCP_ACK)
+		return 0; /* begins none, and carries nothing in one */
+	__u32 start = p->seq - (f->end[0].isn + 1), heard = p->ack - (f->end[1].isn + 1);
+	/* Not signed: what is before the first byte is far behind it. */
+	if (start > f->server_heard + FIRST_WINDOW || heard > *(volatile __u32 *)&f->said + 1)
+		return 1;
+	if (!start || !on_a_cookies_line(start, heard))
+		return 0;
+	/* What its server waits for where all of the client's first segment was so short. */
+	return !p->payload || start > f->server_heard || begins_hello_behind(skb, p, start);
+}
+
 /* A released flow until its server acknowledged what was judged: the client cannot put other bytes
  * in their place, whatever became of the packets that were judged. */
 static __always_inline int on_watched(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct flow *f, __u64 word)
@@ -68,9 +88,14 @@ static __always_inline int on_watched(struct __sk_buff *skb, struct packet *p, s
 		return on_other_pass(c, segment);
 	if (sender == SENDER_IS_SERVER) {
 		note_heard(p, f);
+		note_said(p, f);
 		if (acknowledges_judged(p, f))
 			end_watch(p, f, word, segment);
 		return TC_ACT_OK;
+	}
+	if (of_another_connection(skb, p, f)) {
+		count(segment, another_connection_dropped);
+		return TC_ACT_SHOT;
 	}
 	__s32 start = p->seq - (f->end[0].isn + 1), end = start + p->payload;
 	if (!p->payload || end <= 0 || start >= (__s32)f->judged)
@@ -106,8 +131,10 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 	if (sender == SENDER_ON_OTHER_PASS)
 		return on_other_pass(c, segment);
 	if (sender == SENDER_IS_SERVER) {
-		if ((word & 0xff) == STATE_RELEASING)
+		if ((word & 0xff) == STATE_RELEASING) {
 			note_heard(p, f);
+			note_said(p, f);
+		}
 		if ((word & 0xff) == STATE_RELEASING && acknowledges_judged(p, f)) {
 			/* state_command looks at this after its change of state, as we do at the state. */
 			f->acknowledged = 1;
@@ -162,6 +189,10 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 	}
 	if ((word & 0xff) == STATE_HELD && expires_early(p, &f->end[0])) {
 		count(segment, client_ttl_dropped);
+		return TC_ACT_SHOT;
+	}
+	if ((word & 0xff) == STATE_HELD && begins_hello_behind(skb, p, p->seq - (f->end[0].isn + 1))) {
+		count(segment, client_invalid_dropped);
 		return TC_ACT_SHOT;
 	}
 	if (note_congestion(p, f, &f->end[0]))

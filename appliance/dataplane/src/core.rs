@@ -354,6 +354,7 @@ counts! {
     NotTakeable => "held_not_takeable_dropped", "held packet outside the server's window, a SYN, a RST not at the next byte, after the end, or without room";
     Conflicting => "held_conflicting_dropped", "held packet with other bytes in the place of some that came before";
     WatchedConflicting => "watched_conflicting_dropped", "packet with other bytes than were judged, after the flow's release and before its server acknowledged them";
+    WatchedAnother => "watched_another_connection_dropped", "packet after the flow's release that could be of another connection of the same ends, which only SYN cookies know";
     WatchedRepeated => "watched_repeated_forwarded", "judged bytes again, after the flow's release, sent on";
     WatchGivenUp => "watch_given_up", "released flow left to the bridge though its server did not acknowledge in time what was judged, or for want of room";
     WatchBlocked => "watch_blocked", "released flow blocked by policy: its client sent other bytes than were judged, or its server did not acknowledge those in time; or, whatever policy says, its server did not acknowledge in time the end behind them, or what came with an acknowledgement of a server's first word (both also where only another path has the server's packets)";

@@ -4,7 +4,8 @@
 //! of such a packet (`crate::ring`). Does not fail.
 
 use crate::assembly::differs;
-use crate::frame::Frame;
+use crate::frame::{ACK, Frame, RST};
+use crate::layout::Flow;
 
 /// The bytes by which a released flow was judged, until its server acknowledged them.
 #[derive(Debug)]
@@ -38,10 +39,38 @@ impl Judged {
     }
 }
 
+/// Most that a server takes before it acknowledged anything.
+const FIRST_WINDOW: u32 = 65_535;
+/// Numbers next to one another that a SYN cookie stands for, with the size of segments in it.
+const COOKIE_SIZES: u32 = 3;
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Whether a packet of the flow's client could begin, or go on in, another connection of the same ends, which
+/// its server knows by SYN cookies alone: as `of_another_connection` of bpf/judged.h.
+pub fn of_another_connection(flow: &Flow, frame: &Frame) -> bool {
+    if frame.flags & (ACK | RST) != ACK {
+        return false;
+    }
+    let [client, server] = flow.end.map(|end| end.isn.wrapping_add(1));
+    let start = frame.sequence.wrapping_sub(client);
+    let heard = frame.acknowledged.wrapping_sub(server);
+    if start > flow.server_heard.saturating_add(FIRST_WINDOW) || heard > flow.said.saturating_add(1)
+    {
+        return true;
+    }
+    let apart = heard.wrapping_sub(start).wrapping_add(COOKIE_SIZES);
+    if start == 0 || apart > 2 * COOKIE_SIZES {
+        return false;
+    }
+    let begins_hello = start <= COOKIE_SIZES && frame.payload().first() == Some(&TLS_HANDSHAKE);
+    frame.payload().is_empty() || start > flow.server_heard || begins_hello
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::client_frame;
+    use crate::frame::{FIN, client_frame};
+    use crate::layout::End;
 
     const FIRST: u32 = u32::MAX - 1000; // the sequence wraps inside the tests
 
@@ -64,6 +93,37 @@ mod tests {
             (before, b"xx", false),
         ] {
             assert_eq!(judged.conflicts(&frame(at, payload)), conflicts, "{at} {payload:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_connection_without_a_syn_could_say_is_told_from_what_follows_upon_judged_bytes() {
+        const SERVER: u32 = 1000;
+        let end = |first: u32| End { isn: first.wrapping_sub(1), ..End::default() };
+        let end = [end(FIRST), end(SERVER)];
+        let flow = Flow { end, server_heard: 2, said: 100, ..Flow::default() };
+        for (at, heard, payload, flags, another) in [
+            (0, 0, &b"judged"[..], 0, false),
+            (0, 3, b"judged", 0, false),
+            (6, 0, b"and more", 0, false),
+            (6, 101, b"", 0, false),
+            (6, 0, b"", FIN, false),
+            (65_537, 0, b"and more", 0, false),
+            (65_538, 0, b"and more", 0, true),
+            (6, 102, b"and more", 0, true),
+            (6, 3, b"and more", 0, true),
+            (6, 9, b"", 0, true),
+            (6, 10, b"", 0, false),
+            (2, 0, b"dged", 0, false),
+            (2, 0, b"\x16ged", 0, true),
+            (3, 0, b"ged", 0, true),
+            (u32::MAX, 0, b"x", 0, true),
+            (u32::MAX, 0, b"", RST, false),
+            (50, 50, b"", RST, false),
+        ] {
+            let mut frame = client_frame(FIRST, at, payload, flags);
+            frame.acknowledged = SERVER.wrapping_add(heard);
+            assert_eq!(of_another_connection(&flow, &frame), another, "{at} {heard} {payload:?}");
         }
     }
 

@@ -24,6 +24,7 @@ use crate::core::{Core, Count, Disposition, Finished, Shared, client_side};
 use crate::dataplane::Times;
 use crate::frame::{Frame, FrameError};
 use crate::held::{HeldFlow, other};
+use crate::judged::of_another_connection;
 use crate::layout::{
     EVASION_DECOY, EVASION_TABLE_FULL, Flow, FlowKey, HELD_CLIENT_ALIVE, HELD_FINAL, HELD_FIRST,
     HELD_SERVER_ALIVE, HELD_SERVER_FIRST, HELD_SERVER_SPOKE, Held, State, read_held,
@@ -256,6 +257,8 @@ impl RingThread {
                             if core.blocks(EVASION_DECOY) {
                                 self.block_watched(held.key, held.id, &shared);
                             }
+                        } else if of_another_connection(&held.flow, &frame) {
+                            shared.count(links, Count::WatchedAnother);
                         } else {
                             // Or it was on its way when its flow was released.
                             let new = state.judged.as_ref().is_some_and(|j| j.precede(&frame));

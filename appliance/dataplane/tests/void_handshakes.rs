@@ -147,3 +147,67 @@ fn a_connection_that_only_syn_cookies_know_is_judged_from_its_first_byte() {
     server.expect("the judged bytes", |a| a.payload == b"judged");
     engine.wait_for("flow_taken_over", held + 1);
 }
+
+/// Nor wherever else in both sequences: such a server takes an acknowledgement that is as far from its answer's
+/// number as it is from its client's SYN.
+#[test]
+fn what_such_a_connection_says_before_the_first_byte_or_right_behind_it_does_not_pass() {
+    let (wire, engine) = under(Does::Release);
+    let (client, server) = Raw::shaken(&wire, 4000);
+    for at in [-1000i64, -2] {
+        let mut other = client.segment(at, b"\x16\x03\x01 unjudged");
+        other.payload = &other.payload[..at.unsigned_abs().min(12) as usize];
+        other.acknowledged = other.acknowledged.wrapping_add(at as u32);
+        client.put(&other);
+        server.expect_none("what begins before the first byte", |a| !a.payload.is_empty());
+    }
+    client.send(0, b"xxx");
+    engine.wait_for("flow_held", 1);
+    client.send(3, b"\x16\x03\x01");
+    server.expect("what was judged", |a| a.payload == b"xxx");
+    server.expect_none("a hello behind the first byte", |a| !a.payload.is_empty());
+    assert_eq!(engine.counter("client_invalid_dropped"), 3);
+}
+
+#[test]
+fn nothing_of_another_connection_passes_beside_a_released_one() {
+    const JUDGED: &[u8] = b"xxx\x16\x03\x01\x02";
+    let (wire, engine) = under(Does::Release);
+    let (client, server) = Raw::shaken(&wire, 4000);
+    client.send(0, JUDGED);
+    server.expect("the judged bytes", |a| a.payload == JUDGED);
+    engine.wait_for("flow_released", 1);
+    // Where it begins, what it acknowledges, each from the first byte on, and what it says.
+    let others: [(i64, i64, &[u8]); 11] = [
+        (1000, 1000, b"unjudged"),
+        (1000, 1000, b""),
+        (7, 7, b"unjudged"),
+        (1000, 997, b"unjudged"),
+        (1000, 1_000_000, b"unjudged"),
+        (-500, -500, b"unjudged"),
+        (-3, -3, b"\x16\x03\x01xxx"),
+        (-1, 0, b"\x16"),
+        (70_000, 0, b"unjudged"),
+        (3, 0, &JUDGED[3..]),
+        (3, 3, b""),
+    ];
+    for (number, (at, heard, payload)) in (1..).zip(others) {
+        let mut other = client.segment(at, payload);
+        other.flags = ACK;
+        other.acknowledged = other.acknowledged.wrapping_add(heard as u32);
+        client.put(&other);
+        server.expect_none(&format!("{at} {heard} {payload:?}"), |_| true);
+        engine.wait_for("another_connection_dropped", number);
+    }
+    // What its client goes on with passes, and what it acknowledges of its server, which has not heard it.
+    client.send(7, b"and more");
+    server.expect("what follows", |a| a.payload == b"and more");
+    server.send(0, b"220 ready");
+    client.expect("a word of the server", |a| a.payload == b"220 ready");
+    client.acknowledge(15, 9);
+    let heard = client.expected.wrapping_add(9);
+    server.expect("the acknowledgement", |a| a.acknowledged == heard);
+    server.acknowledge(9, 7);
+    engine.wait_for("release_final", 1);
+    assert_eq!(engine.counter("another_connection_dropped"), others.len() as u64);
+}
