@@ -21,8 +21,10 @@ pub struct Assembly {
     pub end: Option<ClientEnd>,
     /// More payload than is ever put together.
     pub full: bool,
-    /// Most of its server that it acknowledged, by any frame.
+    /// Most of its server that it acknowledged, by any frame that acknowledges no more than that said.
     acknowledged: Option<u32>,
+    /// Up to where its server said something, where that is known.
+    pub server_said: Option<u32>,
 }
 
 /// How a client ended, in its place behind its bytes. The server may not get it, for all that we know.
@@ -64,6 +66,7 @@ impl Assembly {
             end: None,
             full: false,
             acknowledged: None,
+            server_said: None,
         }
     }
 
@@ -72,8 +75,9 @@ impl Assembly {
     pub fn push(&mut self, frame: Frame) -> Pushed {
         if frame.flags & (RST | SYN) == 0 {
             let newer = |old: u32| (frame.acknowledged.wrapping_sub(old) as i32) > 0;
-            self.acknowledged =
-                self.acknowledged.filter(|old| !newer(*old)).or(Some(frame.acknowledged));
+            if !self.server_said.is_some_and(newer) && self.acknowledged.is_none_or(newer) {
+                self.acknowledged = Some(frame.acknowledged);
+            }
         }
         let (start, end) = self.place(&frame);
         let length = self.bytes.len();

@@ -254,6 +254,8 @@ pub struct SharedState {
     pub inbox: Vec<Frame>,
     /// Bytes in `inbox`.
     pub weight: usize,
+    /// Of the server, that its client may have heard.
+    pub said: u32,
     pub server_spoke: bool,
     /// Of a watched flow.
     pub judged: Option<Judged>,
@@ -267,8 +269,9 @@ impl Shared {
     pub const MAX_INBOX: usize = 256 * 1024;
 
     /// `first`: the client's; `None` where the server spoke before it.
-    pub fn new(first: Option<Frame>) -> Self {
+    pub fn new(first: Option<Frame>, said: u32) -> Self {
         let state = SharedState {
+            said,
             disposition: Disposition::Held,
             weight: first.as_ref().map_or(0, |first| first.bytes().len()),
             server_spoke: first.is_none(),
@@ -285,6 +288,7 @@ impl Shared {
             disposition: Disposition::Blocked,
             inbox: vec![],
             weight: 0,
+            said: 0,
             server_spoke: false,
             judged: None,
             kept_alive: [false; 2],

@@ -23,7 +23,7 @@ use crate::core::{
 };
 use crate::encapsulation::Encapsulation;
 use crate::frame::{ACK, Frame, RST};
-use crate::layout::{END_TIMESTAMPS, End, Flow, FlowKey, Held as HeldRecord};
+use crate::layout::{END_TIMESTAMPS, End, Flow, FlowKey, Held as HeldRecord, RESET_BY_SERVER};
 use crate::ring::monotonic_nanoseconds;
 use crate::segment_of_ours::Segment;
 
@@ -118,7 +118,7 @@ impl HeldFlow {
         }
         let mut flow = Self {
             core: Arc::clone(core),
-            shared: Arc::new(Shared::new(frame)),
+            shared: Arc::new(Shared::new(frame, record.flow.said)),
             key: record.key,
             id: record.id,
             flow: record.flow,
@@ -202,6 +202,10 @@ impl HeldFlow {
 
     pub(crate) fn absorb_locked(&mut self, state: &mut SharedState) {
         state.weight = 0;
+        // A FIN is one more; while it is held none crosses.
+        let end = u32::from(self.flow.reset == RESET_BY_SERVER);
+        let server = self.flow.end[1].isn.wrapping_add(1);
+        self.assembly.server_said = Some(server.wrapping_add(state.said.saturating_add(end)));
         let [client, server] = self.flow.end;
         let timestamps = client.flags & server.flags & END_TIMESTAMPS != 0;
         for frame in state.inbox.drain(..) {

@@ -242,6 +242,7 @@ impl RingThread {
                     }
                     Disposition::Held => {
                         state.weight += frame.bytes().len();
+                        state.said = held.flow.said;
                         state.inbox.push(frame);
                         drop(state);
                         shared.arrived.notify_one();
