@@ -350,6 +350,7 @@ counts! {
     NotHeld => "take_over_not_held", "takeover of a flow that had ended, or was given back, by then";
     NoSocket => "take_over_no_socket", "takeover for which no socket was left: given back, or blocked by policy";
     NoMemory => "take_over_no_memory", "takeover for which the kernel had no memory: given back, or blocked by policy";
+    ServerEnded => "take_over_server_ended", "takeover of a flow whose server had ended without a word, as its client acknowledged before: blocked, both ends reset";
     TakeOverFailed => "take_over_failed", "takeover that the kernel refused for another reason: given back, or blocked by policy";
     TupleOwned => "take_over_tuple_owned", "takeover refused because another flow's sockets have the same tuple";
     BadChecksum => "held_bad_checksum_dropped", "held packet with a wrong TCP checksum, which the server would not accept";

@@ -83,6 +83,8 @@ pub enum TakeOverError {
     #[error("flow table: {0}")]
     Table(io::Error),
     /// Policy blocks what cannot be taken over for such a reason (SPEC D15).
+    #[error("its server had ended, and its client heard so")]
+    ServerEnded,
     #[error("blocked: {0}")]
     Blocked(Box<TakeOverError>),
     /// The flow was taken and is lost: both ends are sent a RST and get nothing more.

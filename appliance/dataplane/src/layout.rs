@@ -241,6 +241,11 @@ impl Flow {
         let [_, server] = &self.end;
         server.isn.wrapping_add(1).wrapping_add(self.server_heard)
     }
+
+    /// Whether its server ended without a word, which its client acknowledged by a packet that crossed.
+    pub fn heard_the_end(&self) -> bool {
+        self.reset == RESET_BY_SERVER && self.server_heard != 0
+    }
 }
 
 pub const RESET_BY_ANYBODY: u8 = 1;

@@ -18,7 +18,7 @@ use crate::acknowledgement::Acknowledgement;
 use crate::assembly::Assembly;
 use crate::core::{Core, Count, Disposition, Finished, Shared};
 use crate::frame::{ACK, FIN};
-use crate::held::{HeldFlow, TakeOverError, other};
+use crate::held::{HeldFlow, NotHeld, TakeOverError, other};
 use crate::layout::{END_TIMESTAMPS, END_WINDOW_SCALE, EVASION_TABLE_FULL, FlowKey, State};
 use crate::segment_of_ours::Segment;
 use crate::socket::{Position, ask, bind_beside_others, place, speak, timestamp_after};
@@ -183,6 +183,9 @@ impl HeldFlow {
     /// flow has been released, except for [`TakeOverError::Lost`] and [`TakeOverError::Blocked`].
     pub async fn take_over(mut self) -> Result<TakenFlow, TakeOverError> {
         self.judged();
+        if self.flow.heard_the_end() {
+            return Err(self.refuse_ended());
+        }
         let decided = Instant::now();
         // Before the flow's lock, which is never held across a wait.
         let placed = match self.sockets().await {
@@ -217,6 +220,18 @@ impl HeldFlow {
             self.shared.taken_over_in(links, decided.elapsed());
         }
         Ok(TakenFlow { client, server, received, acknowledgement, guard })
+    }
+
+    /// What its server ended with no socket can say again, and nobody else will: it would wait for it for
+    /// good. Nor does such an end make a bypass: it may be a decoy.
+    fn refuse_ended(&mut self) -> TakeOverError {
+        if let Some(links) = self.links() {
+            self.shared.count(links, Count::ServerEnded);
+        }
+        match self.block_now(Resets::BOTH) {
+            Ok(()) => TakeOverError::Blocked(Box::new(TakeOverError::ServerEnded)),
+            Err(NotHeld) => TakeOverError::NotHeld,
+        }
     }
 
     async fn sockets(&self) -> Result<[Socket; 2], TakeOverError> {

@@ -11,7 +11,7 @@ use weir_policy::Resets;
 use weir_policy::snapshot::Evasion;
 use wire::Wire;
 use wire::engine::{Does, Engine, against, judge_all};
-use wire::raw::{ACK, RST, Raw};
+use wire::raw::{ACK, FIN, RST, Raw};
 
 const GREETING: &[u8] = b"220 ready";
 const LENGTH: u32 = GREETING.len() as u32;
@@ -119,4 +119,42 @@ fn a_blocked_flows_server_is_reset_where_it_stands() {
         resets.push(reset.sequence);
     }
     assert_eq!(resets, [client.first]);
+}
+
+/// What it says it heard may be more than its server said: there no end is taken.
+#[test]
+fn a_reset_stands_where_the_server_stopped_whatever_its_client_acknowledges() {
+    let (wire, engine) = judged(Does::Block(Resets::BOTH));
+    let (client, server) = Raw::shaken(&wire, 4000);
+    client.send(0, b"half");
+    engine.wait_for("packet_held", 1);
+    greet(&client, &server);
+    client.acknowledge(4, LENGTH);
+    client.acknowledge(4, 5000);
+    client.send(4, b"rest");
+    let reset = client.expect("RST", |a| a.flags & RST != 0);
+    assert_eq!(reset.sequence, server.first.wrapping_add(LENGTH));
+}
+
+/// Its first word was on its way before its server ended, and came late: no socket can stand behind that end.
+#[test]
+fn a_flow_whose_client_acknowledged_its_servers_end_is_reset_and_not_taken_over() {
+    let (wire, engine) = judged(Does::TakeOver);
+    let (client, server) = Raw::shaken(&wire, 4000);
+    let mut end = server.segment(0, b"");
+    end.flags = FIN | ACK;
+    server.put(&end);
+    client.expect("FIN", |a| a.flags & FIN != 0);
+    client.acknowledge(9, 1);
+    let heard = client.expected.wrapping_add(1);
+    server.expect("the acknowledgement", |a| a.acknowledged == heard);
+    client.send(0, b"judged by");
+    let reset = client.expect("RST", |a| a.flags & RST != 0);
+    assert_eq!(reset.sequence, server.first.wrapping_add(1));
+    let reset = server.expect("RST", |a| {
+        assert!(a.payload.is_empty(), "{a:?}");
+        a.flags & RST != 0
+    });
+    assert_eq!(reset.sequence, client.first);
+    engine.wait_for("take_over_server_ended", 1);
 }
