@@ -158,3 +158,61 @@ pub fn shut_down(stream: &TcpStream) -> io::Result<()> {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpSocket;
+
+    use super::*;
+
+    /// A stream and its peer, which has little room.
+    async fn pair() -> [TcpStream; 2] {
+        let listener = TcpSocket::new_v4().unwrap();
+        listener.set_recv_buffer_size(32 << 10).unwrap();
+        listener.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = listener.listen(1).unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        [stream, listener.accept().await.unwrap().0]
+    }
+
+    /// More than the peer has room for.
+    fn fill(stream: &TcpStream) {
+        while stream.try_write(&[0; 1 << 16]).is_ok() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Until it has acknowledged more than it had before.
+    async fn takes_some(peer: &TcpStream, stream: &TcpStream) {
+        let before = acknowledged(stream);
+        while acknowledged(stream) == before {
+            peer.readable().await.unwrap();
+            let _ = peer.try_read(&mut [0; 4 << 10]);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn end_that_takes_what_is_left_slowly_is_waited_for_and_one_that_takes_nothing_is_not() {
+        let [stream, mut peer] = pair().await;
+        fill(&stream);
+        let before = Instant::now();
+        let slowly = async {
+            for _ in 0..4 {
+                tokio::time::sleep(DRAIN - Duration::from_secs(5)).await;
+                takes_some(&peer, &stream).await;
+            }
+        };
+        tokio::select! {
+            all = is_acknowledged(&stream, DRAIN) => panic!("{all} after {:?}", before.elapsed()),
+            () = slowly => {}
+        }
+        assert!(!is_acknowledged(&stream, DRAIN).await);
+        // And to its end.
+        shut_down(&stream).unwrap();
+        let rest = async { peer.read_to_end(&mut Vec::new()).await.unwrap() };
+        let (all, _) = tokio::join!(is_acknowledged(&stream, DRAIN), rest);
+        assert!(all);
+    }
+}
