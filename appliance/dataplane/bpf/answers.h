@@ -67,15 +67,6 @@ static __always_inline int on_a_cookies_line(__u32 start, __u32 heard)
 	return heard - start + COOKIE_SIZES <= 2 * COOKIE_SIZES;
 }
 
-/* Whether two answers came, one of which took the SYN's data, as the client says that it believes by going on
- * right behind them. */
-static __always_inline int behind_syn_payload(struct packet *p, struct flow *f)
-{
-	__u32 start = p->seq - (f->end[0].isn + 1);
-	return (f->end[1].flags & (END_SEEN | END_DOUBTFUL)) == (END_SEEN | END_DOUBTFUL) && start - 1 < f->syn_payload &&
-	       !on_a_cookies_line(start, p->ack - (f->end[1].isn + 1));
-}
-
 /* Whether a client seems to acknowledge before it said anything, and from a place where none stands that said
  * nothing: to a server of SYN cookies that is a connection that begins there. Once its server has ended, or
  * has seen its client's end, the client is one byte on. */
@@ -83,18 +74,23 @@ static __always_inline int out_of_place(struct packet *p, struct flow *f)
 {
 	__u32 place = p->seq - f->end[0].isn;
 	return !p->payload && (p->flags & (TCP_ACK | TCP_SYN | TCP_FIN | TCP_RST)) == TCP_ACK && place > 1 &&
-	       (f->end[1].flags & END_SEEN) && (!f->reset || f->reset == RESET_BY_ANYBODY) && !behind_syn_payload(p, f);
+	       (f->end[1].flags & END_SEEN) && (!f->reset || f->reset == RESET_BY_ANYBODY);
 }
 
 #define TLS_HANDSHAKE 0x16 /* RFC 8446 5.1 */
 
-/* Whether a packet of a client, so far behind its first byte, begins a ClientHello where a connection could
- * begin for such a server that has the SYN's number, give or take what a cookie stands for. */
-static __noinline int begins_hello_behind(struct __sk_buff *skb, struct packet *p, __u32 start)
+/* Whether a packet begins as a ClientHello does. */
+static __noinline int begins_hello(struct __sk_buff *skb, struct packet *p)
 {
 	__u8 first = 0;
-	return p && start - 1 < COOKIE_SIZES && p->payload && !bpf_skb_load_bytes(skb, p->end - p->payload, &first, 1) &&
-	       first == TLS_HANDSHAKE;
+	return p && p->payload && !bpf_skb_load_bytes(skb, p->end - p->payload, &first, 1) && first == TLS_HANDSHAKE;
+}
+
+/* Whether a packet of a client, so far behind its first byte, begins a ClientHello where a connection could
+ * begin for such a server that has the SYN's number, give or take what a cookie stands for. */
+static __always_inline int begins_hello_behind(struct __sk_buff *skb, struct packet *p, __u32 start)
+{
+	return start - 1 < COOKIE_SIZES && begins_hello(skb, p);
 }
 
 #endif

@@ -13,8 +13,9 @@ static __always_inline int server_was_heard(struct flow *f)
 	return f->reset == SERVER_SPOKE || f->reset == RESET_BY_SERVER;
 }
 
-/* From half_open to `flows`. `f` must not be used afterwards. */
-static __noinline int enter(struct packet *p, struct flow *f, __u64 word)
+/* From half_open to `flows`. Where it is to be held at once, something of it may stay (leave_half_open takes
+ * that away). `f` must not be used afterwards. */
+static __noinline int enter(struct packet *p, struct flow *f, __u64 word, __u32 to_hold)
 {
 	__u64 answered = (word & ~0xffULL) | STATE_ANSWERED;
 	__u32 zero = 0;
@@ -45,7 +46,7 @@ static __noinline int enter(struct packet *p, struct flow *f, __u64 word)
 	/* Not that of a newer SYN, which may have taken its place. Where its client's acknowledgements must not be
 	 * missed the entry stays until it is judged: a packet that did not find it in `flows` yet finds it here,
 	 * however slow its CPU is. */
-	if (!server_was_heard(f) && bpf_map_lookup_elem(&half_open, &p->key) == f)
+	if (!(to_hold && server_was_heard(moving)) && bpf_map_lookup_elem(&half_open, &p->key) == f)
 		bpf_map_delete_elem(&half_open, &p->key);
 	return ENTER_DONE;
 }
@@ -57,6 +58,19 @@ static __noinline int leave_half_open(struct flow_key *key, __u64 word)
 	if (old && *(volatile __u64 *)&old->word == ((word & ~0xffULL) | STATE_ANSWERED))
 		bpf_map_delete_elem(&half_open, key);
 	return 0;
+}
+
+/* The entry in half_open. What is left there of one that moved long ago (the kernel refuses a deletion where
+ * an interrupt finds the bucket locked) is none: its flow is in `flows`, or over. */
+static __noinline struct flow *watched_in_half_open(struct packet *p)
+{
+	struct flow *f = p ? bpf_map_lookup_elem(&half_open, &p->key) : 0;
+	if (f && (*(volatile __u64 *)&f->word & 0xff) == STATE_ANSWERED &&
+	    (__s64)(bpf_ktime_get_ns() - f->touched) > (__s64)SYN_ANSWERED) {
+		bpf_map_delete_elem(&half_open, &p->key);
+		return 0;
+	}
+	return f;
 }
 
 #define MOVE_LOOKS 1024 /* some 20 microseconds; past it the packet is dropped, and comes again */

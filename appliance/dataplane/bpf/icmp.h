@@ -93,8 +93,8 @@ static __noinline int on_server_fragment(struct __sk_buff *skb, struct packet *p
 	__u32 segment = p->key.segment;
 	if (!(f->end[1].flags & END_SEEN))
 		return SEEN_PASS;
-	/* Another answer, which its client may believe: its first word says so. */
-	if (!bpf_skb_load_bytes(skb, p->l4 + 13, &flags, 1) && (flags & TCP_SYN)) {
+	/* Another answer, which its client may believe: its first word says so. One too short to tell may be. */
+	if (p->l4 + 14 > p->end || bpf_skb_load_bytes(skb, p->l4 + 13, &flags, 1) || (flags & TCP_SYN)) {
 		on_strange_answer(&f->end[1]);
 		return SEEN_PASS;
 	}
@@ -121,16 +121,18 @@ static __noinline int on_fragment(struct __sk_buff *skb, struct packet *p, struc
 		goto passed;
 	struct flow *f = bpf_map_lookup_elem(&flows, &p->key), *watched = 0;
 	if (!f)
-		watched = bpf_map_lookup_elem(&half_open, &p->key);
+		watched = watched_in_half_open(p);
 	if (!f && !watched && is_gre(p->key.tunnel) && pair_gre_key(p)) {
 		f = bpf_map_lookup_elem(&flows, &p->key);
 		if (!f)
-			watched = bpf_map_lookup_elem(&half_open, &p->key);
+			watched = watched_in_half_open(p);
 	}
 	if (!f && (!watched || (*(volatile __u64 *)&watched->word & 0xff) == STATE_ANSWERED))
 		f = moved(p, watched);
 	struct flow *known = f ? f : watched;
-	if (known && (known->client_side == port->side) != (p->from_low == known->client_low))
+	__u32 known_state = known ? *(volatile __u64 *)&known->word & 0xff : STATE_IGNORED;
+	if (known && known_state != STATE_IGNORED && known_state != STATE_RELEASED &&
+	    (known->client_side == port->side) != (p->from_low == known->client_low))
 		return on_other_pass(c, segment);
 	if (f) {
 		__u32 state = *(volatile __u64 *)&f->word & 0xff;

@@ -74,8 +74,10 @@ static __noinline int of_another_connection(struct __sk_buff *skb, struct packet
 		return 1;
 	if (!start || !on_a_cookies_line(start, heard))
 		return 0;
-	/* What its server waits for where all of the client's first segment was so short. */
-	return !p->payload || start > f->server_heard || begins_hello_behind(skb, p, start);
+	/* Behind a short first segment a client's next one may stand there, too, before its server acknowledged
+	 * anything: such a connection is no session of TLS unless a hello begins it. One that is served takes what
+	 * is none. */
+	return !p->payload || (f->served && start > f->server_heard) || begins_hello(skb, p);
 }
 
 /* A released flow until its server acknowledged what was judged: the client cannot put other bytes
@@ -93,7 +95,8 @@ static __always_inline int on_watched(struct __sk_buff *skb, struct packet *p, s
 			end_watch(p, f, word, segment);
 		return TC_ACT_OK;
 	}
-	if (of_another_connection(skb, p, f)) {
+	/* Without an engine nobody ends the watch: what would be dropped crosses (SPEC D2). */
+	if (of_another_connection(skb, p, f) && !c->fallback && !engine_dead(c, f->owner)) {
 		count(segment, another_connection_dropped);
 		return TC_ACT_SHOT;
 	}

@@ -83,7 +83,7 @@ static __always_inline int on_packet(struct __sk_buff *skb, struct said *said)
 			return TC_ACT_OK;
 		if (is_first_syn(&p) && !said->candidate)
 			goto syn;
-		struct flow *watched = bpf_map_lookup_elem(&half_open, &p.key);
+		struct flow *watched = watched_in_half_open(&p);
 		word = watched ? *(volatile __u64 *)&watched->word : STATE_ANSWERED;
 		/* Looked for in the order of the way that it goes, no entry is missed. */
 		if ((word & 0xff) == STATE_ANSWERED && settings && settings->rules && !crosses_a_move(&p, watched))

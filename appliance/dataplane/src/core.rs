@@ -368,7 +368,6 @@ counts! {
     OldTimestamp => "held_old_timestamp_dropped", "held packet with a timestamp older than its SYN's, which the server would not accept (RFC 7323 5.3)";
     NotUnderstood => "held_not_understood_dropped", "held packet that user space does not understand";
     UnreadBlocked => "held_unread_blocked", "flow blocked because the server would have accepted none of its packets";
-    SynPayloadBlocked => "syn_payload_blocked", "flow blocked because its client went on behind its SYN's data, which one of its server's answers took and another did not";
     QueueFull => "held_queue_full_dropped", "held packet that found its flow's queue full";
     ForwardedLate => "packet_forwarded_after_release", "packet that came by the ring after its flow's release, sent on";
     InjectedLate => "packet_injected_after_take_over", "packet that came by the ring after its flow's takeover, given to the sockets";

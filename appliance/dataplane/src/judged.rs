@@ -62,8 +62,9 @@ pub fn of_another_connection(flow: &Flow, frame: &Frame) -> bool {
     if start == 0 || apart > 2 * COOKIE_SIZES {
         return false;
     }
-    let begins_hello = start <= COOKIE_SIZES && frame.payload().first() == Some(&TLS_HANDSHAKE);
-    frame.payload().is_empty() || start > flow.server_heard || begins_hello
+    let begins_hello = frame.payload().first() == Some(&TLS_HANDSHAKE);
+    let served = flow.served != 0 && start > flow.server_heard;
+    frame.payload().is_empty() || served || begins_hello
 }
 
 #[cfg(test)]
@@ -111,12 +112,14 @@ mod tests {
             (65_537, 0, b"and more", 0, false),
             (65_538, 0, b"and more", 0, true),
             (6, 102, b"and more", 0, true),
-            (6, 3, b"and more", 0, true),
+            (6, 3, b"and more", 0, false),
+            (6, 3, b"\x16nd more", 0, true),
+            (4, 1, b"\x16nd more", 0, true),
             (6, 9, b"", 0, true),
             (6, 10, b"", 0, false),
             (2, 0, b"dged", 0, false),
             (2, 0, b"\x16ged", 0, true),
-            (3, 0, b"ged", 0, true),
+            (3, 0, b"ged", 0, false),
             (u32::MAX, 0, b"x", 0, true),
             (u32::MAX, 0, b"", RST, false),
             (50, 50, b"", RST, false),

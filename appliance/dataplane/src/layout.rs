@@ -165,13 +165,10 @@ impl State {
 /// it.
 pub const SYN_ANSWERED: u64 = 10_000_000_000;
 
-pub const END_SEEN: u8 = 1;
 pub const END_WINDOW_SCALE: u8 = 2;
 pub const END_SACK: u8 = 4;
 pub const END_TIMESTAMPS: u8 = 8;
 pub const END_SPOKEN_TO: u8 = 64;
-/// Of a server.
-pub const END_DOUBTFUL: u8 = 128;
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]

@@ -26,9 +26,8 @@ use crate::frame::{Frame, FrameError};
 use crate::held::{HeldFlow, other};
 use crate::judged::of_another_connection;
 use crate::layout::{
-    END_DOUBTFUL, END_SEEN, EVASION_DECOY, EVASION_TABLE_FULL, Flow, FlowKey, HELD_CLIENT_ALIVE,
-    HELD_FINAL, HELD_FIRST, HELD_SERVER_ALIVE, HELD_SERVER_FIRST, HELD_SERVER_SPOKE, Held, State,
-    read_held,
+    EVASION_DECOY, EVASION_TABLE_FULL, Flow, FlowKey, HELD_CLIENT_ALIVE, HELD_FINAL, HELD_FIRST,
+    HELD_SERVER_ALIVE, HELD_SERVER_FIRST, HELD_SERVER_SPOKE, Held, State, read_held,
 };
 
 /// How long a held flow waits for a first packet that can be judged.
@@ -282,12 +281,8 @@ impl RingThread {
 
     fn first(&mut self, held: &Held, frame: Option<Frame>) {
         let runtime = self.hasher.hash_one(held.id) as usize % self.runtimes.len().max(1);
-        let behind = frame.as_ref().and_then(|frame| behind_syn_payload(&held.flow, frame));
         let flow = HeldFlow::new(&self.core, held, frame, runtime);
         self.known.insert(Identity(held.key, held.id), Arc::clone(&flow.shared));
-        if let Some(taken) = behind {
-            return self.block_behind_syn_payload(flow, held, taken);
-        }
         let room = self.core.held_now.load(Ordering::Relaxed) <= self.limits.held;
         let sent = match self.runtimes.get(runtime) {
             Some(runtime) if room => runtime.try_send(flow).map_err(TrySendError::into_inner),
@@ -306,18 +301,6 @@ impl RingThread {
         }
     }
 
-    /// Its judge would wait for bytes that went with the SYN.
-    fn block_behind_syn_payload(&self, flow: HeldFlow, held: &Held, taken: u32) {
-        if let Err(error) = flow.block(Resets::BOTH) {
-            tracing::warn!(%error, "flow behind its SYN's data not blocked");
-        }
-        if let Some(links) = self.core.segments.get(&held.key.segment) {
-            links.counts.add(Count::SynPayloadBlocked);
-            // Its server may have taken them.
-            links.reset_server(&held.key, &held.flow, taken);
-        }
-    }
-
     fn wait_for_first(&mut self, held: &Held) {
         if self.unread_until.len() >= self.limits.held {
             self.block(held.key, held.id);
@@ -326,16 +309,6 @@ impl RingThread {
         self.unread.insert(Identity(held.key, held.id));
         self.unread_until.push_back((Instant::now() + UNREAD, held.key, held.id));
     }
-}
-
-/// How much of its SYN's data a client says was taken, where two answers may not agree on it (as
-/// `behind_syn_payload` of bpf/answers.h).
-fn behind_syn_payload(flow: &Flow, frame: &Frame) -> Option<u32> {
-    const TWO_ANSWERS: u8 = END_SEEN | END_DOUBTFUL;
-    let [client, server] = &flow.end;
-    let behind = frame.sequence.wrapping_sub(client.isn.wrapping_add(1));
-    let two = server.flags & TWO_ANSWERS == TWO_ANSWERS;
-    (two && (1..=flow.syn_payload).contains(&behind)).then_some(behind)
 }
 
 /// The clock of bpf_ktime_get_ns.

@@ -218,30 +218,3 @@ fn an_answer_that_policy_leaves_to_the_bridge_crosses_and_what_follows() {
     assert_eq!(engine.counter("server_spoke_first"), 1);
     assert_eq!(engine.counter("syn_payload_passed"), 1);
 }
-
-/// One answer took the SYN's data, and another did not: a client that goes on behind them has said something
-/// that nobody judged, and no socket of ours could stand there. It is told so, and not left waiting.
-#[test]
-fn a_client_that_goes_on_behind_its_syns_data_after_two_answers_is_reset() {
-    let (wire, engine) = under(Evasion::default(), Does::TakeOver);
-    let taking = Strange { takes: EARLY.len() as u32, ..USUAL };
-    for (port, answers) in [(4001, [&taking, &USUAL]), (4002, [&USUAL, &taking])] {
-        let (client, server) = opening(&wire, port);
-        for strange in answers {
-            server.put(&answer(&server, strange));
-            client.expect("the answer", |a| a.flags == SYN | ACK);
-        }
-        let behind = i64::from(taking.takes);
-        client.acknowledge(behind, 0);
-        server.expect("the client's ACK", |a| a.flags == ACK);
-        client.send(behind, b"judged");
-        let reset = client.expect("RST", |a| a.flags & RST != 0);
-        assert_eq!(reset.sequence, server.first);
-        server.expect("RST", |a| {
-            assert!(a.payload.is_empty(), "{a:?}");
-            a.flags & RST != 0 && a.sequence == client.first.wrapping_add(taking.takes)
-        });
-        engine.wait_for("syn_payload_blocked", u64::from(port) - 4000);
-    }
-    assert_eq!(engine.counter("flow_taken_over"), 0);
-}
