@@ -77,8 +77,8 @@ async fn until_idle(streams: [&TcpStream; 2], lasts: Option<Duration>) {
 
 impl TakenFlow {
     /// Moves bytes both ways until both ends have ended, and counts them in `relayed`, which tells
-    /// them after an error, too; or until no byte of data came for as long as `idle`. The streams stay open: close them in order (see
-    /// [`crate::set_reset_on_close`]).
+    /// them after an error, too; or until no byte of data came for as long as `idle`. The streams stay open:
+    /// close them in order (see [`crate::set_reset_on_close`]).
     pub async fn relay(
         &mut self,
         relayed: &mut Relayed,

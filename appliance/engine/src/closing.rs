@@ -12,10 +12,11 @@ use nix::libc::{POLLRDHUP, TIOCOUTQ, c_int};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use weir_api::engine::End;
 use weir_dataplane::acknowledged;
 use weir_tls::Alert;
 
-use crate::leg::{Leg, reset_on_close};
+use crate::leg::{HIGH_WATER, Leg, reset_on_close};
 
 /// After both directions ended, or one end is gone: how long the other may acknowledge nothing of the last
 /// bytes and the FIN. One that takes them slowly has its time: there is a bound to what there is of them
@@ -58,24 +59,34 @@ fn goes_on(stream: &TcpStream) -> bool {
 /// Gives one side all that waits for it, and FIN behind it where its session `ends` so, until its peer has
 /// acknowledged that. Fails where it has acknowledged nothing for as long as [`DRAIN`].
 pub async fn deliver(leg: &mut Leg, ends: bool) -> io::Result<()> {
-    let mut taken = acknowledged(&leg.stream);
-    loop {
-        // A flush that is given up has lost nothing, and goes on where it was.
-        if let Ok(flushed) = tokio::time::timeout(DRAIN, leg.flush_all()).await {
-            flushed?;
-            break;
-        }
-        let now = acknowledged(&leg.stream);
-        if std::mem::replace(&mut taken, now) == now {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-    }
+    flush(leg, 0, DRAIN).await?;
     if ends {
         shut_down(&leg.stream)?;
     }
     match is_acknowledged(&leg.stream, DRAIN).await {
         true => Ok(()),
         false => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Until there is room for more behind what waits for the peer. Fails where it has acknowledged nothing for
+/// as long as [`LINGER`].
+pub async fn make_room(leg: &mut Leg) -> io::Result<()> {
+    flush(leg, HIGH_WATER - 1, LINGER).await
+}
+
+/// Until TCP has taken all but so many bytes, or the peer has acknowledged nothing for so long.
+async fn flush(leg: &mut Leg, most: usize, patience: Duration) -> io::Result<()> {
+    let mut taken = acknowledged(&leg.stream);
+    loop {
+        // A flush that is given up has lost nothing, and goes on where it was.
+        if let Ok(flushed) = tokio::time::timeout(patience, leg.flush_to(most)).await {
+            return flushed;
+        }
+        let now = acknowledged(&leg.stream);
+        if std::mem::replace(&mut taken, now) == now {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
     }
 }
 
@@ -86,14 +97,19 @@ pub async fn last_words(client: &TcpStream, server: &TcpStream) {
 }
 
 /// Waits until both ends acknowledged everything, FIN included, then lets the streams close without
-/// a reset. A peer that acknowledges nothing for as long as [`DRAIN`] is reset, as is the other.
-pub async fn close_in_order(client: &TcpStream, server: &TcpStream) {
-    if let (true, true) =
-        tokio::join!(is_acknowledged(client, DRAIN), is_acknowledged(server, DRAIN))
-    {
-        reset_on_close(client, false);
-        reset_on_close(server, false);
+/// a reset.
+///
+/// # Errors
+/// With a peer that has acknowledged nothing for as long as [`DRAIN`]: it is reset, as is the other.
+pub async fn close_in_order(client: &TcpStream, server: &TcpStream) -> Result<(), End> {
+    match tokio::join!(is_acknowledged(client, DRAIN), is_acknowledged(server, DRAIN)) {
+        (false, _) => return Err(End::Client),
+        (_, false) => return Err(End::Server),
+        _ => {}
     }
+    reset_on_close(client, false);
+    reset_on_close(server, false);
+    Ok(())
 }
 
 /// Until the peer has acknowledged everything, FIN included; whether it has: not where it acknowledges

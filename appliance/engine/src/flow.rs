@@ -197,8 +197,9 @@ fn answerable(
     unsupported(&policy.snapshot, flow.proxy.resets_on_block())
 }
 
-/// Idle sessions live as long as their ends do (SPEC D17) where no idle timeout is set: an end that vanished without a word is
-/// found after some eight minutes. One that ended in order is asked seldom ([`crate::relay`]).
+/// Idle sessions live as long as their ends do (SPEC D17) where no idle timeout is set: an end that vanished
+/// without a word is found after some eight minutes. One that ended in order is asked seldom
+/// ([`crate::relay`]).
 pub(crate) fn keep_alive(stream: &TcpStream) {
     let keep_alive = TcpKeepalive::new()
         .with_time(Duration::from_secs(300))

@@ -233,10 +233,15 @@ impl Leg {
 
     /// Waits until TCP has taken everything.
     pub async fn flush_all(&mut self) -> io::Result<()> {
+        self.flush_to(0).await
+    }
+
+    /// Waits until TCP has taken all but so many bytes. Safe to cancel: what was taken is.
+    pub async fn flush_to(&mut self, most: usize) -> io::Result<()> {
         loop {
             self.collect();
             self.flush_some()?;
-            if self.pending() == 0 {
+            if self.pending() <= most {
                 return Ok(());
             }
             let unsent = self.unsent() > 0;

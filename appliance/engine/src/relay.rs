@@ -16,6 +16,7 @@ mod testing;
 mod timer;
 mod waiting;
 
+use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -49,6 +50,10 @@ const TURN: u32 = 4;
 /// For how long a client's tickets wait for its first words, to go with what is answered to those: most say
 /// them right behind their Finished.
 const FIRST_WORDS: Duration = Duration::from_millis(20);
+
+/// How long the server of a client that left may say nothing: as long as a client that ended and is there
+/// is not asked.
+const LEFT: Duration = Duration::from_secs(3600);
 
 /// A session being relayed.
 pub struct Relay<'a> {
@@ -125,14 +130,15 @@ impl<'a> Relay<'a> {
         let blocked = match self.turn().await {
             Ok(()) => {
                 let (client, server) = (&self.client.leg.stream, &self.server.leg.stream);
-                close_in_order(client, server).await;
+                if let Err(silent) = close_in_order(client, server).await {
+                    self.abandoned(silent.other(), &late());
+                }
                 None
             }
             Err(Fault::Client(fault)) => self.broken(End::Client, &fault).await,
             Err(Fault::Server(fault)) => self.broken(End::Server, &fault).await,
             Err(Fault::Abandoned(by, fault)) => {
-                self.note_broken(by, &fault);
-                self.cut_short(by);
+                self.abandoned(by, &fault);
                 None // both are reset by the drop of their streams
             }
             Err(Fault::Dropped(dropped)) => Some(self.block(&dropped)),
@@ -155,7 +161,7 @@ impl<'a> Relay<'a> {
             self.record.bytes_to_client == 0 && !self.client.leg.tls.peer_awaits_last_flight();
         let mut timer = (self.client.withholds && self.client.leg.unsent() > 0)
             .then(|| Timer::new(Purpose::Tickets, FIRST_WORDS))
-            .or_else(|| self.idle_timer(Duration::ZERO));
+            .or_else(|| self.next_timer());
         let guard = self.guard;
         let mut asked = pin!(guard.asked());
         let (mut in_a_row, mut first) = (0, End::Client);
@@ -171,7 +177,7 @@ impl<'a> Relay<'a> {
                     timer = Some(Timer::new(self.drains(), DRAIN));
                 }
                 Some(Timer { purpose: Purpose::Tickets, .. }) if self.client_spoke => {
-                    timer = self.idle_timer(Duration::ZERO);
+                    timer = self.next_timer();
                 }
                 _ => {}
             }
@@ -193,7 +199,10 @@ impl<'a> Relay<'a> {
                     self.take_in(sent_by(end), Input::Buffered)?;
                 }
                 Event::Writable => {}
-                Event::Gone(end) => self.is_gone(end)?,
+                Event::Gone(end) => {
+                    self.is_gone(end)?;
+                    timer = timer.or_else(|| self.next_timer());
+                }
                 Event::Abandoned(end) => {
                     let (side, _) = self.sides(sent_by(end));
                     return Err(Fault::Abandoned(end, why_gone(&side.leg.stream).into()));
@@ -201,6 +210,9 @@ impl<'a> Relay<'a> {
                 Event::Asked(ends) => {
                     // Who ended in order may be gone, and would answer with a reset.
                     let [client, server] = ends;
+                    if server && self.client.left {
+                        return Err(Fault::Client(reset()));
+                    }
                     let ends = [client && !self.server.ended, server && !self.client.ended];
                     guard.pass_on(ends, &self.client.leg.stream, &self.server.leg.stream);
                     asked.set(guard.asked());
@@ -209,14 +221,15 @@ impl<'a> Relay<'a> {
                     Some(before @ Purpose::Drain { .. }) => {
                         let now = self.drains();
                         if now == before {
-                            return Ok(());
+                            let silent = if self.client.done() { End::Server } else { End::Client };
+                            return Err(Fault::Abandoned(silent.other(), late()));
                         }
                         timer = Some(Timer::new(now, DRAIN));
                     }
                     Some(Purpose::Tickets) => {
                         self.client.has_tickets = self.client.withholds;
                         self.client.withholds = false;
-                        timer = self.idle_timer(Duration::ZERO);
+                        timer = self.next_timer();
                     }
                     Some(Purpose::Idle) => {
                         let idle = idle_for([&self.client.leg.stream, &self.server.leg.stream]);
@@ -225,6 +238,7 @@ impl<'a> Relay<'a> {
                             return Err(Fault::Idle);
                         }
                     }
+                    Some(Purpose::Left) => return Err(Fault::Client(reset())),
                     None => {}
                 },
             }
@@ -240,6 +254,12 @@ impl<'a> Relay<'a> {
             }
         }
         Watched::both([client, server], wanted)
+    }
+
+    /// What bounds the session from now on, if anything does.
+    fn next_timer(&self) -> Option<Timer> {
+        let left = || self.client.left.then(|| Timer::new(Purpose::Left, LEFT));
+        self.idle_timer(Duration::ZERO).or_else(left)
     }
 
     /// For the rest of the device's idle timeout, of which so much is over; `None`: none is left, or there is
@@ -262,12 +282,16 @@ impl<'a> Relay<'a> {
     fn is_gone(&mut self, end: End) -> Result<(), Fault> {
         let unanswered = end == End::Client && self.record.bytes_to_client == 0;
         let (side, other) = self.sides(sent_by(end));
-        if unanswered && side.left_by_words_of_ours() {
-            side.leave();
-            return Ok(());
-        }
         if side.ended {
-            return Err(Fault::of(end, why_gone(&side.leg.stream).into()));
+            let by_words_of_ours = unanswered && side.left_by_words_of_ours();
+            let error = why_gone(&side.leg.stream);
+            // One that vanished without a word drew nothing.
+            let kinds = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+            if by_words_of_ours && kinds.contains(&error.kind()) {
+                side.leave();
+                return Ok(());
+            }
+            return Err(Fault::of(end, error.into()));
         }
         side.patience = Some(Patience::with(&other.leg.stream));
         Ok(())
@@ -280,6 +304,15 @@ impl<'a> Relay<'a> {
             Direction::ToClient => (&mut self.server, &mut self.client),
         }
     }
+}
+
+/// What a client that left would answer to its server.
+fn reset() -> LegFault {
+    io::Error::from(io::ErrorKind::ConnectionReset).into()
+}
+
+fn late() -> LegFault {
+    io::Error::from(io::ErrorKind::TimedOut).into()
 }
 
 fn sent_by(end: End) -> Direction {
@@ -299,7 +332,11 @@ pub async fn as_is(mut taken: TakenFlow, idle_timeout: u32, record: &mut Session
     record.bytes_to_server = relayed.to_server;
     record.bytes_to_client = relayed.to_client;
     match result {
-        Ok(()) => close_in_order(&taken.client, &taken.server).await,
+        Ok(()) => {
+            if let Err(silent) = close_in_order(&taken.client, &taken.server).await {
+                debug!(%silent, "relayed flow's last bytes not taken; both ends are reset");
+            }
+        }
         Err(RelayFault::Idle) => record.idle = Some(idle_timeout),
         Err(error @ RelayFault::Tcp(_)) => {
             debug!(%error, "relayed flow broke; both ends are reset");

@@ -1,12 +1,15 @@
 """An end of TLS that stops reading, or says what its peer does not take, and then is gone by a reset.
 
-    gone.py client ADDRESS NAME VERSION reset|half-close|deaf
+    gone.py client ADDRESS NAME VERSION reset|half-close|deaf|slow
     gone.py server ADDRESS CERTIFICATE KEY VERSION reset|deaf
 
 `reset` sends until nothing is taken any more, and resets; `half-close` says its last, and resets a little
-later; `deaf` reads nothing, for ever. Says "at PORT" (of the client), and "resets" before it does.
+later; `deaf` reads nothing, for ever; `slow` reads nothing until its server is gone, then all, and says
+something after each read. Says "at PORT" (of the client), "resets" before it does, how much of what it said was
+"taken", and how much it "got".
 """
 
+import fcntl
 import socket
 import ssl
 import struct
@@ -33,11 +36,29 @@ def reset_at_exit(stream):
 
 def send_until_full(tls):
     tls.settimeout(2)
+    sent = 0
     try:
         while True:
-            tls.send(b"x" * 16384)
+            sent += tls.send(b"x" * 16384)
     except (TimeoutError, ssl.SSLWantWriteError):
+        SIOCOUTQ = 0x5411
+        waiting = struct.unpack("i", fcntl.ioctl(tls, SIOCOUTQ, b"\0" * 4))[0]
+        say(f"taken {sent - waiting}")
         say("resets")
+
+
+def read_and_speak(tls):
+    got = 0
+    try:
+        while came := tls.recv(16384):
+            got += len(came)
+            try:
+                tls.send(b"y")
+            except OSError:
+                pass
+    except OSError:
+        pass
+    say(f"got {got}")
 
 
 def client(address, name, version, act):
@@ -50,6 +71,9 @@ def client(address, name, version, act):
     tls = made.wrap_socket(stream, server_hostname=name)
     if act == "deaf":
         time.sleep(1000000)
+    elif act == "slow":
+        time.sleep(5)
+        read_and_speak(tls)
     elif act == "half-close":
         tls.send(b"last words")
         socket.socket.shutdown(tls, socket.SHUT_WR)

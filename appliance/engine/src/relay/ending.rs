@@ -15,7 +15,7 @@ use weir_tls::LegError;
 
 use super::direction::{Input, Progress};
 use super::{Fault, Relay, sent_by};
-use crate::closing::{DRAIN, part};
+use crate::closing::{DRAIN, make_room, part};
 use crate::counters::increment;
 use crate::leg::{HIGH_WATER, LegFault, progress, reset_on_close};
 
@@ -39,6 +39,12 @@ impl Relay<'_> {
             };
         }
         self.wind_down(by, fault.alert_for_other_side()).await
+    }
+
+    /// What `by` had said last its peer did not take.
+    pub(super) fn abandoned(&mut self, by: End, fault: &LegFault) {
+        self.note_broken(by, fault);
+        self.cut_short(by);
     }
 
     /// What `by`, which is gone, had said last did not all reach its peer: who held it is told, and counted.
@@ -80,7 +86,7 @@ impl Relay<'_> {
     }
 
     /// `by` broke. What it sent before still goes to the other side, as it would without us (a server that
-    /// answers and then resets is common), and its end where it had ended in order; then the other
+    /// answers and then resets is common) as long as that takes some of it, and its end where it had ended in order; then the other
     /// side gets `alert` and an orderly end, or is reset by the drop of its stream.
     async fn wind_down(&mut self, by: End, alert: Option<weir_tls::Alert>) -> Option<Blocked> {
         let direction = sent_by(by);
@@ -88,10 +94,30 @@ impl Relay<'_> {
         let had_ended = self.sides(direction).0.ended;
         loop {
             let (from, to) = self.sides(direction);
-            if !from.reads() || to.leg.pending() >= HIGH_WATER {
+            // Where its work is done elsewhere it is read on once that has come further.
+            let with_worker = from.leg.tls.in_progress().wire > 0;
+            if !from.reads() && (from.ended || from.fin_received || !with_worker) {
                 break;
             }
-            match self.take_in(direction, Input::Wire) {
+            if to.leg.pending() >= HIGH_WATER
+                && let Err(error) = make_room(&mut to.leg).await
+            {
+                if is_late(&error) {
+                    self.cut_short(by);
+                    return None;
+                }
+                break;
+            }
+            let (from, _) = self.sides(direction);
+            let input = if from.reads() {
+                Input::Wire
+            } else {
+                if tokio::time::timeout(DRAIN, progress(&mut from.leg.tls)).await.is_err() {
+                    break;
+                }
+                Input::Buffered
+            };
+            match self.take_in(direction, input) {
                 Ok(Progress::Some) => {}
                 Ok(Progress::None) => {
                     // What came since the last event is told by the next.
@@ -130,10 +156,13 @@ impl Relay<'_> {
         let _ = from.leg.flush_some();
         // Past it the other side is reset with what it did not take.
         let delivered = to.deliver_last(had_ended).await;
-        let late = |error: io::Error| error.kind() == io::ErrorKind::TimedOut;
-        if settled.is_err() || delivered.is_err_and(late) {
+        if settled.is_err() || delivered.is_err_and(|error| is_late(&error)) {
             self.cut_short(by);
         }
         None
     }
+}
+
+fn is_late(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::TimedOut
 }

@@ -1,4 +1,5 @@
-//! The one timer of a relayed session, made where it has something to wait for: most have none.
+//! The one timer of a relayed session, made where it has something to wait for: without an idle timeout most
+//! have none.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -16,6 +17,8 @@ pub(super) enum Purpose {
     Drain { acknowledged: u32 },
     /// The end of a session over which nothing goes.
     Idle,
+    /// The end of a session whose client left, and whose server says nothing.
+    Left,
 }
 
 pub(super) struct Timer {

@@ -127,6 +127,33 @@ fn server_that_resets_while_its_client_reads_nothing_ends_its_session_on_either_
     });
 }
 
+/// Its client's own words find nobody, and are no reason to keep from it what was said to it before.
+#[test]
+fn what_a_server_said_before_its_reset_reaches_a_slow_client_that_speaks_on_either_stack() {
+    passes(|bench| {
+        configure(bench, &[OF_ANY_SERVICE])?;
+        let public = bench.ends.certificates.public.clone();
+        let shop = bench.ends.certificates.shop.clone();
+        for (version, identity) in STACKS.into_iter().zip([&public, &shop]) {
+            let server = server(bench, identity, version, "reset")?;
+            let said = succeed(&mut client_command(bench, version, "slow"))?;
+            let log = std::fs::read_to_string(bench.ends.run.path("server.log"))?;
+            drop(server);
+            let taken = number(&log, "taken ")?;
+            // The last record may have come in part.
+            let got = number(&said, "got ")? + (16 << 10);
+            assert!(got >= taken, "{version}: {got} of {taken}");
+        }
+        Ok(())
+    });
+}
+
+/// What an end said last behind a word.
+fn number(said: &str, word: &str) -> anyhow::Result<u64> {
+    let number = said.lines().rev().find_map(|line| line.strip_prefix(word));
+    Ok(number.unwrap_or_default().parse()?)
+}
+
 /// What is not decrypted, and taken over all the same: its hello comes in pieces.
 #[test]
 fn client_that_resets_while_its_server_reads_nothing_ends_its_session_that_nobody_reads() {
