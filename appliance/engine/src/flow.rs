@@ -97,8 +97,7 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
             keep_alive(&taken.server);
             let mut cleared = surroundings.cleared.clone();
             cleared.mark_unchanged();
-            // Kilobytes, which flows that are released need not carry about.
-            let proxied = Box::pin(async {
+            let proxied = async {
                 match first {
                     First::Known(Known::Hello(hello)) => {
                         session::run(taken, *hello, inspection, &policy, &mut record, &surroundings)
@@ -109,7 +108,7 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
                             .await
                     }
                 }
-            });
+            };
             let outcome = tokio::select! {
                 outcome = proxied => outcome,
                 // The streams are dropped, which resets both ends (SPEC D10).
