@@ -13,16 +13,18 @@ static __always_inline int server_was_heard(struct flow *f)
 	return f->reset == SERVER_SPOKE || f->reset == RESET_BY_SERVER;
 }
 
-/* From half_open to `flows`. Where it is to be held at once, something of it may stay (leave_half_open takes
- * that away). `f` must not be used afterwards. */
-static __noinline int enter(struct packet *p, struct flow *f, __u64 word, __u32 to_hold)
+/* From half_open to `flows`. `f` must not be used afterwards. */
+static __noinline int enter(struct packet *p, struct flow *f, __u64 word)
 {
 	__u64 answered = (word & ~0xffULL) | STATE_ANSWERED;
 	__u32 zero = 0;
 	struct flow *moving = bpf_map_lookup_elem(&scratch, &zero);
-	if (!p || !f || !moving || !swap(f, word, STATE_ANSWERED))
+	if (!p || !f || !moving)
 		return ENTER_RACE;
+	/* Before its state: by both it is one that was left behind (watched_in_half_open). */
 	f->touched = bpf_ktime_get_ns();
+	if (!swap(f, word, STATE_ANSWERED))
+		return ENTER_RACE;
 	__builtin_memcpy(moving, f, sizeof(*moving));
 	/* half_open gives an entry's memory to another handshake at once where it is short. */
 	if (*(volatile __u64 *)&f->word != answered || moving->word != answered ||
@@ -46,7 +48,7 @@ static __noinline int enter(struct packet *p, struct flow *f, __u64 word, __u32 
 	/* Not that of a newer SYN, which may have taken its place. Where its client's acknowledgements must not be
 	 * missed the entry stays until it is judged: a packet that did not find it in `flows` yet finds it here,
 	 * however slow its CPU is. */
-	if (!(to_hold && server_was_heard(moving)) && bpf_map_lookup_elem(&half_open, &p->key) == f)
+	if (!server_was_heard(moving) && bpf_map_lookup_elem(&half_open, &p->key) == f)
 		bpf_map_delete_elem(&half_open, &p->key);
 	return ENTER_DONE;
 }
@@ -60,17 +62,21 @@ static __noinline int leave_half_open(struct flow_key *key, __u64 word)
 	return 0;
 }
 
-/* The entry in half_open. What is left there of one that moved long ago (the kernel refuses a deletion where
- * an interrupt finds the bucket locked) is none: its flow is in `flows`, or over. */
+/* The entry in half_open. What is left there of one that moved long ago is none: its flow is in `flows`, or
+ * over. (It stayed because its server was heard, or the kernel refused the deletion, as where an interrupt finds
+ * the bucket locked.) */
 static __noinline struct flow *watched_in_half_open(struct packet *p)
 {
 	struct flow *f = p ? bpf_map_lookup_elem(&half_open, &p->key) : 0;
-	if (f && (*(volatile __u64 *)&f->word & 0xff) == STATE_ANSWERED &&
-	    (__s64)(bpf_ktime_get_ns() - f->touched) > (__s64)SYN_ANSWERED) {
-		bpf_map_delete_elem(&half_open, &p->key);
-		return 0;
-	}
-	return f;
+	__u64 word = f ? *(volatile __u64 *)&f->word : 0;
+	if (!f || (word & 0xff) != STATE_ANSWERED || (__s64)(bpf_ktime_get_ns() - f->touched) <= (__s64)SYN_ANSWERED)
+		return f;
+	/* A new SYN may have its place by now. */
+	struct flow *now = bpf_map_lookup_elem(&half_open, &p->key);
+	if (!now || *(volatile __u64 *)&now->word != word)
+		return now;
+	bpf_map_delete_elem(&half_open, &p->key);
+	return 0;
 }
 
 #define MOVE_LOOKS 1024 /* some 20 microseconds; past it the packet is dropped, and comes again */

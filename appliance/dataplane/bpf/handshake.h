@@ -281,7 +281,7 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 			count(segment, state_race_dropped);
 			return SEEN_DROP;
 		}
-		if (!answered && !server_was_heard(f) && (server->flags & END_SEEN) && (p->flags & (TCP_ACK | TCP_SYN)) == TCP_ACK &&
+		if (!answered && f->reset != SERVER_SPOKE && (server->flags & END_SEEN) && (p->flags & (TCP_ACK | TCP_SYN)) == TCP_ACK &&
 		    p->ack == server->isn + 1 && p->seq == f->end[0].isn + 1)
 			return SEEN_WHOLE;
 		return SEEN_PASS;
@@ -350,7 +350,7 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
  * whether its client must wait: the server answers again, and the client acknowledges that. */
 static __always_inline int on_whole(struct packet *p, struct flow *f, __u64 word, struct configuration *c, __u32 segment)
 {
-	if (handshake_has_room(&p->key, f->client_low, c->seed) && enter(p, f, word, 0) != ENTER_FULL)
+	if (handshake_has_room(&p->key, f->client_low, c->seed) && enter(p, f, word) != ENTER_FULL)
 		return TC_ACT_OK;
 	if ((c->evasion & EVASION_TABLE_FULL) && !c->fallback && !engine_dead(c, INSTANCE)) {
 		count(segment, handshakes_full_dropped);
@@ -368,7 +368,7 @@ static __always_inline struct flow *enter_to_hold(struct packet *p, struct flow 
 		*action = on_client_flood(p, f, *word, c, segment);
 		return 0;
 	}
-	int entered = enter(p, f, *word, 1);
+	int entered = enter(p, f, *word);
 	switch (entered) {
 	case ENTER_DONE:
 	case ENTER_RACE:

@@ -93,8 +93,10 @@ static __noinline int on_server_fragment(struct __sk_buff *skb, struct packet *p
 	__u32 segment = p->key.segment;
 	if (!(f->end[1].flags & END_SEEN))
 		return SEEN_PASS;
-	/* Another answer, which its client may believe: its first word says so. One too short to tell may be. */
-	if (p->l4 + 14 > p->end || bpf_skb_load_bytes(skb, p->l4 + 13, &flags, 1) || (flags & TCP_SYN)) {
+	/* Another answer, which its client may believe: its first word says so. One too short to tell may be, of a
+	 * server that may be the first to say something. */
+	__u32 unread = p->l4 + 14 > p->end || bpf_skb_load_bytes(skb, p->l4 + 13, &flags, 1);
+	if ((flags & TCP_SYN) || (unread && may_be_first(f, c))) {
 		on_strange_answer(&f->end[1]);
 		return SEEN_PASS;
 	}
@@ -138,7 +140,7 @@ static __noinline int on_fragment(struct __sk_buff *skb, struct packet *p, struc
 		__u32 state = *(volatile __u64 *)&f->word & 0xff;
 		if (state == STATE_ANSWERED) {
 			watched = f;
-		} else if (state != STATE_RELEASED) {
+		} else if (state != STATE_RELEASED && state != STATE_IGNORED) {
 			count(segment, fragment_dropped);
 			return TC_ACT_SHOT;
 		}
