@@ -84,6 +84,8 @@ enum Fault {
     Server(LegFault),
     /// One is gone, and the other takes nothing of what it said last.
     Abandoned(End, LegFault),
+    /// Both have ended, and this one takes nothing of what the other said last.
+    Silent(End),
     Dropped(Dropped),
     /// Neither has said anything for as long as the device's idle timeout.
     Idle,
@@ -130,16 +132,23 @@ impl<'a> Relay<'a> {
         let blocked = match self.turn().await {
             Ok(()) => {
                 let (client, server) = (&self.client.leg.stream, &self.server.leg.stream);
+                // Where its FIN alone is not acknowledged nothing was lost.
                 if let Err(silent) = close_in_order(client, server).await {
-                    self.abandoned(silent.other(), &late());
+                    self.note_broken(silent, &late());
                 }
                 None
             }
             Err(Fault::Client(fault)) => self.broken(End::Client, &fault).await,
             Err(Fault::Server(fault)) => self.broken(End::Server, &fault).await,
             Err(Fault::Abandoned(by, fault)) => {
-                self.abandoned(by, &fault);
+                self.note_broken(by, &fault);
+                self.cut_short(by);
                 None // both are reset by the drop of their streams
+            }
+            Err(Fault::Silent(end)) => {
+                self.note_broken(end, &late());
+                self.count_cut_short(end.other());
+                None // as above
             }
             Err(Fault::Dropped(dropped)) => Some(self.block(&dropped)),
             Err(Fault::Idle) => {
@@ -201,7 +210,9 @@ impl<'a> Relay<'a> {
                 Event::Writable => {}
                 Event::Gone(end) => {
                     self.is_gone(end)?;
-                    timer = timer.or_else(|| self.next_timer());
+                    if self.client.left {
+                        timer = self.next_timer();
+                    }
                 }
                 Event::Abandoned(end) => {
                     let (side, _) = self.sides(sent_by(end));
@@ -222,7 +233,7 @@ impl<'a> Relay<'a> {
                         let now = self.drains();
                         if now == before {
                             let silent = if self.client.done() { End::Server } else { End::Client };
-                            return Err(Fault::Abandoned(silent.other(), late()));
+                            return Err(Fault::Silent(silent));
                         }
                         timer = Some(Timer::new(now, DRAIN));
                     }
@@ -258,8 +269,10 @@ impl<'a> Relay<'a> {
 
     /// What bounds the session from now on, if anything does.
     fn next_timer(&self) -> Option<Timer> {
-        let left = || self.client.left.then(|| Timer::new(Purpose::Left, LEFT));
-        self.idle_timer(Duration::ZERO).or_else(left)
+        if self.client.left && !(1..=LEFT.as_secs()).contains(&self.idle_timeout.into()) {
+            return Some(Timer::new(Purpose::Left, LEFT));
+        }
+        self.idle_timer(Duration::ZERO)
     }
 
     /// For the rest of the device's idle timeout, of which so much is over; `None`: none is left, or there is

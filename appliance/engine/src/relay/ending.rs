@@ -41,14 +41,16 @@ impl Relay<'_> {
         self.wind_down(by, fault.alert_for_other_side()).await
     }
 
-    /// What `by` had said last its peer did not take.
-    pub(super) fn abandoned(&mut self, by: End, fault: &LegFault) {
-        self.note_broken(by, fault);
-        self.cut_short(by);
-    }
-
     /// What `by`, which is gone, had said last did not all reach its peer: who held it is told, and counted.
     pub(super) fn cut_short(&mut self, by: End) {
+        let words = self.count_cut_short(by);
+        if let Some(broken) = &mut self.record.broken {
+            broken.words = format!("{}; {words}", broken.words);
+        }
+    }
+
+    /// Counts the same, and says who held it.
+    pub(super) fn count_cut_short(&mut self, by: End) -> &'static str {
         let (from, to) = self.sides(sent_by(by));
         let worker_holds = to.waits_for_worker(from);
         let totals = &self.surroundings.totals;
@@ -58,9 +60,7 @@ impl Relay<'_> {
             (&totals.cut_short_by_peer, "its peer took no more of what it had said last")
         };
         increment(counter);
-        if let Some(broken) = &mut self.record.broken {
-            broken.words = format!("{}; {words}", broken.words);
-        }
+        words
     }
 
     pub(super) fn note_broken(&mut self, by: End, fault: &LegFault) {
