@@ -182,6 +182,7 @@ pub enum End {
 }
 
 impl End {
+    /// The one that speaks to this one.
     pub fn other(self) -> Self {
         match self {
             Self::Client => Self::Server,
