@@ -40,10 +40,8 @@ struct port {
 	__u32 side;
 	__u32 interface[2]; /* of side A and side B */
 	__u32 engine;	    /* outer end of the engine's veth */
-	__u8 inner_mac[6];  /* of the veth's inner end */
-	__u8 reserved[2];
 };
-_Static_assert(sizeof(struct port) == 28, "src/layout.rs has the same type");
+_Static_assert(sizeof(struct port) == 20, "src/layout.rs has the same type");
 
 struct configuration {
 	__u64 heartbeat_timeout; /* ns */

@@ -20,6 +20,7 @@ use crate::histogram::{Histogram, HistogramReport};
 use crate::judged::Judged;
 use crate::layout::{End, Flow, FlowKey, ring_of};
 use crate::link::Link;
+use crate::segment::INNER_MAC;
 use crate::segment_of_ours::Segment;
 use crate::socket::SocketPool;
 use crate::state::StateCommand;
@@ -91,8 +92,6 @@ pub struct SegmentLinks {
     pub port_b: Link,
     /// Into the engine's namespace.
     pub engine: Link,
-    /// Address of the veth's end there.
-    pub inner_mac: [u8; 6],
     pub counts: Counts,
     /// Flows held at this moment.
     pub held_now: AtomicU64,
@@ -156,7 +155,7 @@ impl SegmentLinks {
 
     /// Sends a frame to the engine's sockets.
     pub fn inject(&self, frame: Frame) {
-        if let Err(error) = self.engine.send(&frame.plain(self.inner_mac)) {
+        if let Err(error) = self.engine.send(&frame.plain(INNER_MAC)) {
             self.counts.add(Count::FrameNotSent);
             tracing::debug!(%error, "frame not injected");
         }

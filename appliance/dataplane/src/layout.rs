@@ -77,10 +77,8 @@ pub struct Port {
     pub side: u32,
     pub interface: [u32; 2],
     pub engine: u32,
-    pub inner_mac: [u8; 6],
-    pub reserved: [u8; 2],
 }
-const _: () = assert!(size_of::<Port>() == 28);
+const _: () = assert!(size_of::<Port>() == 20);
 pub const SIDE_ENGINE: u32 = 2;
 
 #[repr(C)]

@@ -36,8 +36,6 @@ pub fn connect(
         side: 0,
         interface: [index_a, index_b],
         engine: index_engine,
-        inner_mac: crate::segment::INNER_MAC,
-        reserved: [0; 2],
     };
     for (index, side) in [(index_a, 0), (index_b, 1), (index_engine, SIDE_ENGINE)] {
         ports
@@ -48,7 +46,6 @@ pub fn connect(
         port_a: open(&a, index_a)?,
         port_b: open(&b, index_b)?,
         engine: open(&outer, index_engine)?,
-        inner_mac: port.inner_mac,
         counts: Counts::default(),
         held_now: AtomicU64::new(0),
         hold_time: Histogram::default(),
