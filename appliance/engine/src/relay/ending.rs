@@ -86,7 +86,8 @@ impl Relay<'_> {
     }
 
     /// `by` broke. What it sent before still goes to the other side, as it would without us (a server that
-    /// answers and then resets is common) as long as that takes some of it, and its end where it had ended in order; then the other
+    /// answers and then resets is common) as long as that takes some of it, and its end where it had ended in
+    /// order; then the other
     /// side gets `alert` and an orderly end, or is reset by the drop of its stream.
     async fn wind_down(&mut self, by: End, alert: Option<weir_tls::Alert>) -> Option<Blocked> {
         let direction = sent_by(by);
