@@ -24,7 +24,7 @@ use weir_policy::snapshot::{ClientProxy, Service};
 use weir_policy::suites::Protocol;
 use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
-use weir_tls::{Action, Alert, Hashed, LeafKind, LegKey, Verdict};
+use weir_tls::{Action, Alert, Hashed, LeafKind, LegKey, Shares, Verdict};
 
 use self::excepted::{excepted_all_the_same, is_excepted, relay_excepted};
 use self::failed::{
@@ -142,6 +142,7 @@ async fn handshakes(
         legacy: &surroundings.legacy,
         allowed,
         client: hello.strongest_version().unwrap_or(Protocol::Tls13),
+        shares: Shares::as_client(hello),
         sessions: flow.sessions,
         encrypt_then_mac: flow.encrypt_then_mac,
     };

@@ -12,8 +12,8 @@
 //! server is remembered as old only where what the legacy stack agreed on with it is beyond the modern
 //! one. Three connections at most.
 //!
-//! The legacy stack offers a server no version over the client's own, and no key share that makes a
-//! hello long: what stumbles over either is reached as the client would reach it. A client without TLS
+//! The modern stack offers a server a key share that makes its hello longer than a segment only where the
+//! client does. The legacy stack offers none, and no version over the client's own: what stumbles over either is reached as the client would reach it. A client without TLS
 //! 1.3 has that also where the modern stack's hello is not answered at all. What its session shows of
 //! the server, bound as it is, counts for such clients only. Fails by the fault of the last attempt.
 
@@ -30,7 +30,9 @@ use weir_api::legacy::{Open, Role};
 use weir_dataplane::FlowGuard;
 use weir_policy::suites::{Allowed, Protocol};
 use weir_tls::hello::ClientHello;
-use weir_tls::{Alert, LegError, LegKey, LegacyBounds, ModernStack, TlsLeg, Verdict, modern_could};
+use weir_tls::{
+    Alert, LegError, LegKey, LegacyBounds, ModernStack, Shares, TlsLeg, Verdict, modern_could,
+};
 
 use crate::flow::keep_alive;
 use crate::leg::{Leg, LegFault};
@@ -53,6 +55,8 @@ pub struct Stacks<'a> {
     pub allowed: &'a Allowed,
     /// The strongest version that the session's client offers.
     pub client: Protocol,
+    /// As the client's own.
+    pub shares: Shares,
     /// Of the legacy stack; the modern one has its own.
     pub sessions: &'a SessionScope,
     /// SPEC T3.
@@ -220,7 +224,8 @@ impl Stacks<'_> {
         record: &SessionRecord,
         deadline: Duration,
     ) -> Result<Leg, ServerFailed> {
-        let tls = match modern.server_leg(name, record.server, alpn.to_vec()) {
+        let tls = match modern.server_leg_offering(name, record.server, alpn.to_vec(), self.shares)
+        {
             Ok(tls) => tls,
             Err(error) => return Err(not_made(error, server)),
         };

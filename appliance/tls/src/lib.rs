@@ -30,7 +30,7 @@ pub use hashed::Hashed;
 pub use hello::{ClientHello, HelloError, LegacyBounds, Peek, peek};
 pub use key::{KeyError, KeyKind, LegKey};
 pub use leg::{Fault, InProgress, LegError, Negotiated, PlainState, TlsLeg};
-pub use modern::{ModernStack, modern_could};
+pub use modern::{ModernStack, Shares, modern_could};
 pub use server_certificates::ServerCertificates;
 pub use sharded::ShardedCache;
 pub use verify::{Action, Intermediates, Judged, TrustAnchors, Verdict, says_revoked};

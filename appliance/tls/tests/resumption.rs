@@ -18,7 +18,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use weir_policy::snapshot::CertifiedKey;
 use weir_policy::suites::{Allowed, Protocol};
 use weir_tls::verify::Failure;
-use weir_tls::{LegKey, ModernStack, TlsLeg, Verdict};
+use weir_tls::{LegKey, ModernStack, Shares, TlsLeg, Verdict};
 
 const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 443);
 const VERSIONS: [Protocol; 2] = [Protocol::Tls12, Protocol::Tls13];
@@ -41,12 +41,14 @@ struct Visit<'a> {
     verdict: Verdict,
     address: SocketAddr,
     name: &'a str,
+    shares: Shares,
 }
 
 impl Visit<'_> {
     fn resumed(&self) -> bool {
+        let Self { near, name, address, shares, .. } = *self;
         let mut server_leg =
-            self.near.server_leg(Some(self.name), self.address, Vec::new()).unwrap();
+            near.server_leg_offering(Some(name), address, Vec::new(), shares).unwrap();
         let mut client_leg = self.far.client_leg(self.key, self.verdict, None).unwrap();
         pump(server_leg.as_mut(), client_leg.as_mut(), 1400).unwrap();
         server_leg.write_plain(b"ping");
@@ -73,11 +75,48 @@ fn second_visit_resumes_in_both_versions() {
             verdict: Verdict::default(),
             address: ADDRESS,
             name: "a.example",
+            shares: Shares::PostQuantum,
         };
         assert!(!visit.resumed(), "{version}");
         for _ in 0..4 {
             assert!(visit.resumed(), "{version}");
         }
+    }
+}
+
+/// By clients with ML-KEM and without in turn.
+#[test]
+fn second_visit_resumes_whatever_key_shares_its_client_offers() {
+    for version in VERSIONS {
+        let (near, far, key) = (stack(version), stack(version), key("a.example"));
+        let visit = |shares| Visit {
+            near: &near,
+            far: &far,
+            key: &key,
+            verdict: Verdict::default(),
+            address: ADDRESS,
+            name: "a.example",
+            shares,
+        };
+        assert!(!visit(Shares::Classic).resumed(), "{version}");
+        for shares in [Shares::PostQuantum, Shares::Classic, Shares::PostQuantum] {
+            assert!(visit(shares).resumed(), "{version}, {shares:?}");
+        }
+    }
+}
+
+/// What a server chooses where it has no choice is not what later clients ask it for first.
+#[test]
+fn key_exchange_is_post_quantum_where_the_client_offers_it_whatever_others_agreed_on() {
+    let (near, far, key) = (stack(Protocol::Tls13), stack(Protocol::Tls13), key("a.example"));
+    for shares in [Shares::Classic, Shares::PostQuantum, Shares::Classic, Shares::PostQuantum] {
+        let leg = near.server_leg_offering(Some("a.example"), ADDRESS, Vec::new(), shares);
+        let (mut leg, mut client_leg) =
+            (leg.unwrap(), far.client_leg(&key, Verdict::default(), None).unwrap());
+        pump(leg.as_mut(), client_leg.as_mut(), 1400).unwrap();
+        let group = leg.negotiated().unwrap().group.unwrap().to_string();
+        let expected = if shares == Shares::Classic { "x25519" } else { "X25519MLKEM768" };
+        assert_eq!(group, expected);
     }
 }
 
@@ -92,6 +131,7 @@ fn session_with_a_client_is_bound_to_verdict_certificate_and_policy_generation()
             verdict: Verdict::default(),
             address: ADDRESS,
             name: "a.example",
+            shares: Shares::PostQuantum,
         };
         let again = |visit: Visit<'_>| (visit.resumed(), visit.resumed());
         assert_eq!(again(Visit { ..visit }), (false, true));
@@ -115,6 +155,7 @@ fn session_with_a_server_is_bound_to_address_name_and_policy_generation() {
             verdict: Verdict::default(),
             address: ADDRESS,
             name: "a.example",
+            shares: Shares::PostQuantum,
         };
         assert!(!visit.resumed());
         let other_port = SocketAddr::new(ADDRESS.ip(), 8443);

@@ -75,6 +75,7 @@ struct World {
     generation: Cell<usize>,
     /// What the client says it can.
     client: Cell<Protocol>,
+    shares: Cell<Shares>,
     keys: [Arc<LegKey>; 2],
 }
 
@@ -89,6 +90,7 @@ impl World {
             sessions: [SessionScope::new().unwrap(), SessionScope::new().unwrap()],
             generation: Cell::new(0),
             client: Cell::new(Protocol::Tls13),
+            shares: Cell::new(Shares::PostQuantum),
             keys: [key(Authentication::Rsa), key(Authentication::Ecdsa)],
         })
     }
@@ -100,6 +102,7 @@ impl World {
             legacy: &self.legacy,
             allowed: &self.everything,
             client: self.client.get(),
+            shares: self.shares.get(),
             sessions: &self.sessions[self.generation.get()],
             encrypt_then_mac: false,
         }

@@ -5,6 +5,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
+use crate::Shares;
 use crate::names::{Group, SignatureScheme, Suite, Version};
 
 fn seed(name: &str) -> Vec<u8> {
@@ -96,6 +97,24 @@ fn rustls_hello_with_post_quantum_key_share_is_read() {
     assert_eq!(hello.server_name.as_deref(), Some("pq.example"));
     assert_eq!(hello.alpn, alpn);
     assert!(hello.supported());
+    assert_eq!(Shares::as_client(&hello), Shares::PostQuantum);
+}
+
+/// There are servers that never answer a hello of two segments.
+#[test]
+fn hello_to_the_server_of_a_client_without_ml_kem_fits_into_the_smallest_segment() {
+    let stack = crate::ModernStack::new().unwrap();
+    let address = "192.0.2.1:443".parse().unwrap();
+    let name = [["a"; 60].concat(), "example".to_owned()].join(".");
+    let alpn = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let leg = stack.server_leg_offering(Some(&name), address, alpn, Shares::Classic);
+    let mut wire = Vec::new();
+    leg.unwrap().write_wire(&mut wire);
+    let Peek::Hello(hello) = peek(&wire) else { panic!("{:?}", peek(&wire)) };
+    // TCP's default maximum segment size (RFC 9293 section 3.7.1).
+    assert!(wire.len() <= 536, "{}", wire.len());
+    assert!(hello.supported());
+    assert_eq!(Shares::as_client(&hello), Shares::Classic);
 }
 
 #[test]

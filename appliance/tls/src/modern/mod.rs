@@ -1,7 +1,7 @@
 //! The modern stack: TLS 1.3 and TLS 1.2 with ECDHE and AEAD, in memory-safe code (SPEC T13).
 //!
 //! For: both legs of a session whose hello [`ClientHello::supported`] is true for, on rustls with
-//! aws-lc's primitives, X25519MLKEM768 first (SPEC T12). Not for: anything older. Weir never
+//! aws-lc's primitives, X25519MLKEM768 first (SPEC T12; to a server where the client offers it too). Not for: anything older. Weir never
 //! accepts early data and never renegotiates. Sessions are resumed on both legs, each bound to the
 //! stack's lifetime (one proxy of one policy generation) and more; see [`resumption`].
 //! Fails by [`LegError`]; [`ModernStack::new`] only if the provider itself is broken.
@@ -22,10 +22,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
+use rustls::{ClientConfig, ClientConnection, NamedGroup, ServerConfig, ServerConnection};
 use rustls_pki_types::{DnsName, ServerName};
 use weir_policy::suites::{Allowed, Protocol};
 
@@ -34,8 +35,10 @@ pub use self::resumption::SERVERS_BOUND;
 use self::resumption::{
     Binding, BoundSessions, BoundTickets, ClientSessions, ServerSessions, SessionsOf,
 };
+use self::support::X25519MLKEM768;
 pub use self::support::modern_could;
 use self::witness::{Observed, Presented, Witness};
+use crate::hello::ClientHello;
 use crate::key::LegKey;
 use crate::leg::{LegError, TlsLeg};
 use crate::verify::Verdict;
@@ -45,12 +48,32 @@ use crate::verify::Verdict;
 pub struct ModernStack {
     /// Copied for every server leg, with the sessions of its server.
     client: ClientConfig,
+    /// The same without X25519MLKEM768, whose key share makes a hello longer than a segment.
+    client_of_short_hellos: ClientConfig,
     sessions: Arc<ServerSessions>,
     /// Copied for every client leg, with the leg's own key and ALPN.
     server: ServerConfig,
     tickets: Arc<dyn ProducesTickets>,
     /// Of TLS 1.2, for those that take no tickets.
     client_sessions: Arc<ClientSessions>,
+}
+
+/// What a server is offered for its key exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shares {
+    /// X25519MLKEM768 first. The hello takes more than one segment: there are servers, and middleboxes
+    /// before them, that never answer such a one.
+    PostQuantum,
+    /// Elliptic curves only: the hello is one short segment.
+    Classic,
+}
+
+impl Shares {
+    /// As the session's client does: its own hello is as long then, so that a server which does not
+    /// answer ours would not answer the client's either.
+    pub fn as_client(hello: &ClientHello) -> Self {
+        if hello.groups.contains(&X25519MLKEM768) { Self::PostQuantum } else { Self::Classic }
+    }
 }
 
 /// To a client of TLS 1.3, for each session, resumed or not. A ticket is used once (RFC 8446 appendix C.4):
@@ -89,15 +112,23 @@ impl ModernStack {
             .filter(|(version, _)| allowed.version(*version))
             .map(|(_, version)| version)
             .collect();
+        // The same for both, or neither would resume what the other began.
         let witness = Arc::new(Witness::new(provider.clone()));
-        let mut client = ClientConfig::builder_with_provider(provider.clone())
-            .with_protocol_versions(&versions)
-            .map_err(internal)?
-            .dangerous()
-            .with_custom_certificate_verifier(witness.clone())
-            .with_client_cert_resolver(witness);
-        client.resumption = Resumption::disabled();
-        client.enable_early_data = false;
+        let client = |provider: Arc<CryptoProvider>| {
+            let mut client = ClientConfig::builder_with_provider(provider)
+                .with_protocol_versions(&versions)
+                .map_err(internal)?
+                .dangerous()
+                .with_custom_certificate_verifier(witness.clone())
+                .with_client_cert_resolver(witness.clone());
+            client.resumption = Resumption::disabled();
+            client.enable_early_data = false;
+            Ok::<_, LegError>(client)
+        };
+        let mut short = CryptoProvider::clone(&provider);
+        short.kx_groups.retain(|group| group.name() != NamedGroup::X25519MLKEM768);
+        let client_of_short_hellos = client(Arc::new(short))?;
+        let client = client(provider.clone())?;
         let mut server = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&versions)
             .map_err(internal)?
@@ -109,7 +140,14 @@ impl ModernStack {
         server.send_tls13_tickets = TICKETS_GIVEN;
         let tickets = Ticketer::new().map_err(internal)?;
         let (sessions, client_sessions) = Default::default();
-        Ok(Some(Self { client, sessions, server, tickets, client_sessions }))
+        Ok(Some(Self {
+            client,
+            client_of_short_hellos,
+            sessions,
+            server,
+            tickets,
+            client_sessions,
+        }))
     }
 
     /// The leg to a server, with its ClientHello waiting to be written.
@@ -129,13 +167,30 @@ impl ModernStack {
         address: SocketAddr,
         alpn: Vec<Vec<u8>>,
     ) -> Result<Box<dyn TlsLeg>, LegError> {
+        self.server_leg_offering(server_name, address, alpn, Shares::PostQuantum)
+    }
+
+    /// The same with the key shares that are said.
+    ///
+    /// # Errors
+    /// As [`Self::server_leg`].
+    pub fn server_leg_offering(
+        &self,
+        server_name: Option<&str>,
+        address: SocketAddr,
+        alpn: Vec<Vec<u8>>,
+        shares: Shares,
+    ) -> Result<Box<dyn TlsLeg>, LegError> {
         let name = server_name
             .and_then(|name| DnsName::try_from(name.to_owned()).ok())
             .map_or(ServerName::IpAddress(address.ip().into()), ServerName::DnsName);
         let observed = Arc::<Observed>::default();
         let sessions = self.sessions.clone();
-        let sessions = SessionsOf::new(sessions, address, server_name, observed.clone());
-        let mut config = self.client.clone();
+        let sessions = SessionsOf::new(sessions, address, server_name, shares, observed.clone());
+        let mut config = match shares {
+            Shares::PostQuantum => self.client.clone(),
+            Shares::Classic => self.client_of_short_hellos.clone(),
+        };
         config.resumption = Resumption::store(Arc::new(sessions));
         let connection = ClientConnection::new_with_alpn(Arc::new(config), name, alpn)
             .map_err(|error| LegError::Internal(error.to_string()))?;

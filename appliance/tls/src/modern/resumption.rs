@@ -26,6 +26,7 @@ use rustls::server::{ProducesTickets, StoresServerSessions};
 use rustls_pki_types::ServerName;
 use zeroize::Zeroizing;
 
+use super::Shares;
 use super::witness::Observed;
 use crate::key::LegKey;
 use crate::sharded::ShardedCache;
@@ -194,7 +195,9 @@ pub(super) struct ServerSessions(ShardedCache<Server, Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    group: Option<NamedGroup>,
+    /// That the server chose, with ML-KEM on offer and without: what it takes in its place says nothing of
+    /// what it would take first.
+    groups: [Option<NamedGroup>; 2],
     tls12: Option<Tls12ClientSessionValue>,
     tls13: VecDeque<Tls13ClientSessionValue>,
 }
@@ -211,6 +214,7 @@ impl Default for ServerSessions {
 pub(super) struct SessionsOf {
     all: Arc<ServerSessions>,
     server: Server,
+    shares: Shares,
     observed: Arc<Observed>,
 }
 
@@ -219,13 +223,22 @@ impl SessionsOf {
         all: Arc<ServerSessions>,
         address: SocketAddr,
         name: Option<&str>,
+        shares: Shares,
         observed: Arc<Observed>,
     ) -> Self {
-        Self { all, server: (address, name.map(str::to_ascii_lowercase)), observed }
+        Self { all, server: (address, name.map(str::to_ascii_lowercase)), shares, observed }
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Known) -> T) -> T {
         self.all.0.with(self.server.clone(), Known::default, act)
+    }
+
+    fn group_in<'a>(&self, known: &'a mut Known) -> &'a mut Option<NamedGroup> {
+        let [post_quantum, classic] = &mut known.groups;
+        match self.shares {
+            Shares::PostQuantum => post_quantum,
+            Shares::Classic => classic,
+        }
     }
 
     /// Without making an entry for a server that has none.
@@ -236,11 +249,11 @@ impl SessionsOf {
 
 impl ClientSessionStore for SessionsOf {
     fn set_kx_hint(&self, _: ServerName<'static>, group: NamedGroup) {
-        self.with(|known| known.group = Some(group));
+        self.with(|known| *self.group_in(known) = Some(group));
     }
 
     fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
-        self.peek(|known| known.group)
+        self.peek(|known| *self.group_in(known))
     }
 
     fn set_tls12_session(&self, _: ServerName<'static>, value: Tls12ClientSessionValue) {

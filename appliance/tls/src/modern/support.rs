@@ -14,8 +14,10 @@ use crate::key::KeyKind;
 use crate::leg::Negotiated;
 use crate::names::{Group, SignatureScheme, Suite, Version};
 
-/// X25519MLKEM768, x25519, secp256r1, secp384r1.
-const GROUPS: [Group; 4] = [Group(0x11ec), Group(0x001d), Group(0x0017), Group(0x0018)];
+pub(super) const X25519MLKEM768: Group = Group(0x11ec);
+
+/// With x25519, secp256r1, secp384r1.
+const GROUPS: [Group; 4] = [X25519MLKEM768, Group(0x001d), Group(0x0017), Group(0x0018)];
 
 const ALL_KINDS: [KeyKind; 4] = [KeyKind::P256, KeyKind::P384, KeyKind::P521, KeyKind::Rsa];
 

@@ -97,3 +97,57 @@ fn server_that_never_answers_newer_hellos_is_reached_by_a_client_that_sends_none
         }
     });
 }
+
+/// There are some, and middleboxes before others. What a client without ML-KEM sends is one segment.
+#[test]
+fn modern_server_that_never_answers_hellos_of_two_segments_is_reached_as_its_client_reaches_it() {
+    run(async |world| {
+        let inner = serve(Rc::clone(&world), None).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = listener.local_addr().unwrap();
+        spawn_local(async move {
+            loop {
+                let (outer, _) = listener.accept().await.unwrap();
+                spawn_local(one_segment(outer, inner));
+            }
+        });
+        for (shares, reached) in [(Shares::PostQuantum, false), (Shares::Classic, true)] {
+            world.shares.set(shares);
+            let stream = TcpStream::connect(server).await.unwrap();
+            let record = SessionRecord::new(1, 0, SegmentId(1), server, server);
+            let (stacks, again) = (world.stacks(), Reconnect(server));
+            let deadline = Duration::from_secs(if reached { 60 } else { 1 });
+            let shaken =
+                stacks.server_handshake(stream, &again, Some(NAME), vec![], &record, deadline);
+            match shaken.await {
+                Ok(leg) => {
+                    let version = leg.tls.negotiated().unwrap().version.0;
+                    assert!(reached && version == Protocol::Tls13.code(), "{shares:?}");
+                }
+                Err(failed) => {
+                    assert!(!reached && matches!(failed.fault, LegFault::Slow), "{shares:?}");
+                }
+            }
+        }
+        assert_eq!(world.legacy.counts().legs.load(Ordering::Relaxed), 0);
+    });
+}
+
+/// Hears nothing of a hello that is longer than this.
+async fn one_segment(mut outer: TcpStream, inner: SocketAddr) {
+    const SEGMENT: usize = 1208;
+    let mut bytes = Vec::new();
+    while !matches!(peek(&bytes), Peek::Hello(_)) {
+        outer.readable().await.unwrap();
+        if matches!(outer.try_read_buf(&mut bytes), Ok(0)) {
+            return;
+        }
+    }
+    if bytes.len() > SEGMENT {
+        while outer.readable().await.is_ok() && outer.try_read(&mut [0]).is_err() {}
+        return;
+    }
+    let mut inner = TcpStream::connect(inner).await.unwrap();
+    inner.write_all(&bytes).await.unwrap();
+    let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
+}
