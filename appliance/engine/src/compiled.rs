@@ -2,7 +2,7 @@
 //!
 //! Fails with the name of the item that cannot be honoured; the running policy then stays.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -86,16 +86,17 @@ pub struct FlowPolicy<'a> {
 
 impl FlowPolicy<'_> {
     /// Where the server's certificate decides whether a session is with a domain not to decrypt
-    /// (SPEC T5): what it decided before. A server of another name than an excepted one is none,
+    /// (SPEC T5): what it decided before. It does where policy says so, and wherever the client gave no
+    /// name whose word could be taken. A server of another name than an excepted one is none,
     /// whatever its certificate.
     pub fn excepted(&self, hello: &ClientHello, server: SocketAddr) -> Excepted<'_> {
-        let name = hello.server_name.as_deref();
+        let name = domain_asked(hello);
+        let decides = |policy: &DecryptionPolicy| match name {
+            Some(name) => policy.decided_by == DecidedBy::ServerCertificate && policy.excepts(name),
+            None => !policy.domains_not_to_decrypt.is_empty(),
+        };
         match self.decryption {
-            Some(policy)
-                if policy.decided_by == DecidedBy::ServerCertificate
-                    && !policy.domains_not_to_decrypt.is_empty()
-                    && name.is_none_or(|name| policy.excepts(name)) =>
-            {
+            Some(policy) if decides(policy) => {
                 match self.exceptions.known(server, name, Instant::now()) {
                     Some(true) => Excepted::Yes,
                     Some(false) => Excepted::No,
@@ -107,9 +108,17 @@ impl FlowPolicy<'_> {
     }
 
     pub fn learn_exception(&self, hello: &ClientHello, server: SocketAddr, excepted: bool) {
-        let name = hello.server_name.as_deref();
+        let name = domain_asked(hello);
         self.exceptions.learn(server, name, excepted, Instant::now());
     }
+}
+
+/// The domain that the client asks for; `None` also where it sends an address, which it should not (RFC
+/// 6066 section 3), and which says no more than where it connects to.
+pub fn domain_asked(hello: &ClientHello) -> Option<&str> {
+    let name = hello.server_name.as_deref()?;
+    let bare = name.strip_suffix('.').unwrap_or(name);
+    bare.parse::<IpAddr>().is_err().then_some(name)
 }
 
 /// Whether a session is not to be decrypted, by its server's certificate.

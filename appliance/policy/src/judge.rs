@@ -131,8 +131,8 @@ pub enum PolicyKind {
 ///    T9: what its servers might still accept must not pass it by), as is a server that speaks
 ///    first; on a client proxy bypassed, or blocked where that might be evasion and policy says so
 ///    (SPEC D15); so is an incomplete hello;
-/// 6. domains not to decrypt (client policy), by the client's word where that is trusted (SPEC T5);
-///    else the engine asks the server's certificate;
+/// 6. domains not to decrypt (client policy), by the client's word where it gave one and that is
+///    trusted (SPEC T5); else the engine asks the server's certificate;
 /// 7. an encrypted hello (client policy), as the proxy says;
 /// 8. no version and suite that we decrypt: bypassed, or blocked where policy says so (SPEC D15);
 /// 9. take over.

@@ -20,7 +20,7 @@ use weir_tls::{Names, TrustAnchors};
 use super::HANDSHAKE_DEADLINE;
 use super::judged::{Shown, completed, revocation};
 use crate::authorities::{self, Revocation, Why};
-use crate::compiled::{Excepted, FlowPolicy, Proxy};
+use crate::compiled::{Excepted, FlowPolicy, Proxy, domain_asked};
 use crate::flow::keep_alive;
 use crate::leg::LegFault;
 use crate::legacy::{Evidence, SessionScope};
@@ -151,7 +151,7 @@ pub(super) async fn is_excepted(
     surroundings: &Surroundings,
 ) -> bool {
     let Proxy::Client { proxy, anchors, .. } = &flow.proxy else { return false };
-    let (name, minimum) = (hello.server_name.as_deref(), proxy.minimum_rsa_key_length.into());
+    let (name, minimum) = (domain_asked(hello), proxy.minimum_rsa_key_length.into());
     let mut decision = decision(shown.chain, name, minimum, anchors, policy);
     let judges = (*proxy, *anchors);
     let mut holds = true;

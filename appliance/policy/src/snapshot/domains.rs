@@ -24,7 +24,7 @@ impl DecryptionPolicy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DecidedBy {
-    /// The server name that the client sends.
+    /// The server name that the client sends; where it sends none, or an address, the certificate.
     #[default]
     ServerName,
     /// The server's certificate, verified for that name; without a name, the certificate's own.

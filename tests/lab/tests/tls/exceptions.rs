@@ -3,11 +3,11 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use weir_lab::certificates::{Identity, seen};
+use weir_lab::certificates::{Identity, PUBLIC_CA, seen};
 use weir_lab::checks;
 use weir_lab::ends::SERVER;
 use weir_lab::fetch::Fetch;
-use weir_lab::process::succeed;
+use weir_lab::process::{finish, succeed};
 use weir_lab::wire::Wire as _;
 
 use super::{INSPECTED, OTHER, configure, openssl_server, passes, record_of, serve, told};
@@ -62,22 +62,33 @@ fn a_spoofed_server_name_escapes_nothing_where_the_certificate_decides() {
     });
 }
 
+/// There is no word of the client's to trust: whatever policy says of that.
 #[test]
 fn without_a_server_name_the_certificates_own_names_decide() {
     passes(|bench, _| {
         let domains = "domains-not-to-decrypt: [\"bank.example\", \"*.bank.example\"]";
-        configure(bench, domains, &format!("{domains}\n      decided-by: server-certificate"))?;
         let bank = bench.ends.certificates.bank.clone();
         let _server = openssl_server(&bench.ends, &bank)?;
-        // By its address: no server name is sent.
-        for _ in 0..2 {
-            let nameless = Fetch::new(&OTHER.to_string(), "/").at(OTHER).trust_anybody();
-            let fetched = nameless.run(&bench.ends)?;
-            fetched.succeeded()?;
-            assert_eq!(fetched.certificate()?, seen(&bank.certificate_pem()?)?);
-            let (outcome, record) = record_of(bench, &fetched)?;
-            assert_eq!(outcome, LEARNT, "{record}");
-            assert!(record.contains("Server name             none\n"), "{record}");
+        for decided_by in ["server-name", "server-certificate"] {
+            configure(bench, domains, &format!("{domains}\n      decided-by: {decided_by}"))?;
+            // By its address: no server name is sent. Asked, then remembered.
+            for time in 0..2 {
+                let nameless = Fetch::new(&OTHER.to_string(), "/").at(OTHER).trust_anybody();
+                let fetched = nameless.run(&bench.ends)?;
+                fetched.succeeded()?;
+                assert_eq!(fetched.certificate()?, seen(&bank.certificate_pem()?)?);
+                let (outcome, record) = record_of(bench, &fetched)?;
+                assert_eq!(outcome, LEARNT, "{record}");
+                assert!(record.contains("Server name             none\n"), "{record}");
+                let asked = record.contains("Server certificate      bank.example\n");
+                assert_eq!(asked, time == 0, "{record}");
+            }
+            // Nor is there where a client sends an address in the name's place.
+            let mut client = bench.ends.client.command("timeout");
+            client.args(["30", "openssl", "s_client", "-connect", &format!("{OTHER}:443")]);
+            let said = finish(client.args(["-servername", &OTHER.to_string()]))?.text();
+            let issuer = said.lines().find(|line| line.starts_with("issuer=")).unwrap_or(&said);
+            assert!(issuer.contains(PUBLIC_CA), "{issuer}");
         }
         Ok(())
     });
