@@ -1,6 +1,7 @@
 //! What a configuration needs from outside: files, certificates, rules. The caller gives them, so
 //! that this crate does no I/O and knows no certificate library.
 
+use std::fmt;
 use std::io;
 use std::path::Path;
 
@@ -53,6 +54,19 @@ pub enum KeyAlgorithm {
     P256,
     P384,
     P521,
+}
+
+/// What a certificate with such a key is called.
+impl fmt::Display for KeyAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rsa(_) => "an RSA certificate",
+            Self::P224 => "an ECDSA certificate on P-224",
+            Self::P256 => "an ECDSA certificate on P-256",
+            Self::P384 => "an ECDSA certificate on P-384",
+            Self::P521 => "an ECDSA certificate on P-521",
+        })
+    }
 }
 
 impl KeyAlgorithm {

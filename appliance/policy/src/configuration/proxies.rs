@@ -13,6 +13,7 @@ use crate::snapshot::{
     CertifiedKey, ClientProxy, LEARNT_BYPASS_TIME, MINIMUM_RSA_KEY_LENGTH, PortRange, Revocation,
     RevocationUnknown, ServerProxy,
 };
+use crate::suites::Allowed;
 
 impl Check<'_> {
     /// The proxies, and their certificates' descriptions.
@@ -35,7 +36,15 @@ impl Check<'_> {
                 self.error(&child(&at, "destinations"), message);
             }
             self.ports(&at, &section.detection_ports);
-            let certificates = self.server_certificates(&at, section);
+            let allowed = self.allowed(
+                &at,
+                Keys {
+                    protocols: section.protocols.as_deref(),
+                    suites: section.suites.as_deref(),
+                    suites_off: &section.suites_off,
+                },
+            );
+            let certificates = self.server_certificates(&at, section, &allowed);
             let descriptions = certificates.iter().map(|key| self.describe(key)).collect();
             let proxy = ServerProxy {
                 name: section.name.0.clone(),
@@ -46,25 +55,19 @@ impl Check<'_> {
                 reset_server_on_block: section.reset_server_on_block,
                 logging: section.logging,
                 downgrade_http2: section.downgrade_http2,
-                allowed: self.allowed(
-                    &at,
-                    Keys {
-                        protocols: section.protocols.as_deref(),
-                        suites: section.suites.as_deref(),
-                        suites_off: &section.suites_off,
-                    },
-                ),
+                allowed,
             };
             (proxy, descriptions)
         });
         proxies.collect::<Vec<_>>().into_iter().unzip()
     }
 
-    /// Duplicates are dropped; all RSA or all ECDSA (SPEC T6).
+    /// Duplicates are dropped; all RSA or all ECDSA (SPEC T6), and each of use with what is allowed.
     fn server_certificates(
         &mut self,
         at: &[String],
         section: &ServerProxySection,
+        allowed: &Allowed,
     ) -> Vec<CertifiedKey> {
         let at = child(at, "certificates");
         if section.certificates.is_empty() {
@@ -87,6 +90,7 @@ impl Check<'_> {
                 );
                 self.error(&child(&at, "certificate"), message);
             }
+            self.serves(&child(&at, "certificate"), allowed, key.algorithm);
             if leaves.insert(key.certified.chain.first().cloned()) {
                 keys.push(key);
             }

@@ -4,7 +4,8 @@ use super::check::Check;
 use crate::document::{Text, Version};
 use crate::error::shown;
 use crate::layers::child;
-use crate::suites::{Allowed, Protocol, Suite, TABLE};
+use crate::material::KeyAlgorithm;
+use crate::suites::{Allowed, Authentication, Protocol, Suite, TABLE};
 
 /// What a proxy's section says about them.
 pub(super) struct Keys<'a> {
@@ -54,6 +55,31 @@ impl Check<'_> {
                            one at least, like TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256";
             self.error(&child(at, "suites"), message);
         }
+    }
+
+    /// A server proxy whose suites its certificate has no use for would decrypt nothing: sessions that
+    /// cannot be answered pass by default.
+    pub(super) fn serves(&mut self, at: &[String], allowed: &Allowed, key: KeyAlgorithm) {
+        let supported = || allowed.usable().filter(|suite| suite.supported());
+        if supported().next().is_none() || supported().any(|suite| is_served(suite, allowed, key)) {
+            return;
+        }
+        let Allowed { weakest, strongest, .. } = allowed;
+        let versions = if weakest == strongest {
+            weakest.to_string()
+        } else {
+            format!("{weakest} to {strongest}")
+        };
+        let serves = |suite: &&Suite| suite.supported() && is_served(suite, allowed, key);
+        let remedy = match TABLE.iter().find(serves) {
+            Some(suite) => format!("allow one that does, like {}", suite.name),
+            None => "allow TLS 1.2 as well".to_owned(),
+        };
+        let message = format!(
+            "is {key}, which no suite of this server proxy serves in {versions}; {remedy}, or give \
+             another certificate"
+        );
+        self.error(at, message);
     }
 
     /// SPEC T1: nothing may be missing between the weakest and the strongest.
@@ -116,4 +142,22 @@ impl Check<'_> {
         }
         found
     }
+}
+
+/// Whether a server with such a key can use the suite in some version of these bounds.
+fn is_served(suite: &Suite, bounds: &Allowed, key: KeyAlgorithm) -> bool {
+    let authenticates = match key {
+        KeyAlgorithm::Rsa(_) => suite.serves_rsa(),
+        KeyAlgorithm::P224 | KeyAlgorithm::P256 | KeyAlgorithm::P384 | KeyAlgorithm::P521 => {
+            suite.authentication != Authentication::Rsa
+        }
+    };
+    // TLS 1.3 has no signature on that curve (RFC 8446 section 4.2.3).
+    let strongest = match key {
+        KeyAlgorithm::P224 => bounds.strongest.min(Protocol::Tls12),
+        _ => bounds.strongest,
+    };
+    let mut versions = Protocol::ALL.into_iter();
+    authenticates
+        && versions.any(|one| (bounds.weakest..=strongest).contains(&one) && suite.used_in(one))
 }
