@@ -127,10 +127,10 @@ pub enum PolicyKind {
 /// 3. server policy (it wins over a client policy, SPEC P8), else client policy, by addresses and
 ///    detection port; none: bypassed;
 /// 4. source exceptions;
-/// 5. what is not a TLS handshake, or a malformed or oversize one: blocked on a server proxy (SPEC
-///    T9: what its servers might still accept must not pass it by), as is a server that speaks
-///    first; on a client proxy bypassed, or blocked where that might be evasion and policy says so
-///    (SPEC D15); so is an incomplete hello;
+/// 5. what is not a TLS handshake, or a malformed, oversize or incomplete one: blocked on a server
+///    proxy (SPEC T9: what its servers might still accept must not pass it by), as is a server that
+///    speaks first; on a client proxy bypassed, or blocked where that might be evasion and policy
+///    says so (SPEC D15);
 /// 6. domains not to decrypt (client policy), by the client's word where it gave one and that is
 ///    trusted (SPEC T5); else the engine asks the server's certificate;
 /// 7. an encrypted hello (client policy), as the proxy says;
@@ -176,6 +176,10 @@ pub fn judge(rules: &impl Rules, candidate: &Candidate, first: &FirstBytes<'_>) 
         ) => {
             let outcome = Outcome::Blocked(Blocked::NotTlsOnServerProxy);
             return Decision::Block { outcome, resets };
+        }
+        // Nor is one that ends before it is whole: a server may take it for something else.
+        (FirstBytes::Incomplete | FirstBytes::Ended, Owner::Server(..)) => {
+            return Decision::Block { outcome: Outcome::Blocked(Blocked::IncompleteHello), resets };
         }
         (FirstBytes::ServerSpokeFirst, Owner::Server(..)) => {
             return Decision::Block {

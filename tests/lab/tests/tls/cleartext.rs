@@ -94,6 +94,39 @@ const SSLV2_FORMAT: &[u8] = &[
     14, 15, 16,
 ];
 
+/// SPEC T9: what its client ends before it is a hello is none, whatever policy has for incomplete ones.
+#[test]
+fn a_hello_that_ends_before_it_is_whole_is_blocked_on_a_server_proxy() {
+    passes(|bench, _| {
+        let begun: [&[u8]; 4] = [
+            &[0x16, 3, 1, 0xff, 0xff, 1, 2, 3],
+            &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3],
+            &[0x16],
+            &[0x16, 3, 1],
+        ];
+        for first in begun {
+            for waits in [false, true] {
+                let mut own =
+                    bench.ends.connect_from_client(SocketAddr::from((OWN_SERVER, 443)))?;
+                let client = own.local_addr()?;
+                own.write_all(first)?;
+                if waits {
+                    // It is taken over by then.
+                    std::thread::sleep(Duration::from_millis(300));
+                }
+                // It may have been reset by then.
+                let _ = own.shutdown(std::net::Shutdown::Write);
+                let error = own.read(&mut [0; 16]).expect_err(&format!("{first:?}"));
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{first:?}");
+                let shown = told(bench, "show sessions 3", &format!("{client} > "))?;
+                let wanted = format!("{client} > {OWN_SERVER}:443\n  blocked (");
+                assert!(shown.contains(&wanted), "{shown}");
+            }
+        }
+        Ok(())
+    });
+}
+
 /// SPEC T9, T8: what is no TLS, with each setting of the reset.
 #[test]
 fn cleartext_to_a_server_proxy_is_blocked_and_its_server_reset_as_set() {
