@@ -90,7 +90,12 @@ impl FlowPolicy<'_> {
     /// name whose word could be taken. A server of another name than an excepted one is none,
     /// whatever its certificate.
     pub fn excepted(&self, hello: &ClientHello, server: SocketAddr) -> Excepted<'_> {
-        let name = domain_asked(hello);
+        self.excepted_under(hello.server_name.as_deref(), server)
+    }
+
+    /// The same of a session whose client would send this name.
+    pub fn excepted_under(&self, name: Option<&str>, server: SocketAddr) -> Excepted<'_> {
+        let name = domain_asked(name);
         let decides = |policy: &DecryptionPolicy| match name {
             Some(name) => policy.decided_by == DecidedBy::ServerCertificate && policy.excepts(name),
             None => !policy.domains_not_to_decrypt.is_empty(),
@@ -108,15 +113,15 @@ impl FlowPolicy<'_> {
     }
 
     pub fn learn_exception(&self, hello: &ClientHello, server: SocketAddr, excepted: bool) {
-        let name = domain_asked(hello);
+        let name = domain_asked(hello.server_name.as_deref());
         self.exceptions.learn(server, name, excepted, Instant::now());
     }
 }
 
-/// The domain that the client asks for; `None` also where it sends an address, which it should not (RFC
-/// 6066 section 3), and which says no more than where it connects to.
-pub fn domain_asked(hello: &ClientHello) -> Option<&str> {
-    let name = hello.server_name.as_deref()?;
+/// The domain that a client asks for by this server name; `None` also where that is an address, which it
+/// should not be (RFC 6066 section 3), and which says no more than where the client connects to.
+pub fn domain_asked(server_name: Option<&str>) -> Option<&str> {
+    let name = server_name?;
     let bare = name.strip_suffix('.').unwrap_or(name);
     bare.parse::<IpAddr>().is_err().then_some(name)
 }

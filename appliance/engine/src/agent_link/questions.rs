@@ -12,13 +12,14 @@ use weir_api::rules::{
 };
 use weir_dataplane::{Dataplane, RuleReport};
 use weir_policy::judge::PolicyKind;
+use weir_policy::outcome::{NotDecrypted, Outcome};
 use weir_policy::precedence::{
     BlockedBy, Classified, PacketFacts, Passage, TCP, TrafficAction, evaluate, quic_policy, words,
 };
 use weir_policy::snapshot::{ClientPolicy, QuicAction, Side};
 use weir_policy::{Candidate, Decision, FirstBytes, Inspection, Snapshot, judge};
 
-use crate::compiled::{CompiledPolicy, Proxy};
+use crate::compiled::{CompiledPolicy, Excepted, Proxy};
 
 /// `falls_back`: Layer-2 fallback is in force.
 pub fn answer(
@@ -274,6 +275,15 @@ fn decrypted(
     name: Option<&str>,
 ) -> String {
     let Some(flow) = policy.of(inspection) else { return "no policy".into() };
+    // In the engine's own order.
+    let decided = match flow.excepted_under(name, candidate.server) {
+        Excepted::Yes => {
+            let outcome = Outcome::NotDecrypted(NotDecrypted::LearntException);
+            return format!("{outcome} ({})", NotDecrypted::LearntException);
+        }
+        Excepted::AskServer(_) => "decided by the server's certificate: not decrypted, or ",
+        Excepted::No => "",
+    };
     if let Proxy::Client { proxy, .. } = flow.proxy {
         let (client, server) = (candidate.client.ip(), candidate.server);
         if let Some(learnt) = policy.learnt.bypass(proxy, client, server, name, Instant::now()) {
@@ -299,5 +309,8 @@ fn decrypted(
             None => String::new(),
         },
     };
-    format!("{outcome}, by {kind} policy {} of profile {profile}{answers}", flow.proxy.policy())
+    format!(
+        "{decided}{outcome}, by {kind} policy {} of profile {profile}{answers}",
+        flow.proxy.policy()
+    )
 }

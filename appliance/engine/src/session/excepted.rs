@@ -151,7 +151,8 @@ pub(super) async fn is_excepted(
     surroundings: &Surroundings,
 ) -> bool {
     let Proxy::Client { proxy, anchors, .. } = &flow.proxy else { return false };
-    let (name, minimum) = (domain_asked(hello), proxy.minimum_rsa_key_length.into());
+    let (name, minimum) =
+        (domain_asked(hello.server_name.as_deref()), proxy.minimum_rsa_key_length.into());
     let mut decision = decision(shown.chain, name, minimum, anchors, policy);
     let judges = (*proxy, *anchors);
     let mut holds = true;

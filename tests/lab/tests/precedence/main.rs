@@ -266,6 +266,25 @@ fn explain_tells_what_tls_policy_would_say() {
         let said = says(bench, &format!("{client} {SERVER} port 80"))?;
         assert_eq!(said, "no policy covers the destination and port: not decrypted");
         assert_eq!(says(bench, &format!("{client} {SERVER} protocol udp port 53"))?, "not asked");
+
+        // Who gives no name, or gives one whose word does not count, is not known before the server is.
+        let decided = "decided by the server's certificate: not decrypted, or decrypted and inspected, by \
+                       client policy staff of profile default";
+        assert_eq!(says(bench, &format!("{client} {SERVER}"))?, decided);
+        let domains = "domains-not-to-decrypt: [\"bank.example\", \"*.bank.example\"]";
+        let good = document::weir_section(&bench.ends.certificates)?;
+        assert!(good.contains(domains));
+        let by_certificate = format!("{domains}\n      decided-by: server-certificate");
+        let before = bench.wire.log()?.matches("policy in force").count();
+        bench.wire.configure(&good.replace(domains, &by_certificate))?;
+        in_force(bench, before)?;
+        let named = format!("{client} {SERVER} server-name");
+        assert_eq!(says(bench, &format!("{named} bank.example"))?, decided);
+        let said = says(bench, &format!("{named} public.example"))?;
+        assert_eq!(said, "decrypted and inspected, by client policy staff of profile default");
+        Fetch::new("bank.example", "/").run(&bench.ends)?.succeeded()?;
+        let said = says(bench, &format!("{named} bank.example"))?;
+        assert_eq!(said, "not decrypted (learnt that the domain needs no inspection)");
         Ok(())
     });
 }
