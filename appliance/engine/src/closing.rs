@@ -151,6 +151,11 @@ pub fn reset_unheard(stream: &TcpStream) -> bool {
     stream.peer_addr().is_err() && queue(stream) > 0
 }
 
+/// Whether anything was sent on the stream, also after its peer reset it.
+pub fn has_spoken(stream: &TcpStream) -> bool {
+    queue(stream) > 0 || acknowledged(stream) > 0
+}
+
 fn queue(stream: &TcpStream) -> c_int {
     let mut bytes = 0;
     // SAFETY: the descriptor is open while `stream` is borrowed, and TIOCOUTQ writes one int. No

@@ -235,7 +235,7 @@ async fn handshakes(
         increment(&totals.client_handshake_failures);
         debug!(session = record.id, %fault, "handshake with the client failed");
         record.failure = Some(failure(End::Client, false, &fault));
-        if !left_before && rejects_certificate(&fault, &client.stream) {
+        if !left_before && rejects_certificate(&fault, &client) {
             certificate_rejected(flow, record, verdict, totals);
         }
         // The server has finished its own handshake: it is told what the client said.

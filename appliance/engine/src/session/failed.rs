@@ -4,6 +4,7 @@
 //! Not for: deciding that it ends. A client that has not been answered is told in clear; one that does not
 //! take that at once is reset, as every stream that nobody ends otherwise.
 
+use std::io;
 use std::time::Instant;
 
 use tokio::net::TcpStream;
@@ -12,10 +13,10 @@ use weir_api::engine::{End, SessionRecord};
 use weir_policy::outcome::Blocked;
 use weir_tls::{Alert, LegError, Verdict};
 
-use crate::closing::unacknowledged;
+use crate::closing::{has_spoken, unacknowledged};
 use crate::compiled::{FlowPolicy, Proxy};
 use crate::counters::{Totals, increment};
-use crate::leg::{LegFault, reset_on_close};
+use crate::leg::{Leg, LegFault, reset_on_close};
 use crate::record::failure;
 use crate::stacks::ServerFailed;
 
@@ -97,11 +98,17 @@ pub(super) fn learn_request(flow: &FlowPolicy<'_>, record: &SessionRecord) {
     flow.learnt.client_certificate_requested(record.server, name, Instant::now());
 }
 
-/// The client said so, or closed instead of finishing its handshake: when it had got all of ours.
-pub(super) fn rejects_certificate(fault: &LegFault, client: &TcpStream) -> bool {
+/// The client said so, or left instead of finishing its handshake: when it had got all of ours. One that
+/// resets need not have acknowledged that before; of one that had closed, and is reset by what we say then,
+/// the kernel tells another error.
+pub(super) fn rejects_certificate(fault: &LegFault, client: &Leg) -> bool {
+    let stream = &client.stream;
     match fault {
         LegFault::Tls(LegError::AlertReceived(alert)) => alert.rejects_certificate(),
-        LegFault::Closed => !unacknowledged(client),
+        LegFault::Closed => !unacknowledged(stream),
+        LegFault::Tcp(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+            client.unsent() == 0 && has_spoken(stream)
+        }
         _ => false,
     }
 }

@@ -107,3 +107,37 @@ async fn last_flights_that_nobody_waits_for_go_with_the_first_data() {
     to_client.tls.read_plain(&mut plain);
     assert_eq!(plain, b"asked");
 }
+
+/// How a client leaves that was shown a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaves {
+    /// Before it was shown any.
+    UnshownByReset,
+    ByReset,
+    ByEnd,
+}
+
+/// Clients that have pinned another certificate leave in any way.
+#[tokio::test]
+async fn client_that_resets_upon_the_certificate_rejects_it_as_one_that_closes() {
+    let name = Some("server.test");
+    let address = "192.0.2.1:443".parse().unwrap();
+    let mut hello = Vec::new();
+    ModernStack::new().unwrap().server_leg(name, address, vec![]).unwrap().write_wire(&mut hello);
+    for leaves in [Leaves::UnshownByReset, Leaves::ByReset, Leaves::ByEnd] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut leg = Leg::new(listener.accept().await.unwrap().0, client_leg());
+        let client = async move {
+            if leaves != Leaves::UnshownByReset {
+                assert!(client.read(&mut [0; 16 << 10]).await.unwrap() > 600, "all of it");
+            }
+            crate::leg::reset_on_close(&client, leaves != Leaves::ByEnd);
+        };
+        let received = if leaves == Leaves::UnshownByReset { &[][..] } else { &hello };
+        let (ended, ()) = tokio::join!(leg.handshake(received), client);
+        let fault = ended.unwrap_err();
+        let rejected = rejects_certificate(&fault, &leg);
+        assert_eq!(rejected, leaves != Leaves::UnshownByReset, "{leaves:?}: {fault}");
+    }
+}
