@@ -19,7 +19,7 @@ use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
 use weir_tls::verify::TrustAnchors;
 
-use crate::exceptions::Exceptions;
+use crate::exceptions::{Deciding, Exceptions};
 use crate::learnt::Learnt;
 use crate::legacy::{KnownServers, SessionScope};
 use weir_tls::{Intermediates, LeafKeys, LeafKind, ModernStack, ServerCertificates};
@@ -80,6 +80,8 @@ pub struct FlowPolicy<'a> {
     pub idle_timeout: u32,
     /// Which domains are not decrypted.
     pub decryption: Option<&'a DecryptionPolicy>,
+    /// Where that is somebody's policy.
+    deciding: Option<Deciding>,
     pub learnt: &'a Learnt,
     exceptions: &'a Exceptions,
 }
@@ -100,9 +102,9 @@ impl FlowPolicy<'_> {
             Some(name) => policy.decided_by == DecidedBy::ServerCertificate && policy.excepts(name),
             None => !policy.domains_not_to_decrypt.is_empty(),
         };
-        match self.decryption {
-            Some(policy) if decides(policy) => {
-                match self.exceptions.known(server, name, Instant::now()) {
+        match self.decryption.zip(self.deciding) {
+            Some((policy, deciding)) if decides(policy) => {
+                match self.exceptions.known(deciding, server, name, Instant::now()) {
                     Some(true) => Excepted::Yes,
                     Some(false) => Excepted::No,
                     None => Excepted::AskServer(policy),
@@ -114,7 +116,9 @@ impl FlowPolicy<'_> {
 
     pub fn learn_exception(&self, hello: &ClientHello, server: SocketAddr, excepted: bool) {
         let name = domain_asked(hello.server_name.as_deref());
-        self.exceptions.learn(server, name, excepted, Instant::now());
+        if let Some(deciding) = self.deciding {
+            self.exceptions.learn(deciding, server, name, excepted, Instant::now());
+        }
     }
 }
 
@@ -340,7 +344,7 @@ impl CompiledPolicy {
     /// The parts that `inspection` names; `None` only for an inspection of another snapshot.
     pub fn of(&self, inspection: Inspection) -> Option<FlowPolicy<'_>> {
         let profile = self.snapshot.profiles.get(inspection.profile)?;
-        let mut decryption = None;
+        let (mut decryption, mut deciding) = (None, None);
         let (proxy, stack) = match inspection.policy {
             PolicyKind::Server(index) => {
                 let policy = profile.server_policies.get(index)?;
@@ -356,6 +360,11 @@ impl CompiledPolicy {
                 decryption = policy
                     .decryption_policy
                     .and_then(|index| self.snapshot.decryption_policies.get(index));
+                deciding = policy.decryption_policy.map(|decryption_policy| Deciding {
+                    client_proxy: policy.client_proxy,
+                    trust_store: policy.trust_store,
+                    decryption_policy,
+                });
                 (Proxy::Client { name: &policy.name, proxy, forger, anchors }, stack)
             }
         };
@@ -377,6 +386,7 @@ impl CompiledPolicy {
             fetch_intermediates: self.snapshot.device.fetch_intermediates,
             idle_timeout: self.snapshot.device.idle_timeout,
             decryption,
+            deciding,
             learnt: &self.learnt,
             exceptions: &self.exceptions,
         })
@@ -395,3 +405,6 @@ fn forger(
     let leaf_keys = leaf_keys.ok_or_else(|| anyhow!("no leaf keys were made"))?;
     Ok(Arc::new(Forger::new(&proxy.signing_certificate, untrusted, Arc::clone(leaf_keys))?))
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,9 +15,20 @@ const BOUND: usize = 4096;
 /// A server that shows another certificate is found out after this.
 const LASTS: Duration = Duration::from_secs(3600);
 
-/// By address and normalised name: whether it is excepted, since when.
+/// What the decision goes by beside the certificate: indices of the snapshot. Another trust store, other
+/// domains, another minimum of keys or another way of asking for revocation may decide otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Deciding {
+    pub client_proxy: usize,
+    pub trust_store: usize,
+    pub decryption_policy: usize,
+}
+
+/// By what decided, address and normalised name: whether it is excepted, since when.
 #[derive(Debug)]
-pub struct Exceptions(ShardedCache<(SocketAddr, Option<String>), (bool, Instant)>);
+pub struct Exceptions(ShardedCache<Subject, (bool, Instant)>);
+
+type Subject = (Deciding, SocketAddr, Option<String>);
 
 impl Default for Exceptions {
     fn default() -> Self {
@@ -27,8 +38,14 @@ impl Default for Exceptions {
 
 impl Exceptions {
     /// Whether the server under this name is excepted; `None`: nobody knows.
-    pub fn known(&self, server: SocketAddr, name: Option<&str>, now: Instant) -> Option<bool> {
-        let key = (server, name.map(normalised));
+    pub fn known(
+        &self,
+        deciding: Deciding,
+        server: SocketAddr,
+        name: Option<&str>,
+        now: Instant,
+    ) -> Option<bool> {
+        let key = (deciding, server, name.map(normalised));
         let (excepted, since) = self.0.find(&key, |entry| *entry)?;
         if now.saturating_duration_since(since) < LASTS {
             return Some(excepted);
@@ -37,8 +54,15 @@ impl Exceptions {
         None
     }
 
-    pub fn learn(&self, server: SocketAddr, name: Option<&str>, excepted: bool, now: Instant) {
-        self.0.put((server, name.map(normalised)), (excepted, now));
+    pub fn learn(
+        &self,
+        deciding: Deciding,
+        server: SocketAddr,
+        name: Option<&str>,
+        excepted: bool,
+        now: Instant,
+    ) {
+        self.0.put((deciding, server, name.map(normalised)), (excepted, now));
     }
 }
 
@@ -50,19 +74,21 @@ fn normalised(name: &str) -> String {
 mod tests {
     use super::*;
 
+    const DECIDING: Deciding = Deciding { client_proxy: 0, trust_store: 0, decryption_policy: 0 };
+
     #[test]
     fn a_server_is_known_by_address_and_name_until_it_expires() {
         let (exceptions, start) = (Exceptions::default(), Instant::now());
         let server: SocketAddr = "192.0.2.1:443".parse().unwrap();
         let other: SocketAddr = "192.0.2.2:443".parse().unwrap();
         let later = |seconds| start.checked_add(Duration::from_secs(seconds)).unwrap();
-        assert_eq!(exceptions.known(server, Some("a.example"), start), None);
-        exceptions.learn(server, Some("A.example."), true, start);
-        exceptions.learn(server, None, false, start);
-        assert_eq!(exceptions.known(server, Some("a.example"), later(3599)), Some(true));
-        assert_eq!(exceptions.known(server, None, later(3599)), Some(false));
-        assert_eq!(exceptions.known(other, Some("a.example"), start), None);
-        assert_eq!(exceptions.known(server, Some("a.example"), later(3600)), None);
+        assert_eq!(exceptions.known(DECIDING, server, Some("a.example"), start), None);
+        exceptions.learn(DECIDING, server, Some("A.example."), true, start);
+        exceptions.learn(DECIDING, server, None, false, start);
+        assert_eq!(exceptions.known(DECIDING, server, Some("a.example"), later(3599)), Some(true));
+        assert_eq!(exceptions.known(DECIDING, server, None, later(3599)), Some(false));
+        assert_eq!(exceptions.known(DECIDING, other, Some("a.example"), start), None);
+        assert_eq!(exceptions.known(DECIDING, server, Some("a.example"), later(3600)), None);
     }
 
     #[test]
@@ -70,7 +96,7 @@ mod tests {
         let (exceptions, now) = (Exceptions::default(), Instant::now());
         let server: SocketAddr = "192.0.2.1:443".parse().unwrap();
         for number in 0..6000 {
-            exceptions.learn(server, Some(&format!("host-{number}.example")), true, now);
+            exceptions.learn(DECIDING, server, Some(&format!("host-{number}.example")), true, now);
         }
         assert_eq!(exceptions.0.count(), BOUND);
     }
