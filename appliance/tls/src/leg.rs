@@ -94,8 +94,8 @@ pub trait TlsLeg: Send {
     fn forget_peer_chain(&mut self) {}
 
     /// Server leg: the OCSP response that the server stapled (RFC 6066 section 8), at most
-    /// [`crate::verify::STAPLE_BOUND`] bytes; told once, and not kept. `None` where the session was
-    /// resumed.
+    /// [`crate::verify::STAPLE_BOUND`] bytes; of a session that was resumed the one that it began with.
+    /// Told once: it need not be kept.
     fn stapled_response(&self) -> Option<Vec<u8>> {
         None
     }

@@ -4,8 +4,9 @@
 //! it, and so to one proxy of one policy generation: a new policy resumes nothing of the old. With
 //! the client it is bound also to the certificate it was shown and to the verdict on the server's,
 //! with the server to its address, port and name. The server's certificate is judged again on every
-//! session, resumed or not: the chain is kept with the session. Early data is never offered and
-//! never accepted.
+//! session, resumed or not: the chain is kept with the session, and so is what was stapled. A session
+//! is resumed for so long after the full handshake that it began with, however many tickets followed
+//! ([`crate::verify::resumed_for`]). Early data is never offered and never accepted.
 //! Not for: sessions of a server that asked for a client certificate: it must ask again.
 //!
 //! Tickets for clients are encrypted with a key that changes every six hours and is forgotten after
@@ -27,13 +28,13 @@ use rustls_pki_types::ServerName;
 use zeroize::Zeroizing;
 
 use super::Shares;
-use super::witness::Observed;
+use super::witness::{Beginning, Observed};
 use crate::key::LegKey;
 use crate::sharded::ShardedCache;
 use crate::verify::Verdict;
 
-/// Servers whose sessions one proxy keeps, about 5 KiB each (150 KiB where a server sends the longest
-/// tickets it can); past it the least recently used goes.
+/// Servers whose sessions one proxy keeps, about 5 KiB each and what they staple (160 KiB where a server sends
+/// the longest tickets and staples that it can); past it the least recently used goes.
 pub const SERVERS_BOUND: usize = 512;
 /// Tickets of TLS 1.3 kept for a server, which are used once each; past it the oldest goes.
 const TICKETS: usize = 2;
@@ -186,6 +187,16 @@ impl StoresServerSessions for BoundSessions {
     }
 }
 
+/// The time by which sessions with servers end.
+pub(super) fn now() -> Instant {
+    #[cfg(test)]
+    let later = tests::LATER.get();
+    #[cfg(not(test))]
+    let later = Duration::ZERO;
+    let now = Instant::now();
+    now.checked_add(later).unwrap_or(now)
+}
+
 /// A server as sessions with it are kept: address and port, and the name it was asked for.
 type Server = (SocketAddr, Option<String>);
 
@@ -198,8 +209,15 @@ struct Known {
     /// That the server chose, with ML-KEM on offer and without: what it takes in its place says nothing of
     /// what it would take first.
     groups: [Option<NamedGroup>; 2],
-    tls12: Option<Tls12ClientSessionValue>,
-    tls13: VecDeque<Tls13ClientSessionValue>,
+    tls12: Option<Kept<Tls12ClientSessionValue>>,
+    tls13: VecDeque<Kept<Tls13ClientSessionValue>>,
+}
+
+/// A session, or a ticket of one.
+#[derive(Clone, Debug)]
+struct Kept<T> {
+    session: T,
+    beginning: Beginning,
 }
 
 impl Default for ServerSessions {
@@ -241,6 +259,13 @@ impl SessionsOf {
         }
     }
 
+    /// What the session began with goes with the leg: rustls has the chain alone, and copies that into
+    /// each ticket that follows.
+    fn offered<T>(&self, Kept { session, beginning }: Kept<T>) -> Option<T> {
+        self.observed.resumes(beginning);
+        Some(session)
+    }
+
     /// Without making an entry for a server that has none.
     fn peek<T>(&self, act: impl FnOnce(&mut Known) -> Option<T>) -> Option<T> {
         self.all.0.find(&self.server, act).flatten()
@@ -256,65 +281,43 @@ impl ClientSessionStore for SessionsOf {
         self.peek(|known| *self.group_in(known))
     }
 
-    fn set_tls12_session(&self, _: ServerName<'static>, value: Tls12ClientSessionValue) {
-        if self.observed.session_may_be_kept() {
-            self.with(|known| known.tls12 = Some(value));
+    fn set_tls12_session(&self, _: ServerName<'static>, session: Tls12ClientSessionValue) {
+        if let Some(beginning) = self.observed.kept() {
+            self.with(|known| known.tls12 = Some(Kept { session, beginning }));
         }
     }
 
     fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
-        self.peek(|known| known.tls12.clone())
+        let now = now();
+        let kept = self.peek(|known| {
+            known.tls12.take_if(|kept| kept.beginning.until <= now);
+            known.tls12.clone()
+        });
+        self.offered(kept?)
     }
 
     fn remove_tls12_session(&self, _: &ServerName<'static>) {
         self.peek(|known| known.tls12.take());
     }
 
-    fn insert_tls13_ticket(&self, _: ServerName<'static>, value: Tls13ClientSessionValue) {
-        if self.observed.session_may_be_kept() {
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, session: Tls13ClientSessionValue) {
+        if let Some(beginning) = self.observed.kept() {
             self.with(|known| {
                 known.tls13.truncate(TICKETS - 1);
-                known.tls13.push_front(value);
+                known.tls13.push_front(Kept { session, beginning });
             });
         }
     }
 
     fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        self.peek(|known| known.tls13.pop_front())
+        let now = now();
+        let kept = self.peek(|known| {
+            known.tls13.retain(|kept| now < kept.beginning.until);
+            known.tls13.pop_front()
+        });
+        self.offered(kept?)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(number: usize) -> (Binding, Vec<u8>) {
-        (Binding([0; BINDING]), number.to_be_bytes().to_vec())
-    }
-
-    #[test]
-    fn client_sessions_end_in_time_whatever_their_use() {
-        let (sessions, now) = (ClientSessions::default(), Instant::now());
-        assert!(sessions.put(key(1), b"secret".to_vec(), now));
-        let later = |part| now.checked_add(LASTS / part).unwrap();
-        assert_eq!(sessions.get(&key(1), later(2)).as_deref(), Some(b"secret".as_slice()));
-        assert_eq!(sessions.get(&key(2), later(2)), None);
-        let other = (Binding([1; BINDING]), key(1).1);
-        assert_eq!(sessions.get(&other, later(2)), None);
-        assert_eq!(sessions.get(&key(1), later(1)), None);
-        assert_eq!(sessions.0.count(), 0);
-    }
-
-    #[test]
-    fn client_sessions_are_bounded_in_number_and_length() {
-        let (sessions, now) = (ClientSessions::default(), Instant::now());
-        assert!(!sessions.put(key(0), vec![0; LONGEST_SESSION + 1], now));
-        for number in 1..=2 * CLIENTS_BOUND {
-            assert!(sessions.put(key(number), Vec::new(), now));
-            assert!(sessions.get(&key(1), now).is_some(), "used a moment ago");
-        }
-        assert_eq!(sessions.0.count(), CLIENTS_BOUND);
-        assert!(sessions.get(&key(2), now).is_none(), "one of the least recently used");
-        assert!(sessions.take(&key(1), now).is_some() && sessions.get(&key(1), now).is_none());
-    }
-}
+mod tests;

@@ -6,7 +6,8 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -22,7 +23,7 @@ use super::resumption::LONGEST_CHAIN;
 use crate::certificate::Certificate;
 use crate::key::LegKey;
 use crate::names;
-use crate::verify::{STAPLE_BOUND, says_revoked};
+use crate::verify::{KEPT_STAPLE_BOUND, STAPLE_BOUND, resumed_for, says_revoked};
 
 /// Facts of one leg's handshake.
 #[derive(Debug, Default)]
@@ -32,10 +33,20 @@ pub(super) struct Observed {
     client_certificate_requested: AtomicBool,
     /// Bytes of the certificates that the server sent; 0 where it resumed.
     chain: AtomicUsize,
-    /// What the server stapled, and whether that says that its certificate is revoked.
-    staple: Mutex<Vec<u8>>,
+    /// What the server stapled says that its certificate is revoked.
     revoked: AtomicBool,
+    /// Of the session that is offered to the server, then of the one that the handshake came to.
+    beginning: Mutex<Option<Beginning>>,
     keys: Mutex<Keys>,
+}
+
+/// What the full handshake that a session began with has shown, and how long that is good for.
+#[derive(Clone, Debug)]
+pub(super) struct Beginning {
+    /// The session is not resumed after it.
+    pub(super) until: Instant,
+    /// At most [`STAPLE_BOUND`]; of sessions that are kept [`KEPT_STAPLE_BOUND`].
+    staple: Option<Arc<[u8]>>,
 }
 
 /// The newest keys of each direction.
@@ -81,11 +92,24 @@ fn note(act: impl FnOnce(&Observed)) {
 impl Observed {
     /// Sessions are not kept of a server that wants to see a client certificate, nor of one that
     /// shows that its certificate is revoked (a resumed session would not tell), nor of one whose
-    /// chain is too long to be kept.
-    pub(super) fn session_may_be_kept(&self) -> bool {
-        !self.client_certificate_requested()
+    /// chain or staple is too long to be kept. What is kept with a session.
+    pub(super) fn kept(&self) -> Option<Beginning> {
+        let beginning = self.beginning().clone()?;
+        let staple = beginning.staple.as_ref().map_or(0, |staple| staple.len());
+        let may_be_kept = !self.client_certificate_requested()
             && !self.revoked.load(Relaxed)
             && self.chain.load(Relaxed) <= LONGEST_CHAIN
+            && staple <= KEPT_STAPLE_BOUND;
+        may_be_kept.then_some(beginning)
+    }
+
+    /// A session is offered to the server: where it takes it, nothing else is shown.
+    pub(super) fn resumes(&self, beginning: Beginning) {
+        *self.beginning() = Some(beginning);
+    }
+
+    fn beginning(&self) -> MutexGuard<'_, Option<Beginning>> {
+        self.beginning.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn signature(&self) -> Option<names::SignatureScheme> {
@@ -94,8 +118,12 @@ impl Observed {
     }
 
     pub(super) fn staple(&self) -> Option<Vec<u8>> {
-        let mut staple = self.staple.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(std::mem::take(&mut *staple)).filter(|staple| !staple.is_empty())
+        let mut beginning = self.beginning();
+        let staple = &mut beginning.as_mut()?.staple;
+        let told = staple.as_ref().map(|staple| staple.to_vec());
+        // No session is kept with it.
+        staple.take_if(|staple| staple.len() > KEPT_STAPLE_BOUND);
+        told
     }
 
     pub(super) fn keys(&self) -> Keys {
@@ -157,16 +185,18 @@ impl ServerCertVerifier for Witness {
         others: &[CertificateDer<'_>],
         _: &ServerName<'_>,
         staple: &[u8],
-        _: UnixTime,
+        now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if !staple.is_empty() && staple.len() <= STAPLE_BOUND {
-            note(|observed| {
-                observed.revoked.store(says_revoked(leaf, staple), Relaxed);
-                *observed.staple.lock().unwrap_or_else(PoisonError::into_inner) = staple.to_vec();
-            });
-        }
+        let staple = Some(staple).filter(|one| !one.is_empty() && one.len() <= STAPLE_BOUND);
         let length = others.iter().fold(leaf.len(), |sum, der| sum.saturating_add(der.len()));
-        note(|observed| observed.chain.store(length, Relaxed));
+        note(|observed| {
+            observed.chain.store(length, Relaxed);
+            let revoked = staple.is_some_and(|staple| says_revoked(leaf, staple));
+            observed.revoked.store(revoked, Relaxed);
+            let until = super::resumption::now().checked_add(resumed_for(leaf, staple, now));
+            let staple = staple.map(Arc::from);
+            *observed.beginning() = until.map(|until| Beginning { until, staple });
+        });
         Ok(ServerCertVerified::assertion())
     }
 

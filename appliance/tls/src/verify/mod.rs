@@ -44,7 +44,7 @@ pub use self::learnt::{Intermediates, SUBJECTS_BOUND};
 pub use self::missing::MissingIssuer;
 use self::path::Verified;
 pub use self::path::{Issued, Issuer};
-pub use self::staple::{STAPLE_BOUND, says_revoked};
+pub use self::staple::{KEPT_STAPLE_BOUND, RESUMED_FOR, STAPLE_BOUND, resumed_for, says_revoked};
 pub use self::verdict::{Action, Failure, Verdict};
 use crate::certificate::{Certificate, PublicKey};
 use crate::hashed::Hashed;

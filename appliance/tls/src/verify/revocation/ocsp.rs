@@ -116,7 +116,7 @@ pub(in crate::verify) struct Single<'a> {
     /// The tag of CertStatus.
     pub(in crate::verify) status: u8,
     made: i64,
-    next: Option<i64>,
+    pub(in crate::verify) next: Option<i64>,
     critical: bool,
 }
 
