@@ -24,7 +24,7 @@ use crate::bindings::{
     LEGACY_SERVER_CONNECT, NO_ENCRYPT_THEN_MAC, allow_encrypt_then_mac, bind_sessions,
     take_any_certificate,
 };
-use crate::sessions::{CLIENTS_BOUND, Chain, ServerSessions, TicketKey};
+use crate::sessions::{CLIENTS_BOUND, ServerSessions, Shown, TicketKey};
 
 /// The groups to clients; P-224 is not in OpenSSL's own list, and a certificate's curve must be.
 const GROUPS_TO_CLIENTS: &str = "X25519MLKEM768:X25519:P-256:P-384:P-521:P-224";
@@ -119,11 +119,11 @@ impl Contexts {
             Role::ToServer { server_name, alpn, session } => {
                 ssl.set_connect_state();
                 ssl.set_status_type(StatusType::OCSP)?;
-                if let Some((session, chain)) = self.sessions.get(session, now) {
+                if let Some((session, shown)) = self.sessions.get(session, now) {
                     // SAFETY: of the contexts of such legs none keeps sessions, so a session is no
                     // context's own; they differ by their suites only, which OpenSSL compares.
                     unsafe { ssl.set_session(&session)? };
-                    resuming = Some(chain);
+                    resuming = Some(shown);
                 }
                 if let Some(name) = server_name {
                     ssl.set_hostname(name)?;
@@ -164,7 +164,7 @@ impl Contexts {
 pub struct Prepared {
     pub ssl: Ssl,
     /// What the server showed when the session began that is asked for again.
-    pub resuming: Option<Chain>,
+    pub resuming: Option<Rc<Shown>>,
 }
 
 fn to_servers() -> Result<SslContextBuilder, ErrorStack> {

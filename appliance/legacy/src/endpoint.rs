@@ -19,7 +19,7 @@ use crate::alert::send_fatal_alert;
 use crate::bindings::{forget_certificate, forget_peer_chain};
 use crate::contexts::{Contexts, Prepared};
 use crate::observed::{Observed, observe};
-use crate::sessions::{Chain, ServerSessions};
+use crate::sessions::{ServerSessions, Shown};
 
 /// Plaintext that waits for the end of the handshake; past it the leg fails.
 const EARLY_BOUND: usize = 128 << 10;
@@ -32,7 +32,7 @@ pub struct Endpoint {
     session: Option<[u8; BINDING]>,
     sessions: Rc<ServerSessions>,
     /// What the server showed when that session began, until the handshake's end.
-    resuming: Option<Chain>,
+    resuming: Option<Rc<Shown>>,
     established: bool,
     request_told: bool,
     peer_closed: bool,
@@ -218,10 +218,15 @@ impl Endpoint {
         }
     }
 
+    /// What a session that was resumed began with.
+    fn resumed(&self) -> Option<&Shown> {
+        self.resuming.as_deref().filter(|_| self.stream.ssl().session_reused())
+    }
+
     /// The server's, leaf first; of a resumed session the one that it began with.
     fn chain(&self) -> Vec<Vec<u8>> {
-        if let Some(chain) = self.resuming.as_ref().filter(|_| self.stream.ssl().session_reused()) {
-            return chain.to_vec();
+        if let Some(shown) = self.resumed() {
+            return shown.chain.clone();
         }
         let chain = self.stream.ssl().peer_cert_chain();
         chain.into_iter().flatten().filter_map(|one| one.to_der().ok()).collect()
@@ -263,7 +268,10 @@ impl Endpoint {
             alpn: ssl.selected_alpn_protocol().map(<[u8]>::to_vec),
             resumed: ssl.session_reused(),
             chain: if ssl.is_server() { Vec::new() } else { self.chain() },
-            staple: ssl.ocsp_status().filter(|_| !ssl.is_server()).map(<[u8]>::to_vec),
+            staple: match self.resumed() {
+                Some(shown) => shown.staple.clone(),
+                None => ssl.ocsp_status().filter(|_| !ssl.is_server()).map(<[u8]>::to_vec),
+            },
         }
     }
 
@@ -274,8 +282,11 @@ impl Endpoint {
             && older
             && !self.facts().certificate_requested
         {
-            let Established { chain, resumed, .. } = established;
-            self.sessions.keep(binding, session, chain, *resumed, Instant::now());
+            if established.resumed {
+                return self.sessions.renew(binding, session);
+            }
+            let (chain, staple) = (established.chain.clone(), established.staple.clone());
+            self.sessions.keep(binding, session, Shown { chain, staple }, Instant::now());
         }
     }
 

@@ -1,7 +1,7 @@
 //! Sessions that may be resumed (SPEC T12), on either side.
 //!
 //! For: keeping those with servers, by the binding that the engine asks for them with, and with
-//! them the chain that the server showed, as it was; and the key of the tickets that
+//! them what the server showed, its chain and what it stapled, as it was; and the key of the tickets that
 //! clients get. Which sessions belong together (one proxy of one policy generation, one server or
 //! one certificate and verdict) is the engine's to say, by the bindings: what it does not ask for
 //! again is never resumed. TLS 1.3 is not resumed on this stack, which speaks it only by mistake.
@@ -27,20 +27,28 @@ pub const CLIENTS_BOUND: i32 = 4096;
 const SERVERS_BOUND: NonZeroUsize = NonZeroUsize::MIN.saturating_add(511);
 /// Certificates of a server, together: sessions of one that sends more are not kept.
 const LONGEST_CHAIN: usize = 16 << 10;
-/// After it the handshake is full again, and the server shows its certificate. OpenSSL has the same
-/// for clients.
+/// The same of what it staples.
+const LONGEST_STAPLE: usize = 4 << 10;
+/// After it the handshake is full again, and the server shows its certificate: as long as
+/// `weir_tls::verify::RESUMED_FOR`, by which the engine says what is not to be kept for so long. OpenSSL has
+/// the same for clients.
 const LASTS: Duration = Duration::from_secs(7200);
 /// Life of a ticket key; what it has encrypted cannot be resumed afterwards.
 const KEY_LASTS: Duration = Duration::from_secs(6 * 3600);
 
 pub struct ServerSessions(RefCell<LruCache<[u8; BINDING], Kept>>);
 
-/// What a server showed, leaf first, DER.
-pub type Chain = Rc<[Vec<u8>]>;
+/// What a server showed in the handshake that a session began with.
+pub struct Shown {
+    /// Leaf first, DER.
+    pub chain: Vec<Vec<u8>>,
+    /// The OCSP response.
+    pub staple: Option<Vec<u8>>,
+}
 
 struct Kept {
     session: SslSession,
-    chain: Chain,
+    shown: Rc<Shown>,
     /// Of the full handshake.
     since: Instant,
 }
@@ -52,38 +60,43 @@ impl Default for ServerSessions {
 }
 
 impl ServerSessions {
-    /// The session to resume, and the chain that it began with.
-    pub fn get(&self, binding: &[u8; BINDING], now: Instant) -> Option<(SslSession, Chain)> {
+    /// The session to resume, and what it began with.
+    pub fn get(&self, binding: &[u8; BINDING], now: Instant) -> Option<(SslSession, Rc<Shown>)> {
         let mut all = self.0.borrow_mut();
         let kept = all.get(binding)?;
         if now.saturating_duration_since(kept.since) < LASTS && is_resumable(&kept.session) {
-            return Some((kept.session.clone(), Rc::clone(&kept.chain)));
+            return Some((kept.session.clone(), Rc::clone(&kept.shown)));
         }
         all.pop(binding);
         None
     }
 
-    /// After a handshake. One that was resumed may have brought another ticket, but lives no longer
-    /// for it, and what was forgotten meanwhile stays so.
+    /// After a full handshake.
     pub fn keep(
         &self,
         binding: &[u8; BINDING],
         session: &SslSessionRef,
-        chain: &[Vec<u8>],
-        resumed: bool,
+        shown: Shown,
         now: Instant,
     ) {
+        let Shown { chain, staple } = &shown;
         let length = chain.iter().fold(0_usize, |sum, one| sum.saturating_add(one.len()));
-        if length > LONGEST_CHAIN || !is_resumable(session) {
+        let staple = staple.as_ref().map_or(0, Vec::len);
+        if length > LONGEST_CHAIN || staple > LONGEST_STAPLE || !is_resumable(session) {
             return;
         }
-        let mut all = self.0.borrow_mut();
-        let since = match all.peek(binding) {
-            Some(known) if resumed => known.since,
-            None if resumed => return,
-            _ => now,
-        };
-        all.put(*binding, Kept { session: session.to_owned(), chain: chain.into(), since });
+        let kept = Kept { session: session.to_owned(), shown: shown.into(), since: now };
+        self.0.borrow_mut().put(*binding, kept);
+    }
+
+    /// After one that was resumed: it may have brought another ticket, but lives no longer for it, and
+    /// what was forgotten meanwhile stays so.
+    pub fn renew(&self, binding: &[u8; BINDING], session: &SslSessionRef) {
+        if let Some(known) = self.0.borrow_mut().peek_mut(binding)
+            && is_resumable(session)
+        {
+            known.session = session.to_owned();
+        }
     }
 
     pub fn forget(&self, binding: &[u8; BINDING]) {

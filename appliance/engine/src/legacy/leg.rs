@@ -8,12 +8,12 @@ use std::cell::Cell;
 use std::io;
 use std::task::{Context, Poll};
 
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::net::UnixStream;
 use weir_api::legacy::{Established, Failure, Frames, FromWorker, MAX_BYTES, Open, ToWorker};
 use weir_tls::leg::{PLAIN_BOUND, WIRE_BOUND};
 use weir_tls::names::{Group, SignatureScheme, Suite, Version};
-use weir_tls::verify::STAPLE_BOUND;
+use weir_tls::verify::{RESUMED_FOR, STAPLE_BOUND, resumed_for};
 use weir_tls::{Alert, Fault, InProgress, LegError, Negotiated, PlainState, TlsLeg, says_revoked};
 
 use super::OpenLeg;
@@ -143,13 +143,14 @@ impl LegacyLeg {
     }
 
     /// A session with a server that shows that its certificate is revoked is not resumed: that would
-    /// not show it again.
+    /// not show it again. Nor is one whose certificate or staple ends before the worker forgets it.
     fn establish(&mut self, mut established: Box<Established>) {
         let staple = established.staple.take().filter(|staple| staple.len() <= STAPLE_BOUND);
-        if let (Some(leaf), Some(staple)) = (established.chain.first(), &staple)
-            && says_revoked(leaf, staple)
-            && ToWorker::ForgetSession.encode(&mut self.to_worker).is_ok()
-        {
+        let (leaf, shown) = (established.chain.first(), staple.as_deref());
+        let lasts = |leaf: &Vec<u8>| resumed_for(leaf, shown, UnixTime::now()) == RESUMED_FOR;
+        let ends = !established.resumed && leaf.is_some_and(|leaf| !lasts(leaf));
+        let revoked = leaf.zip(shown).is_some_and(|(leaf, staple)| says_revoked(leaf, staple));
+        if (ends || revoked) && ToWorker::ForgetSession.encode(&mut self.to_worker).is_ok() {
             self.send();
         }
         self.staple.set(staple);

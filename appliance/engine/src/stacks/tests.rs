@@ -7,7 +7,7 @@ mod remembered;
 mod stumbling;
 mod worker;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -49,13 +49,19 @@ fn program() -> PathBuf {
 }
 
 fn key(authentication: Authentication) -> Arc<LegKey> {
+    key_until(authentication, Duration::from_secs(86_400))
+}
+
+/// Its certificate is valid for so long.
+fn key_until(authentication: Authentication, valid_for: Duration) -> Arc<LegKey> {
     let key = if authentication == Authentication::Ecdsa {
         rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
     } else {
         rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048)
     };
     let key = key.unwrap();
-    let parameters = rcgen::CertificateParams::new(vec![NAME.to_owned()]).unwrap();
+    let mut parameters = rcgen::CertificateParams::new(vec![NAME.to_owned()]).unwrap();
+    parameters.not_after = (std::time::SystemTime::now() + valid_for).into();
     let chain = vec![parameters.self_signed(&key).unwrap().der().to_vec()];
     let key = SecretBytes::new(key.serialize_der());
     Arc::new(LegKey::new(&CertifiedKey { chain, key }).unwrap())
@@ -77,6 +83,8 @@ struct World {
     client: Cell<Protocol>,
     shares: Cell<Shares>,
     keys: [Arc<LegKey>; 2],
+    /// What servers of the legacy stack show in the place of these.
+    shown: RefCell<Option<Arc<LegKey>>>,
 }
 
 impl World {
@@ -92,6 +100,7 @@ impl World {
             client: Cell::new(Protocol::Tls13),
             shares: Cell::new(Shares::PostQuantum),
             keys: [key(Authentication::Rsa), key(Authentication::Ecdsa)],
+            shown: RefCell::default(),
         })
     }
 
@@ -137,7 +146,8 @@ async fn serve(world: Rc<World>, cell: Option<(Protocol, &'static Suite)>) -> So
             let tls = match cell {
                 None => world.modern.client_leg(&world.keys[0], Verdict::default(), None).unwrap(),
                 Some((version, suite)) => {
-                    let key = world.key(suite);
+                    let shown = world.shown.borrow().clone();
+                    let key = shown.as_ref().unwrap_or_else(|| world.key(suite));
                     let chain = key.chain().iter().map(|one| one.as_ref().to_vec()).collect();
                     let (key, session) = (key.pkcs8().clone(), [0; BINDING]);
                     let role = Role::ToClient { chain, key, alpn: None, staple: None, session };

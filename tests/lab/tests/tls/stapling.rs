@@ -1,7 +1,7 @@
 //! What a server staples: judged where its certificate is forged, passed on where it is our own.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use weir_lab::certificates::Identity;
 use weir_lab::ends::{Ends, OWN_SERVER};
@@ -111,11 +111,18 @@ fn what_a_server_of_ours_staples_is_passed_to_clients_that_ask() {
         command.args(["s_server", "-www", "-accept", &format!("{OTHER}:443")]);
         command.arg("-cert").arg(&shop.certificate).arg("-key").arg(&shop.key);
         let _server = serve(&bench.ends, "stapling", command.arg("-status_file").arg(&response))?;
-        let mut client = bench.ends.client.command("openssl");
-        client.args(["s_client", "-connect", &format!("{OTHER}:443")]);
-        client.args(["-servername", "shop.example", "-status"]).stdin(Stdio::null());
-        let shown = finish(&mut client)?.text();
-        assert!(shown.contains("OCSP Response Status: successful"), "{shown}");
-        told(bench, "show sessions 3", "decrypted and inspected").map(drop)
+        let request = bench.ends.run.path("request");
+        std::fs::write(&request, b"GET / HTTP/1.0\r\n\r\n")?;
+        // The second client has a handshake of its own, but the session with the server is resumed.
+        for _ in 0..2 {
+            let mut client = bench.ends.client.command("sh");
+            client.args(["-c", "exec openssl s_client \"$@\" <\"$0\""]).arg(&request);
+            client.args(["-connect", &format!("{OTHER}:443"), "-servername", "shop.example"]);
+            let shown = finish(client.args(["-ign_eof", "-status"]))?.text();
+            assert!(shown.contains("HTTP/1.0 200"), "{shown}");
+            assert!(shown.contains("OCSP Response Status: successful"), "{shown}");
+        }
+        told(bench, "show sessions 3", "decrypted and inspected")?;
+        told(bench, "show sessions detail", ", resumed\n").map(drop)
     });
 }

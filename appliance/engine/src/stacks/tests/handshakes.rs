@@ -77,6 +77,35 @@ fn legacy_sessions_are_resumed_on_both_sides_within_one_generation_and_verdict()
     });
 }
 
+/// Whether a session with the server was resumed.
+async fn resumed(world: &Rc<World>, server: SocketAddr) -> bool {
+    let stream = TcpStream::connect(server).await.unwrap();
+    let record = SessionRecord::new(1, 0, SegmentId(1), stream.local_addr().unwrap(), server);
+    let (stacks, again) = (world.stacks(), Reconnect(server));
+    let shaken = stacks.server_handshake(stream, &again, Some(NAME), vec![], &record, TIME).await;
+    let mut leg = shaken.unwrap_or_else(|failed| panic!("{}", failed.fault));
+    leg.send_plain(b"ping").unwrap();
+    leg.flush_all().await.unwrap();
+    assert_eq!(receive(&mut leg, 4).await, b"ping");
+    leg.tls.negotiated().unwrap().resumed
+}
+
+#[test]
+fn session_with_an_old_server_is_not_resumed_past_the_end_of_its_certificate() {
+    run(async |world| {
+        let suite = Suite::by_id(0x002f).unwrap();
+        let server = serve(Rc::clone(&world), Some((Protocol::Tls11, suite))).await;
+        for (generation, hours) in [1, 3].into_iter().enumerate() {
+            world.generation.set(generation);
+            let valid_for = Duration::from_secs(3600 * hours);
+            world.shown.replace(Some(key_until(Authentication::Rsa, valid_for)));
+            for again in [false, true] {
+                assert_eq!(resumed(&world, server).await, hours == 3 && again, "{hours}");
+            }
+        }
+    });
+}
+
 #[test]
 fn a_server_that_is_silent_or_dribbles_is_given_up_at_the_deadline() {
     run(async |world| {
