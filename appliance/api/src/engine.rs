@@ -154,7 +154,7 @@ pub struct Counters {
     /// Those of which anything was counted.
     #[serde(default)]
     pub virtual_segments: Vec<VirtualSegmentCounters>,
-    /// The newest of what the engine has learnt to bypass.
+    /// The newest of what the engine has learnt to bypass, by the policy in force.
     #[serde(default)]
     pub learnt: Vec<LearntBypass>,
 }
@@ -162,13 +162,16 @@ pub struct Counters {
 /// Sessions that the engine has learnt not to decrypt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LearntBypass {
+    /// The client proxy that says so.
+    pub proxy: String,
     /// The client that rejects forged certificates; `None`: the server asks any client for one.
     pub client: Option<IpAddr>,
     /// `None`: any server of this name.
     pub server: Option<SocketAddr>,
     pub server_name: Option<String>,
-    /// Since when.
+    /// Since when, and for how much longer.
     pub seconds: u64,
+    pub left: u64,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

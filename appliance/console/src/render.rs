@@ -162,7 +162,8 @@ fn learnt(bypass: &LearntBypass) -> String {
         Some(client) => format!("{server} for {client}, which rejects forged certificates"),
         None => format!("{server}, which asks for client certificates"),
     };
-    fold("  ", &format!("{what}; since {} s", bypass.seconds))
+    let LearntBypass { proxy, seconds, left, .. } = bypass;
+    fold("  ", &format!("{what}; by {proxy}, since {seconds} s, for another {left} s"))
 }
 
 fn names(names: &[String]) -> String {
@@ -251,16 +252,20 @@ mod tests {
                 tls: vec![("forged certificates".into(), 2)],
                 learnt: vec![
                     LearntBypass {
+                        proxy: "staff".into(),
                         client: Some([10, 0, 0, 1].into()),
                         server: None,
                         server_name: Some("a.example".into()),
                         seconds: 7,
+                        left: 93,
                     },
                     LearntBypass {
+                        proxy: "guests".into(),
                         client: None,
                         server: Some(([192, 0, 2, 1], 443).into()),
                         server_name: Some("b.example".into()),
                         seconds: 70,
+                        left: 530,
                     },
                 ],
                 sessions_decrypted_now: 9_900,
@@ -301,8 +306,10 @@ Sessions by outcome
 TLS
                      2  forged certificates
 Learnt to be bypassed, the newest first
-  a.example for 10.0.0.1, which rejects forged certificates; since 7 s
-  b.example at 192.0.2.1:443, which asks for client certificates; since 70 s
+  a.example for 10.0.0.1, which rejects forged certificates; by staff, since 7
+  s, for another 93 s
+  b.example at 192.0.2.1:443, which asks for client certificates; by guests,
+  since 70 s, for another 530 s
 ";
         assert_eq!(tls_inspection(&view), expected);
     }

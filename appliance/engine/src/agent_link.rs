@@ -277,10 +277,11 @@ fn tell_shortages(running: &CompiledPolicy, new: &CompiledPolicy) {
 }
 
 fn counters(link: &Link, started: Instant) -> Counters {
-    let forged = link.publish.borrow().certificates_forged();
+    let policy = Arc::clone(&link.publish.borrow());
+    let forged = policy.certificates_forged();
     let mut outcomes = link.totals.tallies.by_segment();
     Counters {
-        generation: link.publish.borrow().snapshot.generation,
+        generation: policy.snapshot.generation,
         uptime: started.elapsed().as_secs(),
         sessions_decrypted_now: link.totals.threshold.live().into(),
         over_threshold: link.totals.threshold.is_over(),
@@ -307,7 +308,7 @@ fn counters(link: &Link, started: Instant) -> Counters {
         tls_protocols: link.totals.statistics.protocols(),
         tcp_proxy: link.totals.statistics.tcp_proxy(link.totals.threshold.live().into()),
         virtual_segments: link.totals.tallies.by_virtual_segment(&link.dataplane.drop_report()),
-        learnt: link.publish.borrow().learnt.list(LEARNT_TOLD, Instant::now()),
+        learnt: policy.learnt.list(&policy.snapshot.client_proxies, LEARNT_TOLD, Instant::now()),
     }
 }
 

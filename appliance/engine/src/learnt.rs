@@ -3,7 +3,8 @@
 //!
 //! For: bypassing them, each only where the client proxy says so, for the time that it says, and only
 //! at the address and port where it was seen: a name alone is the client's word. A client that is
-//! known to pin a name rejects once at another address of it, and not twice. Not for: exceptions that
+//! known to pin a name rejects once at another address of it, and not twice. Each proxy, known by its
+//! name, learns for itself, and only what it bypasses. Not for: exceptions that
 //! somebody configured. What is learnt outlives policies and ends with the engine. Cannot fail: what
 //! was forgotten costs one more broken session.
 
@@ -27,6 +28,8 @@ pub struct Learnt {
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Subject {
+    /// The client proxy's name.
+    proxy: String,
     /// `None`: any client; it is the server that asks.
     client: Option<IpAddr>,
     /// `None`: that the client pins the name, wherever the server is.
@@ -62,8 +65,8 @@ impl Learnt {
         name: Option<&str>,
         now: Instant,
     ) -> Option<Bypassed> {
-        let asks = || self.is_bypassed(&asking(server, name), proxy, now);
-        let pins = || self.is_bypassed(&pinned(client, server, name), proxy, now);
+        let asks = || self.is_bypassed(&asking(proxy, server, name), proxy, now);
+        let pins = || self.is_bypassed(&pinned(proxy, client, server, name), proxy, now);
         if proxy.on_client_certificate_request == OnRefusal::Bypass && asks() {
             return Some(Bypassed::ClientCertificateRequested);
         }
@@ -73,11 +76,14 @@ impl Learnt {
     /// A server asked for a client certificate.
     pub fn client_certificate_requested(
         &self,
+        proxy: &ClientProxy,
         server: SocketAddr,
         name: Option<&str>,
         now: Instant,
     ) {
-        self.entries.put(asking(server, name), Entry::Bypassed(now));
+        if proxy.on_client_certificate_request == OnRefusal::Bypass {
+            self.entries.put(asking(proxy, server, name), Entry::Bypassed(now));
+        }
     }
 
     /// A client rejected a forged certificate, of a server whose own verified for this name.
@@ -89,12 +95,16 @@ impl Learnt {
         name: Option<&str>,
         now: Instant,
     ) {
+        if proxy.on_pinned_client != OnRefusal::Bypass {
+            return;
+        }
+        let subject = pinned(proxy, client, server, name);
         let known = match name {
             // Wherever the server is, the client pins its name.
-            Some(_) => Subject { server: None, ..pinned(client, server, name) },
-            None => pinned(client, server, name),
+            Some(_) => Subject { server: None, ..subject.clone() },
+            None => subject.clone(),
         };
-        let lasts = Duration::from_secs(proxy.learnt_bypass_time.into());
+        let lasts = lasts(proxy);
         // Looked at and changed at one time: of two sessions that end at once one is the second.
         let pins = self.entries.with(
             known,
@@ -114,7 +124,7 @@ impl Learnt {
             },
         );
         if pins {
-            self.entries.put(pinned(client, server, name), Entry::Bypassed(now));
+            self.entries.put(subject, Entry::Bypassed(now));
         }
     }
 
@@ -122,16 +132,25 @@ impl Learnt {
         self.entries.clear();
     }
 
-    /// The newest `most`.
-    pub fn list(&self, most: usize, now: Instant) -> Vec<LearntBypass> {
-        let mut bypassed = self.entries.gather(|subject, entry| match entry {
-            Entry::Bypassed(since) => Some(LearntBypass {
+    /// What is bypassed by these proxies as they are now: the newest `most`.
+    pub fn list(&self, proxies: &[ClientProxy], most: usize, now: Instant) -> Vec<LearntBypass> {
+        let mut bypassed = self.entries.gather(|subject, entry| {
+            let Entry::Bypassed(since) = entry else { return None };
+            let proxy = proxies.iter().find(|proxy| proxy.name == subject.proxy)?;
+            let setting = match subject.client {
+                None => proxy.on_client_certificate_request,
+                Some(_) => proxy.on_pinned_client,
+            };
+            let age = now.saturating_duration_since(*since);
+            let left = lasts(proxy).checked_sub(age).filter(|left| !left.is_zero())?;
+            (setting == OnRefusal::Bypass).then(|| LearntBypass {
+                proxy: subject.proxy.clone(),
                 client: subject.client,
                 server: subject.server,
                 server_name: subject.name.clone(),
-                seconds: now.saturating_duration_since(*since).as_secs(),
-            }),
-            Entry::New | Entry::Rejected(_) | Entry::Pins(_) => None,
+                seconds: age.as_secs(),
+                left: left.as_secs(),
+            })
         });
         bypassed.sort_by_key(|one| one.seconds);
         bypassed.truncate(most);
@@ -139,9 +158,10 @@ impl Learnt {
     }
 
     fn is_bypassed(&self, subject: &Subject, proxy: &ClientProxy, now: Instant) -> bool {
-        let lasts = Duration::from_secs(proxy.learnt_bypass_time.into());
         match self.entries.find(subject, |entry| *entry) {
-            Some(Entry::Bypassed(since)) if now.saturating_duration_since(since) < lasts => true,
+            Some(Entry::Bypassed(since)) if now.saturating_duration_since(since) < lasts(proxy) => {
+                true
+            }
             Some(Entry::Bypassed(_)) => {
                 self.entries.remove(subject);
                 false
@@ -151,12 +171,17 @@ impl Learnt {
     }
 }
 
-fn asking(server: SocketAddr, name: Option<&str>) -> Subject {
-    Subject { client: None, server: Some(server), name: name.map(normalised) }
+fn lasts(proxy: &ClientProxy) -> Duration {
+    Duration::from_secs(proxy.learnt_bypass_time.into())
 }
 
-fn pinned(client: IpAddr, server: SocketAddr, name: Option<&str>) -> Subject {
-    Subject { client: Some(client), server: Some(server), name: name.map(normalised) }
+fn asking(proxy: &ClientProxy, server: SocketAddr, name: Option<&str>) -> Subject {
+    let (proxy, name) = (proxy.name.clone(), name.map(normalised));
+    Subject { proxy, client: None, server: Some(server), name }
+}
+
+fn pinned(proxy: &ClientProxy, client: IpAddr, server: SocketAddr, name: Option<&str>) -> Subject {
+    Subject { client: Some(client), ..asking(proxy, server, name) }
 }
 
 fn normalised(name: &str) -> String {
@@ -213,7 +238,7 @@ mod tests {
             learnt.bypass(proxy, client, server, name, later(start, seconds))
         };
         assert_eq!(of(&on, client, NAME, 0), None);
-        learnt.client_certificate_requested(server, NAME, start);
+        learnt.client_certificate_requested(&on, server, NAME, start);
         let other = "10.0.0.2".parse().unwrap();
         let asked = Some(Bypassed::ClientCertificateRequested);
         assert_eq!(of(&on, client, NAME, 1), asked);
@@ -233,6 +258,7 @@ mod tests {
         let rejects = |server, seconds| {
             learnt.rejected(&on, client, server, NAME, later(start, seconds));
         };
+        let listed = |seconds| learnt.list(std::slice::from_ref(&on), 10, later(start, seconds));
         rejects(server, 0);
         assert_eq!(of(client, NAME, 1), None);
         // Too late for the first, so it is a first one again.
@@ -242,17 +268,43 @@ mod tests {
         assert_eq!(of(client, NAME, 81), Some(Bypassed::PinnedClient));
         assert_eq!(of("10.0.0.2".parse().unwrap(), NAME, 81), None);
         assert_eq!(of(client, None, 81), None);
-        assert_eq!(learnt.list(10, later(start, 90)).len(), 1);
-        assert_eq!(learnt.list(10, later(start, 90))[0].seconds, 10);
+        assert_eq!(listed(90).len(), 1);
+        assert_eq!(listed(90)[0].seconds, 10);
         // The same name at another address: taken over until the client rejects it there, once.
         let elsewhere = "192.0.2.2:443".parse().unwrap();
         let there = |seconds| learnt.bypass(&on, client, elsewhere, NAME, later(start, seconds));
         assert_eq!(there(95), None);
         rejects(elsewhere, 95);
         assert_eq!(there(96), Some(Bypassed::PinnedClient));
-        assert_eq!(learnt.list(10, later(start, 96)).len(), 2);
+        assert_eq!(listed(96).len(), 2);
         learnt.forget();
         assert_eq!(of(client, NAME, 82), None);
+    }
+
+    /// What is blocked is not told as bypassed, nor what is decrypted again.
+    #[test]
+    fn told_is_only_what_is_bypassed_and_for_how_long() {
+        let (learnt, start, (client, server)) = (Learnt::default(), Instant::now(), ends());
+        let [blocks, bypasses] = [OnRefusal::Block, OnRefusal::Bypass].map(|on| proxy(on, on));
+        let learns = |proxy: &ClientProxy| {
+            learnt.client_certificate_requested(proxy, server, NAME, start);
+            learnt.rejected(proxy, client, server, NAME, start);
+            learnt.rejected(proxy, client, server, NAME, start);
+        };
+        learns(&blocks);
+        assert_eq!(learnt.entries.count(), 0);
+        learns(&bypasses);
+        let told = |proxy: &ClientProxy, seconds| {
+            let told = learnt.list(std::slice::from_ref(proxy), 10, later(start, seconds));
+            told.iter().map(|one| (one.seconds, one.left)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&bypasses, 99), [(99, 1); 2]);
+        assert_eq!(told(&bypasses, 100), []);
+        assert_eq!(told(&blocks, 1), [], "policy has changed");
+        let other = ClientProxy { name: "other".into(), ..bypasses };
+        assert_eq!(told(&other, 1), []);
+        let bypass = learnt.bypass(&other, client, server, NAME, later(start, 1));
+        assert_eq!(bypass, None, "it learns for itself");
     }
 
     #[test]

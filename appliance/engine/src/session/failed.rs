@@ -92,10 +92,11 @@ pub(super) fn certificate_rejected(
     }
 }
 
-/// The next session with this server may be left alone (SPEC T10).
+/// The next session with this server may be left alone (SPEC T10): where a client proxy says so.
 pub(super) fn learn_request(flow: &FlowPolicy<'_>, record: &SessionRecord) {
+    let Proxy::Client { proxy, .. } = flow.proxy else { return };
     let name = record.server_name.as_deref();
-    flow.learnt.client_certificate_requested(record.server, name, Instant::now());
+    flow.learnt.client_certificate_requested(proxy, record.server, name, Instant::now());
 }
 
 /// The client said so, or left instead of finishing its handshake: when it had got all of ours. One that

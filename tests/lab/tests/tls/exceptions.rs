@@ -131,7 +131,8 @@ fn clients_that_pin_and_servers_that_ask_are_blocked_or_learnt_as_set_shown_and_
             "2  serverFailureCertificateRequested\n",
         )?;
 
-        bench.wire.console("clear learnt-bypasses")?;
+        let shown = bench.wire.console("show tls-inspection")?;
+        assert!(!shown.contains("Learnt to be bypassed"), "what is blocked: {shown}");
         let both = "logging: true\n      on-client-certificate-request: bypass\n      \
                     on-pinned-client: bypass\n";
         configure(bench, "logging: true\n", both)?;
