@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+use weir_policy::Place;
 use weir_policy::snapshot::{SegmentId, Snapshot};
 
 use crate::fetch::{Bytes, Fetch, FetchFailure};
@@ -164,9 +165,10 @@ pub struct Counters {
 pub struct LearntBypass {
     /// The client proxy that says so.
     pub proxy: String,
+    pub place: Place,
     /// The client that rejects forged certificates; `None`: the server asks any client for one.
     pub client: Option<IpAddr>,
-    /// `None`: any server of this name.
+    /// `None`: any server of this name there.
     pub server: Option<SocketAddr>,
     pub server_name: Option<String>,
     /// Since when, and for how much longer.

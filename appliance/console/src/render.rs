@@ -162,8 +162,8 @@ fn learnt(bypass: &LearntBypass) -> String {
         Some(client) => format!("{server} for {client}, which rejects forged certificates"),
         None => format!("{server}, which asks for client certificates"),
     };
-    let LearntBypass { proxy, seconds, left, .. } = bypass;
-    fold("  ", &format!("{what}; by {proxy}, since {seconds} s, for another {left} s"))
+    let LearntBypass { proxy, place, seconds, left, .. } = bypass;
+    fold("  ", &format!("{what}; {place}, by {proxy}, since {seconds} s, for another {left} s"))
 }
 
 fn names(names: &[String]) -> String {
@@ -192,6 +192,8 @@ fn configuration(document: &str) -> String {
 #[cfg(test)]
 mod tests {
     use weir_api::engine::{Counters, SegmentCounters};
+    use weir_policy::Place;
+    use weir_policy::snapshot::SegmentId;
 
     use super::*;
     use crate::text::WIDTH;
@@ -253,6 +255,7 @@ mod tests {
                 learnt: vec![
                     LearntBypass {
                         proxy: "staff".into(),
+                        place: Place::new(SegmentId(1), None),
                         client: Some([10, 0, 0, 1].into()),
                         server: None,
                         server_name: Some("a.example".into()),
@@ -261,6 +264,7 @@ mod tests {
                     },
                     LearntBypass {
                         proxy: "guests".into(),
+                        place: Place::new(SegmentId(1), Some(7)),
                         client: None,
                         server: Some(([192, 0, 2, 1], 443).into()),
                         server_name: Some("b.example".into()),
@@ -306,10 +310,10 @@ Sessions by outcome
 TLS
                      2  forged certificates
 Learnt to be bypassed, the newest first
-  a.example for 10.0.0.1, which rejects forged certificates; by staff, since 7
-  s, for another 93 s
-  b.example at 192.0.2.1:443, which asks for client certificates; by guests,
-  since 70 s, for another 530 s
+  a.example for 10.0.0.1, which rejects forged certificates; segment 1, by
+  staff, since 7 s, for another 93 s
+  b.example at 192.0.2.1:443, which asks for client certificates; segment 1,
+  VLAN 7, by guests, since 70 s, for another 530 s
 ";
         assert_eq!(tls_inspection(&view), expected);
     }

@@ -14,8 +14,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use weir_policy::Candidate;
 use weir_policy::snapshot::{SegmentId, Side};
+use weir_policy::{Candidate, Place};
 
 use crate::assembly::{Assembly, Pushed};
 use crate::core::{
@@ -24,6 +24,7 @@ use crate::core::{
 use crate::encapsulation::Encapsulation;
 use crate::frame::{ACK, Frame, RST};
 use crate::layout::{END_TIMESTAMPS, End, Flow, FlowKey, Held as HeldRecord, RESET_BY_SERVER};
+use crate::place::place;
 use crate::ring::monotonic_nanoseconds;
 use crate::segment_of_ours::Segment;
 
@@ -144,6 +145,11 @@ impl HeldFlow {
             client: self.client(),
             server: self.server(),
         }
+    }
+
+    /// Where it is.
+    pub fn place(&self) -> Place {
+        place(&self.key)
     }
 
     /// Counts the flow there as well as with its segment, from now on; once.

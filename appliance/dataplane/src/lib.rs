@@ -26,6 +26,7 @@ mod judged;
 mod layout;
 mod link;
 mod map_of_maps;
+mod place;
 mod programs;
 mod recount;
 mod refusal;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockAddr, SockRef, Socket};
 use tokio::net::TcpStream;
-use weir_policy::Resets;
+use weir_policy::{Place, Resets};
 
 use crate::acknowledgement::Acknowledgement;
 use crate::assembly::Assembly;
@@ -72,6 +72,11 @@ impl FlowGuard {
             runtime,
             settled: false,
         }
+    }
+
+    /// Where the flow is.
+    pub fn place(&self) -> Place {
+        crate::place::place(&self.key)
     }
 
     /// Has each end asked whether it is there when the other end asks (SPEC D17), for as long as it

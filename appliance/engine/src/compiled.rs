@@ -2,16 +2,16 @@
 //!
 //! Fails with the name of the item that cannot be honoured; the running policy then stays.
 
-use std::net::{IpAddr, SocketAddr};
+mod excepted;
+
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
 use weir_inspect::{RuleSet, RuleText};
 use weir_policy::judge::PolicyKind;
 use weir_policy::precedence::IndexedSnapshot;
 use weir_policy::snapshot::{
-    ClientProxy, DecidedBy, DecryptionPolicy, Profile, Revocation, ServerProxy, Service, TrustStore,
+    ClientProxy, DecryptionPolicy, Profile, Revocation, ServerProxy, Service, TrustStore,
 };
 use weir_policy::suites::Allowed;
 use weir_policy::{Inspection, Resets, Snapshot};
@@ -19,6 +19,7 @@ use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
 use weir_tls::verify::TrustAnchors;
 
+pub use self::excepted::{Excepted, domain_asked};
 use crate::exceptions::{Deciding, Exceptions};
 use crate::learnt::Learnt;
 use crate::legacy::{KnownServers, SessionScope};
@@ -84,58 +85,6 @@ pub struct FlowPolicy<'a> {
     deciding: Option<Deciding>,
     pub learnt: &'a Learnt,
     exceptions: &'a Exceptions,
-}
-
-impl FlowPolicy<'_> {
-    /// Where the server's certificate decides whether a session is with a domain not to decrypt
-    /// (SPEC T5): what it decided before. It does where policy says so, and wherever the client gave no
-    /// name whose word could be taken. A server of another name than an excepted one is none,
-    /// whatever its certificate.
-    pub fn excepted(&self, hello: &ClientHello, server: SocketAddr) -> Excepted<'_> {
-        self.excepted_under(hello.server_name.as_deref(), server)
-    }
-
-    /// The same of a session whose client would send this name.
-    pub fn excepted_under(&self, name: Option<&str>, server: SocketAddr) -> Excepted<'_> {
-        let name = domain_asked(name);
-        let decides = |policy: &DecryptionPolicy| match name {
-            Some(name) => policy.decided_by == DecidedBy::ServerCertificate && policy.excepts(name),
-            None => !policy.domains_not_to_decrypt.is_empty(),
-        };
-        match self.decryption.zip(self.deciding) {
-            Some((policy, deciding)) if decides(policy) => {
-                match self.exceptions.known(deciding, server, name, Instant::now()) {
-                    Some(true) => Excepted::Yes,
-                    Some(false) => Excepted::No,
-                    None => Excepted::AskServer(policy),
-                }
-            }
-            _ => Excepted::No,
-        }
-    }
-
-    pub fn learn_exception(&self, hello: &ClientHello, server: SocketAddr, excepted: bool) {
-        let name = domain_asked(hello.server_name.as_deref());
-        if let Some(deciding) = self.deciding {
-            self.exceptions.learn(deciding, server, name, excepted, Instant::now());
-        }
-    }
-}
-
-/// The domain that a client asks for by this server name; `None` also where that is an address, which it
-/// should not be (RFC 6066 section 3), and which says no more than where the client connects to.
-pub fn domain_asked(server_name: Option<&str>) -> Option<&str> {
-    let name = server_name?;
-    let bare = name.strip_suffix('.').unwrap_or(name);
-    bare.parse::<IpAddr>().is_err().then_some(name)
-}
-
-/// Whether a session is not to be decrypted, by its server's certificate.
-pub enum Excepted<'a> {
-    Yes,
-    No,
-    /// It is by the client's word, or the client gave none.
-    AskServer(&'a DecryptionPolicy),
 }
 
 impl FlowPolicy<'_> {

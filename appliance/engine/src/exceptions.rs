@@ -5,9 +5,9 @@
 //! Not for: the decision itself ([`crate::session`] makes it). Ends with its policy's generation.
 //! Cannot fail: what was forgotten is asked once more.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use weir_policy::ServerAt;
 use weir_tls::ShardedCache;
 
 /// Entries; past it the least recently used goes.
@@ -24,11 +24,11 @@ pub struct Deciding {
     pub decryption_policy: usize,
 }
 
-/// By what decided, address and normalised name: whether it is excepted, since when.
+/// By what decided, server and normalised name: whether it is excepted, since when.
 #[derive(Debug)]
 pub struct Exceptions(ShardedCache<Subject, (bool, Instant)>);
 
-type Subject = (Deciding, SocketAddr, Option<String>);
+type Subject = (Deciding, ServerAt, Option<String>);
 
 impl Default for Exceptions {
     fn default() -> Self {
@@ -41,7 +41,7 @@ impl Exceptions {
     pub fn known(
         &self,
         deciding: Deciding,
-        server: SocketAddr,
+        server: ServerAt,
         name: Option<&str>,
         now: Instant,
     ) -> Option<bool> {
@@ -57,7 +57,7 @@ impl Exceptions {
     pub fn learn(
         &self,
         deciding: Deciding,
-        server: SocketAddr,
+        server: ServerAt,
         name: Option<&str>,
         excepted: bool,
         now: Instant,
@@ -72,6 +72,9 @@ fn normalised(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use weir_policy::Place;
+    use weir_policy::snapshot::SegmentId;
+
     use super::*;
 
     const DECIDING: Deciding = Deciding { client_proxy: 0, trust_store: 0, decryption_policy: 0 };
@@ -79,8 +82,10 @@ mod tests {
     #[test]
     fn a_server_is_known_by_address_and_name_until_it_expires() {
         let (exceptions, start) = (Exceptions::default(), Instant::now());
-        let server: SocketAddr = "192.0.2.1:443".parse().unwrap();
-        let other: SocketAddr = "192.0.2.2:443".parse().unwrap();
+        let place = Place::new(SegmentId(1), Some(7));
+        let server = place.server("192.0.2.1:443".parse().unwrap());
+        let other = place.server("192.0.2.2:443".parse().unwrap());
+        let elsewhere = Place::new(SegmentId(1), None).server(server.address);
         let later = |seconds| start.checked_add(Duration::from_secs(seconds)).unwrap();
         assert_eq!(exceptions.known(DECIDING, server, Some("a.example"), start), None);
         exceptions.learn(DECIDING, server, Some("A.example."), true, start);
@@ -88,13 +93,14 @@ mod tests {
         assert_eq!(exceptions.known(DECIDING, server, Some("a.example"), later(3599)), Some(true));
         assert_eq!(exceptions.known(DECIDING, server, None, later(3599)), Some(false));
         assert_eq!(exceptions.known(DECIDING, other, Some("a.example"), start), None);
+        assert_eq!(exceptions.known(DECIDING, elsewhere, Some("a.example"), start), None);
         assert_eq!(exceptions.known(DECIDING, server, Some("a.example"), later(3600)), None);
     }
 
     #[test]
     fn what_is_known_stays_bounded() {
         let (exceptions, now) = (Exceptions::default(), Instant::now());
-        let server: SocketAddr = "192.0.2.1:443".parse().unwrap();
+        let server = Place::default().server("192.0.2.1:443".parse().unwrap());
         for number in 0..6000 {
             exceptions.learn(DECIDING, server, Some(&format!("host-{number}.example")), true, now);
         }

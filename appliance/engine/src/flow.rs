@@ -20,7 +20,7 @@ use weir_dataplane::{HeldFlow, TakeOverError, TakenFlow};
 use weir_policy::judge::{unsupported, virtual_segment};
 use weir_policy::outcome::{Blocked, Bypassed, NotDecrypted, Outcome};
 use weir_policy::snapshot::OverThreshold;
-use weir_policy::{Candidate, Decision, FirstBytes, Resets, judge, policy_of};
+use weir_policy::{Candidate, Decision, FirstBytes, Place, Resets, judge, policy_of};
 
 use self::first::{First, Known, rest_of_hello, wait_for_hello};
 pub use self::open_record::Ledger;
@@ -43,7 +43,7 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
     {
         held.count_for(counts);
     }
-    let candidate = held.candidate();
+    let (candidate, place) = (held.candidate(), held.place());
 
     let first = wait_for_hello(&mut held).await;
     let decision = match &first {
@@ -51,7 +51,7 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
             note_hello(&mut record, peek, &surroundings);
             answerable(
                 &policy,
-                &candidate,
+                (&candidate, place),
                 peek,
                 judge(&policy.snapshot, &candidate, &peek.first_bytes()),
             )
@@ -145,7 +145,7 @@ async fn decide_after_takeover(
     };
     note_hello(record, &known, surroundings);
     let decision = judge(&policy.snapshot, &candidate, &known.first_bytes());
-    match (answerable(policy, &candidate, &known, decision), known) {
+    match (answerable(policy, (&candidate, taken.guard.place()), &known, decision), known) {
         (Decision::TakeOver(inspection), Known::Hello(hello)) => {
             session::run(taken, *hello, inspection, policy, record, surroundings).await
         }
@@ -170,7 +170,7 @@ async fn decide_after_takeover(
 /// alone where policy says so, whatever the client can do.
 fn answerable(
     policy: &CompiledPolicy,
-    candidate: &Candidate,
+    (candidate, place): (&Candidate, Place),
     known: &Known,
     decision: Decision,
 ) -> Decision {
@@ -179,13 +179,14 @@ fn answerable(
     };
     // There is one: the inspection was judged from this very snapshot.
     let Some(flow) = policy.of(*inspection) else { return decision };
-    if matches!(flow.excepted(hello, candidate.server), Excepted::Yes) {
+    let server = place.server(candidate.server);
+    if matches!(flow.excepted(hello, server), Excepted::Yes) {
         return Decision::Release(Outcome::NotDecrypted(NotDecrypted::LearntException));
     }
     if let Proxy::Client { proxy, .. } = flow.proxy {
         let (client, name) = (candidate.client.ip(), hello.server_name.as_deref());
         let now = std::time::Instant::now();
-        let learnt = policy.learnt.bypass(proxy, client, candidate.server, name, now);
+        let learnt = policy.learnt.bypass(proxy, client, server, name, now);
         if let Some(reason) = learnt {
             return Decision::Release(Outcome::Bypassed(reason));
         }

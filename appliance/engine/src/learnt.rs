@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use weir_api::engine::LearntBypass;
 use weir_policy::outcome::Bypassed;
 use weir_policy::snapshot::{ClientProxy, OnRefusal};
+use weir_policy::{Place, ServerAt};
 use weir_tls::ShardedCache;
 
 /// Entries; past it the least recently used goes.
@@ -30,9 +31,10 @@ pub struct Learnt {
 struct Subject {
     /// The client proxy's name.
     proxy: String,
+    place: Place,
     /// `None`: any client; it is the server that asks.
     client: Option<IpAddr>,
-    /// `None`: that the client pins the name, wherever the server is.
+    /// `None`: that the client pins the name, wherever in its place the server is.
     server: Option<SocketAddr>,
     /// Lower case, without a trailing dot.
     name: Option<String>,
@@ -61,7 +63,7 @@ impl Learnt {
         &self,
         proxy: &ClientProxy,
         client: IpAddr,
-        server: SocketAddr,
+        server: ServerAt,
         name: Option<&str>,
         now: Instant,
     ) -> Option<Bypassed> {
@@ -77,7 +79,7 @@ impl Learnt {
     pub fn client_certificate_requested(
         &self,
         proxy: &ClientProxy,
-        server: SocketAddr,
+        server: ServerAt,
         name: Option<&str>,
         now: Instant,
     ) {
@@ -91,7 +93,7 @@ impl Learnt {
         &self,
         proxy: &ClientProxy,
         client: IpAddr,
-        server: SocketAddr,
+        server: ServerAt,
         name: Option<&str>,
         now: Instant,
     ) {
@@ -145,6 +147,7 @@ impl Learnt {
             let left = lasts(proxy).checked_sub(age).filter(|left| !left.is_zero())?;
             (setting == OnRefusal::Bypass).then(|| LearntBypass {
                 proxy: subject.proxy.clone(),
+                place: subject.place,
                 client: subject.client,
                 server: subject.server,
                 server_name: subject.name.clone(),
@@ -175,12 +178,13 @@ fn lasts(proxy: &ClientProxy) -> Duration {
     Duration::from_secs(proxy.learnt_bypass_time.into())
 }
 
-fn asking(proxy: &ClientProxy, server: SocketAddr, name: Option<&str>) -> Subject {
+fn asking(proxy: &ClientProxy, server: ServerAt, name: Option<&str>) -> Subject {
     let (proxy, name) = (proxy.name.clone(), name.map(normalised));
-    Subject { proxy, client: None, server: Some(server), name }
+    let ServerAt { place, address } = server;
+    Subject { proxy, place, client: None, server: Some(address), name }
 }
 
-fn pinned(proxy: &ClientProxy, client: IpAddr, server: SocketAddr, name: Option<&str>) -> Subject {
+fn pinned(proxy: &ClientProxy, client: IpAddr, server: ServerAt, name: Option<&str>) -> Subject {
     Subject { client: Some(client), ..asking(proxy, server, name) }
 }
 
@@ -191,7 +195,7 @@ fn normalised(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use weir_policy::SecretBytes;
-    use weir_policy::snapshot::{CertifiedKey, Service};
+    use weir_policy::snapshot::{CertifiedKey, SegmentId, Service};
 
     use super::*;
 
@@ -222,8 +226,8 @@ mod tests {
         }
     }
 
-    fn ends() -> (IpAddr, SocketAddr) {
-        ("10.0.0.1".parse().unwrap(), "192.0.2.1:443".parse().unwrap())
+    fn ends() -> (IpAddr, ServerAt) {
+        ("10.0.0.1".parse().unwrap(), Place::default().server("192.0.2.1:443".parse().unwrap()))
     }
 
     fn later(start: Instant, seconds: u64) -> Instant {
@@ -246,6 +250,9 @@ mod tests {
         assert_eq!(of(&on, client, Some("b.example"), 1), None);
         let off = proxy(OnRefusal::Block, OnRefusal::Bypass);
         assert_eq!(of(&off, client, NAME, 1), None);
+        // Another network with the same addresses.
+        let elsewhere = Place::new(SegmentId(1), Some(7)).server(server.address);
+        assert_eq!(learnt.bypass(&on, client, elsewhere, NAME, later(start, 1)), None);
         assert_eq!(of(&on, client, NAME, 100), None);
     }
 
@@ -271,7 +278,7 @@ mod tests {
         assert_eq!(listed(90).len(), 1);
         assert_eq!(listed(90)[0].seconds, 10);
         // The same name at another address: taken over until the client rejects it there, once.
-        let elsewhere = "192.0.2.2:443".parse().unwrap();
+        let elsewhere = server.place.server("192.0.2.2:443".parse().unwrap());
         let there = |seconds| learnt.bypass(&on, client, elsewhere, NAME, later(start, seconds));
         assert_eq!(there(95), None);
         rejects(elsewhere, 95);

@@ -94,9 +94,10 @@ pub async fn run(
     let service = if http2 { Service::Other } else { flow.proxy.service() };
     let legs = (client, server);
     let ended = Relay::new(legs, &guard, &flow, service, surroundings, record).run().await;
+    let place = guard.place();
     drop(guard);
     if ended.certificate_rejected {
-        certificate_rejected(&flow, record, verdict, &surroundings.totals);
+        certificate_rejected((&flow, place), record, verdict, &surroundings.totals);
     }
     let not_inspected = |reason| Outcome::DecryptedNotInspected(reason);
     match ended.blocked {
@@ -136,7 +137,10 @@ async fn handshakes(
 ) -> Result<(Leg, Leg, Verdict), Ended> {
     let totals = &surroundings.totals;
     let allowed = flow.proxy.allowed();
+    let place = guard.place();
+    let at = place.server(record.server);
     let stacks = Stacks {
+        place,
         modern: flow.stack,
         modern_servers: flow.modern_servers,
         legacy: &surroundings.legacy,
@@ -167,7 +171,7 @@ async fn handshakes(
             {
                 return Err(Ended::Excepted { client, server });
             }
-            return Err(server_failed(&failed, &client, flow, record, totals).into());
+            return Err(server_failed(&failed, &client, (flow, place), record, totals).into());
         }
     };
     let negotiated = server.tls.negotiated();
@@ -186,14 +190,14 @@ async fn handshakes(
     // Told once.
     let staple = server.tls.stapled_response();
     let seen = Shown { chain: &chain, staple: staple.as_deref() };
-    if let Excepted::AskServer(policy) = flow.excepted(hello, record.server)
-        && is_excepted(seen, hello, flow, policy, (record.server, asked_until), surroundings).await
+    if let Excepted::AskServer(policy) = flow.excepted(hello, at)
+        && is_excepted(seen, hello, flow, policy, (at, asked_until), surroundings).await
     {
         return Err(Ended::Excepted { client, server: server.stream });
     }
     if server.tls.client_certificate_requested() {
         increment(&totals.client_certificates_requested);
-        learn_request(flow, record);
+        learn_request((flow, place), record);
         record.failure = Some(FailureRecord {
             with: End::Server,
             cause: FailureCause::CertificateRequested,
@@ -236,7 +240,7 @@ async fn handshakes(
         debug!(session = record.id, %fault, "handshake with the client failed");
         record.failure = Some(failure(End::Client, false, &fault));
         if !left_before && rejects_certificate(&fault, &client) {
-            certificate_rejected(flow, record, verdict, totals);
+            certificate_rejected((flow, place), record, verdict, totals);
         }
         // The server has finished its own handshake: it is told what the client said.
         match (fault.alert_for_other_side(), &fault) {

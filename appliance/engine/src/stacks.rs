@@ -29,6 +29,7 @@ use weir_api::engine::SessionRecord;
 use weir_api::legacy::{Open, Role};
 use weir_dataplane::FlowGuard;
 use weir_policy::suites::{Allowed, Protocol};
+use weir_policy::{Place, ServerAt};
 use weir_tls::hello::ClientHello;
 use weir_tls::{
     Alert, LegError, LegKey, LegacyBounds, ModernStack, Shares, TlsLeg, Verdict, modern_could,
@@ -47,6 +48,8 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(6);
 
 /// The stacks of one proxy.
 pub struct Stacks<'a> {
+    /// Where its sessions are.
+    pub place: Place,
     /// `None` where the proxy allows no suite of the modern stack.
     pub modern: Option<&'a ModernStack>,
     /// Servers that it has spoken with.
@@ -123,6 +126,11 @@ impl ServerFailed {
 }
 
 impl Stacks<'_> {
+    /// The server of this session.
+    pub fn at(&self, record: &SessionRecord) -> ServerAt {
+        self.place.server(record.server)
+    }
+
     /// The handshake with the server, to its end, offering it what `alpn` says.
     pub async fn server_handshake(
         &self,
@@ -135,22 +143,22 @@ impl Stacks<'_> {
     ) -> Result<Leg, ServerFailed> {
         let servers = &self.legacy.servers;
         let now = Instant::now();
-        let known = servers.knows(record.server, name, now);
+        let known = servers.knows(self.at(record), name, now);
         let Some(modern) = self.modern else {
             return self.on_legacy(server, name, alpn, record, deadline).await;
         };
         let of_old_clients = &self.legacy.servers_of_old_clients;
-        let known_so = self.client_is_old() && of_old_clients.knows(record.server, name, now);
-        let is_modern = self.modern_servers.knows(record.server, name, now);
+        let known_so = self.client_is_old() && of_old_clients.knows(self.at(record), name, now);
+        let is_modern = self.modern_servers.knows(self.at(record), name, now);
         // One proxy may be bound to what another need not ask for.
         if (known || known_so) && !is_modern {
             let shaken = self.on_legacy(server, name, alpn, record, deadline).await;
             // It was upgraded, or it is another by now.
             if shaken.as_ref().map_or(true, is_for_modern) {
-                servers.forget(record.server, name);
+                servers.forget(self.at(record), name);
             }
             if shaken.is_err() {
-                of_old_clients.forget(record.server, name);
+                of_old_clients.forget(self.at(record), name);
             }
             return shaken;
         }
@@ -178,7 +186,7 @@ impl Stacks<'_> {
                     return Err(failed);
                 }
                 counts.aged.fetch_add(1, Ordering::Relaxed);
-                self.modern_servers.forget(record.server, name);
+                self.modern_servers.forget(self.at(record), name);
             }
         }
         debug!(session = record.id, fault = %failed.fault, "the server is asked again, on the legacy stack");
@@ -188,7 +196,7 @@ impl Stacks<'_> {
         // Only where it helped: a server that refuses both has no need of the second stack.
         let leg = self.on_legacy(server, name, alpn, record, deadline).await?;
         if let Some((servers, lasts)) = self.needed_for(&leg, evidence) {
-            servers.remember(record.server, name, lasts, Instant::now());
+            servers.remember(self.at(record), name, lasts, Instant::now());
         }
         Ok(leg)
     }
@@ -224,13 +232,13 @@ impl Stacks<'_> {
         record: &SessionRecord,
         deadline: Duration,
     ) -> Result<Leg, ServerFailed> {
-        let tls = match modern.server_leg_offering(name, record.server, alpn.to_vec(), self.shares)
-        {
-            Ok(tls) => tls,
-            Err(error) => return Err(not_made(error, server)),
-        };
+        let tls =
+            match modern.server_leg_offering(name, self.at(record), alpn.to_vec(), self.shares) {
+                Ok(tls) => tls,
+                Err(error) => return Err(not_made(error, server)),
+            };
         let (mut leg, started) = (Leg::new(server, tls), Instant::now());
-        let knows = self.modern_servers.knows(record.server, name, started);
+        let knows = self.modern_servers.knows(self.at(record), name, started);
         if self.client_is_old() && !knows {
             let answered = tokio::time::timeout(ANSWERS_WITHIN.min(deadline), leg.is_answered());
             match answered.await {
@@ -240,7 +248,7 @@ impl Stacks<'_> {
             }
         }
         let leg = shake_hands(leg, deadline.saturating_sub(started.elapsed())).await?;
-        self.modern_servers.remember(record.server, name, MODERN_LASTS, Instant::now());
+        self.modern_servers.remember(self.at(record), name, MODERN_LASTS, Instant::now());
         Ok(leg)
     }
 
@@ -266,7 +274,7 @@ impl Stacks<'_> {
     ) -> Result<Box<dyn TlsLeg>, LegError> {
         // RFC 6066 section 3: no trailing dot, no address.
         let name = name.map(|name| name.strip_suffix('.').unwrap_or(name));
-        let session = self.sessions.with_server(record.server, name, self.client);
+        let session = self.sessions.with_server(self.at(record), name, self.client);
         let name = name.filter(|name| name.parse::<std::net::IpAddr>().is_err());
         let role = Role::ToServer { server_name: name.map(str::to_owned), alpn, session };
         let bounds = LegacyBounds::for_client_up_to(self.client, self.allowed);

@@ -17,6 +17,7 @@ pub mod layers;
 pub mod located;
 pub mod material;
 pub mod outcome;
+mod place;
 pub mod precedence;
 mod revocation;
 pub mod secret;
@@ -29,5 +30,6 @@ pub use judge::{Candidate, Decision, FirstBytes, Inspection, Resets, judge, poli
 pub use layers::{Layer, Syntax};
 pub use material::Material;
 pub use outcome::Outcome;
+pub use place::{Place, ServerAt, Tunnel};
 pub use secret::SecretBytes;
 pub use snapshot::Snapshot;

@@ -15,7 +15,8 @@ use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use weir_policy::snapshot::CertifiedKey;
+use weir_policy::Place;
+use weir_policy::snapshot::{CertifiedKey, SegmentId};
 use weir_policy::suites::{Allowed, Protocol};
 use weir_tls::verify::Failure;
 use weir_tls::{LegKey, ModernStack, Shares, TlsLeg, Verdict};
@@ -40,15 +41,17 @@ struct Visit<'a> {
     key: &'a LegKey,
     verdict: Verdict,
     address: SocketAddr,
+    vlan: Option<u16>,
     name: &'a str,
     shares: Shares,
 }
 
 impl Visit<'_> {
     fn resumed(&self) -> bool {
-        let Self { near, name, address, shares, .. } = *self;
+        let Self { near, name, address, vlan, shares, .. } = *self;
+        let server = Place::new(SegmentId(1), vlan).server(address);
         let mut server_leg =
-            near.server_leg_offering(Some(name), address, Vec::new(), shares).unwrap();
+            near.server_leg_offering(Some(name), server, Vec::new(), shares).unwrap();
         let mut client_leg = self.far.client_leg(self.key, self.verdict, None).unwrap();
         pump(server_leg.as_mut(), client_leg.as_mut(), 1400).unwrap();
         server_leg.write_plain(b"ping");
@@ -74,6 +77,7 @@ fn second_visit_resumes_in_both_versions() {
             key: &key,
             verdict: Verdict::default(),
             address: ADDRESS,
+            vlan: None,
             name: "a.example",
             shares: Shares::PostQuantum,
         };
@@ -95,6 +99,7 @@ fn second_visit_resumes_whatever_key_shares_its_client_offers() {
             key: &key,
             verdict: Verdict::default(),
             address: ADDRESS,
+            vlan: None,
             name: "a.example",
             shares,
         };
@@ -110,7 +115,8 @@ fn second_visit_resumes_whatever_key_shares_its_client_offers() {
 fn key_exchange_is_post_quantum_where_the_client_offers_it_whatever_others_agreed_on() {
     let (near, far, key) = (stack(Protocol::Tls13), stack(Protocol::Tls13), key("a.example"));
     for shares in [Shares::Classic, Shares::PostQuantum, Shares::Classic, Shares::PostQuantum] {
-        let leg = near.server_leg_offering(Some("a.example"), ADDRESS, Vec::new(), shares);
+        let server = Place::default().server(ADDRESS);
+        let leg = near.server_leg_offering(Some("a.example"), server, Vec::new(), shares);
         let (mut leg, mut client_leg) =
             (leg.unwrap(), far.client_leg(&key, Verdict::default(), None).unwrap());
         pump(leg.as_mut(), client_leg.as_mut(), 1400).unwrap();
@@ -130,6 +136,7 @@ fn session_with_a_client_is_bound_to_verdict_certificate_and_policy_generation()
             key: &first,
             verdict: Verdict::default(),
             address: ADDRESS,
+            vlan: None,
             name: "a.example",
             shares: Shares::PostQuantum,
         };
@@ -145,7 +152,7 @@ fn session_with_a_client_is_bound_to_verdict_certificate_and_policy_generation()
 }
 
 #[test]
-fn session_with_a_server_is_bound_to_address_name_and_policy_generation() {
+fn session_with_a_server_is_bound_to_place_address_name_and_policy_generation() {
     for version in VERSIONS {
         let (near, far, key) = (stack(version), stack(version), key("a.example"));
         let visit = Visit {
@@ -154,10 +161,12 @@ fn session_with_a_server_is_bound_to_address_name_and_policy_generation() {
             key: &key,
             verdict: Verdict::default(),
             address: ADDRESS,
+            vlan: None,
             name: "a.example",
             shares: Shares::PostQuantum,
         };
         assert!(!visit.resumed());
+        assert!(!Visit { vlan: Some(7), ..visit }.resumed(), "{version}");
         let other_port = SocketAddr::new(ADDRESS.ip(), 8443);
         assert!(!Visit { address: other_port, ..visit }.resumed(), "{version}");
         let other_address = SocketAddr::new([192, 0, 2, 2].into(), 443);

@@ -17,7 +17,7 @@ use weir_policy::precedence::{
     BlockedBy, Classified, PacketFacts, Passage, TCP, TrafficAction, evaluate, quic_policy, words,
 };
 use weir_policy::snapshot::{ClientPolicy, QuicAction, Side};
-use weir_policy::{Candidate, Decision, FirstBytes, Inspection, Snapshot, judge};
+use weir_policy::{Candidate, Decision, FirstBytes, Inspection, Place, Snapshot, judge};
 
 use crate::compiled::{CompiledPolicy, Excepted, Proxy};
 
@@ -275,8 +275,10 @@ fn decrypted(
     name: Option<&str>,
 ) -> String {
     let Some(flow) = policy.of(inspection) else { return "no policy".into() };
+    // In no tunnel, as far as is said.
+    let server = Place::new(candidate.segment, candidate.vlan).server(candidate.server);
     // In the engine's own order.
-    let decided = match flow.excepted_under(name, candidate.server) {
+    let decided = match flow.excepted_under(name, server) {
         Excepted::Yes => {
             let outcome = Outcome::NotDecrypted(NotDecrypted::LearntException);
             return format!("{outcome} ({})", NotDecrypted::LearntException);
@@ -285,7 +287,7 @@ fn decrypted(
         Excepted::No => "",
     };
     if let Proxy::Client { proxy, .. } = flow.proxy {
-        let (client, server) = (candidate.client.ip(), candidate.server);
+        let client = candidate.client.ip();
         if let Some(learnt) = policy.learnt.bypass(proxy, client, server, name, Instant::now()) {
             return format!("bypassed ({learnt})");
         }

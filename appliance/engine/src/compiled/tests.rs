@@ -1,8 +1,10 @@
 //! What sessions under one policy learn, and what of it others go by.
 
-use weir_policy::SecretBytes;
 use weir_policy::judge::Answers;
-use weir_policy::snapshot::{CertifiedKey, ClientPolicy, DomainPattern, OnRefusal, QuicAction};
+use weir_policy::snapshot::{
+    CertifiedKey, ClientPolicy, DecidedBy, DomainPattern, OnRefusal, QuicAction,
+};
+use weir_policy::{Place, SecretBytes, ServerAt};
 use weir_tls::hello::{Peek, peek};
 
 use super::*;
@@ -88,15 +90,15 @@ fn of(policy: &CompiledPolicy, client_policy: usize) -> FlowPolicy<'_> {
 fn hello() -> ClientHello {
     let mut wire = Vec::new();
     let stack = ModernStack::new().unwrap();
-    stack.server_leg(Some(NAME), server(), vec![]).unwrap().write_wire(&mut wire);
+    stack.server_leg(Some(NAME), server().address, vec![]).unwrap().write_wire(&mut wire);
     match peek(&wire) {
         Peek::Hello(hello) => hello,
         other => panic!("{other:?}"),
     }
 }
 
-fn server() -> SocketAddr {
-    "192.0.2.1:443".parse().unwrap()
+fn server() -> ServerAt {
+    Place::default().server("192.0.2.1:443".parse().unwrap())
 }
 
 /// A certificate that one policy's trust store vouches for may be anybody's to another.

@@ -1,4 +1,4 @@
-//! Servers by the stack that could speak with them, by address and name.
+//! Servers by the stack that could speak with them, by where they are, address and name.
 //!
 //! For: opening the next session with a server that needs the legacy stack there at once, and none
 //! there with a server that does not, whatever happens to a connection. What is remembered is what a
@@ -10,9 +10,9 @@
 //! not (one for each proxy of each policy generation: what one allows another may not). Not
 //! for: clients, whose hello tells. Cannot fail: what was forgotten costs one more attempt.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use weir_policy::ServerAt;
 use weir_tls::ShardedCache;
 
 /// Servers, about 150 bytes each; past it the least recently used goes.
@@ -46,7 +46,7 @@ impl Evidence {
 /// By server, until when.
 pub struct KnownServers(ShardedCache<Server, Instant>);
 
-type Server = (SocketAddr, Option<String>);
+type Server = (ServerAt, Option<String>);
 
 impl Default for KnownServers {
     fn default() -> Self {
@@ -55,13 +55,13 @@ impl Default for KnownServers {
 }
 
 impl KnownServers {
-    pub fn remember(&self, address: SocketAddr, name: Option<&str>, lasts: Duration, now: Instant) {
+    pub fn remember(&self, at: ServerAt, name: Option<&str>, lasts: Duration, now: Instant) {
         let Some(until) = now.checked_add(lasts) else { return };
-        self.0.put(server(address, name), until);
+        self.0.put(server(at, name), until);
     }
 
-    pub fn knows(&self, address: SocketAddr, name: Option<&str>, now: Instant) -> bool {
-        let server = server(address, name);
+    pub fn knows(&self, at: ServerAt, name: Option<&str>, now: Instant) -> bool {
+        let server = server(at, name);
         match self.0.find(&server, |until| now < *until) {
             Some(true) => true,
             Some(false) => {
@@ -73,8 +73,8 @@ impl KnownServers {
     }
 
     /// It turned out to be otherwise.
-    pub fn forget(&self, address: SocketAddr, name: Option<&str>) {
-        self.0.remove(&server(address, name));
+    pub fn forget(&self, at: ServerAt, name: Option<&str>) {
+        self.0.remove(&server(at, name));
     }
 
     pub fn count(&self) -> usize {
@@ -82,25 +82,34 @@ impl KnownServers {
     }
 }
 
-fn server(address: SocketAddr, name: Option<&str>) -> Server {
-    (address, name.map(|name| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()))
+fn server(at: ServerAt, name: Option<&str>) -> Server {
+    (at, name.map(|name| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()))
 }
 
 #[cfg(test)]
 mod tests {
+    use weir_policy::Place;
+    use weir_policy::snapshot::SegmentId;
+
     use super::*;
+
+    fn at(vlan: Option<u16>) -> ServerAt {
+        Place::new(SegmentId(1), vlan).server("192.0.2.1:443".parse().unwrap())
+    }
 
     #[test]
     fn server_is_known_by_address_and_name_for_as_long_as_the_evidence_is_good() {
-        let address = "192.0.2.1:443".parse().unwrap();
+        let (at, elsewhere) = (at(Some(7)), at(None));
+        let other_port = at.place.server("192.0.2.1:444".parse().unwrap());
         for evidence in [Evidence::Protocol, Evidence::Silence] {
             let (servers, now) = (KnownServers::default(), Instant::now());
-            servers.remember(address, Some("Old.example."), evidence.lasts(), now);
+            servers.remember(at, Some("Old.example."), evidence.lasts(), now);
             let later = |time| now.checked_add(time).unwrap();
-            assert!(servers.knows(address, Some("old.example"), later(evidence.lasts() / 2)));
-            assert!(!servers.knows(address, None, now));
-            assert!(!servers.knows("192.0.2.1:444".parse().unwrap(), Some("old.example"), now));
-            assert!(!servers.knows(address, Some("old.example"), later(evidence.lasts())));
+            assert!(servers.knows(at, Some("old.example"), later(evidence.lasts() / 2)));
+            assert!(!servers.knows(at, None, now));
+            assert!(!servers.knows(elsewhere, Some("old.example"), now));
+            assert!(!servers.knows(other_port, Some("old.example"), now));
+            assert!(!servers.knows(at, Some("old.example"), later(evidence.lasts())));
             assert_eq!(servers.count(), 0);
         }
         assert!(Evidence::Silence.lasts() * 10 < Evidence::Protocol.lasts());
@@ -109,19 +118,19 @@ mod tests {
     #[test]
     fn server_that_learnt_better_is_forgotten() {
         let (servers, now) = (KnownServers::default(), Instant::now());
-        let address = "192.0.2.1:443".parse().unwrap();
-        servers.remember(address, Some("old.example"), MODERN_LASTS, now);
-        servers.forget(address, Some("Old.Example"));
-        assert!(!servers.knows(address, Some("old.example"), now));
+        let at = at(Some(7));
+        servers.remember(at, Some("old.example"), MODERN_LASTS, now);
+        servers.forget(at, Some("Old.Example"));
+        assert!(!servers.knows(at, Some("old.example"), now));
     }
 
     #[test]
     fn memory_stays_bounded() {
         let (servers, now) = (KnownServers::default(), Instant::now());
-        let address = "192.0.2.1:443".parse().unwrap();
+        let at = at(Some(7));
         for number in 0..2 * BOUND {
             let name = format!("host-{number}.example");
-            servers.remember(address, Some(&name), MODERN_LASTS, now);
+            servers.remember(at, Some(&name), MODERN_LASTS, now);
         }
         assert_eq!(servers.count(), BOUND);
     }

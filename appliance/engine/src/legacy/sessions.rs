@@ -4,11 +4,10 @@
 //! For: one scope for each proxy of each policy generation; with it end its sessions, since no other
 //! scope asks for them. Not for: keeping sessions. Fails, when made, where there are no random bytes.
 
-use std::net::SocketAddr;
-
 use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::rand;
 use weir_api::legacy::BINDING;
+use weir_policy::ServerAt;
 use weir_policy::suites::Protocol;
 use weir_tls::{LegKey, Verdict};
 
@@ -22,17 +21,22 @@ impl SessionScope {
         Ok(Self(scope))
     }
 
-    /// With the server at this address and port, asked for under this name, for clients that go up to
+    /// With the server there, at this address and port, asked for under this name, for clients that go up to
     /// this version and so bound what it is offered.
     pub fn with_server(
         &self,
-        address: SocketAddr,
+        server: ServerAt,
         name: Option<&str>,
         client: Protocol,
     ) -> [u8; BINDING] {
         let name = name.map(str::to_ascii_lowercase);
         self.binding(
-            &[b"server", address.to_string().as_bytes(), &client.code().to_be_bytes()],
+            &[
+                b"server",
+                format!("{:?}", server.place).as_bytes(),
+                server.address.to_string().as_bytes(),
+                &client.code().to_be_bytes(),
+            ],
             name.as_ref().map(String::as_bytes),
         )
     }
@@ -59,18 +63,24 @@ impl SessionScope {
 
 #[cfg(test)]
 mod tests {
+    use weir_policy::Place;
+    use weir_policy::snapshot::SegmentId;
+
     use super::*;
 
     #[test]
-    fn sessions_are_apart_by_scope_address_port_name_and_clients_version() {
+    fn sessions_are_apart_by_scope_place_address_port_name_and_clients_version() {
         let scope = SessionScope::new().unwrap();
-        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let place = Place::new(SegmentId(1), Some(7));
+        let at = |text: &str| place.server(text.parse().unwrap());
+        let elsewhere = Place::new(SegmentId(1), None).server(at("192.0.2.1:443").address);
         let known = scope.with_server(at("192.0.2.1:443"), Some("a.example"), Protocol::Tls12);
         assert_eq!(
             known,
             scope.with_server(at("192.0.2.1:443"), Some("A.example"), Protocol::Tls12)
         );
         for other in [
+            scope.with_server(elsewhere, Some("a.example"), Protocol::Tls12),
             scope.with_server(at("192.0.2.1:444"), Some("a.example"), Protocol::Tls12),
             scope.with_server(at("192.0.2.2:443"), Some("a.example"), Protocol::Tls12),
             scope.with_server(at("192.0.2.1:443"), Some("b.example"), Protocol::Tls12),

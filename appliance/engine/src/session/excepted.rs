@@ -4,13 +4,13 @@
 //! relaying what it excepts. The client has been told nothing until then. Not for: what is learnt of
 //! servers ([`crate::exceptions`]). Where nothing can be seen the session is not excepted.
 
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::net::TcpStream;
 use weir_api::engine::{End, SessionRecord};
 use weir_dataplane::{Acknowledgement, FlowGuard, TakenFlow};
+use weir_policy::ServerAt;
 use weir_policy::outcome::{Blocked, NotDecrypted, Outcome};
 use weir_policy::snapshot::DecryptionPolicy;
 use weir_policy::suites::Allowed;
@@ -73,13 +73,14 @@ pub(super) async fn excepted_all_the_same(
     record: &mut SessionRecord,
     surroundings: &Surroundings,
 ) -> Option<TcpStream> {
-    let Excepted::AskServer(policy) = flow.excepted(hello, record.server) else { return None };
+    let Excepted::AskServer(policy) = flow.excepted(hello, stacks.at(record)) else { return None };
     if failed.asked && !failed.chain.is_empty() {
-        return excepted_by_chain(failed, hello, flow, policy, record, surroundings).await;
+        let of = (stacks.at(record), policy);
+        return excepted_by_chain(failed, hello, flow, of, record, surroundings).await;
     }
     let evidence = needs_legacy(&failed.fault)?;
     let name = hello.server_name.as_deref();
-    let is_modern = stacks.modern_servers.knows(record.server, name, Instant::now());
+    let is_modern = stacks.modern_servers.knows(stacks.at(record), name, Instant::now());
     if is_modern && evidence == Evidence::Silence {
         return None;
     }
@@ -101,12 +102,13 @@ pub(super) async fn excepted_all_the_same(
                 completed(chain, record.client.ip(), flow, surroundings, until.into()).await;
             let staple = server.tls.stapled_response();
             let shown = Shown { chain: &chain, staple: staple.as_deref() };
-            let of = (record.server, until.into());
+            let of = (stacks.at(record), until.into());
             let excepted = is_excepted(shown, hello, flow, policy, of, surroundings).await;
             excepted.then_some(server.stream)
         }
         Err(mut failed) if failed.asked => {
-            excepted_by_chain(&mut failed, hello, flow, policy, record, surroundings).await
+            let of = (stacks.at(record), policy);
+            excepted_by_chain(&mut failed, hello, flow, of, record, surroundings).await
         }
         Err(_) => None,
     }
@@ -117,7 +119,7 @@ async fn excepted_by_chain(
     failed: &mut ServerFailed,
     hello: &ClientHello,
     flow: &FlowPolicy<'_>,
-    policy: &DecryptionPolicy,
+    (server, policy): (ServerAt, &DecryptionPolicy),
     record: &mut SessionRecord,
     surroundings: &Surroundings,
 ) -> Option<TcpStream> {
@@ -132,7 +134,7 @@ async fn excepted_by_chain(
     )
     .await;
     let shown = Shown { chain: &chain, staple: None };
-    let of = (record.server, until.into());
+    let of = (server, until.into());
     let excepted = is_excepted(shown, hello, flow, policy, of, surroundings).await;
     failed.stream.take().filter(|_| excepted)
 }
@@ -147,7 +149,7 @@ pub(super) async fn is_excepted(
     hello: &ClientHello,
     flow: &FlowPolicy<'_>,
     policy: &DecryptionPolicy,
-    (server, deadline): (SocketAddr, tokio::time::Instant),
+    (server, deadline): (ServerAt, tokio::time::Instant),
     surroundings: &Surroundings,
 ) -> bool {
     let Proxy::Client { proxy, anchors, .. } = &flow.proxy else { return false };

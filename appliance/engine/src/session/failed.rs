@@ -10,6 +10,7 @@ use std::time::Instant;
 use tokio::net::TcpStream;
 use tracing::debug;
 use weir_api::engine::{End, SessionRecord};
+use weir_policy::Place;
 use weir_policy::outcome::Blocked;
 use weir_tls::{Alert, LegError, Verdict};
 
@@ -24,7 +25,7 @@ use crate::stacks::ServerFailed;
 pub(super) fn server_failed(
     failed: &ServerFailed,
     client: &TcpStream,
-    flow: &FlowPolicy<'_>,
+    (flow, place): (&FlowPolicy<'_>, Place),
     record: &mut SessionRecord,
     totals: &Totals,
 ) -> Blocked {
@@ -33,7 +34,7 @@ pub(super) fn server_failed(
     record.failure = Some(failure(End::Server, *asked, fault));
     if *asked {
         increment(&totals.client_certificates_requested);
-        learn_request(flow, record);
+        learn_request((flow, place), record);
         refuse(client, stream.as_ref(), flow, nearest_alert(fault));
         Blocked::ClientCertificateRequested
     } else {
@@ -78,7 +79,7 @@ pub(super) fn client_leg_not_made(
 /// The client does not believe the certificate it was shown. Twice so, its next session may be left
 /// alone.
 pub(super) fn certificate_rejected(
-    flow: &FlowPolicy<'_>,
+    (flow, place): (&FlowPolicy<'_>, Place),
     record: &SessionRecord,
     verdict: Verdict,
     totals: &Totals,
@@ -88,15 +89,21 @@ pub(super) fn certificate_rejected(
     // Of any other verdict clients are meant to be warned.
     if verdict.is_verified() {
         let (client, name) = (record.client.ip(), record.server_name.as_deref());
-        flow.learnt.rejected(proxy, client, record.server, name, Instant::now());
+        let server = place.server(record.server);
+        flow.learnt.rejected(proxy, client, server, name, Instant::now());
     }
 }
 
 /// The next session with this server may be left alone (SPEC T10): where a client proxy says so.
-pub(super) fn learn_request(flow: &FlowPolicy<'_>, record: &SessionRecord) {
+pub(super) fn learn_request((flow, place): (&FlowPolicy<'_>, Place), record: &SessionRecord) {
     let Proxy::Client { proxy, .. } = flow.proxy else { return };
     let name = record.server_name.as_deref();
-    flow.learnt.client_certificate_requested(proxy, record.server, name, Instant::now());
+    flow.learnt.client_certificate_requested(
+        proxy,
+        place.server(record.server),
+        name,
+        Instant::now(),
+    );
 }
 
 /// The client said so, or left instead of finishing its handshake: when it had got all of ours. One that

@@ -30,6 +30,10 @@ const TIME: Duration = Duration::from_secs(60);
 
 const NAME: &str = "server.test";
 
+fn at(server: SocketAddr) -> ServerAt {
+    Place::default().server(server)
+}
+
 /// The worker's program, beside this one where the workspace's tests were built; else built here.
 fn program() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
@@ -106,6 +110,7 @@ impl World {
 
     fn stacks(&self) -> Stacks<'_> {
         Stacks {
+            place: Place::default(),
             modern: Some(&self.modern),
             modern_servers: &self.modern_servers,
             legacy: &self.legacy,

@@ -104,10 +104,10 @@ fn rustls_hello_with_post_quantum_key_share_is_read() {
 #[test]
 fn hello_to_the_server_of_a_client_without_ml_kem_fits_into_the_smallest_segment() {
     let stack = crate::ModernStack::new().unwrap();
-    let address = "192.0.2.1:443".parse().unwrap();
+    let server = weir_policy::Place::default().server("192.0.2.1:443".parse().unwrap());
     let name = [["a"; 60].concat(), "example".to_owned()].join(".");
     let alpn = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let leg = stack.server_leg_offering(Some(&name), address, alpn, Shares::Classic);
+    let leg = stack.server_leg_offering(Some(&name), server, alpn, Shares::Classic);
     let mut wire = Vec::new();
     leg.unwrap().write_wire(&mut wire);
     let Peek::Hello(hello) = peek(&wire) else { panic!("{:?}", peek(&wire)) };

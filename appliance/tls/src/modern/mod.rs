@@ -29,6 +29,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, NamedGroup, ServerConfig, ServerConnection};
 use rustls_pki_types::{DnsName, ServerName};
 use weir_policy::suites::{Allowed, Protocol};
+use weir_policy::{Place, ServerAt};
 
 use self::leg::ModernLeg;
 pub use self::resumption::SERVERS_BOUND;
@@ -167,26 +168,27 @@ impl ModernStack {
         address: SocketAddr,
         alpn: Vec<Vec<u8>>,
     ) -> Result<Box<dyn TlsLeg>, LegError> {
-        self.server_leg_offering(server_name, address, alpn, Shares::PostQuantum)
+        let server = Place::default().server(address);
+        self.server_leg_offering(server_name, server, alpn, Shares::PostQuantum)
     }
 
-    /// The same with the key shares that are said.
+    /// The same with the key shares that are said, where there are servers of the same address elsewhere.
     ///
     /// # Errors
     /// As [`Self::server_leg`].
     pub fn server_leg_offering(
         &self,
         server_name: Option<&str>,
-        address: SocketAddr,
+        server: ServerAt,
         alpn: Vec<Vec<u8>>,
         shares: Shares,
     ) -> Result<Box<dyn TlsLeg>, LegError> {
         let name = server_name
             .and_then(|name| DnsName::try_from(name.to_owned()).ok())
-            .map_or(ServerName::IpAddress(address.ip().into()), ServerName::DnsName);
+            .map_or(ServerName::IpAddress(server.address.ip().into()), ServerName::DnsName);
         let observed = Arc::<Observed>::default();
         let sessions = self.sessions.clone();
-        let sessions = SessionsOf::new(sessions, address, server_name, shares, observed.clone());
+        let sessions = SessionsOf::new(sessions, server, server_name, shares, observed.clone());
         let mut config = match shares {
             Shares::PostQuantum => self.client.clone(),
             Shares::Classic => self.client_of_short_hellos.clone(),

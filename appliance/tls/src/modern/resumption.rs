@@ -3,7 +3,7 @@
 //! For: sparing clients and servers their full handshakes. A session is bound to the stack that made
 //! it, and so to one proxy of one policy generation: a new policy resumes nothing of the old. With
 //! the client it is bound also to the certificate it was shown and to the verdict on the server's,
-//! with the server to its address, port and name. The server's certificate is judged again on every
+//! with the server to where it is, its address, port and name. The server's certificate is judged again on every
 //! session, resumed or not: the chain is kept with the session, and so is what was stapled. A session
 //! is resumed for so long after the full handshake that it began with, however many tickets followed
 //! ([`crate::verify::resumed_for`]). Early data is never offered and never accepted.
@@ -16,7 +16,6 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +24,7 @@ use rustls::NamedGroup;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::server::{ProducesTickets, StoresServerSessions};
 use rustls_pki_types::ServerName;
+use weir_policy::ServerAt;
 use zeroize::Zeroizing;
 
 use super::Shares;
@@ -197,8 +197,8 @@ pub(super) fn now() -> Instant {
     now.checked_add(later).unwrap_or(now)
 }
 
-/// A server as sessions with it are kept: address and port, and the name it was asked for.
-type Server = (SocketAddr, Option<String>);
+/// A server as sessions with it are kept: where it is, address and port, and the name it was asked for.
+type Server = (ServerAt, Option<String>);
 
 /// Sessions with servers, of one proxy.
 #[derive(Debug)]
@@ -239,12 +239,12 @@ pub(super) struct SessionsOf {
 impl SessionsOf {
     pub(super) fn new(
         all: Arc<ServerSessions>,
-        address: SocketAddr,
+        at: ServerAt,
         name: Option<&str>,
         shares: Shares,
         observed: Arc<Observed>,
     ) -> Self {
-        Self { all, server: (address, name.map(str::to_ascii_lowercase)), shares, observed }
+        Self { all, server: (at, name.map(str::to_ascii_lowercase)), shares, observed }
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Known) -> T) -> T {

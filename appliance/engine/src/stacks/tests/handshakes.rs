@@ -47,7 +47,7 @@ fn every_suite_of_old_servers_goes_with_a_modern_client() {
             }
             let needed = suite.stack == Stack::Legacy;
             assert_eq!(opened_again() - before, u64::from(needed), "{cell}");
-            assert_eq!(world.legacy.servers.knows(server, Some(NAME), Instant::now()), needed);
+            assert_eq!(world.legacy.servers.knows(at(server), Some(NAME), Instant::now()), needed);
         }
     });
 }

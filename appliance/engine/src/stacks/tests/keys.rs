@@ -80,7 +80,7 @@ fn key_on_p224_is_reached_and_shown_on_the_legacy_stack_only() {
             let got = through(&world, server, client, &key, "P-224").await;
             assert_eq!(got.map(|one| one.version.0), [Protocol::Tls12.code(); 2]);
         }
-        assert!(world.legacy.servers.knows(server, Some(NAME), Instant::now()));
+        assert!(world.legacy.servers.knows(at(server), Some(NAME), Instant::now()));
         // A client that knows 1.3 only cannot be answered with it, on either stack.
         let mut hello = world.modern.server_leg(Some(NAME), server, vec![]).unwrap();
         let mut wire = Vec::new();

@@ -39,7 +39,7 @@ fn server_known_as_modern_is_not_put_on_the_legacy_stack_by_resets() {
         let failed = failed.map(drop).unwrap_err();
         assert_eq!(needs_legacy(&failed.fault), Some(Evidence::Silence), "{}", failed.fault);
         assert_eq!(world.legacy.counts().legs.load(Ordering::Relaxed), 0);
-        assert!(world.modern_servers.knows(server, Some(NAME), Instant::now()));
+        assert!(world.modern_servers.knows(at(server), Some(NAME), Instant::now()));
     });
 }
 
@@ -76,7 +76,7 @@ fn server_that_cannot_be_connected_to_again_fails_as_it_did_first_and_is_counted
         assert_eq!(needs_legacy(&failed.fault), Some(Evidence::Protocol), "{}", failed.fault);
         let counts = world.legacy.counts();
         assert_eq!(counts.not_connected_again.load(Ordering::Relaxed), 1);
-        assert!(!world.legacy.servers.knows(server, Some(NAME), Instant::now()));
+        assert!(!world.legacy.servers.knows(at(server), Some(NAME), Instant::now()));
     });
 }
 
@@ -88,7 +88,7 @@ fn old_server_that_resets_is_remembered_for_minutes_only() {
         assert_eq!(visits(&world, server, 1).await, [(true, Protocol::Tls10)]);
         let knows = |seconds| {
             let then = Instant::now().checked_add(Duration::from_secs(seconds)).unwrap();
-            world.legacy.servers.knows(server, Some(NAME), then)
+            world.legacy.servers.knows(at(server), Some(NAME), then)
         };
         assert!(knows(500));
         assert!(!knows(601));
@@ -118,8 +118,8 @@ fn server_that_goes_as_far_as_an_old_client_is_remembered_for_such_only() {
         let got = through(&world, server, client, &world.keys[0], "an old client").await;
         assert_eq!(got.map(|one| one.version.0), [Protocol::Tls12.code(); 2]);
         let now = Instant::now();
-        assert!(!world.legacy.servers.knows(server, Some(NAME), now));
-        assert!(world.legacy.servers_of_old_clients.knows(server, Some(NAME), now));
+        assert!(!world.legacy.servers.knows(at(server), Some(NAME), now));
+        assert!(world.legacy.servers_of_old_clients.knows(at(server), Some(NAME), now));
     });
 }
 
@@ -131,7 +131,7 @@ async fn visits(world: &Rc<World>, server: SocketAddr, times: usize) -> Vec<(boo
         let client = world.modern.server_leg(Some(NAME), server, vec![]).unwrap();
         let cell = format!("visit {time}");
         let [_, got] = through(world, server, client, &world.keys[1], &cell).await;
-        let knows = world.legacy.servers.knows(server, Some(NAME), Instant::now());
+        let knows = world.legacy.servers.knows(at(server), Some(NAME), Instant::now());
         seen.push((knows, Protocol::by_code(got.version.0).unwrap()));
     }
     seen

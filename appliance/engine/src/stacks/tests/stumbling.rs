@@ -67,8 +67,8 @@ fn server_that_resets_on_newer_hellos_is_reached_by_a_client_that_sends_none() {
         assert_eq!(world.legacy.counts().opened_again.load(Ordering::Relaxed), 1);
         // That it went no further than its client says nothing of it to newer ones.
         let now = Instant::now();
-        assert!(world.legacy.servers_of_old_clients.knows(server, Some(NAME), now));
-        assert!(!world.legacy.servers.knows(server, Some(NAME), now));
+        assert!(world.legacy.servers_of_old_clients.knows(at(server), Some(NAME), now));
+        assert!(!world.legacy.servers.knows(at(server), Some(NAME), now));
     });
 }
 
