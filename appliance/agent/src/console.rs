@@ -261,7 +261,7 @@ impl Console {
         state.orders.send_modify(|orders| {
             orders.forget_learnt = orders.forget_learnt.wrapping_add(1);
         });
-        Response::Done("learnt bypasses are forgotten".into())
+        Response::Done("learnt bypasses and exceptions are forgotten".into())
     }
 
     async fn capture(&self, request: &ToCapture) -> Response {

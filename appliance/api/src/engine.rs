@@ -6,8 +6,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
-use weir_policy::Place;
 use weir_policy::snapshot::{SegmentId, Snapshot};
+use weir_policy::{Place, ServerAt};
 
 use crate::fetch::{Bytes, Fetch, FetchFailure};
 use crate::rules::{Answer, Question};
@@ -22,7 +22,8 @@ use crate::sight::{Histogram, OutcomeCount, PortTraffic, VirtualSegmentCounters}
 pub enum ToEngine {
     /// Whole policy; answered by [`FromEngine::Applied`] or [`FromEngine::Refused`].
     Snapshot(Box<Snapshot>),
-    /// Everything in [`Counters::learnt`] is forgotten.
+    /// Everything in [`Counters::learnt`] and [`Counters::excepted`] is forgotten, and which servers are
+    /// not excepted.
     ForgetLearnt,
     /// Layer-2 fallback by command, on all segments (SPEC D2, D10); `false`: back to normal.
     ForceFallback(bool),
@@ -158,6 +159,21 @@ pub struct Counters {
     /// The newest of what the engine has learnt to bypass, by the policy in force.
     #[serde(default)]
     pub learnt: Vec<LearntBypass>,
+    /// The newest of the servers that their certificates except from decryption.
+    #[serde(default)]
+    pub excepted: Vec<ExceptedServer>,
+}
+
+/// A server whose certificate, as a policy lets it decide, is that of a domain not to decrypt (SPEC T5).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExceptedServer {
+    pub decryption_policy: String,
+    pub server: ServerAt,
+    /// As clients ask for it.
+    pub server_name: Option<String>,
+    /// Since when, and for how much longer.
+    pub seconds: u64,
+    pub left: u64,
 }
 
 /// Sessions that the engine has learnt not to decrypt.

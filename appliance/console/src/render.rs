@@ -11,7 +11,7 @@ pub mod sight;
 
 use weir_api::capture::{CaptureFile, FromCapture};
 use weir_api::console::{Greeting, Response, Role, TlsInspectionView};
-use weir_api::engine::LearntBypass;
+use weir_api::engine::{ExceptedServer, LearntBypass};
 use weir_policy::snapshot::{OverThreshold, QuicAction};
 
 use crate::grammar;
@@ -141,6 +141,10 @@ fn tls_inspection(view: &TlsInspectionView) -> String {
         text += "Learnt to be bypassed, the newest first\n";
         text += &counted.learnt.iter().map(learnt).collect::<String>();
     }
+    if !counted.excepted.is_empty() {
+        text += "Excepted by their certificates, the newest first\n";
+        text += &counted.excepted.iter().map(excepted).collect::<String>();
+    }
     text
 }
 
@@ -164,6 +168,18 @@ fn learnt(bypass: &LearntBypass) -> String {
     };
     let LearntBypass { proxy, place, seconds, left, .. } = bypass;
     fold("  ", &format!("{what}; {place}, by {proxy}, since {seconds} s, for another {left} s"))
+}
+
+fn excepted(server: &ExceptedServer) -> String {
+    let ExceptedServer { decryption_policy, server, server_name, seconds, left } = server;
+    let at = match server_name {
+        Some(name) => format!("{name} at {}", server.address),
+        None => server.address.to_string(),
+    };
+    let place = &server.place;
+    let text =
+        format!("{at}; {place}, by {decryption_policy}, since {seconds} s, for another {left} s");
+    fold("  ", &text)
 }
 
 fn names(names: &[String]) -> String {
@@ -272,6 +288,13 @@ mod tests {
                         left: 530,
                     },
                 ],
+                excepted: vec![ExceptedServer {
+                    decryption_policy: "banks".into(),
+                    server: Place::new(SegmentId(1), None).server(([192, 0, 2, 1], 443).into()),
+                    server_name: Some("bank.example".into()),
+                    seconds: 60,
+                    left: 3540,
+                }],
                 sessions_decrypted_now: 9_900,
                 over_threshold: true,
                 segments: vec![SegmentCounters {
@@ -314,6 +337,9 @@ Learnt to be bypassed, the newest first
   staff, since 7 s, for another 93 s
   b.example at 192.0.2.1:443, which asks for client certificates; segment 1,
   VLAN 7, by guests, since 70 s, for another 530 s
+Excepted by their certificates, the newest first
+  bank.example at 192.0.2.1:443; segment 1, by banks, since 60 s, for another
+  3540 s
 ";
         assert_eq!(tls_inspection(&view), expected);
     }

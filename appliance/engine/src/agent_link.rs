@@ -36,7 +36,7 @@ const CAUSES: [FallbackCause; 3] =
     [FallbackCause::Told, FallbackCause::Overloaded, FallbackCause::Recovering];
 /// Between two attempts to reach the agent.
 const RETRY: Duration = Duration::from_millis(250);
-/// Learnt bypasses told with the counters.
+/// Learnt bypasses told with the counters, and servers excepted by their certificates.
 const LEARNT_TOLD: usize = 50;
 /// How long an event that comes sooner than so behind another waits for more, to be told together.
 const GATHER: Duration = Duration::from_millis(10);
@@ -208,8 +208,10 @@ fn apply(link: &Link, message: ToEngine) -> Option<FromEngine> {
             })
         }
         ToEngine::ForgetLearnt => {
-            link.publish.borrow().learnt.forget();
-            info!("learnt bypasses forgotten by command");
+            let policy = Arc::clone(&link.publish.borrow());
+            policy.learnt.forget();
+            policy.exceptions.forget();
+            info!("learnt bypasses and exceptions forgotten by command");
             None
         }
         ToEngine::ForceFallback(on) => {
@@ -278,7 +280,8 @@ fn tell_shortages(running: &CompiledPolicy, new: &CompiledPolicy) {
 
 fn counters(link: &Link, started: Instant) -> Counters {
     let policy = Arc::clone(&link.publish.borrow());
-    let forged = policy.certificates_forged();
+    let (forged, now) = (policy.certificates_forged(), Instant::now());
+    let [excepted, not_excepted] = policy.exceptions.counts(now);
     let mut outcomes = link.totals.tallies.by_segment();
     Counters {
         generation: policy.snapshot.generation,
@@ -300,7 +303,11 @@ fn counters(link: &Link, started: Instant) -> Counters {
             .totals
             .tls()
             .into_iter()
-            .chain([("certificates forged".to_owned(), forged)])
+            .chain([
+                ("certificates forged".to_owned(), forged),
+                ("servers excepted by their certificate".to_owned(), excepted),
+                ("servers that their certificate does not except".to_owned(), not_excepted),
+            ])
             .chain(link.authorities.fetching.told())
             .chain(link.legacy.told())
             .collect(),
@@ -308,7 +315,8 @@ fn counters(link: &Link, started: Instant) -> Counters {
         tls_protocols: link.totals.statistics.protocols(),
         tcp_proxy: link.totals.statistics.tcp_proxy(link.totals.threshold.live().into()),
         virtual_segments: link.totals.tallies.by_virtual_segment(&link.dataplane.drop_report()),
-        learnt: policy.learnt.list(&policy.snapshot.client_proxies, LEARNT_TOLD, Instant::now()),
+        learnt: policy.learnt.list(&policy.snapshot.client_proxies, LEARNT_TOLD, now),
+        excepted: policy.exceptions.list(&policy.snapshot.decryption_policies, LEARNT_TOLD, now),
     }
 }
 

@@ -40,7 +40,7 @@ pub struct CompiledPolicy {
     intermediates: Arc<Intermediates>,
     pub learnt: Arc<Learnt>,
     /// Of this generation.
-    exceptions: Exceptions,
+    pub exceptions: Exceptions,
     /// As the snapshot's `profiles`; last, no rules at all, for sessions that a filter trusts.
     rules: Vec<Arc<RuleSet>>,
 }

@@ -7,7 +7,9 @@
 
 use std::time::{Duration, Instant};
 
+use weir_api::engine::ExceptedServer;
 use weir_policy::ServerAt;
+use weir_policy::snapshot::DecryptionPolicy;
 use weir_tls::ShardedCache;
 
 /// Entries; past it the least recently used goes.
@@ -66,6 +68,49 @@ impl Exceptions {
     }
 }
 
+impl Exceptions {
+    /// Servers that are excepted, and that are not.
+    pub fn counts(&self, now: Instant) -> [u64; 2] {
+        let known = self.0.gather(|_, (excepted, since)| {
+            (now.saturating_duration_since(*since) < LASTS).then_some(*excepted)
+        });
+        [true, false].map(|excepted| {
+            known
+                .iter()
+                .filter(|one| **one == excepted)
+                .fold(0, |count: u64, _| count.saturating_add(1))
+        })
+    }
+
+    /// The newest `most` of those that are excepted.
+    pub fn list(
+        &self,
+        policies: &[DecryptionPolicy],
+        most: usize,
+        now: Instant,
+    ) -> Vec<ExceptedServer> {
+        let mut excepted = self.0.gather(|(deciding, server, name), (excepted, since)| {
+            let age = now.saturating_duration_since(*since);
+            let left = LASTS.checked_sub(age).filter(|left| *excepted && !left.is_zero())?;
+            let policy = policies.get(deciding.decryption_policy)?;
+            Some(ExceptedServer {
+                decryption_policy: policy.name.clone(),
+                server: *server,
+                server_name: name.clone(),
+                seconds: age.as_secs(),
+                left: left.as_secs(),
+            })
+        });
+        excepted.sort_by_key(|one| one.seconds);
+        excepted.truncate(most);
+        excepted
+    }
+
+    pub fn forget(&self) {
+        self.0.clear();
+    }
+}
+
 fn normalised(name: &str) -> String {
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
@@ -95,6 +140,34 @@ mod tests {
         assert_eq!(exceptions.known(DECIDING, other, Some("a.example"), start), None);
         assert_eq!(exceptions.known(DECIDING, elsewhere, Some("a.example"), start), None);
         assert_eq!(exceptions.known(DECIDING, server, Some("a.example"), later(3600)), None);
+    }
+
+    #[test]
+    fn told_is_what_is_excepted_and_for_how_long_until_it_is_forgotten() {
+        let (exceptions, start) = (Exceptions::default(), Instant::now());
+        let server = Place::default().server("192.0.2.1:443".parse().unwrap());
+        exceptions.learn(DECIDING, server, Some("a.example"), true, start);
+        exceptions.learn(DECIDING, server, Some("b.example"), false, start);
+        let later = |seconds| start.checked_add(Duration::from_secs(seconds)).unwrap();
+        let policy = DecryptionPolicy {
+            name: "banks".into(),
+            domains_not_to_decrypt: Vec::new(),
+            decided_by: Default::default(),
+        };
+        let told = |now| exceptions.list(std::slice::from_ref(&policy), 10, now);
+        let expected = ExceptedServer {
+            decryption_policy: "banks".into(),
+            server,
+            server_name: Some("a.example".into()),
+            seconds: 3599,
+            left: 1,
+        };
+        assert_eq!(told(later(3599)), [expected]);
+        assert_eq!(exceptions.counts(later(3599)), [1, 1]);
+        assert_eq!(told(later(3600)), []);
+        assert_eq!(exceptions.counts(later(3600)), [0, 0]);
+        exceptions.forget();
+        assert_eq!(exceptions.counts(start), [0, 0]);
     }
 
     #[test]

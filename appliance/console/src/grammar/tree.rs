@@ -122,7 +122,7 @@ pub static ROOT: &[Node] = &[
         "Forget something",
         &[leaf(
             "learnt-bypasses",
-            "Decrypt again what was learnt to be bypassed",
+            "Forget what was learnt to be bypassed or excepted",
             Command::ForgetLearnt,
         )],
     ),

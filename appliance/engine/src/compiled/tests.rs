@@ -111,4 +111,6 @@ fn what_a_certificate_decided_under_one_policy_decides_nothing_under_another() {
         assert_eq!(matches!(one.excepted(&hello, server()), Excepted::Yes), excepted);
         assert!(matches!(other.excepted(&hello, server()), Excepted::AskServer(_)));
     }
+    policy.exceptions.forget();
+    assert!(matches!(of(&policy, 0).excepted(&hello, server()), Excepted::AskServer(_)));
 }

@@ -55,6 +55,16 @@ fn a_spoofed_server_name_escapes_nothing_where_the_certificate_decides() {
             assert_eq!(asked, time == 0, "{record}");
             assert!(bench.ends.access_log()?.contains(&format!("10.66.0.1:{} ", fetched.port)));
         }
+        // Shown, and asked again once it is forgotten.
+        let shown = told(bench, "show tls-inspection", "Excepted by their certificates")?;
+        let wanted = format!("  bank.example at {SERVER}:443; segment 1, by ");
+        assert!(shown.contains(&wanted), "{shown}");
+        bench.wire.console("clear learnt-bypasses")?;
+        told(bench, "show tls-inspection", "                     0  servers excepted by")?;
+        let fetched = Fetch::new("bank.example", "/").run(&bench.ends)?;
+        let (outcome, record) = record_of(bench, &fetched)?;
+        assert_eq!(outcome, LEARNT, "{record}");
+        assert!(record.contains("Server certificate      bank.example\n"), "{record}");
         // Another name of the same server is not asked for.
         let fetched = Fetch::new("public.example", "/").run(&bench.ends)?;
         checks::ensure_signed_by_weir(&fetched)?;
