@@ -182,6 +182,12 @@ impl State {
                 device.max_concurrent_sessions
             ));
         }
+        if self.counters().is_some_and(|counters| counters.legacy_missing) {
+            warnings.push(
+                "the legacy TLS worker does not run: sessions with old clients and servers fail"
+                    .into(),
+            );
+        }
         if let Some(refused) = &self.engine.refused {
             warnings.push(format!("the engine refused the policy: {refused}"));
         }
@@ -195,6 +201,19 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missing_legacy_worker_is_warned_of() {
+        let mut state = State::default();
+        state.engine.connections = 1;
+        let warned = |state: &State| {
+            state.all_warnings().iter().any(|warning| warning.contains("legacy TLS worker"))
+        };
+        for legacy_missing in [true, false] {
+            state.engine.counters = Some(Counters { legacy_missing, ..Counters::default() });
+            assert_eq!(warned(&state), legacy_missing);
+        }
+    }
 
     #[test]
     fn ring_drops_its_oldest_and_tells_the_newest_first() {

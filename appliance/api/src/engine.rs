@@ -140,6 +140,9 @@ pub struct Counters {
     /// Now: new sessions are not decrypted, for there are as many as there may be (SPEC D9).
     #[serde(default)]
     pub over_threshold: bool,
+    /// Now: no worker of the legacy TLS stack runs, so that sessions which need it fail.
+    #[serde(default)]
+    pub legacy_missing: bool,
     /// Sessions by outcome and reason, in the outcome's words: (`outcome`, `reason`, count).
     pub outcomes: Vec<(String, Option<String>, u64)>,
     pub segments: Vec<SegmentCounters>,

@@ -288,6 +288,7 @@ fn counters(link: &Link, started: Instant) -> Counters {
         uptime: started.elapsed().as_secs(),
         sessions_decrypted_now: link.totals.threshold.live().into(),
         over_threshold: link.totals.threshold.is_over(),
+        legacy_missing: link.legacy.is_missing(),
         outcomes: link.totals.tallies.outcomes(),
         segments: link
             .dataplane

@@ -12,9 +12,9 @@ mod worker;
 use std::io::IoSlice;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -85,6 +85,8 @@ pub struct Counts {
     pub aged: AtomicU64,
     /// The running worker; 0: none.
     pub process: AtomicU64,
+    /// When there was one last; else when the first was started.
+    pub seen: Mutex<Instant>,
 }
 
 impl Default for Counts {
@@ -101,7 +103,17 @@ impl Default for Counts {
             not_connected_again: AtomicU64::default(),
             aged: AtomicU64::default(),
             process: AtomicU64::default(),
+            seen: Mutex::new(Instant::now()),
         }
+    }
+}
+
+impl Counts {
+    /// No worker has run for longer than sessions wait for one.
+    fn worker_is_missing(&self, now: Instant) -> bool {
+        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let for_long = now.saturating_duration_since(seen) > STARTS_WITHIN;
+        for_long && self.process.load(Ordering::Relaxed) == 0
     }
 }
 
@@ -169,6 +181,11 @@ impl Legacy {
         }
     }
 
+    /// Sessions that need this stack fail.
+    pub fn is_missing(&self) -> bool {
+        self.counts.worker_is_missing(Instant::now())
+    }
+
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
@@ -199,6 +216,22 @@ impl Legacy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn worker_is_missing_once_sessions_do_not_wait_for_it_any_more() {
+        let counts = Counts::default();
+        let seen = *counts.seen.lock().unwrap();
+        let later = |by| seen.checked_add(by).unwrap();
+        let long = STARTS_WITHIN * 2;
+        assert!(!counts.worker_is_missing(later(STARTS_WITHIN)));
+        assert!(counts.worker_is_missing(later(long)));
+        counts.process.store(7, Ordering::Relaxed);
+        assert!(!counts.worker_is_missing(later(long)));
+        // It ended a moment ago.
+        *counts.seen.lock().unwrap() = later(long);
+        counts.process.store(0, Ordering::Relaxed);
+        assert!(!counts.worker_is_missing(later(long)));
+    }
 
     #[test]
     fn no_more_legs_are_opened_than_a_worker_takes() {

@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -48,7 +48,9 @@ pub fn start(program: PathBuf, counts: Arc<Counts>) -> anyhow::Result<watch::Rec
         loop {
             let started = Instant::now();
             let ended = one_life(&program, &publish, &counts);
-            counts.process.store(0, Ordering::Relaxed);
+            if counts.process.swap(0, Ordering::Relaxed) != 0 {
+                *counts.seen.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            }
             counts.crashes.fetch_add(1, Ordering::Relaxed);
             if publish.is_closed() {
                 return; // the engine ends
