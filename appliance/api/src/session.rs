@@ -82,6 +82,15 @@ pub struct LegRecord {
     pub signature: Option<String>,
     pub alpn: Option<String>,
     pub resumed: bool,
+    /// On the legacy stack.
+    #[serde(default)]
+    pub legacy: bool,
+}
+
+impl LegRecord {
+    pub fn stack(&self) -> &'static str {
+        if self.legacy { "legacy" } else { "modern" }
+    }
 }
 
 /// The names in a certificate.
@@ -375,6 +384,7 @@ mod tests {
             signature: None,
             alpn: Some(alpn.to_owned()),
             resumed: false,
+            legacy: false,
         };
         let suite = "TLS 1.3 TLS_AES_128_GCM_SHA256, ALPN";
         assert_eq!(leg("http/1.1").to_string(), format!("{suite} http/1.1"));

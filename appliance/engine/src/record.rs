@@ -18,6 +18,7 @@ pub fn leg_record(negotiated: &Negotiated) -> Option<LegRecord> {
         signature: negotiated.signature.as_ref().map(ToString::to_string),
         alpn: negotiated.alpn_text(),
         resumed: negotiated.resumed,
+        legacy: negotiated.legacy,
     })
 }
 

@@ -224,6 +224,7 @@ mod tests {
             signature: None,
             alpn: None,
             resumed,
+            legacy: false,
         };
         let mut session = record(Outcome::DecryptedAndInspected);
         session.client_leg = Some(leg(Protocol::Tls13, 0x1301, true));

@@ -149,6 +149,8 @@ pub struct Negotiated {
     pub signature: Option<SignatureScheme>,
     pub alpn: Option<Vec<u8>>,
     pub resumed: bool,
+    /// On the legacy stack.
+    pub legacy: bool,
 }
 
 impl Negotiated {

@@ -4,23 +4,32 @@
 //! ([`crate::state`]). Cannot fail.
 
 use tracing::{info, warn};
-use weir_api::engine::{FilterAction, FilterEvent, SessionRecord};
+use weir_api::engine::{FilterAction, FilterEvent, LegRecord, SessionRecord};
 
 /// One line, a field for each thing that is known.
 pub fn session(session: &SessionRecord) {
     info!(
         session = session.id,
+        milliseconds = session.ended.saturating_sub(session.started),
         segment = session.segment.0,
         client = %session.client,
         server = %session.server,
         server_name = session.server_name.as_deref(),
+        encrypted_hello = session.encrypted_client_hello.then_some(true),
+        http2_downgraded = session.http2_downgraded.then_some(true),
+        virtual_segment = session.virtual_segment.as_deref(),
         profile = session.profile.as_deref(),
         policy = session.policy.as_deref(),
         proxy = session.proxy.as_deref(),
+        decryption_policy = session.decryption_policy.as_deref(),
+        generation = session.generation,
         client_tls = session.client_leg.as_ref().map(ToString::to_string).as_deref(),
         server_tls = session.server_leg.as_ref().map(ToString::to_string).as_deref(),
+        client_stack = session.client_leg.as_ref().map(LegRecord::stack),
+        server_stack = session.server_leg.as_ref().map(LegRecord::stack),
         certificate = session.certificate.as_ref().and_then(|names| names.subject.as_deref()),
         certificate_names = session.certificate.as_ref().map(ToString::to_string).as_deref(),
+        certificate_issuer = session.certificate.as_ref().and_then(|names| names.issuer.as_deref()),
         failure = session.failure.as_ref().map(ToString::to_string).as_deref(),
         broken = session.broken.as_ref().map(ToString::to_string).as_deref(),
         idle_timeout = session.idle,
@@ -67,7 +76,7 @@ pub fn event(event: &FilterEvent) {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use weir_api::engine::{BreakRecord, CertificateRecord, End, LegRecord};
+    use weir_api::engine::{BreakRecord, CertificateRecord, End};
     use weir_policy::snapshot::SegmentId;
     use weir_policy::suites::Protocol;
 
@@ -105,14 +114,20 @@ mod tests {
             signature: signature.map(str::to_owned),
             alpn: Some("h2".into()),
             resumed,
+            legacy: resumed,
         };
         session.client_leg = Some(leg(Protocol::Tls13, Some("rsa_pss_rsae_sha256"), false));
         session.server_leg = Some(leg(Protocol::Tls12, None, true));
         session.certificate = Some(CertificateRecord {
             names: vec!["a.example".into(), "b.example".into()],
             more_names: 3,
+            issuer: Some("An Authority".into()),
             ..CertificateRecord::default()
         });
+        (session.started, session.ended, session.generation) = (1000, 3500, 12);
+        session.encrypted_client_hello = true;
+        session.virtual_segment = Some("staff".into());
+        session.decryption_policy = Some("banks".into());
         session.broken =
             Some(BreakRecord { by: End::Server, words: "alert access_denied".to_owned() });
         let kept = Kept::default();
@@ -127,9 +142,18 @@ mod tests {
             format!("server_tls=\"TLS 1.2 {suite}, ALPN h2, resumed\""),
             "certificate_names=\"a.example, b.example and 3 more\"".to_owned(),
             "broken=\"by the server: alert access_denied\"".to_owned(),
+            "milliseconds=2500 ".to_owned(),
+            "encrypted_hello=true ".to_owned(),
+            "virtual_segment=\"staff\"".to_owned(),
+            "decryption_policy=\"banks\"".to_owned(),
+            "generation=12 ".to_owned(),
+            "client_stack=\"modern\"".to_owned(),
+            "server_stack=\"legacy\"".to_owned(),
+            "certificate_issuer=\"An Authority\"".to_owned(),
         ] {
             assert!(logged.contains(&part), "{part:?} is not in {logged}");
         }
+        assert!(!logged.contains("http2_downgraded"), "{logged}");
     }
 
     /// What ends chose goes into values of fields, in quotes, whatever it is.
@@ -146,6 +170,7 @@ mod tests {
             signature: None,
             alpn: Some(words()),
             resumed: false,
+            legacy: false,
         };
         let session = SessionRecord {
             server_name: Some(words()),

@@ -1,6 +1,6 @@
 //! `show sessions`, `show sessions detail`, `show events`.
 
-use weir_api::engine::{FilterAction, FilterEvent, SessionRecord};
+use weir_api::engine::{FilterAction, FilterEvent, LegRecord, SessionRecord};
 
 use crate::text::{bytes, field, fold, moment};
 
@@ -123,6 +123,16 @@ fn detail(session: &SessionRecord) -> String {
     if let Some(record) = &session.server_leg {
         text += &field("TLS with the server", &record.to_string());
     }
+    let on = |leg: &Option<LegRecord>| leg.as_ref().is_some_and(|leg| leg.legacy);
+    let stacks = match (on(&session.client_leg), on(&session.server_leg)) {
+        (false, false) => None,
+        (true, false) => Some("with the client"),
+        (false, true) => Some("with the server"),
+        (true, true) => Some("with both"),
+    };
+    if let Some(stacks) = stacks {
+        text += &field("Legacy TLS stack", stacks);
+    }
     text += &field("To server", &bytes(session.bytes_to_server));
     text += &field("To client", &bytes(session.bytes_to_client));
     text
@@ -135,9 +145,7 @@ mod tests {
     use weir_policy::snapshot::SegmentId;
     use weir_policy::suites::Protocol;
 
-    use weir_api::engine::{
-        BreakRecord, CertificateRecord, End, FailureCause, FailureRecord, LegRecord,
-    };
+    use weir_api::engine::{BreakRecord, CertificateRecord, End, FailureCause, FailureRecord};
 
     use super::*;
     use crate::text::WIDTH;
@@ -150,6 +158,7 @@ mod tests {
             group: Some("X25519MLKEM768".into()),
             alpn: Some("http/1.1".into()),
             resumed: false,
+            legacy: true,
         };
         let end = address.parse().unwrap();
         let words = text.to_owned();

@@ -248,6 +248,7 @@ impl TlsLeg for LegacyLeg {
             signature: code(established.signature).map(SignatureScheme),
             alpn: established.alpn.clone(),
             resumed: established.resumed,
+            legacy: true,
         })
     }
 

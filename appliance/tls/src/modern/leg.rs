@@ -189,6 +189,7 @@ impl TlsLeg for ModernLeg {
             signature: if resumed { None } else { self.observed.signature() },
             alpn: self.connection.alpn_protocol().map(<[u8]>::to_vec),
             resumed,
+            legacy: false,
         })
     }
 
