@@ -183,7 +183,7 @@ enum Decision {
 }
 
 /// Excepted is a certificate that verifies for the name that the client gave; without a name, one that
-/// verifies and has such a name.
+/// verifies and has such a name, or a wildcard that covers one.
 fn decision(
     chain: &[CertificateDer<'static>],
     name: Option<&str>,
@@ -201,7 +201,7 @@ fn decision(
         None => chain
             .first()
             .and_then(|leaf| Names::of(leaf))
-            .is_some_and(|names| names.dns.iter().any(|name| policy.excepts(name))),
+            .is_some_and(|names| names.dns.iter().any(|name| policy.excepts_certified(name))),
     };
     if excepted { Decision::Excepted } else { Decision::NotExcepted }
 }

@@ -18,6 +18,14 @@ impl DecryptionPolicy {
     pub fn excepts(&self, name: &str) -> bool {
         self.domains_not_to_decrypt.iter().any(|pattern| pattern.matches(name))
     }
+
+    /// Whether a certificate with this name may be shown by a domain that is not to be decrypted. Its wildcard
+    /// is of each domain that it covers, of one label (SPEC P5): where the client gave no name, such a server
+    /// is as good as any of them, and a session that is not to be read must not be for want of a name.
+    pub fn excepts_certified(&self, name: &str) -> bool {
+        let is_one = |pattern: &DomainPattern| pattern.matches(name) || pattern.is_covered_by(name);
+        self.domains_not_to_decrypt.iter().any(is_one)
+    }
 }
 
 /// What tells that a session is with a domain not to decrypt (SPEC T5).
@@ -51,6 +59,18 @@ pub struct DomainPattern {
 }
 
 impl DomainPattern {
+    /// By a certificate's wildcard. Of a wildcard's own domains that of its parent covers none: they are
+    /// below by two labels.
+    fn is_covered_by(&self, certified: &str) -> bool {
+        let certified = certified.strip_suffix('.').unwrap_or(certified);
+        let (Some(parent), Some((_, own))) =
+            (certified.strip_prefix("*."), self.domain.split_once('.'))
+        else {
+            return false;
+        };
+        !self.wildcard && own.eq_ignore_ascii_case(parent)
+    }
+
     /// `name` is matched as it came from the wire: any case, with or without a trailing dot.
     pub fn matches(&self, name: &str) -> bool {
         let name = name.strip_suffix('.').unwrap_or(name);

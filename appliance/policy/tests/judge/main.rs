@@ -308,3 +308,27 @@ fn wildcard_matches_any_depth_below_and_not_the_bare_domain() {
     assert!(exact.matches("Bank.Example.") && exact.matches("bank.example"));
     assert!(!exact.matches("www.bank.example") && !exact.matches("bank.example.."));
 }
+
+/// SPEC P5: a certificate's wildcard is of one label.
+#[test]
+fn certificate_is_excepted_by_its_names_and_by_what_its_wildcards_cover() {
+    let policy = |domain: &str, wildcard| DecryptionPolicy {
+        name: "except".into(),
+        domains_not_to_decrypt: vec![DomainPattern { domain: domain.into(), wildcard }],
+        decided_by: DecidedBy::ServerName,
+    };
+    let exact = policy("www.bank.example", false);
+    for name in ["www.bank.example", "*.bank.example", "*.Bank.Example.", "WWW.bank.example"] {
+        assert!(exact.excepts_certified(name), "{name}");
+    }
+    for name in ["bank.example", "*.example", "*.www.bank.example", "*.", "*", ""] {
+        assert!(!exact.excepts_certified(name), "{name}");
+    }
+    let below = policy("bank.example", true);
+    for name in ["www.bank.example", "*.bank.example", "*.www.bank.example"] {
+        assert!(below.excepts_certified(name), "{name}");
+    }
+    for name in ["bank.example", "*.example"] {
+        assert!(!below.excepts_certified(name), "{name}");
+    }
+}

@@ -44,10 +44,18 @@ fn a_chain_that_lacks_an_issuer_decides_nothing_of_the_sessions_to_come() {
     assert_eq!(decided(std::slice::from_ref(&leaf), Some("a.example")), Decision::Unsettled);
     // Nobody says where it is.
     assert_eq!(decided(&[silent], Some("a.example")), Decision::NotExcepted);
-    let whole = [leaf.clone(), middle];
+    let whole = [leaf.clone(), middle.clone()];
     assert_eq!(decided(&whole, Some("b.example")), Decision::NotExcepted);
     assert_eq!(decided(&whole, Some("a.example")), Decision::Excepted);
     assert_eq!(decided(&whole, None), Decision::Excepted);
+    let covered = DomainPattern { domain: "www.wild.example".to_owned(), wildcard: false };
+    let policy = DecryptionPolicy { domains_not_to_decrypt: vec![covered], ..policy.clone() };
+    let wild = CertificateParams::new(vec!["*.wild.example".to_owned()]).unwrap();
+    let wild = [wild.signed_by(&leaf_key, &middle_issuer).unwrap().der().clone(), middle.clone()];
+    let of_wild = |name| decision(&wild, name, 0, &anchors, &policy);
+    assert_eq!(of_wild(None), Decision::Excepted);
+    assert_eq!(of_wild(Some("www.wild.example")), Decision::Excepted);
+    assert_eq!(of_wild(Some("mail.wild.example")), Decision::NotExcepted);
     // It is known from then on.
     assert_eq!(decided(&[leaf], Some("a.example")), Decision::Excepted);
 }
