@@ -12,6 +12,9 @@
 //! server is remembered as old only where what the legacy stack agreed on with it is beyond the modern
 //! one. Three connections at most.
 //!
+//! Names that the modern stack does not take, with a label that ends in a hyphen, are the legacy one's, on
+//! either leg.
+//!
 //! The modern stack offers a server a key share that makes its hello longer than a segment only where the
 //! client does. The legacy stack offers none, and no version over the client's own: what stumbles over either is reached as the client would reach it. A client without TLS
 //! 1.3 has that also where the modern stack's hello is not answered at all. What its session shows of
@@ -144,7 +147,8 @@ impl Stacks<'_> {
         let servers = &self.legacy.servers;
         let now = Instant::now();
         let known = servers.knows(self.at(record), name, now);
-        let Some(modern) = self.modern else {
+        // A server may answer as another without its name.
+        let Some(modern) = self.modern.filter(|_| name.is_none_or(ModernStack::takes_name)) else {
             return self.on_legacy(server, name, alpn, record, deadline).await;
         };
         let of_old_clients = &self.legacy.servers_of_old_clients;

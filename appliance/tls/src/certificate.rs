@@ -153,6 +153,15 @@ impl<'a> Certificate<'a> {
     /// dNSNames of the subject alternative name; without any, the subject's last common name, which
     /// is what clients of old would have looked at.
     pub(crate) fn dns_names(&self) -> Vec<String> {
+        let mut names = self.alternative_names();
+        if names.is_empty() {
+            names.extend(self.common_name());
+        }
+        names
+    }
+
+    /// DNS names of the subject alternative name alone.
+    pub(crate) fn alternative_names(&self) -> Vec<String> {
         let mut names = Vec::new();
         if let Some(extension) = self.extension(oid::SUBJECT_ALTERNATIVE_NAME)
             && let Ok(list) = Reader(extension.value).expect(der::SEQUENCE)
@@ -163,9 +172,6 @@ impl<'a> Certificate<'a> {
                     names.push(text(name.contents));
                 }
             }
-        }
-        if names.is_empty() {
-            names.extend(self.common_name());
         }
         names
     }

@@ -150,6 +150,22 @@ fn wrong_name_is_a_mismatch_and_no_name_is_none() {
     assert!(judge(&[&root], &server.chain, None).is_verified());
 }
 
+/// No host may be called so, and some are.
+#[test]
+fn name_with_a_label_that_ends_in_a_hyphen_is_that_of_its_certificate() {
+    let root = root();
+    let server = leaf(&root, &["abc-.example", "*.wild.example"]);
+    for right in ["abc-.example", "ABC-.example.", "abc-.wild.example"] {
+        assert!(judge(&[&root], &server.chain, Some(right)).is_verified(), "{right}");
+    }
+    for wrong in
+        ["abd-.example", "x.abc-.example", "a.abc-.wild.example", "*-.wild.example", "-.example"]
+    {
+        let verdict = judge(&[&root], &server.chain, Some(wrong));
+        assert_eq!(failures(verdict), [Failure::NameMismatch], "{wrong}");
+    }
+}
+
 #[test]
 fn constraints_are_kept() {
     let root = root();

@@ -151,6 +151,13 @@ impl ModernStack {
         }))
     }
 
+    /// Whether a server leg sends this name as it is, and a client leg takes it. rustls does so with no name
+    /// that no host may have by the letter, though there are such, with a label that ends in a hyphen. (An
+    /// address it takes, and nobody sends: RFC 6066 section 3.)
+    pub fn takes_name(server_name: &str) -> bool {
+        ServerName::try_from(server_name).is_ok()
+    }
+
     /// The leg to a server, with its ClientHello waiting to be written.
     ///
     /// A session with the server at this address under this name is resumed where there is one.

@@ -7,6 +7,7 @@
 use rustls::crypto::aws_lc_rs::default_provider;
 use weir_policy::suites::{Allowed, Authentication, Protocol, Stack, Suite as Line};
 
+use super::ModernStack;
 use crate::certificate::{Certificate, PublicKey};
 use crate::der::{self, Reader};
 use crate::hello::ClientHello;
@@ -31,7 +32,8 @@ impl ClientHello {
     /// The same with a certificate of this key type, where a proxy allows this.
     pub fn supported_with(&self, kind: KeyKind, allowed: &Allowed) -> bool {
         let group = self.groups.iter().any(|group| GROUPS.contains(group));
-        if !group || !self.null_compression {
+        let name = self.server_name.as_deref().is_none_or(ModernStack::takes_name);
+        if !group || !name || !self.null_compression {
             return false;
         }
         let has_suites = |version| suites(allowed, version).next().is_some();

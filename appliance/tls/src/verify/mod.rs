@@ -175,7 +175,7 @@ impl TrustAnchors {
             verdict.add_if(server_name.is_some_and(|asked| !is_for(asked)), Failure::NameMismatch);
             return verdict.into();
         };
-        verdict.add_if(!is_for_name(&end_entity, server_name), Failure::NameMismatch);
+        verdict.add_if(!is_for_name(&end_entity, &leaf, server_name), Failure::NameMismatch);
         let mut issuers = Arc::default();
         if !self.is_pinned(leaf_der) {
             let found =
@@ -232,14 +232,30 @@ fn default_package() -> &'static [TrustAnchor<'static>] {
     })
 }
 
-fn is_for_name(certificate: &EndEntityCert<'_>, server_name: Option<&str>) -> bool {
+fn is_for_name(
+    certificate: &EndEntityCert<'_>,
+    leaf: &Certificate<'_>,
+    server_name: Option<&str>,
+) -> bool {
     let Some(name) = server_name else { return true };
     let name = name.strip_suffix('.').unwrap_or(name);
     match ServerName::try_from(name) {
         Ok(name) => certificate.verify_is_valid_for_subject_name(&name).is_ok(),
-        // No certificate can be for what is neither a DNS name nor an address.
-        Err(_) => false,
+        Err(_) => is_for_odd_name(leaf, name),
     }
+}
+
+/// By a name that webpki does not look for, since no host may have it by the letter. Some have, with a label
+/// that ends in a hyphen: compared as browsers do (RFC 9525 section 6.3).
+fn is_for_odd_name(leaf: &Certificate<'_>, asked: &str) -> bool {
+    let below = asked.split_once('.').filter(|(label, _)| !label.is_empty());
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    asked.bytes().all(is_name)
+        && leaf.alternative_names().iter().any(|name| match (name.strip_prefix("*."), below) {
+            (Some(parent), Some((_, below))) => parent.eq_ignore_ascii_case(below),
+            (Some(_), None) => false,
+            (None, _) => name.eq_ignore_ascii_case(asked),
+        })
 }
 
 /// An intermediate whose signature nobody should believe; a root's own says nothing.

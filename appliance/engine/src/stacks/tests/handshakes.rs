@@ -134,3 +134,49 @@ fn a_server_that_is_silent_or_dribbles_is_given_up_at_the_deadline() {
         assert_eq!(world.legacy.counts().opened_again.load(Ordering::Relaxed), 0);
     });
 }
+
+/// Also where no host may be called so by the letter.
+#[test]
+fn server_is_asked_and_client_answered_under_any_name_that_the_client_gave() {
+    run(async |world| {
+        for (name, on_legacy) in [("abc.example", 0), ("abc-.example", 2)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let server = listener.local_addr().unwrap();
+            let asked = spawn_local(async move {
+                let (stream, _) = listener.accept().await.unwrap();
+                let mut bytes = Vec::new();
+                loop {
+                    stream.readable().await.unwrap();
+                    let _ = stream.try_read_buf(&mut bytes);
+                    if let Peek::Hello(hello) = peek(&bytes) {
+                        return (hello, bytes);
+                    }
+                }
+            });
+            let legs = world.legacy.counts().legs.load(Ordering::Relaxed);
+            let stream = TcpStream::connect(server).await.unwrap();
+            let record = SessionRecord::new(1, 0, SegmentId(1), server, server);
+            let (stacks, again) = (world.stacks(), Reconnect(server));
+            // It goes away then.
+            let shaken =
+                stacks.server_handshake(stream, &again, Some(name), vec![], &record, TIME).await;
+            assert!(shaken.is_err());
+            let (hello, bytes) = asked.await.unwrap();
+            assert_eq!(hello.server_name.as_deref(), Some(name));
+            assert_eq!(hello.strongest_version(), Some(Protocol::Tls13));
+
+            let leg = stacks.client_leg(&hello, &world.keys[0], Verdict::default(), None);
+            let mut leg = leg.await.unwrap();
+            leg.read_wire(&bytes).unwrap();
+            while !leg.wants_write() {
+                progress(&mut leg).await;
+                leg.read_wire(&[]).unwrap();
+            }
+            let mut answer = Vec::new();
+            leg.write_wire(&mut answer);
+            assert_eq!(answer.first(), Some(&0x16), "{name}: a handshake, and no alert");
+            let legs = world.legacy.counts().legs.load(Ordering::Relaxed) - legs;
+            assert_eq!(legs, on_legacy, "{name}");
+        }
+    });
+}
