@@ -132,6 +132,8 @@ fn rules(random: &mut Random) -> Snapshot {
             logging: false,
             downgrade_http2: false,
             allowed: Default::default(),
+            on_client_certificate_request: Default::default(),
+            learnt_bypass_time: 600,
         });
     }
     rules.profiles = (0..1 + random.below(4))

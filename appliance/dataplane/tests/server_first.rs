@@ -81,6 +81,8 @@ fn serving() -> Snapshot {
         logging: false,
         downgrade_http2: false,
         allowed: client.allowed.clone(),
+        on_client_certificate_request: Default::default(),
+        learnt_bypass_time: 600,
     });
     let policy = ServerPolicy { name: "all".into(), server_proxy: 0, source_exceptions: vec![] };
     snapshot.profiles[0].server_policies.push(policy);

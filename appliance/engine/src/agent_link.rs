@@ -22,7 +22,7 @@ use weir_api::frame::{self, FrameError};
 use weir_api::sight::{Direction, PortTraffic};
 use weir_dataplane::{Dataplane, FallbackCause, SegmentReport};
 use weir_policy::Snapshot;
-use weir_policy::snapshot::SegmentId;
+use weir_policy::snapshot::{Refusals, SegmentId};
 
 use crate::authorities::Authorities;
 use crate::budget::Budget;
@@ -282,6 +282,9 @@ fn counters(link: &Link, started: Instant) -> Counters {
     let policy = Arc::clone(&link.publish.borrow());
     let (forged, now) = (policy.certificates_forged(), Instant::now());
     let [excepted, not_excepted] = policy.exceptions.counts(now);
+    let servers = policy.snapshot.server_proxies.iter().map(Refusals::from);
+    let clients = policy.snapshot.client_proxies.iter().map(Refusals::from);
+    let refusals: Vec<Refusals<'_>> = clients.chain(servers).collect();
     let mut outcomes = link.totals.tallies.by_segment();
     Counters {
         generation: policy.snapshot.generation,
@@ -316,7 +319,7 @@ fn counters(link: &Link, started: Instant) -> Counters {
         tls_protocols: link.totals.statistics.protocols(),
         tcp_proxy: link.totals.statistics.tcp_proxy(link.totals.threshold.live().into()),
         virtual_segments: link.totals.tallies.by_virtual_segment(&link.dataplane.drop_report()),
-        learnt: policy.learnt.list(&policy.snapshot.client_proxies, LEARNT_TOLD, now),
+        learnt: policy.learnt.list(&refusals, LEARNT_TOLD, now),
         excepted: policy.exceptions.list(&policy.snapshot.decryption_policies, LEARNT_TOLD, now),
     }
 }

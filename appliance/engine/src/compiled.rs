@@ -11,7 +11,7 @@ use weir_inspect::{RuleSet, RuleText};
 use weir_policy::judge::PolicyKind;
 use weir_policy::precedence::IndexedSnapshot;
 use weir_policy::snapshot::{
-    ClientProxy, DecryptionPolicy, Profile, Revocation, ServerProxy, Service, TrustStore,
+    ClientProxy, DecryptionPolicy, Profile, Refusals, Revocation, ServerProxy, Service, TrustStore,
 };
 use weir_policy::suites::Allowed;
 use weir_policy::{Inspection, Resets, Snapshot};
@@ -140,6 +140,14 @@ impl Proxy<'_> {
         match self {
             Self::Server { proxy, .. } => proxy.resets_on_block(),
             Self::Client { proxy, .. } => proxy.resets_on_block(),
+        }
+    }
+
+    /// What becomes of sessions that cannot be decrypted because one end refuses (SPEC T10).
+    pub fn refusals(&self) -> Refusals<'_> {
+        match self {
+            Self::Server { proxy, .. } => (*proxy).into(),
+            Self::Client { proxy, .. } => (*proxy).into(),
         }
     }
 

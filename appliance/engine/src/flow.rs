@@ -25,7 +25,7 @@ use weir_policy::{Candidate, Decision, FirstBytes, Place, Resets, judge, policy_
 use self::first::{First, Known, rest_of_hello, wait_for_hello};
 pub use self::open_record::Ledger;
 use self::open_record::OpenRecord;
-use crate::compiled::{CompiledPolicy, Excepted, Proxy};
+use crate::compiled::{CompiledPolicy, Excepted};
 use crate::counters::increment;
 use crate::leg::reset_on_close;
 use crate::record::failure;
@@ -183,13 +183,11 @@ fn answerable(
     if matches!(flow.excepted(hello, server), Excepted::Yes) {
         return Decision::Release(Outcome::NotDecrypted(NotDecrypted::LearntException));
     }
-    if let Proxy::Client { proxy, .. } = flow.proxy {
-        let (client, name) = (candidate.client.ip(), hello.server_name.as_deref());
-        let now = std::time::Instant::now();
-        let learnt = policy.learnt.bypass(proxy, client, server, name, now);
-        if let Some(reason) = learnt {
-            return Decision::Release(Outcome::Bypassed(reason));
-        }
+    let (client, name) = (candidate.client.ip(), hello.server_name.as_deref());
+    let now = std::time::Instant::now();
+    let learnt = policy.learnt.bypass(flow.proxy.refusals(), client, server, name, now);
+    if let Some(reason) = learnt {
+        return Decision::Release(Outcome::Bypassed(reason));
     }
     if flow.proxy.can_answer(hello) {
         return decision;

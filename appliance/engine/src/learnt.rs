@@ -1,7 +1,7 @@
 //! Sessions that policy would decrypt, but that this engine has learnt to leave alone: servers that
 //! ask for a client certificate (SPEC T10), and clients that have pinned the server's own.
 //!
-//! For: bypassing them, each only where the client proxy says so, for the time that it says, and only
+//! For: bypassing them, each only where the proxy says so, for the time that it says, and only
 //! at the address and port where it was seen: a name alone is the client's word. A client that is
 //! known to pin a name rejects once at another address of it, and not twice. Each proxy, known by its
 //! name, learns for itself, and only what it bypasses. Not for: exceptions that
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use weir_api::engine::LearntBypass;
 use weir_policy::outcome::Bypassed;
-use weir_policy::snapshot::{ClientProxy, OnRefusal};
+use weir_policy::snapshot::{OnRefusal, Refusals};
 use weir_policy::{Place, ServerAt};
 use weir_tls::ShardedCache;
 
@@ -29,8 +29,8 @@ pub struct Learnt {
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Subject {
-    /// The client proxy's name.
-    proxy: String,
+    /// The proxy's name, and whether it is a server proxy.
+    proxy: (String, bool),
     place: Place,
     /// `None`: any client; it is the server that asks.
     client: Option<IpAddr>,
@@ -59,14 +59,15 @@ impl Default for Learnt {
 
 impl Learnt {
     /// Why a session is to be left alone, if it is.
-    pub fn bypass(
+    pub fn bypass<'a>(
         &self,
-        proxy: &ClientProxy,
+        proxy: impl Into<Refusals<'a>>,
         client: IpAddr,
         server: ServerAt,
         name: Option<&str>,
         now: Instant,
     ) -> Option<Bypassed> {
+        let proxy = &proxy.into();
         let asks = || self.is_bypassed(&asking(proxy, server, name), proxy, now);
         let pins = || self.is_bypassed(&pinned(proxy, client, server, name), proxy, now);
         if proxy.on_client_certificate_request == OnRefusal::Bypass && asks() {
@@ -76,27 +77,29 @@ impl Learnt {
     }
 
     /// A server asked for a client certificate.
-    pub fn client_certificate_requested(
+    pub fn client_certificate_requested<'a>(
         &self,
-        proxy: &ClientProxy,
+        proxy: impl Into<Refusals<'a>>,
         server: ServerAt,
         name: Option<&str>,
         now: Instant,
     ) {
+        let proxy = &proxy.into();
         if proxy.on_client_certificate_request == OnRefusal::Bypass {
             self.entries.put(asking(proxy, server, name), Entry::Bypassed(now));
         }
     }
 
     /// A client rejected a forged certificate, of a server whose own verified for this name.
-    pub fn rejected(
+    pub fn rejected<'a>(
         &self,
-        proxy: &ClientProxy,
+        proxy: impl Into<Refusals<'a>>,
         client: IpAddr,
         server: ServerAt,
         name: Option<&str>,
         now: Instant,
     ) {
+        let proxy = &proxy.into();
         if proxy.on_pinned_client != OnRefusal::Bypass {
             return;
         }
@@ -135,10 +138,10 @@ impl Learnt {
     }
 
     /// What is bypassed by these proxies as they are now: the newest `most`.
-    pub fn list(&self, proxies: &[ClientProxy], most: usize, now: Instant) -> Vec<LearntBypass> {
+    pub fn list(&self, proxies: &[Refusals<'_>], most: usize, now: Instant) -> Vec<LearntBypass> {
         let mut bypassed = self.entries.gather(|subject, entry| {
             let Entry::Bypassed(since) = entry else { return None };
-            let proxy = proxies.iter().find(|proxy| proxy.name == subject.proxy)?;
+            let proxy = proxies.iter().find(|proxy| key(proxy) == subject.proxy)?;
             let setting = match subject.client {
                 None => proxy.on_client_certificate_request,
                 Some(_) => proxy.on_pinned_client,
@@ -146,7 +149,7 @@ impl Learnt {
             let age = now.saturating_duration_since(*since);
             let left = lasts(proxy).checked_sub(age).filter(|left| !left.is_zero())?;
             (setting == OnRefusal::Bypass).then(|| LearntBypass {
-                proxy: subject.proxy.clone(),
+                proxy: subject.proxy.0.clone(),
                 place: subject.place,
                 client: subject.client,
                 server: subject.server,
@@ -160,7 +163,7 @@ impl Learnt {
         bypassed
     }
 
-    fn is_bypassed(&self, subject: &Subject, proxy: &ClientProxy, now: Instant) -> bool {
+    fn is_bypassed(&self, subject: &Subject, proxy: &Refusals<'_>, now: Instant) -> bool {
         match self.entries.find(subject, |entry| *entry) {
             Some(Entry::Bypassed(since)) if now.saturating_duration_since(since) < lasts(proxy) => {
                 true
@@ -174,18 +177,22 @@ impl Learnt {
     }
 }
 
-fn lasts(proxy: &ClientProxy) -> Duration {
+fn lasts(proxy: &Refusals<'_>) -> Duration {
     Duration::from_secs(proxy.learnt_bypass_time.into())
 }
 
-fn asking(proxy: &ClientProxy, server: ServerAt, name: Option<&str>) -> Subject {
-    let (proxy, name) = (proxy.name.clone(), name.map(normalised));
+fn asking(proxy: &Refusals<'_>, server: ServerAt, name: Option<&str>) -> Subject {
+    let (proxy, name) = (key(proxy), name.map(normalised));
     let ServerAt { place, address } = server;
     Subject { proxy, place, client: None, server: Some(address), name }
 }
 
-fn pinned(proxy: &ClientProxy, client: IpAddr, server: ServerAt, name: Option<&str>) -> Subject {
+fn pinned(proxy: &Refusals<'_>, client: IpAddr, server: ServerAt, name: Option<&str>) -> Subject {
     Subject { client: Some(client), ..asking(proxy, server, name) }
+}
+
+fn key(proxy: &Refusals<'_>) -> (String, bool) {
+    (proxy.proxy.to_owned(), proxy.is_server_proxy)
 }
 
 fn normalised(name: &str) -> String {
@@ -195,7 +202,7 @@ fn normalised(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use weir_policy::SecretBytes;
-    use weir_policy::snapshot::{CertifiedKey, SegmentId, Service};
+    use weir_policy::snapshot::{CertifiedKey, ClientProxy, SegmentId, Service};
 
     use super::*;
 
@@ -265,7 +272,7 @@ mod tests {
         let rejects = |server, seconds| {
             learnt.rejected(&on, client, server, NAME, later(start, seconds));
         };
-        let listed = |seconds| learnt.list(std::slice::from_ref(&on), 10, later(start, seconds));
+        let listed = |seconds| learnt.list(&[(&on).into()], 10, later(start, seconds));
         rejects(server, 0);
         assert_eq!(of(client, NAME, 1), None);
         // Too late for the first, so it is a first one again.
@@ -302,7 +309,7 @@ mod tests {
         assert_eq!(learnt.entries.count(), 0);
         learns(&bypasses);
         let told = |proxy: &ClientProxy, seconds| {
-            let told = learnt.list(std::slice::from_ref(proxy), 10, later(start, seconds));
+            let told = learnt.list(&[proxy.into()], 10, later(start, seconds));
             told.iter().map(|one| (one.seconds, one.left)).collect::<Vec<_>>()
         };
         assert_eq!(told(&bypasses, 99), [(99, 1); 2]);

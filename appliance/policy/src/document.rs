@@ -241,6 +241,9 @@ pub(crate) struct ServerProxySection {
     pub logging: bool,
     #[serde(default)]
     pub downgrade_http2: bool,
+    #[serde(default)]
+    pub on_client_certificate_request: OnRefusal,
+    pub learnt_bypass_time: Option<u32>,
     pub protocols: Option<Vec<Version>>,
     pub suites: Option<Vec<Text>>,
     #[serde(default)]

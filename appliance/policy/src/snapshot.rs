@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub use self::domains::{DecidedBy, DecryptionPolicy, DomainPattern};
 pub use self::proxies::{
     ClientProxy, LEARNT_BYPASS_TIME, MINIMUM_RSA_KEY_LENGTH, OnEncryptedClientHello, OnRefusal,
-    PortRange, ServerProxy, Service,
+    PortRange, Refusals, ServerProxy, Service,
 };
 pub use crate::device::{
     CongestionControl, Device, Evasion, EvasionAction, FLOW_TABLE, HANDSHAKES_PER_CLIENT, Health,

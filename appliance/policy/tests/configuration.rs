@@ -222,6 +222,21 @@ fn duplicate_certificates_are_dropped() {
 }
 
 #[test]
+fn server_proxies_bypass_servers_that_ask_for_certificates_where_they_say_so() {
+    let proxy = |text: &str| load(text).unwrap().compile(1, None).server_proxies[0].clone();
+    let default = proxy(WHOLE);
+    assert_eq!(default.on_client_certificate_request, OnRefusal::Block);
+    assert_eq!(default.learnt_bypass_time, 86_400);
+    let keys = "reset-server-on-block: true
+      on-client-certificate-request: bypass
+      learnt-bypass-time: 600";
+    let text = WHOLE.replace("reset-server-on-block: true", keys);
+    let set = proxy(&text);
+    assert_eq!(set.on_client_certificate_request, OnRefusal::Bypass);
+    assert_eq!(set.learnt_bypass_time, 600);
+}
+
+#[test]
 fn protocols_and_suites_of_a_proxy_are_bounds() {
     let keys = "protocols: [TLS 1.3, TLSv1.2, tls1.1]
       suites-off: [TLS_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]

@@ -19,7 +19,7 @@ use weir_policy::precedence::{
 use weir_policy::snapshot::{ClientPolicy, QuicAction, Side};
 use weir_policy::{Candidate, Decision, FirstBytes, Inspection, Place, Snapshot, judge};
 
-use crate::compiled::{CompiledPolicy, Excepted, Proxy};
+use crate::compiled::{CompiledPolicy, Excepted};
 
 /// `falls_back`: Layer-2 fallback is in force.
 pub fn answer(
@@ -286,11 +286,11 @@ fn decrypted(
         Excepted::AskServer(_) => "decided by the server's certificate: not decrypted, or ",
         Excepted::No => "",
     };
-    if let Proxy::Client { proxy, .. } = flow.proxy {
-        let client = candidate.client.ip();
-        if let Some(learnt) = policy.learnt.bypass(proxy, client, server, name, Instant::now()) {
-            return format!("bypassed ({learnt})");
-        }
+    let client = candidate.client.ip();
+    if let Some(learnt) =
+        policy.learnt.bypass(flow.proxy.refusals(), client, server, name, Instant::now())
+    {
+        return format!("bypassed ({learnt})");
     }
     let kind = match inspection.policy {
         PolicyKind::Server(_) => "server",

@@ -94,12 +94,11 @@ pub(super) fn certificate_rejected(
     }
 }
 
-/// The next session with this server may be left alone (SPEC T10): where a client proxy says so.
+/// The next session with this server may be left alone (SPEC T10): where its proxy says so.
 pub(super) fn learn_request((flow, place): (&FlowPolicy<'_>, Place), record: &SessionRecord) {
-    let Proxy::Client { proxy, .. } = flow.proxy else { return };
     let name = record.server_name.as_deref();
     flow.learnt.client_certificate_requested(
-        proxy,
+        flow.proxy.refusals(),
         place.server(record.server),
         name,
         Instant::now(),

@@ -56,6 +56,8 @@ impl Check<'_> {
                 logging: section.logging,
                 downgrade_http2: section.downgrade_http2,
                 allowed,
+                on_client_certificate_request: section.on_client_certificate_request,
+                learnt_bypass_time: self.learnt_bypass_time(&at, section.learnt_bypass_time),
             };
             (proxy, descriptions)
         });
@@ -130,7 +132,7 @@ impl Check<'_> {
                 on_encrypted_client_hello: section.on_encrypted_client_hello,
                 on_client_certificate_request: section.on_client_certificate_request,
                 on_pinned_client: section.on_pinned_client,
-                learnt_bypass_time: self.learnt_bypass_time(&at, section),
+                learnt_bypass_time: self.learnt_bypass_time(&at, section.learnt_bypass_time),
                 revocation: section.revocation,
                 revocation_unknown: self.revocation_unknown(&at, section),
                 minimum_rsa_key_length: self.minimum_rsa_key_length(&at, section),
@@ -151,8 +153,8 @@ impl Check<'_> {
         length
     }
 
-    fn learnt_bypass_time(&mut self, at: &[String], section: &ClientProxySection) -> u32 {
-        let time = section.learnt_bypass_time.unwrap_or(LEARNT_BYPASS_TIME);
+    fn learnt_bypass_time(&mut self, at: &[String], time: Option<u32>) -> u32 {
+        let time = time.unwrap_or(LEARNT_BYPASS_TIME);
         if !(60..=604_800).contains(&time) {
             let message = format!("is {time}; 60 to 604800 (seconds) is expected");
             self.error(&child(at, "learnt-bypass-time"), message);

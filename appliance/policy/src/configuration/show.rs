@@ -171,6 +171,9 @@ impl Page {
             self.pair(3, "reset-server-on-block", proxy.reset_server_on_block);
             self.pair(3, "logging", proxy.logging);
             self.pair(3, "downgrade-http2", proxy.downgrade_http2);
+            let request = on_refusal(proxy.on_client_certificate_request);
+            self.pair(3, "on-client-certificate-request", request);
+            self.pair(3, "learnt-bypass-time", proxy.learnt_bypass_time);
             self.allowed(&proxy.allowed);
         }
     }

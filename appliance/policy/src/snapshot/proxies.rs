@@ -29,6 +29,12 @@ pub struct ServerProxy {
     /// What either side may negotiate (SPEC T1, T2).
     #[serde(default)]
     pub allowed: Allowed,
+    /// A server that asks for a client certificate (SPEC T10).
+    #[serde(default)]
+    pub on_client_certificate_request: OnRefusal,
+    /// Seconds for which that is bypassed, once learnt.
+    #[serde(default = "learnt_bypass_time")]
+    pub learnt_bypass_time: u32,
 }
 
 /// SPEC P4.
@@ -108,7 +114,43 @@ pub enum OnRefusal {
     Bypass,
 }
 
-/// What holds where a client proxy does not say: a day.
+/// What a proxy has for sessions that cannot be decrypted because one end refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusals<'a> {
+    /// The proxy's name, which one of the other kind may have as well.
+    pub proxy: &'a str,
+    pub is_server_proxy: bool,
+    pub on_client_certificate_request: OnRefusal,
+    pub on_pinned_client: OnRefusal,
+    pub learnt_bypass_time: u32,
+}
+
+impl<'a> From<&'a ServerProxy> for Refusals<'a> {
+    /// No certificate of its is forged: nobody has pinned another.
+    fn from(proxy: &'a ServerProxy) -> Self {
+        Self {
+            proxy: &proxy.name,
+            is_server_proxy: true,
+            on_client_certificate_request: proxy.on_client_certificate_request,
+            on_pinned_client: OnRefusal::Block,
+            learnt_bypass_time: proxy.learnt_bypass_time,
+        }
+    }
+}
+
+impl<'a> From<&'a ClientProxy> for Refusals<'a> {
+    fn from(proxy: &'a ClientProxy) -> Self {
+        Self {
+            proxy: &proxy.name,
+            is_server_proxy: false,
+            on_client_certificate_request: proxy.on_client_certificate_request,
+            on_pinned_client: proxy.on_pinned_client,
+            learnt_bypass_time: proxy.learnt_bypass_time,
+        }
+    }
+}
+
+/// What holds where a proxy does not say: a day.
 pub const LEARNT_BYPASS_TIME: u32 = 86_400;
 
 fn learnt_bypass_time() -> u32 {

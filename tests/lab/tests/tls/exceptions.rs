@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use weir_lab::certificates::{Identity, PUBLIC_CA, seen};
 use weir_lab::checks;
-use weir_lab::ends::SERVER;
+use weir_lab::ends::{OWN_SERVER, SERVER};
 use weir_lab::fetch::Fetch;
 use weir_lab::process::{finish, succeed};
 use weir_lab::wire::Wire as _;
@@ -173,6 +173,40 @@ fn clients_that_pin_and_servers_that_ask_are_blocked_or_learnt_as_set_shown_and_
         }
         let fetched = Fetch::new("public.example", "/").run(&bench.ends)?;
         checks::ensure_signed_by_weir(&fetched)
+    });
+}
+
+/// The same of servers of ours, whose keys are here: their clients' are not.
+#[test]
+fn servers_of_ours_that_ask_for_certificates_are_blocked_or_learnt_as_set() {
+    passes(|bench, _| {
+        let shop = bench.ends.certificates.shop.clone();
+        let mut command = bench.ends.server.command("openssl");
+        command.args(["s_server", "-www", "-Verify", "1", "-accept", &format!("{OTHER}:443")]);
+        command.arg("-cert").arg(&shop.certificate).arg("-key").arg(&shop.key);
+        let _server = serve(&bench.ends, "asking", &mut command)?;
+        let (certificate, key) =
+            (shop.certificate.display().to_string(), shop.key.display().to_string());
+        let shows = ["--cert", &certificate, "--key", &key];
+        let asking = Fetch::new("shop.example", "/").at(OTHER).arguments(&shows);
+        let destinations = format!("destinations: [\"{OWN_SERVER}/32\"]");
+        for word in ["block", "bypass"] {
+            let ours = format!("destinations: [\"{OWN_SERVER}/32\", \"{OTHER}/32\"]");
+            let set = format!("{ours}\n      on-client-certificate-request: {word}");
+            configure(bench, &destinations, &set)?;
+            assert_ne!(asking.run(&bench.ends)?.exit, 0);
+            let fetched = asking.run(&bench.ends)?;
+            let (outcome, record) = record_of(bench, &fetched)?;
+            if word == "block" {
+                assert_eq!(outcome, "blocked (server asked for a client certificate)", "{record}");
+                continue;
+            }
+            fetched.succeeded()?;
+            assert!(outcome.starts_with("bypassed (learnt that "), "{record}");
+            let wanted = format!("shop.example at {OTHER}:443, which asks for client certificates");
+            told(bench, "show tls-inspection", &wanted)?;
+        }
+        Ok(())
     });
 }
 
