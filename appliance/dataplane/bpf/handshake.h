@@ -26,7 +26,7 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struc
 		count(segment, syn_payload_dropped);
 		return TC_ACT_SHOT;
 	}
-	if (!takeable_options(skb, p, segment, c, &options))
+	if (!takeable_options(skb, p, port, c, &options))
 		return c->evasion & EVASION_UNTAKEABLE_OPTIONS ? TC_ACT_SHOT : TC_ACT_OK;
 
 	struct flow *newer = bpf_map_lookup_elem(&half_open, &p->key);
@@ -210,7 +210,7 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 				count(segment, syn_payload_passed);
 			if (taken)
 				return SEEN_PASS;
-			if (!takeable_options(skb, p, segment, c, &options)) {
+			if (!takeable_options(skb, p, port, c, &options)) {
 				if (c->evasion & EVASION_UNTAKEABLE_OPTIONS)
 					return SEEN_DROP;
 				on_strange_answer(server);

@@ -112,7 +112,7 @@ static __noinline int on_server_fragment(struct __sk_buff *skb, struct packet *p
 /* TCP in IP fragments. A first fragment of a flow that is held, watched or taken is dropped: what is
  * reassembled at the end would never have been looked at (SPEC D15). Before anything was held, policy
  * lets the flow pass by one of its client: else it would not have come here. Later fragments name no ports and pass,
- * but nothing comes of them without the first. A flow whose SYN was a fragment is unknown here and
+ * but nothing comes of them without the first. So it goes with fragments of a tunnel's packet, too. A flow whose SYN was a fragment is unknown here and
  * passes, counted. One that comes in by the port of its other end is none of the flow. */
 static __noinline int on_fragment(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c)
 {
@@ -168,7 +168,9 @@ static __noinline int on_fragment(struct __sk_buff *skb, struct packet *p, struc
 		}
 	}
 passed:
-	count(segment, fragment_passed);
+	/* Those of a tunnel's packets were counted when they were read. */
+	if (!(p->outer_fragment & bpf_htons(0x3fff)))
+		count(segment, fragment_passed);
 	return TC_ACT_OK;
 }
 

@@ -8,11 +8,13 @@ struct tcp_options {
 	__u8 window_scale;
 	__u8 flags; /* END_* */
 	__u16 at;     /* the option that is refused: offset in the packet */
-	__u16 length;
+	__u8 length;
+	__u8 mss_at; /* of its two bytes: offset from the first option; 0: there is none */
 };
 
 enum refusal { TAKEABLE = 0, REFUSE_MALFORMED, REFUSE_MPTCP, REFUSE_FAST_OPEN, REFUSE_SIGNED };
 
+#define SMALLEST_MTU 576 /* RFC 791: a port whose MTU is below carries no IP of use */
 #define NEUTRALISED 4 /* options overwritten in one SYN; it is malformed past them */
 
 /* Options of a SYN or SYN-ACK (RFC 9293 3.2; kinds from IANA's list). Not static, as neutralise():
@@ -20,7 +22,7 @@ enum refusal { TAKEABLE = 0, REFUSE_MALFORMED, REFUSE_MPTCP, REFUSE_FAST_OPEN, R
  * is more than that of 6.1 does. */
 __noinline int read_options(struct __sk_buff *skb, __u32 at, __u32 length, struct tcp_options *options)
 {
-	__u32 end = at + length;
+	__u32 first = at, end = at + length;
 	__u8 head[2];
 	if (!options)
 		return REFUSE_MALFORMED;
@@ -44,6 +46,7 @@ __noinline int read_options(struct __sk_buff *skb, __u32 at, __u32 length, struc
 			if (bpf_skb_load_bytes(skb, at + 2, &mss, 2))
 				return REFUSE_MALFORMED;
 			options->mss = bpf_ntohs(mss);
+			options->mss_at = at + 2 - first;
 		} else if (head[0] == 3 && head[1] == 3) {
 			__u8 scale;
 			if (bpf_skb_load_bytes(skb, at + 2, &scale, 1))
@@ -100,6 +103,35 @@ __noinline int neutralise(struct __sk_buff *skb, __u32 l4, __u32 at, __u32 lengt
 	return -1;
 }
 
+/* Lets an end that comes in a tunnel say no larger segments than fit both ports with the tunnel's header
+ * around them: whoever puts that around larger ones fragments what comes of it, and fragments of a tunnel's
+ * packets are read by nobody here. What its peer's tunnel adds is as much, but for a GRE key that only one
+ * of them has. */
+static __noinline int clamp_mss(struct __sk_buff *skb, struct packet *p, struct port *port, struct tcp_options *options)
+{
+	__u32 mtu = 0, other = 0;
+	if (!p || !port || !options || !p->wire_tunnel || !options->mss_at)
+		return 0;
+	/* What they answer does not matter: each says the MTU that its interface has now. */
+	bpf_check_mtu(skb, port->interface[0], &mtu, 0, 0);
+	bpf_check_mtu(skb, port->interface[1], &other, 0, 0);
+	if (other < mtu)
+		mtu = other;
+	/* Inside is IPv4 only (packet.h). */
+	__u32 around = tunnel_length(p->wire_tunnel) + sizeof(struct iphdr) + sizeof(struct tcphdr);
+	if (mtu < SMALLEST_MTU || options->mss <= mtu - around)
+		return 0;
+	__be16 old = bpf_htons(options->mss), new = bpf_htons(mtu - around);
+	__u32 at = p->l4 + sizeof(struct tcphdr) + options->mss_at, odd = (at - p->l4) & 1;
+	/* At an odd place its bytes are of two of the checksum's words, each the other's half. */
+	__be16 from = odd ? __builtin_bswap16(old) : old, to = odd ? __builtin_bswap16(new) : new;
+	if (bpf_l4_csum_replace(skb, p->l4 + 16, from, to, 2) || bpf_skb_store_bytes(skb, at, &new, 2, 0))
+		return 0;
+	options->mss = mtu - around;
+	count(port->segment, syn_mss_clamped);
+	return 0;
+}
+
 /* Takes the urgent mark off a packet of a flow that is not judged yet, or whose judgement is not final:
  * a server's socket leaves an urgent byte out of the stream, which then is another than was judged.
  * No TLS has any. Whether it could be done. */
@@ -118,10 +150,13 @@ __noinline int clear_urgent(struct __sk_buff *skb, __u32 l4)
 }
 
 /* Whether a flow whose SYN or SYN-ACK has these options can be carried by two sockets of ours, once
- * those options are overwritten that both ends can do without (SPEC D12). */
-static __always_inline int takeable_options(struct __sk_buff *skb, struct packet *p, __u32 segment, struct configuration *c, struct tcp_options *options)
+ * those options are overwritten that both ends can do without (SPEC D12), and its MSS fits. */
+static __noinline int takeable_options(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c, struct tcp_options *options)
 {
 	int refusal = REFUSE_MALFORMED;
+	if (!p || !port || !c || !options)
+		return 0;
+	__u32 segment = port->segment;
 	for (int i = 0; i <= NEUTRALISED; i++) {
 		__builtin_memset(options, 0, sizeof(*options));
 		refusal = read_options(skb, p->l4 + 20, p->options, options);
@@ -134,8 +169,10 @@ static __always_inline int takeable_options(struct __sk_buff *skb, struct packet
 		if (neutralise(skb, p->l4, options->at, options->length))
 			break;
 	}
-	if (refusal == TAKEABLE)
+	if (refusal == TAKEABLE) {
+		clamp_mss(skb, p, port, options);
 		return 1;
+	}
 	if (c->evasion & EVASION_UNTAKEABLE_OPTIONS)
 		count(segment, syn_options_dropped);
 	else if (refusal == REFUSE_SIGNED)

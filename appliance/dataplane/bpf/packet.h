@@ -17,6 +17,7 @@
 
 /* IPv6 extension headers read before a packet is left alone (hop-by-hop, routing, destination). */
 #define MAX_EXTENSIONS 6
+#define MAX_PACKET (1 << 20) /* more than the largest there are, with headers */
 #define PORT_GTP_U 2152 /* 3GPP TS 29.281 */
 
 enum parsed {
@@ -48,7 +49,7 @@ struct packet {
 	__u8 ttl;
 	__u8 tos;
 	__u8 protocol; /* innermost; 0: not IP */
-	__u8 fragment; /* an IP fragment */
+	__u8 fragment; /* an IP fragment, of the packet or of the tunnel's around it */
 	__u8 later_fragment;
 	__u8 icmp_type;
 	__u8 icmp_code;
@@ -161,10 +162,12 @@ static __always_inline int enter_tunnel(struct __sk_buff *skb, struct packet *p,
 	} gre = {};
 	__u32 header = 0, segment = p->key.segment;
 	__u8 kind = TUNNEL_IPIP;
-	if (p->fragment) {
+	/* What the head of a first one says is a first fragment of what is inside. */
+	__u32 fragment = p->fragment;
+	if (fragment)
 		count(segment, outer_fragment_passed);
+	if (p->later_fragment)
 		return 0;
-	}
 	if (ip->ihl != 5) {
 		count(segment, outer_options_passed);
 		return 0;
@@ -198,9 +201,14 @@ static __always_inline int enter_tunnel(struct __sk_buff *skb, struct packet *p,
 	__u32 outer_l3 = p->l3, outer_end = p->end;
 	__u8 outer_ttl = p->ttl, outer_tos = p->tos;
 	p->l3 = p->l4 + header;
-	if (!read_ipv4(skb, p, &inner, outer_end)) {
+	if (!read_ipv4(skb, p, &inner, fragment ? MAX_PACKET : outer_end)) {
 		p->l3 = outer_l3; /* the outer packet's facts stand */
 		return 0;
+	}
+	if (fragment) {
+		p->fragment = 1;
+		if (p->end > outer_end)
+			p->end = outer_end;
 	}
 	p->key.tunnel = p->wire_tunnel = kind;
 	p->key.tunnel_key = p->wire_tunnel_key = gre.key;
