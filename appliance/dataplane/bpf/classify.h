@@ -21,7 +21,7 @@ __noinline int first_rule(struct row *row, __u32 at, __u32 count)
 {
 	if (!row)
 		return 0;
-	for (__u32 i = 0; i < SEGMENT_WORDS; i++) {
+	for (__u32 i = 0; i < MOST_WORDS; i++) {
 		__u32 index = at + i;
 		if (i >= count || index >= ROW_WORDS)
 			break;

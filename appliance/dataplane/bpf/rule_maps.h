@@ -21,7 +21,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(max_entries, 65536); /* both halves; more networks are refused by apply() */
+	__uint(max_entries, 65536); /* both halves; more networks are refused when a configuration is checked */
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct network_key);
 	__type(value, __u32); /* class */

@@ -5,26 +5,27 @@
 #ifndef WEIR_RULES_H
 #define WEIR_RULES_H
 
-/* Groups, in words of 64 rules, and in rules. */
+/* Groups, in words of 64 rules, and in rules: the bounds of weir_policy::precedence. */
 #define SEGMENT_WORDS 8
 #define BYPASS_WORDS 4
 #define FILTER_WORDS 8
-#define POLICY_WORDS 4
+#define POLICY_WORDS 32
 #define BYPASS_AT SEGMENT_WORDS
 #define FILTER_AT (BYPASS_AT + BYPASS_WORDS)
 #define POLICY_AT (FILTER_AT + FILTER_WORDS)
 #define ROW_WORDS (POLICY_AT + POLICY_WORDS)
+#define MOST_WORDS POLICY_WORDS /* of one group */
 #define RULES (ROW_WORDS * 64)
 #define VIRTUAL_SEGMENTS (SEGMENT_WORDS * 64)
 #define TRAFFIC_FILTERS (FILTER_WORDS * 64)
 #define POLICIES (POLICY_WORDS * 64)
-/* Rows of one half; more are refused by apply(). Row 0 matches nothing. */
+/* Rows of one half; more are refused when a configuration is checked. Row 0 matches nothing. */
 #define ROWS 16384
 
 struct row {
 	__u64 words[ROW_WORDS];
 };
-_Static_assert(sizeof(struct row) == 192, "src/layout/rules.rs has the same type");
+_Static_assert(sizeof(struct row) == 416, "src/layout/rules.rs has the same type");
 
 /* Rows being intersected. */
 struct intersection {
@@ -49,7 +50,7 @@ struct classes {
 	__u8 policy_kind[POLICIES];
 	__u32 reputation; /* whether there are entries */
 };
-_Static_assert(sizeof(struct classes) == 402984, "src/layout/rules.rs has the same type");
+_Static_assert(sizeof(struct classes) == 404776, "src/layout/rules.rs has the same type");
 
 /* In the order in which they count; src/tables/policies.rs has the same. */
 enum policy_kind { POLICY_EXCEPTED = 1, POLICY_SERVER = 2, POLICY_CLIENT = 3, POLICY_QUIC_PASSES = 4, POLICY_QUIC_BLOCKED = 5 };

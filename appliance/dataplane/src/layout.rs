@@ -5,7 +5,6 @@
 
 pub mod rules;
 
-use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Differs with every change of what the pinned maps are made from, so that none of another layout is
@@ -331,15 +330,7 @@ pub fn mapped(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// An IPv6 network of IPv4-mapped addresses: they count as IPv4, and match no IPv6 network.
-pub fn is_mapped(network: &IpNet) -> bool {
-    match network {
-        IpNet::V4(_) => false,
-        IpNet::V6(network) => {
-            network.prefix_len() >= 96 && network.addr().to_ipv4_mapped().is_some()
-        }
-    }
-}
+pub use weir_policy::precedence::tables::is_mapped;
 
 /// Reads a `Held` at the start of a ring record, and the frame after it.
 pub fn read_held(record: &[u8]) -> Option<(Held, &[u8])> {

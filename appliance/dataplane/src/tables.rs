@@ -9,7 +9,6 @@
 mod counts;
 mod drops;
 mod in_force;
-mod policies;
 mod quarantine;
 mod reputation;
 mod rows;
@@ -21,6 +20,7 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie, MapData, MapError};
 use weir_policy::Snapshot;
+use weir_policy::precedence::tables::TooMany;
 use weir_policy::snapshot::{Evasion, EvasionAction, Layer2Fallback, SegmentId};
 
 use crate::layout::rules::{
@@ -51,8 +51,9 @@ pub enum ApplyError {
     Missing(&'static str),
     #[error(transparent)]
     Program(ProgramError),
-    #[error("{count} {what}; the eBPF tables have room for {most}")]
-    TooMany { what: &'static str, count: usize, most: usize },
+    /// Such a configuration is refused before.
+    #[error(transparent)]
+    TooMany(TooMany),
     #[error("number of processors: {0}")]
     Processors(std::io::Error),
     #[error("device.congestion-control: {0}")]

@@ -12,10 +12,14 @@ use weir_dataplane::Attach;
 use weir_dataplane::namespace::inside;
 use weir_policy::Snapshot;
 use weir_policy::precedence::{
-    BypassRule, Match, PacketFacts, Passage, Reputation, Standing, TrafficAction, TrafficFilter,
-    UDP, evaluate,
+    BypassRule, Match, PacketFacts, Passage, Reputation, Standing, TCP, TrafficAction,
+    TrafficFilter, UDP, evaluate,
 };
-use weir_policy::snapshot::{Layer2Fallback, PortRange, SegmentId, Side, VirtualSegment};
+use weir_policy::secret::SecretBytes;
+use weir_policy::snapshot::{
+    CertifiedKey, Layer2Fallback, PortRange, SegmentId, ServerPolicy, ServerProxy, Service, Side,
+    VirtualSegment,
+};
 use wire::engine::snapshot;
 use wire::{CLIENT, SERVER, Wire};
 
@@ -144,14 +148,64 @@ fn what_the_tables_cannot_hold_is_refused_by_name_and_number() {
     let many = (0..33_000).map(|number| network(ONE, number, 31)).collect();
     rules.precedence.traffic_filters = vec![filter(0, many)];
     let error = engine.dataplane.apply(&rules).unwrap_err().to_string();
-    assert_eq!(error, "33004 networks of rules; the eBPF tables have room for 32768");
+    let what = "different networks of virtual segments, rules and policies";
+    let no_more = "the tables of the data plane have room for no more";
+    assert_eq!(error, format!("more than 32764 {what}: {no_more}"));
     rules.precedence.traffic_filters = (0..513).map(|number| filter(number, vec![])).collect();
     let error = engine.dataplane.apply(&rules).unwrap_err().to_string();
-    assert_eq!(error, "513 traffic filters; the eBPF tables have room for 512");
+    assert_eq!(error, format!("more than 512 traffic filters: {no_more}"));
     // What was in force is in force.
     let (frame, facts) = packet(ONE.into(), OTHER.into(), (1, 2));
     let found = engine.dataplane.explain(&frame, SegmentId(1), Side::A).unwrap();
     assert_eq!(found, evaluate(&snapshot(Layer2Fallback::PermitAll), &facts, |_| false));
+}
+
+/// As many server policies as there may be certificates, each with destinations, ports and source exceptions
+/// that no other has.
+#[test]
+fn a_thousand_servers_policies_are_known_each() {
+    const SERVERS: usize = 1000;
+    let wire = Wire::new();
+    let (engine, _held) = wire.engine(Attach::Auto);
+    let mut rules = snapshot(Layer2Fallback::PermitAll);
+    let ports = |number: usize| (2 * number + 1) as u16;
+    rules.server_proxies = (0..SERVERS)
+        .map(|number| ServerProxy {
+            name: format!("server {number}"),
+            destinations: vec![network(OTHER, number, 28)],
+            detection_ports: vec![PortRange { first: ports(number), last: ports(number) }],
+            service: Service::Other,
+            certificates: vec![CertifiedKey { chain: vec![], key: SecretBytes::new(vec![]) }],
+            reset_server_on_block: false,
+            logging: false,
+            downgrade_http2: false,
+            allowed: Default::default(),
+            on_client_certificate_request: Default::default(),
+            learnt_bypass_time: 600,
+        })
+        .collect();
+    rules.profiles[0].client_policies.clear();
+    rules.profiles[0].server_policies = (0..SERVERS)
+        .map(|number| ServerPolicy {
+            name: format!("server {number}"),
+            server_proxy: number,
+            source_exceptions: vec![network(ONE, number, 28)],
+        })
+        .collect();
+    engine.dataplane.apply(&rules).unwrap();
+    for number in [0, 1, 63, 64, 255, 256, 511, 998, 999] {
+        for (servers, port) in [(number, ports(number)), (number, 3), (1, ports(number))] {
+            let to = OTHER + (servers as u32) * 16 + 1;
+            let (_, mut facts) = packet(ONE.into(), to.into(), (40_000, port));
+            facts.protocol = TCP;
+            let expected = evaluate(&rules, &facts, |_| false);
+            assert_eq!(
+                expected.candidate,
+                servers == number && port == ports(number) || number == 1
+            );
+            assert_eq!(engine.dataplane.explain_packet(&facts).unwrap(), expected, "{facts:?}");
+        }
+    }
 }
 
 /// Rules by which the test's datagrams pass, and by any mixture of which they would not.

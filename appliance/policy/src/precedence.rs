@@ -8,6 +8,7 @@
 mod index;
 mod matching;
 pub mod reputation;
+pub mod tables;
 pub mod words;
 
 use std::net::{IpAddr, SocketAddr};

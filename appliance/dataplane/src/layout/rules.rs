@@ -1,48 +1,21 @@
 //! Types of the rule tables: `bpf/rules.h`, type for type.
 
-/// First bits of the groups of rules in a row, and the bits of a row.
-pub const VIRTUAL_SEGMENTS: usize = 512;
-pub const BYPASS_AT: usize = VIRTUAL_SEGMENTS;
-pub const FILTER_AT: usize = BYPASS_AT + 256;
-pub const TRAFFIC_FILTERS: usize = 512;
-pub const POLICY_AT: usize = FILTER_AT + TRAFFIC_FILTERS;
-pub const POLICIES: usize = 256;
-pub const RULES: usize = POLICY_AT + POLICIES;
-/// Rows of one half.
-pub const ROWS: usize = 16_384;
+use weir_policy::precedence::tables;
+pub use weir_policy::precedence::tables::{
+    BYPASS_AT, FILTER_AT, MAX_CLASSES as ROWS, MAX_POLICIES as POLICIES, NO_ICMP_TYPE, RULES,
+    UNTAGGED,
+};
+pub use weir_policy::precedence::{
+    MAX_TRAFFIC_FILTERS as TRAFFIC_FILTERS, MAX_VIRTUAL_SEGMENTS as VIRTUAL_SEGMENTS,
+};
 
 /// The rules, by bit, that a value satisfies.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row(pub [u64; RULES / 64]);
-const _: () = assert!(size_of::<Row>() == 192);
-
-impl Row {
-    pub const EMPTY: Self = Self([0; RULES / 64]);
-
-    /// Bits past the last rule are ignored; the compiler bounds them.
-    pub fn set(&mut self, bit: usize) {
-        if let Some(word) = self.0.get_mut(bit / 64) {
-            *word |= 1 << (bit % 64);
-        }
-    }
-
-    pub fn clear(&mut self, bit: usize) {
-        if let Some(word) = self.0.get_mut(bit / 64) {
-            *word &= !(1 << (bit % 64));
-        }
-    }
-
-    pub fn or(mut self, other: &Self) -> Self {
-        for (word, more) in self.0.iter_mut().zip(other.0) {
-            *word |= more;
-        }
-        self
-    }
-}
-
-pub const NO_ICMP_TYPE: usize = 256;
-pub const UNTAGGED: usize = 4096;
+const _: () = assert!(size_of::<Row>() == 416);
+/// Entries of both halves in `networks` (`bpf/rule_maps.h`), with those of all IPv4 and all IPv6.
+const _: () = assert!((tables::MAX_NETWORKS + 4) * 2 == 65_536);
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -59,7 +32,7 @@ pub struct Classes {
     pub policy_kind: [u8; POLICIES],
     pub reputation: u32,
 }
-const _: () = assert!(size_of::<Classes>() == 402_984);
+const _: () = assert!(size_of::<Classes>() == 404_776);
 
 /// The data of an LPM key: scope, then the address.
 #[repr(C)]
@@ -72,7 +45,7 @@ pub struct NetworkKey {
 const _: () = assert!(size_of::<NetworkKey>() == 20);
 
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicySet(pub [u64; POLICIES / 64]);
 
 pub const FILTER_BLOCK: u32 = 1;

@@ -11,6 +11,7 @@ use crate::error::{LocatedError, shown, suggestion};
 use crate::layers::{MAX_ERRORS, Path, Places, child};
 use crate::located::MAX_TEXT;
 use crate::material::Material;
+use crate::precedence::tables::{Compiled, DIFFERENT_POLICIES};
 use crate::snapshot::{DecryptionPolicy, FilterSet, Snapshot, TrustStore};
 
 pub(super) struct Check<'a> {
@@ -89,6 +90,13 @@ impl<'a> Check<'a> {
             filters: self.filters(&document.filters),
             untrusted_authority: None,
         };
+        if self.errors.is_empty()
+            && let Err(error) = Compiled::of(&snapshot)
+        {
+            let place =
+                if error.what == DIFFERENT_POLICIES { "profiles" } else { "virtual-segments" };
+            self.error(&[place.to_owned()], format!("{error}"));
+        }
         Configuration { snapshot, server_certificates, signing_certificates, warnings: Vec::new() }
     }
 

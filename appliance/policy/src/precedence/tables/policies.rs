@@ -2,16 +2,18 @@
 //!
 //! A profile's policies are a set of these, since many profiles have the same proxies. They stand
 //! in the order in which they count: servers of ours, candidates of clients, QUIC that passes, QUIC that is blocked.
+//! Those of one kind that the same profiles have, and that differ in nothing but their destinations, are one:
+//! which of them covers a flow is asked when it is judged.
 
-use weir_policy::Snapshot;
-use weir_policy::precedence::{Match, QUIC_PORT, TCP, UDP};
-use weir_policy::snapshot::{PortRange, Profile, QuicAction};
+use std::collections::HashMap;
 
-use crate::layout::rules::{POLICIES, PolicySet};
+use super::MAX_POLICIES;
+use crate::precedence::{Match, QUIC_PORT, TCP, UDP};
+use crate::snapshot::{PortRange, Profile, QuicAction, Snapshot};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
-pub enum Kind {
+pub enum PolicyKind {
     /// A server policy's source exceptions: a candidate, but not refused to speak first.
     Excepted = 1,
     Server = 2,
@@ -20,32 +22,71 @@ pub enum Kind {
     QuicBlocked = 5,
 }
 
+use PolicyKind as Kind;
+
+/// Which policies a virtual segment's profile has, by their place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicySet(pub [u64; MAX_POLICIES / 64]);
+
 #[derive(Debug, Default)]
-pub struct Policies {
-    pub list: Vec<(Kind, Match)>,
+pub(super) struct Policies {
+    pub(super) list: Vec<(Kind, Match)>,
     /// Of each profile: places in the list.
     profiles: Vec<Vec<usize>>,
 }
 
 impl Policies {
-    pub fn of(snapshot: &Snapshot) -> Self {
-        let profiles: Vec<_> = snapshot.profiles.iter().map(|one| entries(snapshot, one)).collect();
-        let mut list: Vec<(Kind, Match)> = Vec::new();
-        for entry in profiles.iter().flatten() {
-            if !list.contains(entry) {
-                list.push(entry.clone());
+    pub(super) fn of(snapshot: &Snapshot) -> Self {
+        // Each with the profiles that have it.
+        let mut entries: Vec<(Kind, Match)> = Vec::new();
+        let mut places = HashMap::<(Kind, Match), usize>::new();
+        let mut owners: Vec<Vec<usize>> = Vec::new();
+        for (profile, of) in snapshot.profiles.iter().enumerate() {
+            for entry in entries_of(snapshot, of) {
+                let place = *places.entry(entry).or_insert_with_key(|entry| {
+                    entries.push(entry.clone());
+                    owners.push(Vec::new());
+                    entries.len() - 1
+                });
+                if let Some(owners) = owners.get_mut(place)
+                    && owners.last() != Some(&profile)
+                {
+                    owners.push(profile);
+                }
             }
         }
-        list.sort_by_key(|(kind, _)| *kind);
-        let place = |entry: &(Kind, Match)| list.iter().position(|other| other == entry);
-        let profiles =
-            profiles.iter().map(|entries| entries.iter().filter_map(place).collect()).collect();
+        let mut merged: Vec<(Kind, Match, Vec<usize>)> = Vec::new();
+        let mut places = HashMap::<(Kind, Match, Vec<usize>), usize>::new();
+        for ((kind, matching), owners) in entries.into_iter().zip(owners) {
+            // No destinations are any.
+            if matching.destinations.is_empty() {
+                merged.push((kind, matching, owners));
+                continue;
+            }
+            let without = Match { destinations: Vec::new(), ..matching.clone() };
+            let next = merged.len();
+            let place = *places.entry((kind, without, owners.clone())).or_insert(next);
+            match merged.get_mut(place) {
+                Some((_, found, _)) => found.destinations.extend(matching.destinations),
+                None => merged.push((kind, matching, owners)),
+            }
+        }
+        merged.sort_by_key(|(kind, ..)| *kind);
+        let mut profiles = vec![Vec::new(); snapshot.profiles.len()];
+        for (place, (_, _, owners)) in merged.iter().enumerate() {
+            for owner in owners {
+                if let Some(places) = profiles.get_mut(*owner) {
+                    places.push(place);
+                }
+            }
+        }
+        let list = merged.into_iter().map(|(kind, matching, _)| (kind, matching)).collect();
         Self { list, profiles }
     }
 
     /// Those of a profile.
-    pub fn set(&self, profile: usize) -> PolicySet {
-        let mut set = PolicySet::default();
+    pub(super) fn set(&self, profile: usize) -> PolicySet {
+        let mut set = PolicySet([0; MAX_POLICIES / 64]);
         for place in self.profiles.get(profile).into_iter().flatten() {
             if let Some(word) = set.0.get_mut(place / 64) {
                 *word |= 1 << (place % 64);
@@ -53,17 +94,9 @@ impl Policies {
         }
         set
     }
-
-    pub fn kinds(&self) -> [u8; POLICIES] {
-        let mut kinds = [0; POLICIES];
-        for (slot, (kind, _)) in kinds.iter_mut().zip(&self.list) {
-            *slot = *kind as u8;
-        }
-        kinds
-    }
 }
 
-fn entries(snapshot: &Snapshot, profile: &Profile) -> Vec<(Kind, Match)> {
+fn entries_of(snapshot: &Snapshot, profile: &Profile) -> Vec<(Kind, Match)> {
     let mut entries = Vec::new();
     let candidate = |destinations: &[_], ports: &[_]| Match {
         protocols: vec![TCP],
