@@ -99,10 +99,10 @@ __noinline int walk(struct packet *p, struct verdict *v, __u32 port, __u32 half)
 	__builtin_memset(v, 0, sizeof(*v));
 	__u32 base = half * ROWS, from_high = !p->from_low;
 	/* In network order, as the tables are: 6.1 loses the bounds of a number that it turns round. */
-	__u16 low_port = p->fragment ? 0 : p->key.port[0];
-	__u16 high_port = p->fragment ? 0 : p->key.port[1];
+	__u16 low_port = p->key.port[0];
+	__u16 high_port = p->key.port[1];
 	__u32 icmp = NO_ICMP_TYPE, vlan = UNTAGGED;
-	if ((p->protocol == IPPROTO_ICMP || p->protocol == IPPROTO_ICMPV6) && !p->fragment)
+	if ((p->protocol == IPPROTO_ICMP || p->protocol == IPPROTO_ICMPV6) && !p->later_fragment)
 		icmp = p->icmp_type;
 	if (p->key.outer_vlan)
 		vlan = p->key.outer_vlan & 0xfff;
@@ -186,13 +186,13 @@ static __always_inline struct verdict *verdict_of(struct packet *p, __u32 port, 
 	struct classes *t = bpf_map_lookup_elem(&classes, &half);
 	if (!t)
 		return 0;
-	__u16 source = p->fragment ? 0 : p->from_low ? p->key.port[0] : p->key.port[1];
-	__u16 destination = p->fragment ? 0 : p->from_low ? p->key.port[1] : p->key.port[0];
+	__u16 source = p->from_low ? p->key.port[0] : p->key.port[1];
+	__u16 destination = p->from_low ? p->key.port[1] : p->key.port[0];
 	__u32 ports = (__u32)t->source_port[source] << 16 | t->destination_port[destination];
 	/* ICMP's type only counts where the protocol is ICMP, and is 0 elsewhere. */
 	__u64 facts = (__u64)p->key.outer_vlan | (__u64)p->ether_type << 16 | (__u64)p->protocol << 32 |
 		      (__u64)p->icmp_type << 40 | (__u64)(port & 0xff) << 48 | (__u64)(p->from_low & 1) << 56 |
-		      (__u64)(p->fragment & 1) << 57;
+		      (__u64)(p->later_fragment & 1) << 57;
 	__u64 mixed = ((__u64)address[0] << 32 | address[1]) * 0x9e3779b97f4a7c15ULL +
 		      ((__u64)address[2] << 32 | address[3]) * 0xbf58476d1ce4e5b9ULL +
 		      ((__u64)address[4] << 32 | address[5]) * 0x94d049bb133111ebULL +

@@ -2,7 +2,8 @@
  * build.rs makes the names known to user space from this list; order is the index in the map. */
 COUNTER(fragment_passed, "IP fragment, left to the bridge")
 COUNTER(fragmented_flow_passed, "IP fragment of a TCP client before anything of it was held, flow left to the bridge")
-COUNTER(fragment_dropped, "first IP fragment of a held or taken flow, of one whose release is not final, or of a server that may not speak first")
+COUNTER(fragment_to_engine, "IP fragment of a taken flow, given to its socket's kernel")
+COUNTER(fragment_dropped, "first IP fragment of a held flow, of a taken one in a fragmented tunnel's packet, of one whose release is not final, or of a server that may not speak first")
 COUNTER(qinq_passed, "packet with a second VLAN tag, or an 802.1ad one, left to the bridge")
 COUNTER(outer_fragment_passed, "fragment of a tunnel's packet, left to the bridge; a first one with TCP inside only where a fragment of TCP would be")
 COUNTER(outer_options_passed, "tunnel's packet with IPv4 options, left to the bridge")
@@ -73,7 +74,7 @@ COUNTER(flow_table_full_dropped, "packet of a candidate flow dropped by policy b
 COUNTER(client_flood_passed, "candidate flow left to the bridge because its client has too many held, in their handshake or in the table")
 COUNTER(client_flood_dropped, "first payload of a candidate flow, dropped by policy because its client has too many held, in their handshake or in the table")
 COUNTER(ring_share_dropped, "packet of a held flow dropped because its client had its share of a crowded ring")
-COUNTER(tcp_fragment_dropped, "fragment of a TCP packet, dropped by policy")
+COUNTER(tcp_fragment_dropped, "first fragment of a TCP packet that a policy covers, or that names no ports, dropped by policy")
 COUNTER(state_race_dropped, "packet dropped because its flow changed state under it")
 COUNTER(taken_other_pass_passed, "packet of a taken flow that came in by the other end's port: the tuple crosses twice, this pass is left to the bridge")
 COUNTER(tombstone_replaced, "new connection on the tuple of a finished flow")

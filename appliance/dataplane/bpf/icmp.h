@@ -109,7 +109,63 @@ static __noinline int on_server_fragment(struct __sk_buff *skb, struct packet *p
 	return on_server_first(p, f, word, segment);
 }
 
-/* TCP in IP fragments. A first fragment of a flow that is held, watched or taken is dropped: what is
+/* Whether a fragment of TCP is one of which something could come that policy covers: a first one, between
+ * ends that a policy is for in either direction, or of unknown ports. `candidate`: what the rules said of it. */
+static __noinline int is_covered_fragment(struct packet *p, struct port *port, struct configuration *c, __u32 candidate)
+{
+	if (!p || !port || !c || p->later_fragment)
+		return 0;
+	if (candidate || !p->key.port[0] || !p->key.port[1])
+		return 1;
+	p->from_low = !p->from_low; /* what the rules say of its client's packets */
+	struct verdict *v = verdict_of(p, port->segment * 2 + !port->side, c->generation);
+	p->from_low = !p->from_low;
+	return v && v->candidate;
+}
+
+/* As long as a receiver waits for the rest of a packet at least (RFC 791 3.2: 15 s; Linux: 30 s). */
+#define REST_COMES 30000000000ULL
+
+/* By what the first fragment of a packet and the rest of it are known as one's. */
+static __always_inline void key_of_fragments(struct packet *p, struct port *port)
+{
+	p->key.tunnel = p->wire_tunnel;
+	p->key.tunnel_key = p->wire_tunnel_key;
+	p->key.port[0] = p->seq;
+	p->key.port[1] = p->seq >> 16;
+	p->key.reserved[0] = 1 + p->from_low;
+	p->key.reserved[1] = port->side;
+}
+
+/* A first fragment of a taken flow: the kernel that has the flow's sockets puts it together with the rest. */
+static __noinline int first_of_taken(struct __sk_buff *skb, struct packet *p, struct port *port, struct flow *f)
+{
+	if (!p || !port || !f)
+		return TC_ACT_SHOT;
+	__u64 now = bpf_ktime_get_ns();
+	if (note_congestion(p, f, &f->end[(p->from_low != f->client_low) & 1]))
+		return drop_congested(port->segment);
+	if ((*(volatile __u64 *)&f->word & 0xff) == STATE_TOMBSTONE)
+		f->touched = now;
+	key_of_fragments(p, port);
+	bpf_map_update_elem(&taken_fragments, &p->key, &now, BPF_ANY);
+	count(port->segment, fragment_to_engine);
+	return to_engine(skb, p, port);
+}
+
+/* Whether the first fragment of this one's packet was given to the engine's kernel. */
+static __noinline int rest_of_taken(struct packet *p, struct port *port)
+{
+	if (!p || !port)
+		return 0;
+	key_of_fragments(p, port);
+	__u64 *first = bpf_map_lookup_elem(&taken_fragments, &p->key);
+	return first && bpf_ktime_get_ns() - *first < REST_COMES;
+}
+
+/* TCP in IP fragments. Those of a taken flow go to the kernel that has its sockets; what comes before the
+ * packet's first fragment crosses, and is of no use. A first fragment of a flow that is held or watched, or of
+ * a taken one inside of a tunnel's fragment, is dropped: what is
  * reassembled at the end would never have been looked at (SPEC D15). Before anything was held, policy
  * lets the flow pass by one of its client: else it would not have come here. Later fragments name no ports and pass,
  * but nothing comes of them without the first. So it goes with fragments of a tunnel's packet, too. A flow whose SYN was a fragment is unknown here and
@@ -119,8 +175,15 @@ static __noinline int on_fragment(struct __sk_buff *skb, struct packet *p, struc
 	if (!p || !port || !c)
 		return TC_ACT_OK;
 	__u32 segment = p->key.segment;
-	if (p->protocol != IPPROTO_TCP || p->later_fragment)
+	if (p->protocol != IPPROTO_TCP)
 		goto passed;
+	__u32 of_tunnel = p->outer_fragment & bpf_htons(0x3fff);
+	if (p->later_fragment) {
+		if (of_tunnel || !rest_of_taken(p, port))
+			goto passed;
+		count(segment, fragment_to_engine);
+		return to_engine(skb, p, port);
+	}
 	struct flow *f = bpf_map_lookup_elem(&flows, &p->key), *watched = 0;
 	if (!f)
 		watched = watched_in_half_open(p);
@@ -140,6 +203,8 @@ static __noinline int on_fragment(struct __sk_buff *skb, struct packet *p, struc
 		__u32 state = *(volatile __u64 *)&f->word & 0xff;
 		if (state == STATE_ANSWERED) {
 			watched = f;
+		} else if ((state == STATE_TAKEN || state == STATE_TOMBSTONE) && !of_tunnel) {
+			return first_of_taken(skb, p, port, f);
 		} else if (state != STATE_RELEASED && state != STATE_IGNORED) {
 			count(segment, fragment_dropped);
 			return TC_ACT_SHOT;

@@ -84,6 +84,16 @@ struct {
 	PINNED;
 } gre_aliases SEC(".maps");
 
+/* When the first fragment of a taken flow's packet came, CLOCK_MONOTONIC ns: by the flow's key as on the wire,
+ * with the packet's id for ports, its direction and the side it came in by. Past its size the least recently
+ * used is forgotten: the rest of that packet crosses as it came, and comes again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct flow_key);
+	__type(value, __u64);
+} taken_fragments SEC(".maps");
+
 /* Flows by client (clients.h): two rows of cells, so that two clients share their count only where
  * they meet in both. A cell's lower half is its count; the upper one changes with each change, so that
  * a cell that reads the same twice is one that nothing changed between. */

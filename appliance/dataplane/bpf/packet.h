@@ -30,7 +30,7 @@ enum tunnel { TUNNEL_NONE = 0, TUNNEL_IPIP = 1, TUNNEL_GRE = 2, TUNNEL_GRE_KEY =
 
 struct packet {
 	struct flow_key key; /* ports are 0 where there are none, or in a later fragment */
-	__u32 seq;
+	__u32 seq; /* of an IP fragment: the id of its packet */
 	__u32 ack;
 	__u32 payload;	  /* bytes */
 	__u32 l3;	  /* offset of the innermost IP header */
@@ -149,6 +149,7 @@ static __always_inline int read_ipv4(struct __sk_buff *skb, struct packet *p, st
 	p->tos = ip->tos;
 	p->fragment = (ip->frag_off & bpf_htons(0x3fff)) != 0;
 	p->later_fragment = (ip->frag_off & bpf_htons(0x1fff)) != 0;
+	p->seq = ip->id;
 	return 1;
 }
 
@@ -229,7 +230,7 @@ static __always_inline int enter_tunnel(struct __sk_buff *skb, struct packet *p,
 static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p, struct addresses *a)
 {
 	struct ipv6hdr ip;
-	__u8 extension[4];
+	__u8 extension[8];
 	if (load(skb, p->l3, &ip, sizeof(ip)) || ip.version != 6)
 		return 0;
 	__u32 total = bpf_ntohs(ip.payload_len) + sizeof(ip);
@@ -248,15 +249,18 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p, st
 	for (int i = 0; i <= MAX_EXTENSIONS; i++) {
 		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS && next != IPPROTO_FRAGMENT)
 			break;
-		if (i == MAX_EXTENSIONS || bpf_skb_load_bytes(skb, at, extension, 4)) {
+		if (i == MAX_EXTENSIONS || bpf_skb_load_bytes(skb, at, extension, 8)) {
 			p->protocol = next;
 			p->odd_headers = 1;
 			count(p->key.segment, ipv6_extensions_passed);
 			return 0;
 		}
 		if (next == IPPROTO_FRAGMENT) {
-			p->fragment = 1;
-			p->later_fragment = ((extension[2] << 8 | extension[3]) & 0xfff8) != 0;
+			/* One that is first and last is whole (RFC 6946). */
+			if (extension[2] | (extension[3] & 0xf9))
+				p->fragment = 1;
+			p->later_fragment = (extension[2] | (extension[3] & 0xf8)) != 0;
+			__builtin_memcpy(&p->seq, &extension[4], 4);
 			at += 8;
 		} else {
 			at += (extension[1] + 1) * 8;

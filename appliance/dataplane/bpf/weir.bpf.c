@@ -42,13 +42,14 @@
 static __always_inline int on_packet(struct __sk_buff *skb, struct said *said)
 {
 	struct packet p = {};
-	__u32 index = skb->ifindex, zero = 0;
+	__u32 index = skb->ifindex; /* one for all three: stack is short here */
 	struct port *port = bpf_map_lookup_elem(&ports, &index);
-	struct configuration *c = bpf_map_lookup_elem(&configuration, &zero);
+	index = 0;
+	struct configuration *c = bpf_map_lookup_elem(&configuration, &index);
 	if (!port || !port->segment || !c || port->side > SIDE_B)
 		return TC_ACT_OK;
-	__u32 segment = port->segment;
-	struct segment_settings *settings = bpf_map_lookup_elem(&segments, &segment);
+	__u32 segment = index = port->segment;
+	struct segment_settings *settings = bpf_map_lookup_elem(&segments, &index);
 	if (settings && settings->block_all && (c->fallback || engine_dead(c, INSTANCE))) {
 		count_only(segment, fallback_dropped);
 		return TC_ACT_SHOT;
@@ -63,7 +64,8 @@ static __always_inline int on_packet(struct __sk_buff *skb, struct said *said)
 			return TC_ACT_SHOT;
 		}
 		if (p.fragment && p.protocol == IPPROTO_TCP && said->passage != PASS_BYPASSED &&
-		    (c->evasion & EVASION_FRAGMENTS) && !c->fallback && !engine_dead(c, INSTANCE)) {
+		    (c->evasion & EVASION_FRAGMENTS) && settings && settings->rules && !c->fallback &&
+		    !engine_dead(c, INSTANCE) && is_covered_fragment(&p, port, c, said->candidate)) {
 			count(segment, tcp_fragment_dropped);
 			return TC_ACT_SHOT;
 		}

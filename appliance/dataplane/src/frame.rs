@@ -320,6 +320,7 @@ fn after_ipv4_of(bytes: &[u8], at: usize, protocol: impl Fn(u8) -> bool) -> Opti
 fn after_ipv6(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
     const DESTINATION: u8 = 60;
     if bytes.get(at)? >> 4 != 6 {
         return None;
@@ -331,11 +332,14 @@ fn after_ipv6(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
     let mut next = *bytes.get(at + 6)?;
     let mut transport = at + 40;
     for _ in 0..MAX_EXTENSIONS {
-        if !matches!(next, HOP_BY_HOP | ROUTING | DESTINATION) {
-            break;
-        }
+        let words = match next {
+            HOP_BY_HOP | ROUTING | DESTINATION => usize::from(*bytes.get(transport + 1)?),
+            // One that says that there is nothing else (RFC 6946).
+            FRAGMENT if u16_at(bytes, transport + 2)? & 0xfff9 == 0 => 0,
+            _ => break,
+        };
         next = *bytes.get(transport)?;
-        transport += (usize::from(*bytes.get(transport + 1)?) + 1) * 8;
+        transport += (words + 1) * 8;
     }
     (next == 6 && transport <= end && end <= bytes.len()).then_some((transport, end))
 }

@@ -83,7 +83,6 @@ fn fragments() -> Vec<(String, Vec<u8>)> {
         ("first, IPv6", six(TCP, 0, true, &head)),
         ("later, IPv6", six(TCP, 5, true, &[9; 40])),
         ("last, IPv6", six(TCP, 9, false, &[9; 40])),
-        ("alone, IPv6", six(TCP, 0, false, &head)),
         ("first with options, IPv6", six(60, 0, true, &options)),
     ] {
         cases.push((name.to_owned(), frame(CLIENT_TO_SERVER, 0x86dd, &packet)));
@@ -120,37 +119,60 @@ fn fragments_cross_as_they_came_and_are_counted() {
 }
 
 #[test]
-fn fragments_are_dropped_where_policy_says_so_and_those_of_other_protocols_cross() {
+fn first_fragments_are_dropped_where_policy_says_so_and_those_of_what_it_does_not_cover_cross() {
     let (wire, engine) = under(EvasionAction::Block, Does::Hold);
     let capture = Capture::start_all(&wire.server);
-    let cases = fragments();
+    let (mut cases, later): (Vec<_>, Vec<_>) =
+        fragments().into_iter().partition(|(name, _)| name.starts_with("first"));
+    let between = |ports| [tcp(ports, 1, ACK_PUSH), vec![7; 20]].concat();
+    // What policy covers, as its server sends it.
+    let answer = ipv4(INNER[0], INNER[1], TCP, FIRST, &between([PORT, 4000]));
+    cases.push(("of a server".into(), plain(&answer)));
     let frames: Vec<Vec<u8>> = cases.iter().map(|(_, frame)| frame.clone()).collect();
     wire.send_frames(&wire.client, &frames);
     engine.wait_for("tcp_fragment_dropped", cases.len() as u64);
+    let others: Vec<Vec<u8>> = later
+        .into_iter()
+        .map(|(_, frame)| frame)
+        .chain([plain(&ipv4(INNER[0], INNER[1], TCP, FIRST, &between([4000, 99])))])
+        .collect();
+    wire.send_frames(&wire.client, &others);
+    engine.wait_for("fragment_passed", others.len() as u64);
     let of_udp = [
         plain(&ipv4(INNER[0], INNER[1], UDP, FIRST, &[0x12, 0x34, 0, 99, 0, 99, 0, 0])),
         plain(&ipv4(INNER[0], INNER[1], UDP, LAST, &[1; 40])),
         frame(CLIENT_TO_SERVER, 0x86dd, &six(UDP, 0, true, &[0x12, 0x34, 0, 99, 0, 99, 0, 0])),
     ];
     wire.send_frames(&wire.client, &of_udp);
-    engine.wait_for("fragment_passed", 3);
+    engine.wait_for("fragment_passed", others.len() as u64 + 3);
     let seen = capture.stop_all();
     assert_eq!(engine.counter("tcp_fragment_dropped"), cases.len() as u64);
     for (name, frame) in &cases {
         assert!(!seen.contains(frame), "{name} crossed");
     }
-    for frame in &of_udp {
+    for frame in of_udp.iter().chain(&others) {
         assert!(seen.contains(frame), "{frame:02x?} did not cross");
     }
 }
 
 #[test]
+fn without_a_policy_no_fragment_is_dropped() {
+    let (wire, engine) = under(EvasionAction::Block, Does::Hold);
+    let mut nothing = snapshot(Layer2Fallback::PermitAll);
+    nothing.device.evasion.fragments = EvasionAction::Block;
+    (nothing.virtual_segments, nothing.profiles) = (vec![], vec![]);
+    engine.dataplane.apply(&nothing).unwrap();
+    let capture = Capture::start_all(&wire.server);
+    let frames: Vec<Vec<u8>> = fragments().into_iter().map(|(_, frame)| frame).collect();
+    wire.send_frames(&wire.client, &frames);
+    engine.wait_for("fragment_passed", frames.len() as u64);
+    let seen = capture.stop_all();
+    assert!(frames.iter().all(|frame| seen.contains(frame)));
+}
+
+#[test]
 fn a_first_fragment_of_a_flow_that_is_ours_is_dropped_in_its_own_vlan_only() {
-    for (does, counter) in [
-        (Does::Hold, "flow_held"),
-        (Does::TakeOver, "flow_taken_over"),
-        (Does::Release, "flow_released"),
-    ] {
+    for (does, counter) in [(Does::Hold, "flow_held"), (Does::Release, "flow_released")] {
         let (wire, engine) = under(EvasionAction::Bypass, does);
         let mut client = Raw::client(&wire, 4000, RAW_SERVER);
         let mut server = Raw::server(&wire, (RAW_CLIENT, 4000));

@@ -234,27 +234,32 @@ fn packet(random: &mut Random) -> (Vec<u8>, PacketFacts, &'static str) {
     frame.extend(facts.ether_type.to_be_bytes());
     let packet = frame.len();
     let mut inside = vec![0u8; 20];
-    let fragment = random.one_in(6);
+    let fragment = random.one_in(4);
+    let later = fragment && random.one_in(2);
     let ports = [random.of(PORTS), random.of(PORTS)];
     if matches!(facts.protocol, TCP | UDP) {
         inside[..2].copy_from_slice(&ports[0].to_be_bytes());
         inside[2..4].copy_from_slice(&ports[1].to_be_bytes());
         inside[12] = 5 << 4;
         inside[13] = random.of(&[2, 16, 18]);
-        if !fragment {
+        if !later {
             [facts.source_port, facts.destination_port] = ports;
         }
     }
     let icmp = if source.is_ipv4() { ICMP } else { ICMPV6 };
     if facts.protocol == icmp {
         inside[0] = random.of(ICMP_TYPES);
-        facts.icmp_type = (!fragment).then_some(inside[0]);
+        facts.icmp_type = (!later).then_some(inside[0]);
     } else if matches!(facts.protocol, ICMP | ICMPV6) {
         facts.protocol = 255; // the other family's ICMP means nothing here
     }
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let flags = if fragment { random.of(&[0x2000u16, 0x0010, 0x2010]) } else { 0x4000 };
+            let flags: u16 = match (fragment, later) {
+                (false, _) => 0x4000,
+                (true, false) => 0x2000,
+                (true, true) => random.of(&[0x0010, 0x2010]),
+            };
             frame.extend([0x45, 0, 0, 40, 0, 1]);
             frame.extend(flags.to_be_bytes());
             frame.extend([64, facts.protocol, 0, 0]);
@@ -276,7 +281,11 @@ fn packet(random: &mut Random) -> (Vec<u8>, PacketFacts, &'static str) {
             frame.extend(source.octets());
             frame.extend(destination.octets());
             for pair in next.windows(2) {
-                let offset = if pair[0] == 44 { random.of(&[1u8, 0x10, 0x11]) } else { 0 };
+                let offset = match (pair[0], later) {
+                    (44, false) => random.of(&[0u8, 1]),
+                    (44, true) => random.of(&[0x10, 0x11]),
+                    _ => 0,
+                };
                 frame.extend([pair[1], 0, 0, offset, 0, 0, 0, 0]);
             }
         }

@@ -125,6 +125,30 @@ impl Raw {
     }
 
     pub fn put(&self, segment: &Segment<'_>) {
+        self.put_packet(segment, self.packet(segment));
+    }
+
+    /// In IP fragments, the second one from byte `cut` of what follows the IP header on; the fragments in
+    /// this order.
+    pub fn put_in_fragments(&self, segment: &Segment<'_>, cut: usize, order: [usize; 2]) {
+        let packet = self.packet(segment);
+        let (header, inside) = packet.split_at(20);
+        let parts = [(0x2000u16, &inside[..cut]), ((cut / 8) as u16, &inside[cut..])];
+        for (place, part) in order.map(|which| parts[which]) {
+            let mut fragment = [header, part].concat();
+            let length = (fragment.len() as u16).to_be_bytes();
+            fragment[2..4].copy_from_slice(&length);
+            // An id of its own, for each packet.
+            fragment[4..6].copy_from_slice(&(segment.sequence as u16 | 1).to_be_bytes());
+            fragment[6..8].copy_from_slice(&place.to_be_bytes());
+            fragment[10..12].fill(0);
+            let sum = checksum(&fragment[..20]);
+            fragment[10..12].copy_from_slice(&sum);
+            self.put_packet(segment, fragment);
+        }
+    }
+
+    fn packet(&self, segment: &Segment<'_>) -> Vec<u8> {
         let timestamps = self.timestamps.filter(|_| segment.options.is_empty());
         let own = timestamps.map(|(value, echo)| {
             [&[1, 1, 8, 10][..], &value.to_be_bytes(), &echo.to_be_bytes()].concat()
@@ -157,10 +181,14 @@ impl Raw {
         ip.extend(self.remote.0);
         let header = checksum(&ip);
         ip[10..12].copy_from_slice(&header);
+        [ip, tcp].concat()
+    }
+
+    fn put_packet(&self, segment: &Segment<'_>, packet: Vec<u8>) {
         let own = self.vlan.map(|tci| [[0x81, 0], tci.to_be_bytes()].concat());
         let tags: Vec<u8> = segment.tags.iter().flat_map(|id| [0x81, 0, 0, *id]).collect();
         let tags = [own.as_deref().unwrap_or_default(), &tags].concat();
-        let packet = self.encapsulated(segment.outer_tos, [ip, tcp].concat());
+        let packet = self.encapsulated(segment.outer_tos, packet);
         let frame = [&self.mac[..], &tags, &[8, 0], &packet].concat();
         (&self.socket).write_all(&frame).unwrap();
     }

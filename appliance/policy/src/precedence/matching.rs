@@ -27,10 +27,10 @@ pub struct Match {
     pub protocols: Vec<u8>,
     pub sources: Vec<IpNet>,
     pub destinations: Vec<IpNet>,
-    /// A list matches TCP and UDP packets only, and no fragments.
+    /// A list matches TCP and UDP packets only, and of their fragments the first.
     pub source_ports: Vec<PortRange>,
     pub destination_ports: Vec<PortRange>,
-    /// A list matches ICMP and ICMPv6 packets only, and no fragments.
+    /// A list matches ICMP and ICMPv6 packets only, and of their fragments the first.
     pub icmp_types: Vec<u8>,
 }
 
@@ -47,7 +47,7 @@ pub struct PacketFacts {
     pub protocol: u8,
     /// Source and destination; an IPv4-mapped address is the IPv4 address.
     pub addresses: Option<(IpAddr, IpAddr)>,
-    /// 0: none, or a fragment; matched by no list.
+    /// 0: none, or a later fragment; matched by no list. (Nothing comes of those without their first one.)
     pub source_port: u16,
     pub destination_port: u16,
     pub icmp_type: Option<u8>,
