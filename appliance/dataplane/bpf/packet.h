@@ -19,6 +19,10 @@
 #define MAX_EXTENSIONS 6
 #define MAX_PACKET (1 << 20) /* more than the largest there are, with headers */
 #define PORT_GTP_U 2152 /* 3GPP TS 29.281 */
+#define PORT_VXLAN 4789 /* RFC 7348 */
+#define PORT_GENEVE 6081 /* RFC 8926 */
+#define PORT_L2TP 1701 /* RFC 2661, RFC 3931 */
+#define PROTOCOL_L2TP 115 /* RFC 3931 */
 
 enum parsed {
 	PARSE_OTHER = 0, /* no IP header was read: only ether_type and the VLANs of the key */
@@ -292,6 +296,51 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p, st
 	return 1;
 }
 
+/* Encapsulations that are not looked into (SPEC D4), by what they are known by: the reason that they are
+ * counted by, plus one; 0: none of these. */
+static __always_inline __u32 unread_ether_type(__u16 type)
+{
+	switch (type) {
+	case ETH_P_PPP_SES:
+		return 1 + COUNTER_pppoe_passed;
+	case ETH_P_MPLS_UC:
+	case ETH_P_MPLS_MC:
+		return 1 + COUNTER_mpls_passed;
+	default:
+		return 0;
+	}
+}
+
+static __always_inline __u32 unread_protocol(__u8 protocol)
+{
+	switch (protocol) {
+	case IPPROTO_AH:
+		return 1 + COUNTER_ah_passed;
+	case IPPROTO_ESP:
+		return 1 + COUNTER_esp_passed;
+	case PROTOCOL_L2TP:
+		return 1 + COUNTER_l2tp_passed;
+	default:
+		return 0;
+	}
+}
+
+static __always_inline __u32 unread_port(__be16 port)
+{
+	switch (bpf_ntohs(port)) {
+	case PORT_GTP_U:
+		return 1 + COUNTER_gtp_passed;
+	case PORT_VXLAN:
+		return 1 + COUNTER_vxlan_passed;
+	case PORT_GENEVE:
+		return 1 + COUNTER_geneve_passed;
+	case PORT_L2TP:
+		return 1 + COUNTER_l2tp_passed;
+	default:
+		return 0;
+	}
+}
+
 /* Ports, or ICMP type and code; for TCP the header. PARSE_TCP: it is whole. */
 static __always_inline int read_transport(struct __sk_buff *skb, struct packet *p, struct addresses *a)
 {
@@ -302,15 +351,27 @@ static __always_inline int read_transport(struct __sk_buff *skb, struct packet *
 	if (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP) {
 		if (p->l4 + 4 > p->end || load(skb, p->l4, a->port, 4))
 			return PARSE_IP;
-		if (p->protocol == IPPROTO_UDP && (a->port[0] == bpf_htons(PORT_GTP_U) || a->port[1] == bpf_htons(PORT_GTP_U)))
-			count(p->key.segment, gtp_passed);
+		if (p->protocol == IPPROTO_UDP) {
+			/* Of the tunnels' answers too, whose source it is. */
+			__u32 reason = unread_port(a->port[1]);
+			if (!reason)
+				reason = unread_port(a->port[0]);
+			if (reason)
+				count_index(p->key.segment, reason - 1);
+		}
 	} else if (p->protocol == (p->ether_type == ETH_P_IPV6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP)) {
 		if (p->l4 + 2 > p->end || bpf_skb_load_bytes(skb, p->l4, icmp, 2))
 			return PARSE_IP;
 		p->icmp_type = icmp[0];
 		p->icmp_code = icmp[1];
 	}
-	if (p->protocol != IPPROTO_TCP || p->fragment || p->stacked)
+	if (p->protocol != IPPROTO_TCP) {
+		__u32 reason = unread_protocol(p->protocol);
+		if (reason)
+			count_index(p->key.segment, reason - 1);
+		return PARSE_IP;
+	}
+	if (p->fragment || p->stacked)
 		return PARSE_IP;
 	if (load(skb, p->l4, &tcp, sizeof(tcp)))
 		return PARSE_IP;
@@ -383,6 +444,9 @@ __noinline int parse(struct __sk_buff *skb, struct packet *p, __u32 segment)
 	} else if (p->ether_type == ETH_P_IPV6) {
 		understood = read_ipv6(skb, p, &a);
 	} else {
+		__u32 reason = unread_ether_type(p->ether_type);
+		if (reason)
+			count_index(segment, reason - 1);
 		return PARSE_OTHER;
 	}
 	if (understood)

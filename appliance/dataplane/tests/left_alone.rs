@@ -58,7 +58,11 @@ fn what_is_not_understood_crosses_and_is_counted() {
     let service = frame(CLIENT_TO_SERVER, 0x88a8, &[&[0, 100, 8, 0][..], &syn()].concat());
     let options = ipv4_with_options(OUTER[0], OUTER[1], 4, 0, &[1, 1, 1, 0], &syn());
     let fragment = ipv4(OUTER[0], OUTER[1], 4, 0x2000, &syn());
-    let cases: [(&str, u64, Vec<Vec<u8>>); 12] = [
+    let of_udp = |from: u16, to: u16| {
+        let ports = [from.to_be_bytes(), to.to_be_bytes()].concat();
+        tunnelled(17, &[&ports[..], &[0, 12, 0, 0], &[0; 4]].concat())
+    };
+    let cases: [(&str, u64, Vec<Vec<u8>>); 19] = [
         ("qinq_passed", 2, vec![double, service]),
         ("outer_fragment_passed", 1, vec![frame(CLIENT_TO_SERVER, 0x0800, &fragment)]),
         ("outer_options_passed", 1, vec![frame(CLIENT_TO_SERVER, 0x0800, &options)]),
@@ -81,6 +85,24 @@ fn what_is_not_understood_crosses_and_is_counted() {
         ("tunnel_nested_passed", 1, vec![tunnelled(47, &gre(0, 0x0800, &nested))]),
         ("tunnel_in_ipv6_passed", 1, vec![in_ipv6(4, &syn())]),
         ("gtp_passed", 1, vec![tunnelled(17, &udp)]),
+        ("vxlan_passed", 1, vec![of_udp(50_000, 4789)]),
+        ("geneve_passed", 1, vec![of_udp(50_000, 6081)]),
+        (
+            "l2tp_passed",
+            3,
+            vec![of_udp(1701, 1701), of_udp(1701, 40_000), tunnelled(115, &[0; 40])],
+        ),
+        ("ah_passed", 2, vec![tunnelled(51, &[6; 40]), in_ipv6(51, &[6; 40])]),
+        ("esp_passed", 1, vec![tunnelled(50, &[6; 40])]),
+        ("pppoe_passed", 1, vec![frame(CLIENT_TO_SERVER, 0x8864, &[0x11; 60])]),
+        (
+            "mpls_passed",
+            2,
+            vec![
+                frame(CLIENT_TO_SERVER, 0x8847, &[&[0, 1, 1, 64][..], &syn()].concat()),
+                frame(CLIENT_TO_SERVER, 0x8848, &[&[0, 1, 1, 64][..], &syn()].concat()),
+            ],
+        ),
         ("ipv6_extensions_passed", 2, vec![in_ipv6(60, &extensions(7)), in_ipv6(43, &routing)]),
         (
             "ipv6_mapped_passed",
