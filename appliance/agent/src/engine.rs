@@ -276,7 +276,7 @@ fn hear(state: &mut State, message: FromEngine) {
             state.events.push(*event);
         }
         FromEngine::Health { fallback, .. } => state.engine.fallback = fallback,
-        FromEngine::Counters(counters) => state.engine.counters = Some(*counters),
+        FromEngine::Counters(counters) => state.note_counters(*counters, Instant::now()),
         // The connection's own.
         FromEngine::Answer { .. } | FromEngine::Fetch { .. } => {}
     }

@@ -5,6 +5,7 @@
 //! Everything here is bounded: rings drop their oldest, the rest is one value each.
 
 mod fallback;
+mod shortage;
 mod views;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -21,6 +22,7 @@ use weir_policy::snapshot::{OverThreshold, SegmentId, Snapshot};
 use crate::accounts::Accounts;
 use crate::fetch::Fetcher;
 use crate::questions::Engines;
+use shortage::Shortages;
 
 /// Sessions and events kept; a new one drops the oldest.
 const RECORDS_KEPT: usize = 4096;
@@ -77,6 +79,7 @@ pub struct Engine {
     pub applied: Option<u64>,
     pub refused: Option<String>,
     pub counters: Option<Counters>,
+    shortages: Shortages,
     pub asked: Engines,
     /// What one count of each of the data plane's counters means.
     pub counter_meanings: BTreeMap<String, String>,
@@ -143,6 +146,12 @@ impl State {
         self.engine.counters.as_ref().filter(|_| self.engine.connections > 0)
     }
 
+    /// What the engine counted until now.
+    pub fn note_counters(&mut self, counters: Counters, now: Instant) {
+        self.engine.shortages.note(&counters, now);
+        self.engine.counters = Some(counters);
+    }
+
     /// One of the data plane's counters, of all segments together; `None` where nothing is known.
     pub fn counted(&self, name: &str) -> Option<u64> {
         let segments = &self.counters()?.segments;
@@ -187,6 +196,9 @@ impl State {
                 "the legacy TLS worker does not run: sessions with old clients and servers fail"
                     .into(),
             );
+        }
+        if self.counters().is_some() {
+            warnings.extend(self.engine.shortages.warnings());
         }
         if let Some(refused) = &self.engine.refused {
             warnings.push(format!("the engine refused the policy: {refused}"));
