@@ -4,8 +4,9 @@
 //! fills. Fails as the bindings do, by OpenSSL's errors.
 
 use std::ffi::{c_int, c_long, c_uchar, c_uint, c_void};
+use std::ptr;
 
-use foreign_types_shared::ForeignTypeRef as _;
+use foreign_types_shared::{ForeignType as _, ForeignTypeRef as _};
 use openssl::error::ErrorStack;
 use openssl::ssl::{SslContextBuilder, SslContextRef, SslRef, SslSessionRef};
 use weir_api::legacy::BINDING;
@@ -37,7 +38,33 @@ unsafe extern "C" {
         length: c_uint,
     ) -> c_int;
     fn SSL_SESSION_is_resumable(session: *const openssl_sys::SSL_SESSION) -> c_int;
+    // `openssl/asn1t.h` and `openssl/x509.h`. A type's description, which is opaque here.
+    fn ASN1_item_d2i(
+        value: *mut *mut c_void,
+        bytes: *mut *const c_uchar,
+        length: c_long,
+        description: *const c_void,
+    ) -> *mut c_void;
+    fn X509_it() -> *const c_void;
 }
+
+/// The shortest certificate that OpenSSL parses: version 1, no names, no key and no signature.
+/// commonName stands where an algorithm's identifier does, since OpenSSL knows it (it needs no object of
+/// its own then) and has no decoder of keys for it.
+#[rustfmt::skip]
+const EMPTY_CERTIFICATE: &[u8] = &[
+    0x30, 70,
+        0x30, 58,
+            0x02, 1, 1, // serial number
+            0x30, 5, 0x06, 3, 0x55, 0x04, 0x03, // algorithm of the signature
+            0x30, 0, // issuer
+            0x30, 30, // validity
+                0x17, 13, b'7', b'0', b'0', b'1', b'0', b'1', b'0', b'0', b'0', b'0', b'0', b'0', b'Z',
+                0x17, 13, b'7', b'0', b'0', b'1', b'0', b'1', b'0', b'0', b'0', b'0', b'0', b'0', b'Z',
+            0x30, 0, // subject
+            0x30, 10, 0x30, 5, 0x06, 3, 0x55, 0x04, 0x03, 0x03, 1, 0, // key
+        0x30, 5, 0x06, 3, 0x55, 0x04, 0x03, 0x03, 1, 0, // signature
+];
 
 /// Has RFC 7366 offered and agreed on: contexts have it off.
 pub fn allow_encrypt_then_mac(ssl: &mut SslRef) {
@@ -59,13 +86,22 @@ pub fn take_any_certificate(context: &mut SslContextBuilder) {
     }
     // SAFETY: a live context, and a call-back that uses neither of its arguments.
     unsafe {
-        SSL_CTX_set_cert_verify_callback(context.as_ptr(), Some(take), std::ptr::null_mut());
+        SSL_CTX_set_cert_verify_callback(context.as_ptr(), Some(take), ptr::null_mut());
     }
 }
 
-/// Frees the chain that the server showed, but for its leaf, which the session has another reference
-/// of: parsed, each is three to six times as long as it was, for as long as the session lives.
-pub fn forget_peer_chain(ssl: &SslRef) {
+/// Frees what the server showed, for which nothing needs it after the handshake: parsed, a certificate is
+/// three to six times as long as it was, for as long as the session lives, and longer where that is kept.
+pub fn forget_peer_certificates(ssl: &SslRef) {
+    forget_peer_chain(ssl);
+    // Of a session that was resumed it is empty already.
+    if !ssl.session_reused() {
+        empty_peer_certificate(ssl);
+    }
+}
+
+/// All but the leaf, which the session has another reference of.
+fn forget_peer_chain(ssl: &SslRef) {
     // SAFETY: a live SSL; the stack, where there is one, is its session's own, and so is the reference
     // of each certificate in it. Nothing borrows from it: the bindings lend it with `ssl` borrowed.
     unsafe {
@@ -77,6 +113,25 @@ pub fn forget_peer_chain(ssl: &SslRef) {
             }
             openssl_sys::X509_free(certificate.cast());
         }
+    }
+}
+
+/// OpenSSL has no call by which a session loses its peer's certificate. But it parses another into the
+/// place of one, and frees what that consisted of: its key, names, extensions and its bytes.
+fn empty_peer_certificate(ssl: &SslRef) {
+    let Some(certificate) = ssl.peer_certificate() else { return };
+    const LENGTH: c_long = 72;
+    const { assert!(EMPTY_CERTIFICATE.len() == LENGTH as usize) };
+    let mut value = certificate.as_ptr().cast::<c_void>();
+    let mut bytes = EMPTY_CERTIFICATE.as_ptr();
+    // SAFETY: a live certificate, which only this thread knows, and of whose parts nobody holds any: the
+    // bindings lend them with it borrowed, and it is not until here. So many bytes are read, and copied.
+    let parsed = unsafe { ASN1_item_d2i(&raw mut value, &raw mut bytes, LENGTH, X509_it()) };
+    if parsed.is_null() {
+        // For want of memory only. The call has given our reference back; the session has its own.
+        std::mem::forget(certificate);
+        // What it left among this thread's errors would be taken for one of the next call's.
+        drop(ErrorStack::get());
     }
 }
 

@@ -16,7 +16,7 @@ use weir_api::legacy::{BINDING, Established, Failure, FromWorker, MAX_BYTES, Ope
 use weir_policy::suites::Protocol;
 
 use crate::alert::send_fatal_alert;
-use crate::bindings::{forget_certificate, forget_peer_chain};
+use crate::bindings::{forget_certificate, forget_peer_certificates};
 use crate::contexts::{Contexts, Prepared};
 use crate::observed::{Observed, observe};
 use crate::sessions::{ServerSessions, Shown};
@@ -162,7 +162,7 @@ impl Endpoint {
                     let established = self.negotiated();
                     self.keep_session(&established);
                     forget_certificate(self.stream.ssl());
-                    forget_peer_chain(self.stream.ssl());
+                    forget_peer_certificates(self.stream.ssl());
                     self.resuming = None;
                     say(FromWorker::Established(Box::new(established)));
                 }
