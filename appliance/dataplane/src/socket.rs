@@ -140,8 +140,9 @@ impl Store {
             }
             let missing = POOL.saturating_sub(stock.sockets.len());
             drop(stock);
+            let mut default = None;
             for _ in 0..missing {
-                match transparent(domain) {
+                match transparent(domain, &mut default) {
                     Ok(socket) => self.lock().sockets.push(socket),
                     Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
                         tracing::info!(?domain, "no such sockets here: such flows are not taken");
@@ -171,7 +172,8 @@ pub fn is_known(control: CongestionControl) -> io::Result<bool> {
     }
 }
 
-fn transparent(domain: Domain) -> io::Result<Socket> {
+/// `default`: whether sockets are made with [`MADE_WITH`] by themselves, once that is known.
+fn transparent(domain: Domain, default: &mut Option<bool>) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if domain == Domain::IPV6 {
         set_option(&socket, libc::SOL_IPV6, libc::IPV6_TRANSPARENT, 1)?;
@@ -179,7 +181,14 @@ fn transparent(domain: Domain) -> io::Result<Socket> {
         set_option(&socket, libc::SOL_IP, libc::IP_TRANSPARENT, 1)?;
     }
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_congestion(MADE_WITH.word().as_bytes())?;
+    let wanted = MADE_WITH.word().as_bytes();
+    if default.is_none() {
+        let named = socket.tcp_congestion()?;
+        *default = Some(named.split(|byte| *byte == 0).next() == Some(wanted));
+    }
+    if *default != Some(true) {
+        socket.set_tcp_congestion(wanted)?;
+    }
     // An engine that dies resets both ends; an orderly close clears this.
     socket.set_linger(Some(Duration::ZERO))?;
     Ok(socket)
