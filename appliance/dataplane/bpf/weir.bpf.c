@@ -313,7 +313,8 @@ int state_command(struct bpf_raw_tracepoint_args *arguments)
 		f->end[0].next = f->end[0].isn + 1 + command.judged;
 		f->end[1].next = f->end[1].isn + 1 + f->client_heard;
 	}
-	if (command.to == STATE_RELEASING && *(volatile __u64 *)&f->word >> 8 == (command.id & ID_MASK)) {
+	if (command.from == STATE_HELD && (command.to == STATE_RELEASING || command.to == STATE_WATCHED) &&
+	    *(volatile __u64 *)&f->word >> 8 == (command.id & ID_MASK)) {
 		f->server_heard = 0;
 		f->judged = command.judged;
 	}

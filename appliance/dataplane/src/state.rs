@@ -61,6 +61,12 @@ impl StateCommand {
         self.run(Command { id, key: *key, from, to, judged, ..Command::default() })
     }
 
+    /// From held to watched, as above, of what goes out at once.
+    pub fn watching(&self, key: &FlowKey, id: u64, judged: u32) -> io::Result<Swap> {
+        let (from, to) = (State::Held as u32, State::Watched as u32);
+        self.run(Command { id, key: *key, from, to, judged, ..Command::default() })
+    }
+
     /// From held to taken, `received` bytes of the client having come, the last with `client_time` as
     /// its timestamp, if it has any.
     pub fn taking(

@@ -29,7 +29,15 @@ impl HeldFlow {
         self.absorb_locked(&mut state);
         let fin = self.assembly.end == Some(ClientEnd::Fin);
         let judged = self.assembly.payload().len() as u32 + u32::from(fin); // bounded by the assembly
-        let swap = self.core.state.releasing(&self.key, self.id, judged);
+        let states = &self.core.state;
+        let reset = self.assembly.end == Some(ClientEnd::Rst);
+        // While several go out, what its client says meanwhile waits behind them. One alone is out at once.
+        let at_once = judged > 0 && self.assembly.frames().len() == 1 && !reset;
+        let swap = if at_once {
+            states.watching(&self.key, self.id, judged)
+        } else {
+            states.releasing(&self.key, self.id, judged)
+        };
         let ours = matches!(swap, Ok(Swap::Done | Swap::Found(State::Releasing)) | Err(_));
         if let Some(links) = self.links()
             && ours
@@ -40,6 +48,7 @@ impl HeldFlow {
             self.shared.count(links, Count::Released);
         }
         let (disposition, changed) = match swap {
+            Ok(Swap::Done) if at_once => (Disposition::Watched, Ok(())),
             Ok(_) => self.leave_releasing(judged),
             Err(error) => (Disposition::Released, Err(error)),
         };
