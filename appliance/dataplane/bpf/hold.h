@@ -55,7 +55,10 @@ static __noinline int wake(__u64 word)
 	__u32 number = ring_number(word) & (MAX_RINGS - 1);
 	if (!ring)
 		return BPF_RB_FORCE_WAKEUP;
-	__u64 read = bpf_ringbuf_query(ring, BPF_RB_CONS_POS), woken = woken_up_to[number];
+	/* Atomically, though no other CPU writes at this moment what matters: between the record that was
+	 * reserved and the look at how far is read, as the reader has it between its two. */
+	__u64 woken = __sync_fetch_and_add(&woken_up_to[number], 0);
+	__u64 read = bpf_ringbuf_query(ring, BPF_RB_CONS_POS);
 	woken_up_to[number] = bpf_ringbuf_query(ring, BPF_RB_PROD_POS);
 	return read >= woken ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
 }

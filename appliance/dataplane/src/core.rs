@@ -20,6 +20,7 @@ use crate::histogram::{Histogram, HistogramReport};
 use crate::judged::Judged;
 use crate::layout::{End, Flow, FlowKey, ring_of};
 use crate::link::Link;
+use crate::loads::Loads;
 use crate::segment::INNER_MAC;
 use crate::segment_of_ours::Segment;
 use crate::socket::SocketPool;
@@ -39,19 +40,21 @@ pub struct Core {
     pub held_now: AtomicUsize,
     /// Flows whose ends are sockets of this process, at this moment.
     pub taken_now: AtomicUsize,
-    /// One for each ring: when its thread turned last, CLOCK_MONOTONIC nanoseconds.
+    /// Of each runtime: flows held, and taken.
+    pub loads: Loads,
+    /// One for each ring: when its reader turned last, CLOCK_MONOTONIC nanoseconds.
     pub turned: Vec<AtomicU64>,
-    /// One for each ring: to the thread that reads it. Unbounded, but each held flow sends three at
+    /// One for each ring: to its reader. Unbounded, but each held flow sends three at
     /// most.
     pub finished: Vec<Sender<Finished>>,
 }
 
 impl Core {
-    /// Tells the thread of a flow's ring that the flow ended in user space. The thread is gone only
-    /// when the data plane is.
+    /// Tells the reader of a flow's ring that the flow ended in user space. The reader is gone only
+    /// when the data plane is, or its engine ends.
     pub fn finish(&self, finished: Finished) {
-        if let Some(thread) = self.finished.get(ring_of(finished.id, self.finished.len())) {
-            let _ = thread.send(finished);
+        if let Some(reader) = self.finished.get(ring_of(finished.id, self.finished.len())) {
+            let _ = reader.send(finished);
         }
     }
 }
@@ -183,7 +186,7 @@ pub fn client_side(flow: &Flow) -> Side {
     if flow.client_side == 0 { Side::A } else { Side::B }
 }
 
-/// A flow's end in user space, told to the ring's thread.
+/// A flow's end in user space, told to the ring's reader.
 #[derive(Debug)]
 pub struct Finished {
     pub key: FlowKey,
@@ -238,7 +241,7 @@ impl FlowCounts {
     }
 }
 
-/// Between the ring's thread and the flow's judge: a lock of this flow alone.
+/// Between the ring's reader and the flow's judge: a lock of this flow alone.
 #[derive(Debug)]
 pub struct Shared {
     state: Mutex<SharedState>,

@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use aya::Ebpf;
 use aya::maps::{Array, MapData};
 use nix::sys::eventfd::EventFd;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use weir_policy::Snapshot;
 use weir_policy::snapshot::{CongestionControl, Side};
 
@@ -25,12 +25,13 @@ use crate::held::HeldFlows;
 use crate::inheritance::{Heir, Inheritance};
 use crate::instance::{self, Instance};
 use crate::layout::{HANDSHAKES_PART, Port};
+use crate::loads::Loads;
 use crate::namespace::inside;
 use crate::programs::{self, ProgramError, RING_TABLE, RingTable, chain};
 use crate::recount::Recount;
 use crate::refusal::Refusals;
 use crate::report::{Reports, SegmentReport};
-use crate::ring::{Limits, RingThread, monotonic_nanoseconds};
+use crate::ring::{Limits, RingReader, monotonic_nanoseconds};
 use crate::rings::Rings;
 use crate::segment::MAX_SEGMENT;
 use crate::silence::{Silence, SilenceThread};
@@ -55,7 +56,8 @@ pub struct Dataplane {
     explain: Explain,
     options: Options,
     flow_table: u32,
-    rings: Vec<JoinHandle<()>>,
+    /// What the rings' readers end with.
+    _open: watch::Sender<()>,
     answers: Option<JoinHandle<()>>,
     stop: EventFd,
     /// Programs stay loaded through their pins; this is for their descriptors.
@@ -156,15 +158,12 @@ impl Dataplane {
             sockets,
             held_now: AtomicUsize::new(0),
             taken_now: AtomicUsize::new(0),
+            loads: Loads::new(options.runtimes),
             turned: (0..rings.count).map(|_| AtomicU64::new(now)).collect(),
             finished,
         });
-        let (senders, held): (Vec<_>, Vec<_>) = (0..options.runtimes.max(1))
-            .map(|_| {
-                let (sender, receiver) = mpsc::channel(options.tables.held.max(1));
-                (sender, HeldFlows { receiver })
-            })
-            .unzip();
+        let (senders, queues): (Vec<_>, Vec<_>) =
+            (0..options.runtimes.max(1)).map(|_| mpsc::channel(options.tables.held.max(1))).unzip();
         let stop = EventFd::new().map_err(|error| system("eventfd", error.into()))?;
         let limits = Limits {
             held: options.tables.held,
@@ -187,19 +186,22 @@ impl Dataplane {
             times: options.times,
         };
         let silence = silence.start().map_err(|error| system("thread", error))?;
-        let mut readers = Vec::with_capacity(readers);
-        for (share, finished) in shares.into_iter().zip(receivers) {
-            let thread = RingThread::new(
-                Arc::clone(&core),
-                share,
-                Arc::clone(&flows),
+        let (open, closed) = watch::channel(());
+        let mut shares = shares.into_iter().zip(receivers);
+        let held = queues.into_iter().enumerate().map(|(runtime, queue)| {
+            let reader = shares.next().map(|(rings, finished)| RingReader {
+                core: Arc::clone(&core),
+                rings,
+                runtime,
+                flows: Arc::clone(&flows),
                 finished,
-                senders.clone(),
+                runtimes: senders.clone(),
                 limits,
-                stop_descriptor(&stop).map_err(|error| system("eventfd", error))?,
-            );
-            readers.push(thread);
-        }
+                open: closed.clone(),
+            });
+            HeldFlows::new(queue, reader)
+        });
+        let held: Vec<_> = held.collect();
 
         let refusals: Result<Vec<_>, _> =
             options.segments.iter().map(|id| StrayRefusal::start(&names.engine(*id))).collect();
@@ -226,14 +228,6 @@ impl Dataplane {
             in_force: in_force.clone(),
         };
         let inheritance = Inheritance::start(heir).map_err(|error| system("thread", error))?;
-        let mut threads = Vec::with_capacity(readers.len());
-        for reader in readers {
-            let thread = std::thread::Builder::new()
-                .name("weir-ring".into())
-                .spawn(move || reader.run())
-                .map_err(|error| system("thread", error))?;
-            threads.push(thread);
-        }
         let dataplane = Self {
             core,
             tables: Mutex::new(tables),
@@ -245,7 +239,7 @@ impl Dataplane {
             explain,
             options,
             flow_table,
-            rings: threads,
+            _open: open,
             answers: Some(answers),
             stop,
             ebpf: Mutex::new(ebpf),
@@ -326,12 +320,9 @@ impl Dataplane {
     }
 
     /// Says when the least lively part that judges flows last showed that it lives
-    /// (CLOCK_MONOTONIC, nanoseconds). Where that is too long ago, or a ring's thread is no livelier,
-    /// new flows stay on the bridge. Says nothing where such a thread has ended.
+    /// (CLOCK_MONOTONIC, nanoseconds). Where that is too long ago, or a ring's reader is no livelier,
+    /// new flows stay on the bridge.
     pub fn heartbeat_of(&self, time: u64) {
-        if self.rings.iter().any(JoinHandle::is_finished) {
-            return;
-        }
         self.core.look_at_links();
         let turned = self.core.turned.iter().map(|turned| turned.load(Ordering::Relaxed));
         let time = turned.fold(time, u64::min);
@@ -377,8 +368,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Drop for Dataplane {
     fn drop(&mut self) {
         let _ = self.stop.write(1);
-        for thread in self.rings.drain(..).chain(self.answers.take()) {
-            let _ = thread.join();
+        if let Some(answers) = self.answers.take() {
+            let _ = answers.join();
         }
     }
 }

@@ -7,13 +7,16 @@
 mod blocked;
 mod given_back;
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use weir_policy::snapshot::{SegmentId, Side};
 use weir_policy::{Candidate, Place};
 
@@ -25,19 +28,49 @@ use crate::encapsulation::Encapsulation;
 use crate::frame::{ACK, Frame, RST};
 use crate::layout::{END_TIMESTAMPS, End, Flow, FlowKey, Held as HeldRecord, RESET_BY_SERVER};
 use crate::place::place;
-use crate::ring::monotonic_nanoseconds;
+use crate::ring::{RingReader, monotonic_nanoseconds};
 use crate::segment_of_ours::Segment;
 
-/// The held flows of one runtime, in the order they were held.
+/// The held flows of one runtime, in the order they were held; and its share of the rings that their
+/// packets come by, which are read from the first time on that somebody asks for a flow.
 #[derive(Debug)]
 pub struct HeldFlows {
-    pub(crate) receiver: mpsc::Receiver<HeldFlow>,
+    receiver: mpsc::Receiver<HeldFlow>,
+    /// `None` where there are fewer rings than runtimes.
+    reader: Option<RingReader>,
+    reading: Option<JoinHandle<()>>,
 }
 
 impl HeldFlows {
-    /// The next one; `None` once the data plane is closed.
+    pub(crate) fn new(receiver: mpsc::Receiver<HeldFlow>, reader: Option<RingReader>) -> Self {
+        Self { receiver, reader, reading: None }
+    }
+
+    /// The next one; `None` once the data plane is closed, or the rings cannot be read any more. On the
+    /// runtime that will own the flows: it must go on turning, as their packets come by a task of its own.
+    /// Safe to cancel.
     pub async fn next(&mut self) -> Option<HeldFlow> {
-        self.receiver.recv().await
+        if let Some(reader) = self.reader.take() {
+            self.reading = Some(tokio::spawn(reader.run()));
+        }
+        poll_fn(|cx| {
+            if let Some(reading) = &mut self.reading
+                && Pin::new(reading).poll(cx).is_ready()
+            {
+                self.reading = None;
+                self.receiver.close();
+            }
+            self.receiver.poll_recv(cx)
+        })
+        .await
+    }
+}
+
+impl Drop for HeldFlows {
+    fn drop(&mut self) {
+        if let Some(reading) = &self.reading {
+            reading.abort();
+        }
     }
 }
 
@@ -116,6 +149,7 @@ impl HeldFlow {
         runtime: usize,
     ) -> Self {
         core.held_now.fetch_add(1, Ordering::Relaxed);
+        core.loads.add(runtime);
         if let Some(links) = core.segments.get(&record.key.segment) {
             links.held_now.fetch_add(1, Ordering::Relaxed);
         }
@@ -200,7 +234,7 @@ impl HeldFlow {
         }
     }
 
-    /// Takes in what the ring's thread left for this flow. Whether the server spoke.
+    /// Takes in what the ring's reader left for this flow. Whether the server spoke.
     fn absorb(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
@@ -255,6 +289,7 @@ impl HeldFlow {
         if !self.decided {
             self.decided = true;
             self.core.held_now.fetch_sub(1, Ordering::Relaxed);
+            self.core.loads.subtract(self.runtime);
             if let Some(links) = self.links() {
                 links.held_now.fetch_sub(1, Ordering::Relaxed);
             }

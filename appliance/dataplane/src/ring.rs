@@ -1,23 +1,27 @@
-//! The threads that read the rings of held packets: one for each runtime, as far as there are rings.
+//! Reading the rings of held packets: each runtime reads its share, on its own thread, where the flows of
+//! these packets are judged, too.
 //!
 //! For: handing each held flow's frames to its judge, sending on what comes after a flow was
 //! decided, and removing finished flows' entries. Not for: judging. It waits for nothing but the
-//! kernel: a judge that does not keep up loses frames (counted), which TCP sends again.
+//! kernel: a judge that does not keep up loses frames (counted), which TCP sends again. Where a ring
+//! cannot be read no flow of its runtime can be judged: the reader ends, and its runtime with it.
 
 mod due;
+mod positions;
+mod wait;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use aya::maps::{HashMap as EbpfHashMap, MapData, RingBuf};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use aya::maps::{HashMap as EbpfHashMap, MapData};
 use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::sync::watch;
 use weir_policy::Resets;
 
 use crate::core::{Core, Count, Disposition, Finished, Shared, client_side};
@@ -27,20 +31,19 @@ use crate::held::{HeldFlow, other};
 use crate::judged::of_another_connection;
 use crate::layout::{
     EVASION_DECOY, EVASION_TABLE_FULL, Flow, FlowKey, HELD_CLIENT_ALIVE, HELD_FINAL, HELD_FIRST,
-    HELD_SERVER_ALIVE, HELD_SERVER_FIRST, HELD_SERVER_SPOKE, Held, State, read_held,
+    HELD_SERVER_ALIVE, HELD_SERVER_FIRST, HELD_SERVER_SPOKE, Held, State,
 };
+use crate::rings::Share;
 
 /// How long a held flow waits for a first packet that can be judged.
 const UNREAD: Duration = Duration::from_secs(5);
-/// Finished flows are looked after this often when no packet comes.
-const TICK_MILLISECONDS: u16 = 100;
-/// Most records of a ring read before finished flows, tombstones and the end are looked after again.
-const RECORDS_A_TURN: usize = 1024;
+/// Most records of a ring read before the runtime's other tasks have a turn.
+const RECORDS_A_TURN: usize = 64;
 
-/// Bounds of what one thread keeps.
+/// Bounds of what one reader keeps.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Most flows held at one time, by all threads; past it new ones are released at once.
+    /// Most flows held at one time, by all readers; past it new ones are released at once.
     pub held: usize,
     /// Most released flows watched at one time; past it the oldest is left to the bridge.
     pub watched: usize,
@@ -58,16 +61,74 @@ impl Hash for Identity {
     }
 }
 
-pub struct RingThread {
+/// Reads the rings of one runtime.
+pub struct RingReader {
     pub core: Arc<Core>,
-    /// This thread's rings, by number; all records of a flow come by one ring.
-    pub rings: Vec<(usize, RingBuf<MapData>)>,
+    /// This reader's rings, by number; all records of a flow come by one ring.
+    pub rings: Share,
+    /// The runtime that this reader is a task of.
+    pub runtime: usize,
     pub flows: Arc<EbpfHashMap<MapData, FlowKey, Flow>>,
     pub finished: Receiver<Finished>,
     pub runtimes: Vec<mpsc::Sender<HeldFlow>>,
     pub limits: Limits,
-    /// Readable when the data plane closes.
-    pub stop: OwnedFd,
+    /// Closes with the data plane.
+    pub open: watch::Receiver<()>,
+}
+
+impl fmt::Debug for RingReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RingReader").field("runtime", &self.runtime).finish_non_exhaustive()
+    }
+}
+
+impl RingReader {
+    /// Reads until the data plane closes, or its rings cannot be read. On the runtime whose it is.
+    pub async fn run(self) {
+        let Self { core, rings, runtime, flows, finished, runtimes, limits, open } = self;
+        let mut rings = match wait::Rings::new(rings) {
+            Ok(rings) => rings,
+            Err(error) => {
+                return tracing::error!(%error, "rings of held packets cannot be waited for");
+            }
+        };
+        let mut reading = Reading {
+            core,
+            runtime,
+            flows,
+            finished,
+            runtimes,
+            limits,
+            known: HashMap::new(),
+            graves: VecDeque::new(),
+            unchanged: VecDeque::new(),
+            unread: HashSet::new(),
+            unread_until: VecDeque::new(),
+            watched: VecDeque::new(),
+        };
+        // Its sender is gone with the data plane.
+        while open.has_changed().is_ok() {
+            reading.turned(&rings);
+            let more = rings.read(RECORDS_A_TURN, |held, frame| reading.record(held, frame));
+            let due = reading.look_after_due();
+            if more || due {
+                tokio::task::yield_now().await;
+            } else if let Err(error) = rings.wait().await {
+                // New flows stay on the bridge: nobody shows that this ring's reader lives.
+                return tracing::error!(%error, "ring of held packets cannot be read");
+            }
+        }
+    }
+}
+
+/// What a reader knows of the flows whose packets came by its rings.
+struct Reading {
+    core: Arc<Core>,
+    runtime: usize,
+    flows: Arc<EbpfHashMap<MapData, FlowKey, Flow>>,
+    finished: Receiver<Finished>,
+    runtimes: Vec<mpsc::Sender<HeldFlow>>,
+    limits: Limits,
     known: HashMap<Identity, Arc<Shared>>,
     /// Entries to remove, by the time they may go. As many as the flow table has, at most.
     graves: VecDeque<(Instant, FlowKey, u64, State)>,
@@ -80,96 +141,14 @@ pub struct RingThread {
     /// Released flows, and until when they are watched. As many as `limits.watched` at most, those
     /// included that ended since.
     watched: VecDeque<(Instant, FlowKey, u64)>,
-    hasher: RandomState,
 }
 
-impl RingThread {
-    pub fn new(
-        core: Arc<Core>,
-        rings: Vec<(usize, RingBuf<MapData>)>,
-        flows: Arc<EbpfHashMap<MapData, FlowKey, Flow>>,
-        finished: Receiver<Finished>,
-        runtimes: Vec<mpsc::Sender<HeldFlow>>,
-        limits: Limits,
-        stop: OwnedFd,
-    ) -> Self {
-        Self {
-            core,
-            rings,
-            flows,
-            finished,
-            runtimes,
-            limits,
-            stop,
-            known: HashMap::new(),
-            graves: VecDeque::new(),
-            unchanged: VecDeque::new(),
-            unread: HashSet::new(),
-            unread_until: VecDeque::new(),
-            watched: VecDeque::new(),
-            hasher: RandomState::new(),
-        }
-    }
-
-    pub fn run(mut self) {
-        let mut more = false;
-        loop {
-            let now = monotonic_nanoseconds().unwrap_or_default();
-            for turned in self.rings.iter().filter_map(|(ring, _)| self.core.turned.get(*ring)) {
-                turned.store(now, Ordering::Relaxed);
-            }
-            match self.wait(!more) {
-                Ok(true) => return,
-                Ok(false) => {}
-                Err(error) => {
-                    // Without the ring no flow can be judged; the heartbeat ends with this thread
-                    // and new flows stay on the bridge.
-                    tracing::error!(%error, "ring of held packets cannot be read");
-                    return;
-                }
-            }
-            for index in 0..self.rings.len() {
-                self.read_ring(index);
-            }
-            more = self.read_finished();
-            more |= self.remove_tombstones();
-            more |= self.change_unchanged();
-            more |= self.block_unread();
-            more |= self.end_watches();
-        }
-    }
-
-    /// Waits for records, a little; or only looks. Whether the data plane closes.
-    fn wait(&self, wait: bool) -> io::Result<bool> {
-        let stop = PollFd::new(self.stop.as_fd(), PollFlags::POLLIN);
-        let mut descriptors: Vec<PollFd<'_>> = std::iter::once(stop)
-            .chain(self.rings.iter().map(|(_, ring)| {
-                // SAFETY: a ring's descriptor is open as long as the ring, which outlives this
-                // function.
-                let ring = unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) };
-                PollFd::new(ring, PollFlags::POLLIN)
-            }))
-            .collect();
-        let timeout = if wait { TICK_MILLISECONDS } else { 0 };
-        match poll(&mut descriptors, PollTimeout::from(timeout)) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {
-                Ok(descriptors.first().is_some_and(|stop| stop.any().unwrap_or(false)))
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn read_ring(&mut self, index: usize) {
-        // A record is copied out before it is handled: the ring's room is free again at once.
-        for _ in 0..RECORDS_A_TURN {
-            let Some((_, ring)) = self.rings.get_mut(index) else { return };
-            let Some((held, frame)) = ring.next().and_then(|record| {
-                let (held, frame) = read_held(&record)?;
-                Some((held, Frame::parse(frame, held.gso_size, held.tag())))
-            }) else {
-                return;
-            };
-            self.record(&held, frame);
+impl Reading {
+    /// Shows that the reader lives.
+    fn turned(&self, rings: &wait::Rings) {
+        let now = monotonic_nanoseconds().unwrap_or_default();
+        for turned in rings.numbers().filter_map(|ring| self.core.turned.get(ring)) {
+            turned.store(now, Ordering::Relaxed);
         }
     }
 
@@ -280,7 +259,7 @@ impl RingThread {
     }
 
     fn first(&mut self, held: &Held, frame: Option<Frame>) {
-        let runtime = self.hasher.hash_one(held.id) as usize % self.runtimes.len().max(1);
+        let runtime = self.core.loads.choose(self.runtime);
         let flow = HeldFlow::new(&self.core, held, frame, runtime);
         self.known.insert(Identity(held.key, held.id), Arc::clone(&flow.shared));
         let room = self.core.held_now.load(Ordering::Relaxed) <= self.limits.held;

@@ -64,6 +64,7 @@ pub struct FlowGuard {
 impl FlowGuard {
     fn new(core: &Arc<Core>, shared: &Arc<Shared>, key: FlowKey, id: u64, runtime: usize) -> Self {
         core.taken_now.fetch_add(1, Ordering::Relaxed);
+        core.loads.add(runtime);
         Self {
             core: Arc::clone(core),
             shared: Arc::clone(shared),
@@ -174,6 +175,7 @@ impl FlowGuard {
 impl Drop for FlowGuard {
     fn drop(&mut self) {
         self.core.taken_now.fetch_sub(1, Ordering::Relaxed);
+        self.core.loads.subtract(self.runtime);
         let swap = self.core.state.swap(&self.key, self.id, State::Taken, State::Tombstone);
         if let Err(error) = &swap {
             tracing::warn!(%error, "flow's entry stays as taken for now");

@@ -11,7 +11,7 @@ use weir_dataplane::{Attach, HeldFlows, TableSizes};
 use weir_policy::snapshot::{Evasion, EvasionAction, Layer2Fallback};
 use wire::Wire;
 use wire::ends::Tunnel;
-use wire::engine::{Does, Engine, judge_all, snapshot};
+use wire::engine::{Does, Engine, flows_of, judge_all, snapshot};
 use wire::raw::{ACK, PLAIN_OPTIONS, RAW_SERVER, Raw, SYN};
 
 fn with(tables: TableSizes, evasion: Evasion) -> (Wire, Engine, HeldFlows) {
@@ -84,7 +84,8 @@ fn new_flows_cross_beside_an_engine_that_says_nothing() {
 
 #[test]
 fn what_a_judge_does_not_take_in_is_bounded_and_comes_again() {
-    let (wire, engine, mut held) = with(TableSizes::default(), Evasion::default());
+    let (wire, engine, held) = with(TableSizes::default(), Evasion::default());
+    let flows = flows_of(held);
     let (mut client, mut server) = Raw::ends(&wire, 4000);
     Raw::shake(&mut client, &mut server);
     // Nobody judges; a flow's inbox holds 256 KiB.
@@ -92,8 +93,7 @@ fn what_a_judge_does_not_take_in_is_bounded_and_comes_again() {
         client.send(0, &[7; 1400]);
     }
     engine.wait_for("held_queue_full_dropped", 1);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let flow = runtime.block_on(held.next()).unwrap();
+    let flow = flows.recv().unwrap();
     flow.release().unwrap();
     server.expect("the judged bytes", |a| a.payload == [7; 1400]);
     client.send(1400, b"more");

@@ -10,7 +10,7 @@ use weir_dataplane::{Attach, FlowCounts, HistogramReport};
 use weir_policy::Resets;
 use weir_policy::snapshot::{EvasionAction, Layer2Fallback};
 use wire::Wire;
-use wire::engine::{Does, Engine, judge_all, snapshot};
+use wire::engine::{Does, Engine, flows_of, judge_all, snapshot};
 use wire::raw::{ACK, FIN, PUSH, RAW_CLIENT, RAW_SERVER, RST, Raw, SYN};
 
 const JUDGED: &[u8] = b"judged bytes";
@@ -66,23 +66,17 @@ fn other_bytes_do_not_replace_the_judged_ones() {
 #[test]
 fn what_becomes_of_a_flow_is_counted_where_its_judge_said_as_well() {
     let wire = Wire::new();
-    let (engine, mut held) = wire.engine(Attach::Auto);
+    let (engine, held) = wire.engine(Attach::Auto);
+    let flows = flows_of(held);
     let counts = Arc::new(FlowCounts::default());
-    let judge = std::thread::spawn({
-        let counts = Arc::clone(&counts);
-        move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let flow = runtime.block_on(held.next()).unwrap();
-            flow.count_for(counts);
-            flow.release().unwrap();
-        }
-    });
     let mut client = Raw::client(&wire, 4000, RAW_SERVER);
     let mut server = Raw::server(&wire, (RAW_CLIENT, 4000));
     Raw::shake(&mut client, &mut server);
     client.send(0, JUDGED);
+    let flow = flows.recv().unwrap();
+    flow.count_for(Arc::clone(&counts));
+    flow.release().unwrap();
     server.expect("what was judged", |a| a.payload == JUDGED);
-    judge.join().unwrap();
     client.send(0, b"EVIL");
     engine.wait_for("watched_conflicting_dropped", 1);
     let report = counts.read();
@@ -231,12 +225,12 @@ fn bytes_without_an_acknowledgement_do_not_replace_the_judged_ones() {
 fn held_packets_that_arrive_after_the_release_are_forwarded() {
     const PACKETS: u8 = 100;
     let wire = Wire::new();
-    let (engine, mut held) = wire.engine(Attach::Auto);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (engine, held) = wire.engine(Attach::Auto);
+    let flows = flows_of(held);
     for port in 4000..4200 {
         let (client, server) = Raw::shaken(&wire, port);
         client.send(0, &[0; 10]);
-        let flow = runtime.block_on(held.next()).unwrap();
+        let flow = flows.recv().unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for number in 1..PACKETS {

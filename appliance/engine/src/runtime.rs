@@ -1,4 +1,5 @@
-//! One runtime a core: a thread, a single-threaded scheduler, its own share of held flows.
+//! One runtime a core: a thread, a single-threaded scheduler, its own share of the rings that held packets
+//! come by and of the flows.
 //!
 //! What runtimes share on a flow's path: counters and the policy's pointer, and for a session that is
 //! decrypted what earlier ones came to (servers known, forged certificates, paths, sessions kept), in
@@ -16,7 +17,7 @@ use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use weir_api::engine::FromEngine;
-use weir_dataplane::HeldFlows;
+use weir_dataplane::{HeldFlows, settle_runtime_thread};
 
 use crate::HEARTBEAT;
 use crate::authorities::Authorities;
@@ -85,7 +86,7 @@ pub fn start(shares: Vec<HeldFlows>, shared: &Shared) -> anyhow::Result<Vec<Arc<
             .build()
             .context("cannot start a runtime")?;
         std::thread::Builder::new().name(format!("runtime-{number}")).spawn(move || {
-            pin_to_processor(number);
+            settle_runtime_thread(number);
             let scratch = RefCell::default();
             let surroundings = Rc::new(Surroundings {
                 policy,
@@ -116,14 +117,5 @@ async fn turn(mut held: HeldFlows, surroundings: Rc<Surroundings>, pulse: Arc<Pu
     });
     while let Some(flow) = held.next().await {
         tokio::task::spawn_local(flow::serve(flow, Rc::clone(&surroundings)));
-    }
-}
-
-/// Best effort: an unpinned runtime works too.
-fn pin_to_processor(number: usize) {
-    let mut set = nix::sched::CpuSet::new();
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    if set.set(number % processors).is_ok() {
-        let _ = nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set);
     }
 }

@@ -1,4 +1,4 @@
-//! What of the rings' threads falls due: entries of finished flows, watches, held flows of which nothing
+//! What falls due at a ring's reader: entries of finished flows, watches, held flows of which nothing
 //! could be judged.
 //!
 //! For: taking entries out of the table in their time. Fails by trying again later. Not for: reading rings.
@@ -8,25 +8,34 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Identity, RECORDS_A_TURN, RingThread, monotonic_nanoseconds};
+use super::{Identity, Reading, monotonic_nanoseconds};
 use crate::core::{Count, Disposition, Finished, Shared};
 use crate::layout::{EVASION_DECOY, FlowKey, State, id_of};
 use crate::state::Swap;
 
 /// When an entry whose state could not be changed is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
-/// Most of each kind that are looked after before rings are read again: the engine is late while
-/// its threads are at anything else, and what falls due may do so all at once.
-const DUE_A_TURN: usize = 512;
-/// As above, for each ring, of flows that their judges ended: more than held ones come in the same time.
-const FINISHED_A_TURN: usize = 4 * RECORDS_A_TURN;
+/// Most of each kind that are looked after before the runtime's other tasks have a turn: what falls due may
+/// do so all at once.
+const DUE_A_TURN: usize = 64;
+/// As above, of flows that their judges ended: more than held ones come in the same time.
+const FINISHED_A_TURN: usize = 8 * DUE_A_TURN;
 
 /// What a flow's entry may be in until it is taken or blocked, in the order that it goes through.
 const UNDECIDED: [State; 3] = [State::Held, State::Releasing, State::Watched];
 
-impl RingThread {
+impl Reading {
+    /// Whether more may be due.
+    pub(super) fn look_after_due(&mut self) -> bool {
+        let mut more = self.read_finished();
+        more |= self.remove_tombstones();
+        more |= self.change_unchanged();
+        more |= self.block_unread();
+        more | self.end_watches()
+    }
+
     /// As the others of its kind: whether more may be due.
-    pub(super) fn block_unread(&mut self) -> bool {
+    fn block_unread(&mut self) -> bool {
         let now = Instant::now();
         for _ in 0..DUE_A_TURN {
             let Some((_, key, id)) = pop_due(&mut self.unread_until, |(until, ..)| *until <= now)
@@ -90,8 +99,8 @@ impl RingThread {
         }
     }
 
-    pub(super) fn read_finished(&mut self) -> bool {
-        for _ in 0..self.rings.len().saturating_mul(FINISHED_A_TURN) {
+    fn read_finished(&mut self) -> bool {
+        for _ in 0..FINISHED_A_TURN {
             let Ok(finished) = self.finished.try_recv() else { return false };
             let Finished { key, id, disposition, changed } = finished;
             if !changed {
@@ -125,7 +134,7 @@ impl RingThread {
         self.watched.push_back((Instant::now() + self.limits.times.watched, key, id));
     }
 
-    pub(super) fn end_watches(&mut self) -> bool {
+    fn end_watches(&mut self) -> bool {
         let now = Instant::now();
         for _ in 0..DUE_A_TURN {
             let Some((_, key, id)) = pop_due(&mut self.watched, |(until, ..)| *until <= now) else {
@@ -165,7 +174,7 @@ impl RingThread {
         }
     }
 
-    pub(super) fn remove_tombstones(&mut self) -> bool {
+    fn remove_tombstones(&mut self) -> bool {
         let now = Instant::now();
         for _ in 0..DUE_A_TURN {
             let Some((_, key, id, state)) = pop_due(&mut self.graves, |(due, ..)| *due <= now)
@@ -219,7 +228,7 @@ impl RingThread {
 
     /// What the kernel would not do for want of memory: else a flow that is long over would keep its
     /// entry, and with it the next one of its addresses and ports.
-    pub(super) fn change_unchanged(&mut self) -> bool {
+    fn change_unchanged(&mut self) -> bool {
         let now = Instant::now();
         for _ in 0..DUE_A_TURN {
             let Some((_, key, id, disposition)) =

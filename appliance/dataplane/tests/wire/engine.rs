@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -187,6 +188,23 @@ pub fn judge_all(held: HeldFlows, enough: usize, does: Does) -> JoinHandle<()> {
             }
         }));
     })
+}
+
+/// Hands flows to the test, for it to decide: a runtime of their own reads the rings as long as it listens.
+pub fn flows_of(held: HeldFlows) -> Receiver<HeldFlow> {
+    let (send, flows) = channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let mut held = held;
+            while let Some(flow) = held.next().await {
+                if send.send(flow).is_err() {
+                    break;
+                }
+            }
+        });
+    });
+    flows
 }
 
 async fn judge(mut flow: HeldFlow, enough: usize, does: Does) {

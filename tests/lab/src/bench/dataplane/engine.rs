@@ -2,7 +2,7 @@
 //!
 //! A held flow is peeked at and judged as in the engine, then released, or taken over and relayed
 //! unread (what is left of a session when its TLS work is taken away), or, for measuring the
-//! takeover alone, taken over and dropped. One runtime a processor, pinned, as in the engine.
+//! takeover alone, taken over and dropped. One runtime a processor, settled as in the engine.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,17 +11,20 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use weir_dataplane::{Dataplane, Held, HeldFlow, HeldFlows, Options, Relayed, set_reset_on_close};
+use weir_dataplane::{
+    Dataplane, Held, HeldFlow, HeldFlows, Options, Relayed, set_reset_on_close,
+    settle_runtime_thread,
+};
 use weir_policy::precedence::IndexedSnapshot;
 use weir_policy::snapshot::SegmentId;
 use weir_policy::{Decision, FirstBytes, Snapshot, judge};
 use weir_tls::hello::{self, Peek};
 
 use super::site::Site;
-use crate::bench::threads::{on_a_runtime, pin};
+use crate::bench::threads::on_a_runtime;
 
 /// Names of the threads whose CPU time is the engine's, as the kernel has them.
-pub const THREADS: &[&str] = &["weir-ring", "weir-sockets", "bench-engine"];
+pub const THREADS: &[&str] = &["weir-sockets", "bench-engine"];
 
 /// An open data plane, its runtimes and its heartbeat.
 pub struct Engine {
@@ -54,7 +57,7 @@ impl Engine {
         for (number, held) in shares.into_iter().enumerate() {
             let (snapshot, shared) = (Arc::clone(&snapshot), Arc::clone(&shared));
             std::thread::Builder::new().name("bench-engine".into()).spawn(move || {
-                pin(number);
+                settle_runtime_thread(number);
                 on_a_runtime(turn(held, snapshot, shared))
             })?;
         }
