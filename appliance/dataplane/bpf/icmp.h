@@ -164,9 +164,9 @@ static __noinline int rest_of_taken(struct packet *p, struct port *port)
 }
 
 /* TCP in IP fragments. Those of a taken flow go to the kernel that has its sockets; what comes before the
- * packet's first fragment crosses, and is of no use. A first fragment of a flow that is held or watched, or of
- * a taken one inside of a tunnel's fragment, is dropped: what is
- * reassembled at the end would never have been looked at (SPEC D15). Before anything was held, policy
+ * packet's first fragment crosses, and is of no use. A first fragment of a flow that is held or watched is
+ * dropped: what is reassembled at the end would never have been looked at (SPEC D15). So is one of a taken flow
+ * in a VLAN or a tunnel: that kernel knows of neither, and would put what belongs to two of them together (D16). Before anything was held, policy
  * lets the flow pass by one of its client: else it would not have come here. Later fragments name no ports and pass,
  * but nothing comes of them without the first. So it goes with fragments of a tunnel's packet, too. A flow whose SYN was a fragment is unknown here and
  * passes, counted. One that comes in by the port of its other end is none of the flow. */
@@ -175,7 +175,8 @@ static __noinline int on_fragment(struct __sk_buff *skb, struct packet *p, struc
 	if (!p || !port || !c)
 		return TC_ACT_OK;
 	__u32 segment = p->key.segment;
-	if (p->protocol != IPPROTO_TCP)
+	/* Behind a second tag is another network's (SPEC D16). */
+	if (p->protocol != IPPROTO_TCP || p->stacked)
 		goto passed;
 	__u32 of_tunnel = p->outer_fragment & bpf_htons(0x3fff);
 	if (p->later_fragment) {
@@ -203,7 +204,7 @@ static __noinline int on_fragment(struct __sk_buff *skb, struct packet *p, struc
 		__u32 state = *(volatile __u64 *)&f->word & 0xff;
 		if (state == STATE_ANSWERED) {
 			watched = f;
-		} else if ((state == STATE_TAKEN || state == STATE_TOMBSTONE) && !of_tunnel) {
+		} else if ((state == STATE_TAKEN || state == STATE_TOMBSTONE) && !p->key.outer_vlan && !p->key.tunnel) {
 			return first_of_taken(skb, p, port, f);
 		} else if (state != STATE_RELEASED && state != STATE_IGNORED) {
 			count(segment, fragment_dropped);

@@ -173,6 +173,12 @@ static __always_inline int enter_tunnel(struct __sk_buff *skb, struct packet *p,
 		count(segment, outer_fragment_passed);
 	if (p->later_fragment)
 		return 0;
+	/* One too short for what is inside to be told: the longest tunnel header, an IP header and ports. No router
+	 * has to make such (RFC 791: it takes 68 bytes); who reads on reads what is behind its end (RFC 1858). */
+	if (fragment && p->l4 + 8 + sizeof(struct iphdr) + 8 > p->end) {
+		p->odd_headers = 1;
+		return 0;
+	}
 	if (ip->ihl != 5) {
 		count(segment, outer_options_passed);
 		return 0;

@@ -71,7 +71,7 @@ static __always_inline int on_packet(struct __sk_buff *skb, struct said *said)
 		}
 		if (p.fragment)
 			return on_fragment(skb, &p, port, c);
-		return is_icmp_error(&p) ? on_icmp_error(skb, &p, port) : TC_ACT_OK;
+		return is_icmp_error(&p) && !p.stacked ? on_icmp_error(skb, &p, port) : TC_ACT_OK;
 	}
 
 	__u64 word;

@@ -144,25 +144,39 @@ fn taken(wire: &Wire, engine: &Engine, tunnel: Tunnel) -> (Raw, Raw) {
 
 #[test]
 fn fragments_of_a_taken_flow_are_put_together_by_its_sockets_kernel() {
-    for tunnel in [Tunnel::None, Tunnel::Gre, Tunnel::GreKey([7, 9])] {
+    let wire = Wire::new();
+    let (engine, held) = wire.engine(Attach::Auto);
+    judge_all(held, 5, Does::TakeOver);
+    wire.crosses(CLIENT, SERVER);
+    let (client, server) = taken(&wire, &engine, Tunnel::None);
+    client.put_in_fragments(&client.segment(5, &[1; 500]), 200, [0, 1]);
+    server.expect("the client's bytes", |a| a.payload == [1; 500]);
+    server.acknowledge(0, 505);
+    server.put_in_fragments(&server.segment(0, &[2; 500]), 200, [0, 1]);
+    client.expect("the server's bytes", |a| a.payload == [2; 500]);
+    client.acknowledge(505, 500);
+    assert_eq!(engine.counter("fragment_to_engine"), 4);
+    assert_eq!(engine.counter("fragment_dropped"), 0);
+    // The rest first crosses as it comes, and is of no use: it comes again.
+    client.put_in_fragments(&client.segment(505, &[3; 500]), 200, [1, 0]);
+    engine.wait_for("fragment_to_engine", 5);
+    server.expect_none("half a packet", |a| a.payload.contains(&3));
+    client.put_in_fragments(&client.segment(505, &[3; 500]), 200, [0, 1]);
+    server.expect("what came again", |a| a.payload == [3; 500]);
+}
+
+/// That kernel knows of no tunnel, and would put together what belongs to two of them.
+#[test]
+fn fragments_of_a_taken_flow_in_a_tunnel_neither_cross_nor_reach_its_sockets() {
+    for tunnel in [Tunnel::Gre, Tunnel::GreKey([7, 9])] {
         let wire = Wire::new();
         let (engine, held) = wire.engine(Attach::Auto);
         judge_all(held, 5, Does::TakeOver);
         wire.crosses(CLIENT, SERVER);
         let (client, server) = taken(&wire, &engine, tunnel);
         client.put_in_fragments(&client.segment(5, &[1; 500]), 200, [0, 1]);
-        server.expect("the client's bytes", |a| a.payload == [1; 500]);
-        server.acknowledge(0, 505);
-        server.put_in_fragments(&server.segment(0, &[2; 500]), 200, [0, 1]);
-        client.expect("the server's bytes", |a| a.payload == [2; 500]);
-        client.acknowledge(505, 500);
-        assert_eq!(engine.counter("fragment_to_engine"), 4);
-        assert_eq!(engine.counter("fragment_dropped"), 0);
-        // The rest first crosses as it comes, and is of no use: it comes again.
-        client.put_in_fragments(&client.segment(505, &[3; 500]), 200, [1, 0]);
-        engine.wait_for("fragment_to_engine", 5);
-        server.expect_none("half a packet", |a| a.payload.contains(&3));
-        client.put_in_fragments(&client.segment(505, &[3; 500]), 200, [0, 1]);
-        server.expect("what came again", |a| a.payload == [3; 500]);
+        engine.wait_for("fragment_dropped", 1);
+        server.expect_none("the client's bytes", |a| a.payload.contains(&1));
+        assert_eq!(engine.counter("fragment_to_engine"), 0);
     }
 }
