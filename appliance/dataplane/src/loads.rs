@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// So many flows more than the least busy runtime's, and a quarter of those, are no reason to look elsewhere.
-const MORE: usize = 16;
+const MORE: usize = 4;
 
 /// One count for each runtime: flows that are held, or taken.
 #[derive(Debug)]

@@ -37,8 +37,10 @@ use crate::rings::Share;
 
 /// How long a held flow waits for a first packet that can be judged.
 const UNREAD: Duration = Duration::from_secs(5);
-/// Most records of a ring read before the runtime's other tasks have a turn.
-const RECORDS_A_TURN: usize = 64;
+/// Most records of a ring read before the runtime's other tasks have a turn; and for how long they are read,
+/// about: those tasks have long turns, too.
+const RECORDS_A_TURN: usize = 1024;
+const TURN: Duration = Duration::from_millis(1);
 
 /// Bounds of what one reader keeps.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +111,7 @@ impl RingReader {
         // Its sender is gone with the data plane.
         while open.has_changed().is_ok() {
             reading.turned(&rings);
-            let more = rings.read(RECORDS_A_TURN, |held, frame| reading.record(held, frame));
+            let more = rings.read(RECORDS_A_TURN, TURN, |held, frame| reading.record(held, frame));
             let due = reading.look_after_due();
             if more || due {
                 tokio::task::yield_now().await;

@@ -17,7 +17,7 @@ use crate::state::Swap;
 const AGAIN: Duration = Duration::from_millis(500);
 /// Most of each kind that are looked after before the runtime's other tasks have a turn: what falls due may
 /// do so all at once.
-const DUE_A_TURN: usize = 64;
+const DUE_A_TURN: usize = 512;
 /// As above, of flows that their judges ended: more than held ones come in the same time.
 const FINISHED_A_TURN: usize = 8 * DUE_A_TURN;
 

@@ -6,7 +6,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
 use tokio::io::Interest;
@@ -20,6 +20,8 @@ use crate::rings::Share;
 
 /// What is due is looked after this often when no packet comes.
 const TICK: Duration = Duration::from_millis(100);
+/// Records between two looks at the clock.
+const BETWEEN_LOOKS: usize = 32;
 
 /// The rings of one reader.
 pub struct Rings {
@@ -53,15 +55,17 @@ impl Rings {
         self.rings.iter().map(|ring| ring.number)
     }
 
-    /// Reads `most` records of each ring. Whether there is more, or will be in a moment.
+    /// Reads `most` records of each ring, and about so long. Whether there is more, or will be in a moment.
     pub fn read(
         &mut self,
         most: usize,
+        turn: Duration,
         mut each: impl FnMut(&Held, Result<Frame, FrameError>),
     ) -> bool {
         let mut more = false;
         for ring in &mut self.rings {
-            for _ in 0..most {
+            let began = Instant::now();
+            for number in 1..=most {
                 let Some(record) = ring.woken.get_mut().next() else { break };
                 let held = read_held(&record)
                     .map(|(held, frame)| (held, Frame::parse(frame, held.gso_size, held.tag())));
@@ -69,6 +73,9 @@ impl Rings {
                 drop(record);
                 if let Some((held, frame)) = held {
                     each(&held, frame);
+                }
+                if number.is_multiple_of(BETWEEN_LOOKS) && began.elapsed() > turn {
+                    break;
                 }
             }
             more |= ring.positions.differ();
