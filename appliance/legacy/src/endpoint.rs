@@ -283,7 +283,10 @@ impl Endpoint {
             && !self.facts().certificate_requested
         {
             if established.resumed {
-                return self.sessions.renew(binding, session);
+                if let Some(shown) = &self.resuming {
+                    self.sessions.renew(binding, session, shown);
+                }
+                return;
             }
             let (chain, staple) = (established.chain.clone(), established.staple.clone());
             self.sessions.keep(binding, session, Shown { chain, staple }, Instant::now());

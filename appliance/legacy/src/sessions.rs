@@ -90,9 +90,11 @@ impl ServerSessions {
     }
 
     /// After one that was resumed: it may have brought another ticket, but lives no longer for it, and
-    /// what was forgotten meanwhile stays so.
-    pub fn renew(&self, binding: &[u8; BINDING], session: &SslSessionRef) {
+    /// what was forgotten meanwhile stays so, as does another that is kept meanwhile. `shown`: what the
+    /// session began with.
+    pub fn renew(&self, binding: &[u8; BINDING], session: &SslSessionRef, shown: &Rc<Shown>) {
         if let Some(known) = self.0.borrow_mut().peek_mut(binding)
+            && Rc::ptr_eq(&known.shown, shown)
             && is_resumable(session)
         {
             known.session = session.to_owned();

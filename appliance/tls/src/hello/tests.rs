@@ -98,6 +98,26 @@ fn rustls_hello_with_post_quantum_key_share_is_read() {
     assert_eq!(hello.alpn, alpn);
     assert!(hello.supported());
     assert_eq!(Shares::as_client(&hello), Shares::PostQuantum);
+    // It lists the group, and has no share of it.
+    let listing = ClientHello { wire_length: 600, ..hello };
+    assert_eq!(Shares::as_client(&listing), Shares::Classic);
+}
+
+/// The legacy stack serves nobody who only has to say nonsense.
+#[test]
+fn only_names_whose_one_fault_is_a_hyphen_are_not_the_modern_stacks() {
+    for (name, takes) in [
+        ("a.example", true),
+        ("a-.example", false),
+        ("a-.b--.example", false),
+        ("a..example", true),
+        ("a-..example", true),
+        ("-.example", true),
+        ("host:443", true),
+        ("192.0.2.1", true),
+    ] {
+        assert_eq!(crate::ModernStack::takes_name(name), takes, "{name}");
+    }
 }
 
 /// There are servers that never answer a hello of two segments.

@@ -69,11 +69,16 @@ pub enum Shares {
     Classic,
 }
 
+/// Bytes of a client's share of X25519MLKEM768 (draft-ietf-tls-ecdhe-mlkem section 4.1).
+const MLKEM_SHARE: usize = 1184 + 32;
+
 impl Shares {
     /// As the session's client does: its own hello is as long then, so that a server which does not
-    /// answer ours would not answer the client's either.
+    /// answer ours would not answer the client's either. One that lists the group without a share of it has
+    /// a shorter hello than that share.
     pub fn as_client(hello: &ClientHello) -> Self {
-        if hello.groups.contains(&X25519MLKEM768) { Self::PostQuantum } else { Self::Classic }
+        let lists = hello.groups.contains(&X25519MLKEM768);
+        if lists && hello.wire_length > MLKEM_SHARE { Self::PostQuantum } else { Self::Classic }
     }
 }
 
@@ -155,7 +160,12 @@ impl ModernStack {
     /// that no host may have by the letter, though there are such, with a label that ends in a hyphen. (An
     /// address it takes, and nobody sends: RFC 6066 section 3.)
     pub fn takes_name(server_name: &str) -> bool {
-        ServerName::try_from(server_name).is_ok()
+        let without = || {
+            let labels: Vec<_> = server_name.split('.').map(|l| l.trim_end_matches('-')).collect();
+            labels.join(".")
+        };
+        // What has another fault is a name nowhere.
+        ServerName::try_from(server_name).is_ok() || ServerName::try_from(without()).is_err()
     }
 
     /// The leg to a server, with its ClientHello waiting to be written.

@@ -119,10 +119,11 @@ impl Observed {
 
     pub(super) fn staple(&self) -> Option<Vec<u8>> {
         let mut beginning = self.beginning();
-        let staple = &mut beginning.as_mut()?.staple;
-        let told = staple.as_ref().map(|staple| staple.to_vec());
-        // No session is kept with it.
-        staple.take_if(|staple| staple.len() > KEPT_STAPLE_BOUND);
+        let told = beginning.as_ref()?.staple.as_ref().map(|staple| staple.to_vec());
+        if told.as_ref().is_some_and(|staple| staple.len() > KEPT_STAPLE_BOUND) {
+            // No session is kept with it, nor without it: tickets may come later.
+            *beginning = None;
+        }
         told
     }
 
