@@ -25,6 +25,18 @@ const REJECTIONS_WITHIN: Duration = Duration::from_secs(60);
 /// What one engine has learnt.
 pub struct Learnt {
     entries: ShardedCache<Subject, Entry>,
+    /// When a client last believed a forged certificate for a name, where its proxy wants to learn who does
+    /// not. As many as above.
+    believed: ShardedCache<Subject, Instant>,
+}
+
+/// How a client did not go on after it was shown a forged certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// It said that it does not believe it.
+    Told,
+    /// It left without a word. So does a browser that has more connections than it needs.
+    Left,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -53,7 +65,7 @@ enum Entry {
 
 impl Default for Learnt {
     fn default() -> Self {
-        Self { entries: ShardedCache::new(BOUND) }
+        Self { entries: ShardedCache::new(BOUND), believed: ShardedCache::new(BOUND) }
     }
 }
 
@@ -90,8 +102,8 @@ impl Learnt {
         }
     }
 
-    /// A client rejected a forged certificate, of a server whose own verified for this name.
-    pub fn rejected<'a>(
+    /// A client believed a forged certificate, and went on.
+    pub fn accepted<'a>(
         &self,
         proxy: impl Into<Refusals<'a>>,
         client: IpAddr,
@@ -100,15 +112,34 @@ impl Learnt {
         now: Instant,
     ) {
         let proxy = &proxy.into();
+        if proxy.on_pinned_client == OnRefusal::Bypass {
+            self.believed.put(of_name(pinned(proxy, client, server, name)), now);
+        }
+    }
+
+    /// A client rejected a forged certificate, of a server whose own verified for this name. Where it
+    /// believed another one for that name within a minute, it must have said so.
+    pub fn rejected<'a>(
+        &self,
+        proxy: impl Into<Refusals<'a>>,
+        client: IpAddr,
+        server: ServerAt,
+        name: Option<&str>,
+        rejection: Rejection,
+        now: Instant,
+    ) {
+        let proxy = &proxy.into();
         if proxy.on_pinned_client != OnRefusal::Bypass {
             return;
         }
         let subject = pinned(proxy, client, server, name);
-        let known = match name {
-            // Wherever the server is, the client pins its name.
-            Some(_) => Subject { server: None, ..subject.clone() },
-            None => subject.clone(),
-        };
+        let known = of_name(subject.clone());
+        if rejection == Rejection::Left
+            && let Some(believed) = self.believed.find(&known, |believed| *believed)
+            && now.saturating_duration_since(believed) <= REJECTIONS_WITHIN
+        {
+            return;
+        }
         let lasts = lasts(proxy);
         // Looked at and changed at one time: of two sessions that end at once one is the second.
         let pins = self.entries.with(
@@ -135,6 +166,7 @@ impl Learnt {
 
     pub fn forget(&self) {
         self.entries.clear();
+        self.believed.clear();
     }
 
     /// What is bypassed by these proxies as they are now: the newest `most`.
@@ -189,6 +221,14 @@ fn asking(proxy: &Refusals<'_>, server: ServerAt, name: Option<&str>) -> Subject
 
 fn pinned(proxy: &Refusals<'_>, client: IpAddr, server: ServerAt, name: Option<&str>) -> Subject {
     Subject { client: Some(client), ..asking(proxy, server, name) }
+}
+
+/// Wherever the server is, the client pins its name, where it has one.
+fn of_name(subject: Subject) -> Subject {
+    match subject.name {
+        Some(_) => Subject { server: None, ..subject },
+        None => subject,
+    }
 }
 
 fn key(proxy: &Refusals<'_>) -> (String, bool) {
@@ -270,7 +310,7 @@ mod tests {
         let of =
             |client, name, seconds| learnt.bypass(&on, client, server, name, later(start, seconds));
         let rejects = |server, seconds| {
-            learnt.rejected(&on, client, server, NAME, later(start, seconds));
+            learnt.rejected(&on, client, server, NAME, Rejection::Told, later(start, seconds));
         };
         let listed = |seconds| learnt.list(&[(&on).into()], 10, later(start, seconds));
         rejects(server, 0);
@@ -295,6 +335,31 @@ mod tests {
         assert_eq!(of(client, NAME, 82), None);
     }
 
+    #[test]
+    fn browser_that_drops_connections_it_does_not_need_pins_nothing() {
+        let (learnt, start, (client, server)) = (Learnt::default(), Instant::now(), ends());
+        let on = proxy(OnRefusal::Block, OnRefusal::Bypass);
+        let of = |seconds| learnt.bypass(&on, client, server, NAME, later(start, seconds));
+        let leaves = |rejection, seconds| {
+            learnt.rejected(&on, client, server, NAME, rejection, later(start, seconds));
+        };
+        // On one of them it goes on.
+        learnt.accepted(&on, client, server, Some("A.example."), start);
+        for seconds in 0..3 {
+            leaves(Rejection::Left, seconds);
+        }
+        assert_eq!(of(3), None);
+        // Another program of the same client says that it does not.
+        leaves(Rejection::Told, 4);
+        leaves(Rejection::Told, 5);
+        assert_eq!(of(6), Some(Bypassed::PinnedClient));
+        learnt.forget();
+        // Much later nobody goes on.
+        leaves(Rejection::Left, 100);
+        leaves(Rejection::Left, 101);
+        assert_eq!(of(102), Some(Bypassed::PinnedClient));
+    }
+
     /// What is blocked is not told as bypassed, nor what is decrypted again.
     #[test]
     fn told_is_only_what_is_bypassed_and_for_how_long() {
@@ -302,8 +367,8 @@ mod tests {
         let [blocks, bypasses] = [OnRefusal::Block, OnRefusal::Bypass].map(|on| proxy(on, on));
         let learns = |proxy: &ClientProxy| {
             learnt.client_certificate_requested(proxy, server, NAME, start);
-            learnt.rejected(proxy, client, server, NAME, start);
-            learnt.rejected(proxy, client, server, NAME, start);
+            learnt.rejected(proxy, client, server, NAME, Rejection::Left, start);
+            learnt.rejected(proxy, client, server, NAME, Rejection::Left, start);
         };
         learns(&blocks);
         assert_eq!(learnt.entries.count(), 0);
@@ -327,7 +392,7 @@ mod tests {
         let on = proxy(OnRefusal::Block, OnRefusal::Bypass);
         for number in 0..6000 {
             let name = format!("host-{number}.example");
-            learnt.rejected(&on, client, server, Some(&name), now);
+            learnt.rejected(&on, client, server, Some(&name), Rejection::Left, now);
         }
         assert_eq!(learnt.entries.count(), BOUND);
     }

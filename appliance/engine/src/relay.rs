@@ -60,6 +60,7 @@ pub struct Relay<'a> {
     client: Side,
     server: Side,
     guard: &'a FlowGuard,
+    flow: &'a FlowPolicy<'a>,
     inspected: InspectedSession,
     resets_on_block: Resets,
     surroundings: &'a Rc<Surroundings>,
@@ -104,7 +105,7 @@ impl<'a> Relay<'a> {
     pub fn new(
         (client, server): (Leg, Leg),
         guard: &'a FlowGuard,
-        flow: &FlowPolicy<'_>,
+        flow: &'a FlowPolicy<'a>,
         service: Service,
         surroundings: &'a Rc<Surroundings>,
         record: &'a mut SessionRecord,
@@ -113,6 +114,7 @@ impl<'a> Relay<'a> {
             client: Side::of(client),
             server: Side::of(server),
             guard,
+            flow,
             inspected: InspectedSession::with_rules_by_direction(
                 flow.rules.map(Arc::clone),
                 service,

@@ -27,6 +27,7 @@ use weir_tls::hello::ClientHello;
 use weir_tls::{Action, Alert, Hashed, LeafKind, LegKey, Shares, Verdict};
 
 use self::excepted::{excepted_all_the_same, is_excepted, relay_excepted};
+pub(crate) use self::failed::certificate_accepted;
 use self::failed::{
     certificate_rejected, client_leg_not_made, learn_request, refuse, rejects_certificate,
     server_failed,
@@ -36,6 +37,7 @@ use crate::authorities;
 use crate::closing::{has_said_its_last, part};
 use crate::compiled::{CompiledPolicy, Excepted, FlowPolicy, Proxy};
 use crate::counters::{Totals, increment};
+use crate::learnt::Rejection;
 use crate::leg::{Leg, LegFault};
 use crate::record::{certificate_record, failure, leg_record};
 use crate::relay::{self, Relay};
@@ -97,7 +99,8 @@ pub async fn run(
     let place = guard.place();
     drop(guard);
     if ended.certificate_rejected {
-        certificate_rejected((&flow, place), record, verdict, &surroundings.totals);
+        let rejection = Rejection::Left;
+        certificate_rejected((&flow, place), record, verdict, rejection, &surroundings.totals);
     }
     let not_inspected = |reason| Outcome::DecryptedNotInspected(reason);
     match ended.blocked {
@@ -190,9 +193,15 @@ async fn handshakes(
     // Told once.
     let staple = server.tls.stapled_response();
     let seen = Shown { chain: &chain, staple: staple.as_deref() };
-    if let Excepted::AskServer(policy) = flow.excepted(hello, at)
-        && is_excepted(seen, hello, flow, policy, (at, asked_until), surroundings).await
-    {
+    let excepted = match flow.excepted(hello, at) {
+        Excepted::AskServer(policy) => {
+            is_excepted(seen, hello, flow, policy, (at, asked_until), surroundings).await
+        }
+        // Another session learnt so since this one was judged.
+        Excepted::Yes => true,
+        Excepted::No => false,
+    };
+    if excepted {
         return Err(Ended::Excepted { client, server: server.stream });
     }
     if server.tls.client_certificate_requested() {
@@ -239,8 +248,8 @@ async fn handshakes(
         increment(&totals.client_handshake_failures);
         debug!(session = record.id, %fault, "handshake with the client failed");
         record.failure = Some(failure(End::Client, false, &fault));
-        if !left_before && rejects_certificate(&fault, &client) {
-            certificate_rejected((flow, place), record, verdict, totals);
+        if !left_before && let Some(rejection) = rejects_certificate(&fault, &client) {
+            certificate_rejected((flow, place), record, verdict, rejection, totals);
         }
         // The server has finished its own handshake: it is told what the client said.
         match (fault.alert_for_other_side(), &fault) {

@@ -14,6 +14,7 @@ use weir_inspect::{Alert, Direction, MAX_HEAD};
 use super::{Fault, Relay};
 use crate::flow::milliseconds_now;
 use crate::leg::{HIGH_WATER, UNHEARD};
+use crate::session::certificate_accepted;
 
 /// Bytes of the wire in one read.
 const READ: usize = 64 << 10;
@@ -101,7 +102,10 @@ impl Relay<'_> {
                 self.rejected = self.left_at_once();
             }
         }
-        self.client_spoke |= direction == Direction::ToServer && !plain.is_empty();
+        if direction == Direction::ToServer && !plain.is_empty() && !self.client_spoke {
+            self.client_spoke = true;
+            certificate_accepted((self.flow, self.guard.place()), self.record);
+        }
 
         let unread = self.inspected.forwards_unread();
         let verdict = if plain.is_empty() || unread {

@@ -73,7 +73,12 @@ pub(super) async fn excepted_all_the_same(
     record: &mut SessionRecord,
     surroundings: &Surroundings,
 ) -> Option<TcpStream> {
-    let Excepted::AskServer(policy) = flow.excepted(hello, stacks.at(record)) else { return None };
+    let policy = match flow.excepted(hello, stacks.at(record)) {
+        Excepted::AskServer(policy) => policy,
+        // Another session learnt so since this one was judged.
+        Excepted::Yes => return failed.stream.take(),
+        Excepted::No => return None,
+    };
     if failed.asked && !failed.chain.is_empty() {
         let of = (stacks.at(record), policy);
         return excepted_by_chain(failed, hello, flow, of, record, surroundings).await;

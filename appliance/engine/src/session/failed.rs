@@ -17,6 +17,7 @@ use weir_tls::{Alert, LegError, Verdict};
 use crate::closing::{has_spoken, unacknowledged};
 use crate::compiled::{FlowPolicy, Proxy};
 use crate::counters::{Totals, increment};
+use crate::learnt::Rejection;
 use crate::leg::{Leg, LegFault, reset_on_close};
 use crate::record::failure;
 use crate::stacks::ServerFailed;
@@ -82,6 +83,7 @@ pub(super) fn certificate_rejected(
     (flow, place): (&FlowPolicy<'_>, Place),
     record: &SessionRecord,
     verdict: Verdict,
+    rejection: Rejection,
     totals: &Totals,
 ) {
     let Proxy::Client { proxy, .. } = flow.proxy else { return };
@@ -90,8 +92,18 @@ pub(super) fn certificate_rejected(
     if verdict.is_verified() {
         let (client, name) = (record.client.ip(), record.server_name.as_deref());
         let server = place.server(record.server);
-        flow.learnt.rejected(proxy, client, server, name, Instant::now());
+        flow.learnt.rejected(proxy, client, server, name, rejection, Instant::now());
     }
+}
+
+/// The client believes the certificate that it was shown.
+pub(crate) fn certificate_accepted(
+    (flow, place): (&FlowPolicy<'_>, Place),
+    record: &SessionRecord,
+) {
+    let Proxy::Client { proxy, .. } = flow.proxy else { return };
+    let (client, name) = (record.client.ip(), record.server_name.as_deref());
+    flow.learnt.accepted(proxy, client, place.server(record.server), name, Instant::now());
 }
 
 /// The next session with this server may be left alone (SPEC T10): where its proxy says so.
@@ -108,15 +120,17 @@ pub(super) fn learn_request((flow, place): (&FlowPolicy<'_>, Place), record: &Se
 /// The client said so, or left instead of finishing its handshake: when it had got all of ours. One that
 /// resets need not have acknowledged that before; of one that had closed, and is reset by what we say then,
 /// the kernel tells another error.
-pub(super) fn rejects_certificate(fault: &LegFault, client: &Leg) -> bool {
+pub(super) fn rejects_certificate(fault: &LegFault, client: &Leg) -> Option<Rejection> {
     let stream = &client.stream;
     match fault {
-        LegFault::Tls(LegError::AlertReceived(alert)) => alert.rejects_certificate(),
-        LegFault::Closed => !unacknowledged(stream),
-        LegFault::Tcp(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-            client.unsent() == 0 && has_spoken(stream)
+        LegFault::Tls(LegError::AlertReceived(alert)) => {
+            alert.rejects_certificate().then_some(Rejection::Told)
         }
-        _ => false,
+        LegFault::Closed => (!unacknowledged(stream)).then_some(Rejection::Left),
+        LegFault::Tcp(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+            (client.unsent() == 0 && has_spoken(stream)).then_some(Rejection::Left)
+        }
+        _ => None,
     }
 }
 
