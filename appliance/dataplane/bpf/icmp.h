@@ -129,8 +129,6 @@ static __noinline int is_covered_fragment(struct packet *p, struct port *port, s
 /* By what the first fragment of a packet and the rest of it are known as one's. */
 static __always_inline void key_of_fragments(struct packet *p, struct port *port)
 {
-	p->key.tunnel = p->wire_tunnel;
-	p->key.tunnel_key = p->wire_tunnel_key;
 	p->key.port[0] = p->seq;
 	p->key.port[1] = p->seq >> 16;
 	p->key.reserved[0] = 1 + p->from_low;
@@ -166,10 +164,11 @@ static __noinline int rest_of_taken(struct packet *p, struct port *port)
 /* TCP in IP fragments. Those of a taken flow go to the kernel that has its sockets; what comes before the
  * packet's first fragment crosses, and is of no use. A first fragment of a flow that is held or watched is
  * dropped: what is reassembled at the end would never have been looked at (SPEC D15). So is one of a taken flow
- * in a VLAN or a tunnel: that kernel knows of neither, and would put what belongs to two of them together (D16). Before anything was held, policy
- * lets the flow pass by one of its client: else it would not have come here. Later fragments name no ports and pass,
- * but nothing comes of them without the first. So it goes with fragments of a tunnel's packet, too. A flow whose SYN was a fragment is unknown here and
- * passes, counted. One that comes in by the port of its other end is none of the flow. */
+ * in a VLAN or a tunnel: that kernel knows of neither, and would put what belongs to two of them together (D16).
+ * Before anything was held, policy lets the flow pass by one of its client: else it would not have come here.
+ * Later fragments name no ports and pass, but nothing comes of them without the first. So it goes with fragments
+ * of a tunnel's packet, too. A flow whose SYN was a fragment is unknown here and passes, counted. One that comes
+ * in by the port of its other end is none of the flow. */
 static __noinline int on_fragment(struct __sk_buff *skb, struct packet *p, struct port *port, struct configuration *c)
 {
 	if (!p || !port || !c)
@@ -178,9 +177,8 @@ static __noinline int on_fragment(struct __sk_buff *skb, struct packet *p, struc
 	/* Behind a second tag is another network's (SPEC D16). */
 	if (p->protocol != IPPROTO_TCP || p->stacked)
 		goto passed;
-	__u32 of_tunnel = p->outer_fragment & bpf_htons(0x3fff);
 	if (p->later_fragment) {
-		if (of_tunnel || !rest_of_taken(p, port))
+		if (!rest_of_taken(p, port))
 			goto passed;
 		count(segment, fragment_to_engine);
 		return to_engine(skb, p, port);

@@ -84,7 +84,7 @@ struct {
 	PINNED;
 } gre_aliases SEC(".maps");
 
-/* When the first fragment of a taken flow's packet came, CLOCK_MONOTONIC ns: by the flow's key as on the wire,
+/* When the first fragment of a taken flow's packet came, CLOCK_MONOTONIC ns: by the flow's key,
  * with the packet's id for ports, its direction and the side it came in by. Past its size the least recently
  * used is forgotten: the rest of that packet crosses as it came, and comes again. */
 struct {

@@ -52,7 +52,7 @@ struct classes {
 };
 _Static_assert(sizeof(struct classes) == 404776, "src/layout/rules.rs has the same type");
 
-/* In the order in which they count; src/tables/policies.rs has the same. */
+/* In the order in which they count; weir_policy::precedence::tables has the same. */
 enum policy_kind { POLICY_EXCEPTED = 1, POLICY_SERVER = 2, POLICY_CLIENT = 3, POLICY_QUIC_PASSES = 4, POLICY_QUIC_BLOCKED = 5 };
 
 /* The longest prefix's class. */
