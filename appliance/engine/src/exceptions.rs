@@ -66,9 +66,7 @@ impl Exceptions {
     ) {
         self.0.put((deciding, server, name.map(normalised)), (excepted, now));
     }
-}
 
-impl Exceptions {
     /// Servers that are excepted, and that are not.
     pub fn counts(&self, now: Instant) -> [u64; 2] {
         let known = self.0.gather(|_, (excepted, since)| {

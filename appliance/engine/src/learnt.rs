@@ -173,7 +173,10 @@ impl Learnt {
     pub fn list(&self, proxies: &[Refusals<'_>], most: usize, now: Instant) -> Vec<LearntBypass> {
         let mut bypassed = self.entries.gather(|subject, entry| {
             let Entry::Bypassed(since) = entry else { return None };
-            let proxy = proxies.iter().find(|proxy| key(proxy) == subject.proxy)?;
+            let (name, is_server_proxy) = &subject.proxy;
+            let proxy = proxies
+                .iter()
+                .find(|proxy| proxy.proxy == name && proxy.is_server_proxy == *is_server_proxy)?;
             let setting = match subject.client {
                 None => proxy.on_client_certificate_request,
                 Some(_) => proxy.on_pinned_client,
@@ -240,7 +243,7 @@ fn normalised(name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use weir_policy::SecretBytes;
     use weir_policy::snapshot::{CertifiedKey, ClientProxy, SegmentId, Service};
 
@@ -248,7 +251,8 @@ mod tests {
 
     const NAME: Option<&str> = Some("a.example");
 
-    fn proxy(certificates: OnRefusal, pinned: OnRefusal) -> ClientProxy {
+    /// Without a certificate to sign with.
+    pub(crate) fn proxy(certificates: OnRefusal, pinned: OnRefusal) -> ClientProxy {
         ClientProxy {
             name: "p".into(),
             detection_ports: Vec::new(),

@@ -16,9 +16,10 @@
 //! either leg.
 //!
 //! The modern stack offers a server a key share that makes its hello longer than a segment only where the
-//! client does. The legacy stack offers none, and no version over the client's own: what stumbles over either is reached as the client would reach it. A client without TLS
-//! 1.3 has that also where the modern stack's hello is not answered at all. What its session shows of
-//! the server, bound as it is, counts for such clients only. Fails by the fault of the last attempt.
+//! client does. The legacy stack offers none, and no version over the client's own: what stumbles over
+//! either is reached as the client would reach it. A client without TLS 1.3 has that also where the modern
+//! stack's hello is not answered at all. What its session shows of the server, bound as it is, counts for
+//! such clients only. Fails by the fault of the last attempt.
 
 use std::io;
 use std::sync::Arc;

@@ -25,22 +25,8 @@ fn authority(name: &str) -> CertifiedKey {
 fn two_policies() -> CompiledPolicy {
     let proxy = ClientProxy {
         name: "staff".into(),
-        detection_ports: Vec::new(),
-        service: Service::Http,
         signing_certificate: authority("signer"),
-        block_invalid_certificates: false,
-        block_expired_certificates: false,
-        reset_client_on_block: true,
-        logging: false,
-        downgrade_http2: false,
-        minimum_rsa_key_length: 2048,
-        allowed: Allowed::default(),
-        on_encrypted_client_hello: Default::default(),
-        on_client_certificate_request: OnRefusal::Block,
-        on_pinned_client: OnRefusal::Block,
-        learnt_bypass_time: 100,
-        revocation: Default::default(),
-        revocation_unknown: Default::default(),
+        ..crate::learnt::tests::proxy(OnRefusal::Block, OnRefusal::Block)
     };
     let policy = |trust_store| ClientPolicy {
         name: format!("policy {trust_store}"),
