@@ -330,8 +330,6 @@ pub fn mapped(address: IpAddr) -> [u8; 16] {
     }
 }
 
-pub use weir_policy::precedence::tables::is_mapped;
-
 /// Reads a `Held` at the start of a ring record, and the frame after it.
 pub fn read_held(record: &[u8]) -> Option<(Held, &[u8])> {
     let (header, rest) = record.split_at_checked(size_of::<Held>())?;

@@ -88,7 +88,7 @@ impl RingReader {
     /// Reads until the data plane closes, or its rings cannot be read. On the runtime whose it is.
     pub async fn run(self) {
         let Self { core, rings, runtime, flows, finished, runtimes, limits, open } = self;
-        let mut rings = match wait::Rings::new(rings) {
+        let mut rings = match wait::RingSet::new(rings) {
             Ok(rings) => rings,
             Err(error) => {
                 return tracing::error!(%error, "rings of held packets cannot be waited for");
@@ -147,7 +147,7 @@ struct Reading {
 
 impl Reading {
     /// Shows that the reader lives.
-    fn turned(&self, rings: &wait::Rings) {
+    fn turned(&self, rings: &wait::RingSet) {
         let now = monotonic_nanoseconds().unwrap_or_default();
         for turned in rings.numbers().filter_map(|ring| self.core.turned.get(ring)) {
             turned.store(now, Ordering::Relaxed);

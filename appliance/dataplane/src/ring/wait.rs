@@ -24,7 +24,7 @@ const TICK: Duration = Duration::from_millis(100);
 const BETWEEN_LOOKS: usize = 32;
 
 /// The rings of one reader.
-pub struct Rings {
+pub struct RingSet {
     rings: Vec<Ring>,
     tick: Interval,
 }
@@ -36,7 +36,7 @@ struct Ring {
     positions: Positions,
 }
 
-impl Rings {
+impl RingSet {
     /// Inside a runtime.
     pub fn new(share: Share) -> io::Result<Self> {
         let rings = share.into_iter().map(|(number, ring)| {

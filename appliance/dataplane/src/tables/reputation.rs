@@ -8,10 +8,11 @@ use std::net::IpAddr;
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{LpmTrie, MapData, MapError};
+use weir_policy::precedence::tables::is_mapped;
 use weir_policy::precedence::{Reputation, Standing};
 
 use super::{ApplyError, in_table, map};
-use crate::layout::{is_mapped, mapped};
+use crate::layout::mapped;
 
 const BLOCKED: u8 = 1;
 const PERMITTED: u8 = 2;

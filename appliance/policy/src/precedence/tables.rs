@@ -95,7 +95,7 @@ pub struct Classes {
 pub struct Compiled {
     pub rows: Vec<Row>,
     pub classes: Classes,
-    /// Source or destination, prefix in bits of a 16-byte address, network, class.
+    /// Whether it is of destinations, network, class.
     pub networks: Vec<(bool, IpNet, u16)>,
     /// What covers which kind of candidates, in their order.
     pub policy_kinds: Vec<PolicyKind>,
