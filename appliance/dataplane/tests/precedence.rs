@@ -12,13 +12,12 @@ use weir_policy::precedence::{
     BypassRule, ICMP, ICMPV6, Match, PacketFacts, Reputation, Standing, TCP, TrafficAction,
     TrafficFilter, UDP, evaluate,
 };
-use weir_policy::secret::SecretBytes;
 use weir_policy::snapshot::{
-    CertifiedKey, ClientPolicy, Layer2Fallback, PortRange, Profile, QuicAction, SegmentId,
-    ServerPolicy, ServerProxy, Service, Side, VirtualSegment,
+    ClientPolicy, Layer2Fallback, PortRange, Profile, QuicAction, SegmentId, ServerPolicy,
+    ServerProxy, Side, VirtualSegment,
 };
 use wire::Wire;
-use wire::engine::snapshot;
+use wire::engine::{server_proxy, snapshot};
 
 /// Numbers that are the same in every run (a linear congruential generator).
 struct Random(u64);
@@ -123,17 +122,9 @@ fn rules(random: &mut Random) -> Snapshot {
         proxy.detection_ports = vec![range(random)];
         rules.client_proxies.push(proxy);
         rules.server_proxies.push(ServerProxy {
-            name: "server".into(),
             destinations: vec![network(random), network(random)],
             detection_ports: vec![range(random)],
-            service: Service::Other,
-            certificates: vec![CertifiedKey { chain: vec![], key: SecretBytes::new(vec![]) }],
-            reset_server_on_block: false,
-            logging: false,
-            downgrade_http2: false,
-            allowed: Default::default(),
-            on_client_certificate_request: Default::default(),
-            learnt_bypass_time: 600,
+            ..server_proxy()
         });
     }
     rules.profiles = (0..1 + random.below(4))

@@ -15,12 +15,10 @@ use weir_policy::precedence::{
     BypassRule, Match, PacketFacts, Passage, Reputation, Standing, TCP, TrafficAction,
     TrafficFilter, UDP, evaluate,
 };
-use weir_policy::secret::SecretBytes;
 use weir_policy::snapshot::{
-    CertifiedKey, Layer2Fallback, PortRange, SegmentId, ServerPolicy, ServerProxy, Service, Side,
-    VirtualSegment,
+    Layer2Fallback, PortRange, SegmentId, ServerPolicy, ServerProxy, Side, VirtualSegment,
 };
-use wire::engine::snapshot;
+use wire::engine::{server_proxy, snapshot};
 use wire::{CLIENT, SERVER, Wire};
 
 fn network(base: u32, index: usize, prefix: u8) -> IpNet {
@@ -174,14 +172,7 @@ fn a_thousand_servers_policies_are_known_each() {
             name: format!("server {number}"),
             destinations: vec![network(OTHER, number, 28)],
             detection_ports: vec![PortRange { first: ports(number), last: ports(number) }],
-            service: Service::Other,
-            certificates: vec![CertifiedKey { chain: vec![], key: SecretBytes::new(vec![]) }],
-            reset_server_on_block: false,
-            logging: false,
-            downgrade_http2: false,
-            allowed: Default::default(),
-            on_client_certificate_request: Default::default(),
-            learnt_bypass_time: 600,
+            ..server_proxy()
         })
         .collect();
     rules.profiles[0].client_policies.clear();

@@ -13,7 +13,7 @@ use weir_dataplane::{Attach, Times};
 use weir_policy::snapshot::{Evasion, EvasionAction, Layer2Fallback, ServerPolicy, ServerProxy};
 use weir_policy::{Resets, Snapshot};
 use wire::Wire;
-use wire::engine::{Does, Engine, against, judge_all, snapshot};
+use wire::engine::{Does, Engine, against, judge_all, server_proxy, snapshot};
 use wire::raw::{ACK, FIN, RST, Raw, SYN};
 
 /// The address of the server end's own TCP.
@@ -75,14 +75,7 @@ fn serving() -> Snapshot {
         name: "all".into(),
         destinations: vec!["0.0.0.0/0".parse().unwrap()],
         detection_ports: client.detection_ports.clone(),
-        service: client.service,
-        certificates: vec![client.signing_certificate.clone()],
-        reset_server_on_block: false,
-        logging: false,
-        downgrade_http2: false,
-        allowed: client.allowed.clone(),
-        on_client_certificate_request: Default::default(),
-        learnt_bypass_time: 600,
+        ..server_proxy()
     });
     let policy = ServerPolicy { name: "all".into(), server_proxy: 0, source_exceptions: vec![] };
     snapshot.profiles[0].server_policies.push(policy);

@@ -46,7 +46,20 @@ struct Visit<'a> {
     shares: Shares,
 }
 
-impl Visit<'_> {
+impl<'a> Visit<'a> {
+    fn of(near: &'a ModernStack, far: &'a ModernStack, key: &'a LegKey) -> Self {
+        Self {
+            near,
+            far,
+            key,
+            verdict: Verdict::default(),
+            address: ADDRESS,
+            vlan: None,
+            name: "a.example",
+            shares: Shares::PostQuantum,
+        }
+    }
+
     fn resumed(&self) -> bool {
         let Self { near, name, address, vlan, shares, .. } = *self;
         let server = Place::new(SegmentId(1), vlan).server(address);
@@ -71,16 +84,7 @@ impl Visit<'_> {
 fn second_visit_resumes_in_both_versions() {
     for version in VERSIONS {
         let (near, far, key) = (stack(version), stack(version), key("a.example"));
-        let visit = Visit {
-            near: &near,
-            far: &far,
-            key: &key,
-            verdict: Verdict::default(),
-            address: ADDRESS,
-            vlan: None,
-            name: "a.example",
-            shares: Shares::PostQuantum,
-        };
+        let visit = Visit::of(&near, &far, &key);
         assert!(!visit.resumed(), "{version}");
         for _ in 0..4 {
             assert!(visit.resumed(), "{version}");
@@ -93,16 +97,7 @@ fn second_visit_resumes_in_both_versions() {
 fn second_visit_resumes_whatever_key_shares_its_client_offers() {
     for version in VERSIONS {
         let (near, far, key) = (stack(version), stack(version), key("a.example"));
-        let visit = |shares| Visit {
-            near: &near,
-            far: &far,
-            key: &key,
-            verdict: Verdict::default(),
-            address: ADDRESS,
-            vlan: None,
-            name: "a.example",
-            shares,
-        };
+        let visit = |shares| Visit { shares, ..Visit::of(&near, &far, &key) };
         assert!(!visit(Shares::Classic).resumed(), "{version}");
         for shares in [Shares::PostQuantum, Shares::Classic, Shares::PostQuantum] {
             assert!(visit(shares).resumed(), "{version}, {shares:?}");
@@ -130,16 +125,7 @@ fn key_exchange_is_post_quantum_where_the_client_offers_it_whatever_others_agree
 fn session_with_a_client_is_bound_to_verdict_certificate_and_policy_generation() {
     for version in VERSIONS {
         let (near, far, first) = (stack(version), stack(version), key("a.example"));
-        let visit = Visit {
-            near: &near,
-            far: &far,
-            key: &first,
-            verdict: Verdict::default(),
-            address: ADDRESS,
-            vlan: None,
-            name: "a.example",
-            shares: Shares::PostQuantum,
-        };
+        let visit = Visit::of(&near, &far, &first);
         let again = |visit: Visit<'_>| (visit.resumed(), visit.resumed());
         assert_eq!(again(Visit { ..visit }), (false, true));
         let worse = Verdict::from(Failure::Expired);
@@ -155,16 +141,7 @@ fn session_with_a_client_is_bound_to_verdict_certificate_and_policy_generation()
 fn session_with_a_server_is_bound_to_place_address_name_and_policy_generation() {
     for version in VERSIONS {
         let (near, far, key) = (stack(version), stack(version), key("a.example"));
-        let visit = Visit {
-            near: &near,
-            far: &far,
-            key: &key,
-            verdict: Verdict::default(),
-            address: ADDRESS,
-            vlan: None,
-            name: "a.example",
-            shares: Shares::PostQuantum,
-        };
+        let visit = Visit::of(&near, &far, &key);
         assert!(!visit.resumed());
         assert!(!Visit { vlan: Some(7), ..visit }.resumed(), "{version}");
         let other_port = SocketAddr::new(ADDRESS.ip(), 8443);

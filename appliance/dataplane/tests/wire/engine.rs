@@ -14,7 +14,7 @@ use weir_dataplane::{
 use weir_policy::secret::SecretBytes;
 use weir_policy::snapshot::{
     CertifiedKey, ClientPolicy, ClientProxy, Device, Evasion, Health, Layer2Fallback, PortRange,
-    Profile, Segment, Service, VirtualSegment,
+    Profile, Segment, ServerProxy, Service, VirtualSegment,
 };
 use weir_policy::{Resets, Snapshot};
 
@@ -155,6 +155,23 @@ pub fn snapshot(fallback: Layer2Fallback) -> Snapshot {
             ..Device::default()
         },
         ..Snapshot::default()
+    }
+}
+
+/// A server proxy of no destinations and ports; no flow of it is decrypted here.
+pub fn server_proxy() -> ServerProxy {
+    ServerProxy {
+        name: "server".into(),
+        destinations: vec![],
+        detection_ports: vec![],
+        service: Service::Other,
+        certificates: vec![CertifiedKey { chain: vec![], key: SecretBytes::new(vec![]) }],
+        reset_server_on_block: false,
+        logging: false,
+        downgrade_http2: false,
+        allowed: Default::default(),
+        on_client_certificate_request: Default::default(),
+        learnt_bypass_time: 600,
     }
 }
 
