@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use weir_lab::bench::{Bench, dataplane, tls};
-use weir_lab::crowd::{churn, idle};
+use weir_lab::crowd::{churn, idle, machine};
 use weir_lab::report::Report;
 use weir_lab::wire::Wire;
 use weir_lab::wire::lab::Lab;
@@ -70,9 +70,18 @@ enum Subject {
 #[derive(Subcommand)]
 enum Crowd {
     /// That idle, then are used, then closed.
-    Idle(idle::Settings),
+    Idle {
+        #[command(flatten)]
+        settings: idle::Settings,
+        /// What is between the ends; the appliance's memory is measured in the lab only.
+        #[arg(long, value_enum, default_value_t = WireKind::Lab)]
+        wire: WireKind,
+    },
     /// One after another, a share of them aborted by either end at any stage.
     Churn(churn::Settings),
+    /// The servers' process of a crowd through the image.
+    #[command(hide = true)]
+    Servers(machine::Servers),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -139,15 +148,24 @@ fn main() -> ExitCode {
 }
 
 fn crowd(of: &Crowd) -> Result<()> {
-    let mut bench = Bench::start(Lab::start)?;
     match of {
-        Crowd::Idle(settings) => {
+        Crowd::Idle { settings, wire: WireKind::Machine } => {
+            let program = std::env::current_exe()?;
+            println!("{}", machine::run(&program, settings.sessions, settings.idle())?);
+        }
+        Crowd::Idle { settings, wire: WireKind::Lab } => {
+            let mut bench = Bench::start(Lab::start)?;
             let report = idle::run(&mut bench, settings)?;
             println!("{:.1} KiB a session (bar: {})\n{report:#?}", report.kib(), idle::BAR_KIB);
+            bench.run.succeeded();
         }
-        Crowd::Churn(settings) => println!("{:#?}", churn::run(&mut bench, settings)?),
+        Crowd::Churn(settings) => {
+            let mut bench = Bench::start(Lab::start)?;
+            println!("{:#?}", churn::run(&mut bench, settings)?);
+            bench.run.succeeded();
+        }
+        Crowd::Servers(servers) => servers.run()?,
     }
-    bench.run.succeeded();
     Ok(())
 }
 

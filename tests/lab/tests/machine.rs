@@ -1,12 +1,14 @@
 //! The appliance, booted from its image. One machine at a time: each is two processors' work.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use weir_lab::bench::Bench;
 use weir_lab::certificates::Certificates;
 use weir_lab::checks;
+use weir_lab::crowd;
 use weir_lab::document;
 use weir_lab::ends::Ends;
 use weir_lab::fetch::Fetch;
@@ -72,6 +74,16 @@ fn legacy_worker_proved_its_sandbox(bench: &mut Bench<Machine>) {
         }
         assert!(Instant::now() < deadline, "{log}");
         std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn as_many_sessions_as_it_is_made_for_idle_in_the_appliance_and_go_on_when_they_are_used() {
+    let _alone = alone();
+    let weir_lab = Path::new(env!("CARGO_BIN_EXE_weir-lab"));
+    match crowd::machine::run(weir_lab, 10_000, Duration::from_secs(10)) {
+        Ok(seen) => println!("{seen}"),
+        Err(error) => panic!("{error:#}"),
     }
 }
 

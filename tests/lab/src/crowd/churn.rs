@@ -111,7 +111,8 @@ struct Count {
 
 pub fn run(bench: &mut Bench<Lab>, settings: &Settings) -> Result<Report> {
     prepare(bench)?;
-    let server = server_config(&bench.ends)?;
+    let (public, shop) = (&bench.ends.certificates.public, &bench.ends.certificates.shop);
+    let server = server_config(public, shop)?;
     let client = client_config(&bench.ends)?;
     let count = Arc::<Count>::default();
     let namespace = bench.ends.server.handle();

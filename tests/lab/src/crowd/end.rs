@@ -15,6 +15,7 @@ use rustls::{
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
+use crate::certificates::Identity;
 use crate::ends::Ends;
 
 /// Clients that trust both authorities of the lab, and resume nothing.
@@ -28,13 +29,11 @@ pub fn client_config(ends: &Ends) -> Result<Arc<ClientConfig>> {
     Ok(Arc::new(config))
 }
 
-/// Servers by both names, without tickets.
-pub fn server_config(ends: &Ends) -> Result<Arc<ServerConfig>> {
+/// Servers by both names of [`super::target`], without tickets.
+pub fn server_config(public: &Identity, shop: &Identity) -> Result<Arc<ServerConfig>> {
     let mut keys = ResolvesServerCertUsingSni::new();
     let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let own =
-        [("public.example", &ends.certificates.public), ("shop.example", &ends.certificates.shop)];
-    for (name, identity) in own {
+    for (name, identity) in [("public.example", public), ("shop.example", shop)] {
         let chain =
             CertificateDer::pem_file_iter(&identity.certificate)?.collect::<Result<_, _>>()?;
         let key = PrivateKeyDer::from_pem_file(&identity.key)?;

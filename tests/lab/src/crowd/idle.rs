@@ -25,6 +25,12 @@ pub struct Settings {
     pub seconds: u64,
 }
 
+impl Settings {
+    pub fn idle(&self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+}
+
 /// What an idle session of the modern stack may have of the engine's memory.
 pub const BAR_KIB: u64 = 32;
 /// As many sessions again after the first were closed. An allocator keeps what it was given back for
@@ -59,7 +65,8 @@ enum Step {
 
 pub fn run(bench: &mut Bench<Lab>, settings: &Settings) -> Result<Report> {
     prepare(bench)?;
-    let server = server_config(&bench.ends)?;
+    let (public, shop) = (&bench.ends.certificates.public, &bench.ends.certificates.shop);
+    let server = server_config(public, shop)?;
     let client = client_config(&bench.ends)?;
     let count = settings.sessions;
     let (namespace_of_clients, namespace_of_servers) =
@@ -103,7 +110,7 @@ pub fn run(bench: &mut Bench<Lab>, settings: &Settings) -> Result<Report> {
             let mut idle = Vec::new();
             for _ in 0..ROUNDS {
                 ensure!(matches!(step()?, Step::Opened));
-                std::thread::sleep(Duration::from_secs(settings.seconds));
+                std::thread::sleep(settings.idle());
                 idle.push(Engine::now(bench)?);
                 order.send(Step::Go)?;
             }
@@ -131,7 +138,10 @@ pub fn run(bench: &mut Bench<Lab>, settings: &Settings) -> Result<Report> {
     })
 }
 
-async fn serve(listener: TcpListener, config: &std::sync::Arc<rustls::ServerConfig>) -> Result<()> {
+pub(super) async fn serve(
+    listener: TcpListener,
+    config: &std::sync::Arc<rustls::ServerConfig>,
+) -> Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         let mut end = End::server(stream, config)?;
@@ -145,7 +155,10 @@ async fn serve(listener: TcpListener, config: &std::sync::Arc<rustls::ServerConf
     }
 }
 
-async fn open_all(config: &std::sync::Arc<rustls::ClientConfig>, count: usize) -> Result<Vec<End>> {
+pub(super) async fn open_all(
+    config: &std::sync::Arc<rustls::ClientConfig>,
+    count: usize,
+) -> Result<Vec<End>> {
     let config = config.clone();
     at_once((0..count).collect(), move |number| {
         let config = config.clone();
@@ -159,11 +172,11 @@ async fn open_all(config: &std::sync::Arc<rustls::ClientConfig>, count: usize) -
     .await
 }
 
-async fn use_all(open: Vec<End>) -> Result<Vec<End>> {
+pub(super) async fn use_all(open: Vec<End>) -> Result<Vec<End>> {
     at_once(open, exchange).await
 }
 
-async fn close_all(open: Vec<End>) -> Result<()> {
+pub(super) async fn close_all(open: Vec<End>) -> Result<()> {
     let closed = at_once(open, async |mut end: End| {
         end.close().await?;
         ensure!(!end.hear(ANSWER).await?, "an answer to nothing");

@@ -8,6 +8,7 @@
 pub mod churn;
 mod end;
 pub mod idle;
+pub mod machine;
 mod old;
 
 use std::net::SocketAddr;
@@ -21,9 +22,9 @@ use tokio::task::LocalSet;
 
 use crate::bench::Bench;
 use crate::document;
-use crate::ends::{OWN_SERVER, SERVER};
+use crate::ends::{Ends, OWN_SERVER, SERVER};
 use crate::namespace::Handle;
-use crate::wire::Wire as _;
+use crate::wire::Wire;
 use crate::wire::lab::Lab;
 
 /// Where the servers of the crowd listen, on both addresses.
@@ -51,12 +52,20 @@ fn target(number: usize) -> (SocketAddr, &'static str) {
     }
 }
 
-/// The lab's policy for [`PORT`], for so many sessions; and room for their descriptors here.
 fn prepare(bench: &mut Bench<Lab>) -> Result<()> {
-    let document = document::weir_section(&bench.ends.certificates)?
+    bench.provision(&policy(&bench.ends)?)?;
+    descriptors()
+}
+
+/// The lab's for [`PORT`], for so many sessions.
+fn policy(ends: &Ends) -> Result<String> {
+    Ok(document::weir_section(&ends.certificates)?
         .replace("detection-ports: [\"443\"", &format!("detection-ports: [\"443\", \"{PORT}\""))
-        .replace("max-concurrent-sessions: 10000", "max-concurrent-sessions: 50000");
-    bench.provision(&document)?;
+        .replace("max-concurrent-sessions: 10000", "max-concurrent-sessions: 50000"))
+}
+
+/// As many as this process may have.
+fn descriptors() -> Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let wanted = most.max(131_072);
     // Some machines let nobody have more than they gave: then the sessions are as many as fit.
@@ -93,6 +102,13 @@ pub struct Worker {
     pub descriptors: usize,
 }
 
+/// Sessions that the engine counts as alive.
+fn live(wire: &mut impl Wire) -> Result<u64> {
+    let shown = wire.console("debug np stats show npSslInspStats")?;
+    let live = shown.lines().find_map(|line| line.trim().strip_suffix("connectionsActive"));
+    Ok(live.with_context(|| format!("no connectionsActive in {shown}"))?.trim().parse()?)
+}
+
 /// Memory and descriptors of a process.
 fn has(process: Pid) -> Result<(u64, usize)> {
     let process = PathBuf::from(format!("/proc/{process}"));
@@ -108,12 +124,10 @@ impl Engine {
         let (resident_kib, descriptors) = has(bench.wire.engine()?)?;
         let process = bench.wire.legacy_worker()?;
         let of_worker = has(process)?;
-        let shown = bench.wire.console("debug np stats show npSslInspStats")?;
-        let live = shown.lines().find_map(|line| line.trim().strip_suffix("  connectionsActive"));
         Ok(Self {
             resident_kib,
             descriptors,
-            live: live.with_context(|| format!("no connectionsActive in {shown}"))?.parse()?,
+            live: live(&mut bench.wire)?,
             worker: Worker { process, resident_kib: of_worker.0, descriptors: of_worker.1 },
         })
     }
