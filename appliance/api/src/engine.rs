@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+use weir_policy::outcome::Bypassed;
 use weir_policy::snapshot::{SegmentId, Snapshot};
 use weir_policy::{Place, ServerAt};
 
@@ -182,10 +183,11 @@ pub struct ExceptedServer {
 /// Sessions that the engine has learnt not to decrypt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LearntBypass {
-    /// The client proxy that says so.
+    /// The proxy that learnt it.
     pub proxy: String,
+    pub reason: Bypassed,
     pub place: Place,
-    /// The client that rejects forged certificates; `None`: the server asks any client for one.
+    /// The client that rejects forged certificates; `None`: it is the server's doing.
     pub client: Option<IpAddr>,
     /// `None`: any server of this name there.
     pub server: Option<SocketAddr>,

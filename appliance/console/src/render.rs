@@ -12,6 +12,7 @@ pub mod sight;
 use weir_api::capture::{CaptureFile, FromCapture};
 use weir_api::console::{Greeting, Response, Role, TlsInspectionView};
 use weir_api::engine::{ExceptedServer, LearntBypass};
+use weir_policy::outcome::Bypassed;
 use weir_policy::snapshot::{OverThreshold, QuicAction};
 
 use crate::grammar;
@@ -162,9 +163,12 @@ fn learnt(bypass: &LearntBypass) -> String {
         (Some(name), None) => name.clone(),
         (None, server) => server.map_or_else(String::new, |server| server.to_string()),
     };
-    let what = match bypass.client {
-        Some(client) => format!("{server} for {client}, which rejects forged certificates"),
-        None => format!("{server}, which asks for client certificates"),
+    let what = match (bypass.client, bypass.reason) {
+        (Some(client), _) => format!("{server} for {client}, which rejects forged certificates"),
+        (None, Bypassed::NothingShared) => {
+            format!("{server}, which shares with clients what Weir does not have")
+        }
+        (None, _) => format!("{server}, which asks for client certificates"),
     };
     let LearntBypass { proxy, place, seconds, left, .. } = bypass;
     fold("  ", &format!("{what}; {place}, by {proxy}, since {seconds} s, for another {left} s"))
@@ -271,6 +275,7 @@ mod tests {
                 learnt: vec![
                     LearntBypass {
                         proxy: "staff".into(),
+                        reason: Bypassed::PinnedClient,
                         place: Place::new(SegmentId(1), None),
                         client: Some([10, 0, 0, 1].into()),
                         server: None,
@@ -280,12 +285,23 @@ mod tests {
                     },
                     LearntBypass {
                         proxy: "guests".into(),
+                        reason: Bypassed::ClientCertificateRequested,
                         place: Place::new(SegmentId(1), Some(7)),
                         client: None,
                         server: Some(([192, 0, 2, 1], 443).into()),
                         server_name: Some("b.example".into()),
                         seconds: 70,
                         left: 530,
+                    },
+                    LearntBypass {
+                        proxy: "guests".into(),
+                        reason: Bypassed::NothingShared,
+                        place: Place::new(SegmentId(1), None),
+                        client: None,
+                        server: Some(([192, 0, 2, 2], 443).into()),
+                        server_name: None,
+                        seconds: 80,
+                        left: 520,
                     },
                 ],
                 excepted: vec![ExceptedServer {
@@ -337,6 +353,8 @@ Learnt to be bypassed, the newest first
   staff, since 7 s, for another 93 s
   b.example at 192.0.2.1:443, which asks for client certificates; segment 1,
   VLAN 7, by guests, since 70 s, for another 530 s
+  192.0.2.2:443, which shares with clients what Weir does not have; segment 1,
+  by guests, since 80 s, for another 520 s
 Excepted by their certificates, the newest first
   bank.example at 192.0.2.1:443; segment 1, by banks, since 60 s, for another
   3540 s

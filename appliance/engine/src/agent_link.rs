@@ -319,7 +319,12 @@ fn counters(link: &Link, started: Instant) -> Counters {
         tls_protocols: link.totals.statistics.protocols(),
         tcp_proxy: link.totals.statistics.tcp_proxy(link.totals.threshold.live().into()),
         virtual_segments: link.totals.tallies.by_virtual_segment(&link.dataplane.drop_report()),
-        learnt: policy.learnt.list(&refusals, LEARNT_TOLD, now),
+        learnt: policy.learnt.list(
+            &refusals,
+            policy.snapshot.device.evasion.unsupported_tls,
+            LEARNT_TOLD,
+            now,
+        ),
         excepted: policy.exceptions.list(&policy.snapshot.decryption_policies, LEARNT_TOLD, now),
     }
 }

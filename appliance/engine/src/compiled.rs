@@ -11,7 +11,8 @@ use weir_inspect::{RuleSet, RuleText};
 use weir_policy::judge::PolicyKind;
 use weir_policy::precedence::IndexedSnapshot;
 use weir_policy::snapshot::{
-    ClientProxy, DecryptionPolicy, Profile, Refusals, Revocation, ServerProxy, Service, TrustStore,
+    ClientProxy, DecryptionPolicy, EvasionAction, Profile, Refusals, Revocation, ServerProxy,
+    Service, TrustStore,
 };
 use weir_policy::suites::Allowed;
 use weir_policy::{Inspection, Resets, Snapshot};
@@ -79,6 +80,8 @@ pub struct FlowPolicy<'a> {
     pub fetch_intermediates: bool,
     /// Seconds; 0: never.
     pub idle_timeout: u32,
+    /// What becomes of TLS that cannot be decrypted.
+    pub unsupported_tls: EvasionAction,
     /// Which domains are not decrypted.
     pub decryption: Option<&'a DecryptionPolicy>,
     /// Where that is somebody's policy.
@@ -254,6 +257,9 @@ impl CompiledPolicy {
             .collect::<anyhow::Result<_>>()?;
         let intermediates = Arc::clone(&running.intermediates);
         let learnt = Arc::clone(&running.learnt);
+        let proxies = snapshot.server_proxies.iter().map(Refusals::from);
+        let proxies = proxies.chain(snapshot.client_proxies.iter().map(Refusals::from));
+        learnt.keep_only(&proxies.collect::<Vec<_>>());
         Ok(Self {
             snapshot: snapshot.into(),
             server_proxies,
@@ -342,6 +348,7 @@ impl CompiledPolicy {
             encrypt_then_mac: self.snapshot.device.encrypt_then_mac,
             fetch_intermediates: self.snapshot.device.fetch_intermediates,
             idle_timeout: self.snapshot.device.idle_timeout,
+            unsupported_tls: self.snapshot.device.evasion.unsupported_tls,
             decryption,
             deciding,
             learnt: &self.learnt,

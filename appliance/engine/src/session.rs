@@ -7,6 +7,7 @@
 mod excepted;
 mod failed;
 mod judged;
+mod unshared;
 
 use std::cell::LazyCell;
 use std::ops::Deref;
@@ -33,6 +34,7 @@ use self::failed::{
     server_failed,
 };
 use self::judged::{Shown, completed, verdict};
+use self::unshared::{Asked, May, Unshared, relay_unshared};
 use crate::authorities;
 use crate::closing::{has_said_its_last, part};
 use crate::compiled::{CompiledPolicy, Excepted, FlowPolicy, Proxy};
@@ -86,6 +88,11 @@ pub async fn run(
             let idle = flow.idle_timeout;
             return relay_excepted(client, server, received, (guard, idle), record).await;
         }
+        Err(Ended::Unshared { client, unshared }) => {
+            let received = (received.len(), acknowledgement);
+            let idle = flow.idle_timeout;
+            return relay_unshared(client, unshared, received, (guard, idle), record).await;
+        }
     };
     drop((received, hello, acknowledgement));
     guard.settle();
@@ -119,6 +126,11 @@ enum Ended {
     Excepted {
         client: TcpStream,
         server: TcpStream,
+    },
+    /// It cannot be, and its server is answering the client already.
+    Unshared {
+        client: TcpStream,
+        unshared: Unshared,
     },
 }
 
@@ -156,6 +168,17 @@ async fn handshakes(
     let offered = application_protocols(hello, flow.proxy.downgrades_http2());
     record.http2_downgraded = offered.len() < hello.alpn.len();
     let name = hello.server_name.as_deref();
+    let may = May::of(flow, hello, at, received);
+    let (server, known) = match may.as_ref().filter(|may| may.is_known()) {
+        None => (server, false),
+        Some(may) => match may.asks(server, guard, record).await {
+            Ok(Asked::Unshared(unshared)) => return Err(Ended::Unshared { client, unshared }),
+            Ok(Asked::Otherwise(server)) => (server, true),
+            Err(failed) => {
+                return Err(server_failed(&failed, &client, (flow, place), record, totals).into());
+            }
+        },
+    };
     let shaken =
         stacks.server_handshake(server, guard, name, offered, record, HANDSHAKE_DEADLINE).await;
     let mut server = match shaken {
@@ -174,6 +197,12 @@ async fn handshakes(
             {
                 return Err(Ended::Excepted { client, server });
             }
+            if let Some(may) = may.as_ref().filter(|_| !known)
+                && let Some(unshared) = may.asks_after(&mut failed, &stacks, guard, record).await
+            {
+                return Err(Ended::Unshared { client, unshared });
+            }
+            failed.unshared = may.is_some_and(|may| !may.bypasses());
             return Err(server_failed(&failed, &client, (flow, place), record, totals).into());
         }
     };

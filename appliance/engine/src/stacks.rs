@@ -90,13 +90,20 @@ pub struct ServerFailed {
     pub chain: Vec<CertificateDer<'static>>,
     /// The connection, where it is still there.
     pub stream: Option<TcpStream>,
+    /// The client offers what Weir does not have, and policy does not let that pass.
+    pub unshared: bool,
 }
 
 impl ServerFailed {
     fn of(leg: Leg, fault: LegFault) -> Self {
         let asked = leg.tls.client_certificate_requested();
         let chain = leg.tls.peer_chain().unwrap_or_default();
-        Self { fault, asked, chain, stream: Some(leg.stream) }
+        Self { asked, chain, stream: Some(leg.stream), ..Self::by(fault) }
+    }
+
+    /// Of which nothing else is known.
+    pub fn by(fault: LegFault) -> Self {
+        Self { fault, asked: false, chain: Vec::new(), stream: None, unshared: false }
     }
 
     /// That the server may need the legacy stack.
@@ -326,7 +333,7 @@ async fn shake_hands(mut leg: Leg, deadline: Duration) -> Result<Leg, ServerFail
 }
 
 fn not_made(error: LegError, server: TcpStream) -> ServerFailed {
-    ServerFailed { fault: error.into(), asked: false, chain: Vec::new(), stream: Some(server) }
+    ServerFailed { stream: Some(server), ..ServerFailed::by(error.into()) }
 }
 
 /// Whether what this leg agreed on is within the modern stack as well.

@@ -91,6 +91,10 @@ impl Statistics {
             increment(&self.client.suite_other);
         }
         let mut refused = unsupported;
+        if record.outcome == Outcome::Bypassed(Bypassed::NothingShared) {
+            increment(&self.server.suite_other);
+            refused = true;
+        }
         if let Some(failure) = &record.failure {
             let side = match failure.with {
                 End::Client => &self.client,
@@ -256,6 +260,7 @@ mod tests {
         let statistics = Statistics::default();
         statistics.count(&record(Outcome::Bypassed(Bypassed::UnsupportedTls)));
         statistics.count(&record(Outcome::Blocked(Blocked::UnsupportedTls)));
+        statistics.count(&record(Outcome::Bypassed(Bypassed::NothingShared)));
         let failed = |cause| {
             let mut session = record(Outcome::Blocked(Blocked::ServerHandshakeFailed));
             session.failure =
@@ -265,12 +270,12 @@ mod tests {
         failed(FailureCause::Incompatible);
         FailureCause::ALL.into_iter().for_each(failed);
         let lines = statistics.inspection(0);
-        assert_eq!(value(&lines, "refusedConnections"), 4);
+        assert_eq!(value(&lines, "refusedConnections"), 5);
         assert_eq!(value(&lines, "serverConnectionFailures"), 10);
         assert_eq!(value(&lines, "clientConnectionFailures"), 0);
         let lines = statistics.protocols();
         assert_eq!(value(&lines, "clientCipherOther"), 2);
-        assert_eq!(value(&lines, "serverCipherOther"), 2);
+        assert_eq!(value(&lines, "serverCipherOther"), 3);
         assert_eq!(value(&lines, "serverFailureIncompatible"), 2);
         assert_eq!(value(&lines, "serverFailureTimedOut"), 1);
         assert_eq!(value(&lines, "serverFailureInternal"), 1);

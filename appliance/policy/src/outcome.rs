@@ -64,6 +64,8 @@ pub enum Bypassed {
     EndedWhileHeld,
     /// The hello says that there is an encrypted one inside (SPEC T12).
     EncryptedClientHello,
+    /// The server agreed with its client on what this device, or the proxy, does not have.
+    NothingShared,
     /// Learnt: the server asks for client certificates (SPEC T10).
     ClientCertificateRequested,
     /// Learnt: the client rejects forged certificates for this server name.
@@ -93,6 +95,8 @@ pub enum Blocked {
     EncryptedClientHello,
     /// The server asked for a client certificate (SPEC T10).
     ClientCertificateRequested,
+    /// The server refused all that this device and the proxy have, and its client offers more.
+    NothingShared,
     /// The TLS handshake with the server failed.
     ServerHandshakeFailed,
     /// The TLS handshake with the client failed.
@@ -132,6 +136,8 @@ impl Outcome {
         Some(reason.to_string())
     }
 }
+
+const NOTHING_SHARED: &str = "server and client share no suite with Weir";
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -180,6 +186,7 @@ impl fmt::Display for Bypassed {
             Self::TakeoverFailed => "takeover failed",
             Self::EndedWhileHeld => "ended while held",
             Self::EncryptedClientHello => "encrypted ClientHello",
+            Self::NothingShared => NOTHING_SHARED,
             Self::ClientCertificateRequested => "learnt that the server asks for certificates",
             Self::PinnedClient => "learnt that the client rejects forged certificates",
             Self::InternalError => "internal error",
@@ -201,6 +208,7 @@ impl fmt::Display for Blocked {
             Self::ClientCertificateRequested => {
                 f.write_str("server asked for a client certificate")
             }
+            Self::NothingShared => f.write_str(NOTHING_SHARED),
             Self::ServerHandshakeFailed => f.write_str("TLS handshake with the server failed"),
             Self::ClientHandshakeFailed => f.write_str("TLS handshake with the client failed"),
             Self::HeadTooLarge => f.write_str("message head over 64 KiB"),

@@ -108,14 +108,20 @@ pub(super) async fn excepted_all_the_same(
             let staple = server.tls.stapled_response();
             let shown = Shown { chain: &chain, staple: staple.as_deref() };
             let of = (stacks.at(record), until.into());
-            let excepted = is_excepted(shown, hello, flow, policy, of, surroundings).await;
-            excepted.then_some(server.stream)
+            if is_excepted(shown, hello, flow, policy, of, surroundings).await {
+                return Some(server.stream);
+            }
+            failed.stream = Some(server.stream);
+            None
         }
-        Err(mut failed) if failed.asked => {
+        Err(mut again) if again.asked => {
             let of = (stacks.at(record), policy);
-            excepted_by_chain(&mut failed, hello, flow, of, record, surroundings).await
+            excepted_by_chain(&mut again, hello, flow, of, record, surroundings).await
         }
-        Err(_) => None,
+        Err(again) => {
+            failed.stream = again.stream;
+            None
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use tokio::net::TcpStream;
 use tracing::debug;
-use weir_api::engine::{End, SessionRecord};
+use weir_api::engine::{End, FailureCause, FailureRecord, SessionRecord};
 use weir_policy::Place;
 use weir_policy::outcome::Blocked;
 use weir_tls::{Alert, LegError, Verdict};
@@ -30,7 +30,7 @@ pub(super) fn server_failed(
     record: &mut SessionRecord,
     totals: &Totals,
 ) -> Blocked {
-    let ServerFailed { fault, asked, stream, .. } = failed;
+    let ServerFailed { fault, asked, stream, unshared, .. } = failed;
     debug!(session = record.id, %fault, "handshake with the server failed");
     record.failure = Some(failure(End::Server, *asked, fault));
     if *asked {
@@ -42,7 +42,11 @@ pub(super) fn server_failed(
         increment(&totals.server_handshake_failures);
         // Nobody's policy: the client is told what happened, whatever is reset on block.
         send_alert(client, nearest_alert(fault));
-        Blocked::ServerHandshakeFailed
+        let incompatible = |failure: &FailureRecord| failure.cause == FailureCause::Incompatible;
+        match record.failure.as_ref().is_some_and(incompatible) && *unshared {
+            true => Blocked::NothingShared,
+            false => Blocked::ServerHandshakeFailed,
+        }
     }
 }
 

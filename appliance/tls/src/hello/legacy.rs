@@ -12,8 +12,8 @@ use super::ClientHello;
 use crate::key::KeyKind;
 use crate::names::{Suite, Version};
 
-/// The groups of the legacy stack.
-const GROUPS: [u16; 6] = [0x11ec, 0x001d, 0x0017, 0x0018, 0x0019, 0x0015];
+/// The groups of the legacy stack, which has all of the modern one's.
+pub(super) const GROUPS: [u16; 6] = [0x11ec, 0x001d, 0x0017, 0x0018, 0x0019, 0x0015];
 
 /// Bounds for one leg of the legacy stack.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +90,7 @@ impl ClientHello {
         Protocol::ALL.into_iter().rfind(|version| self.offers_version(*version))
     }
 
-    fn offers_version(&self, version: Protocol) -> bool {
+    pub(super) fn offers_version(&self, version: Protocol) -> bool {
         const SUPPORTED_VERSIONS: u16 = 43;
         let code = Version(version.code());
         if self.extensions.contains(&SUPPORTED_VERSIONS) {

@@ -247,33 +247,33 @@ fn is_grease(code: u16) -> bool {
 }
 
 /// What is left to read.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize, field: Field) -> Result<&'a [u8], HelloError> {
+    pub(super) fn take(&mut self, length: usize, field: Field) -> Result<&'a [u8], HelloError> {
         let (taken, rest) = self.0.split_at_checked(length).ok_or(HelloError::Truncated(field))?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn u8(&mut self, field: Field) -> Result<u8, HelloError> {
+    pub(super) fn u8(&mut self, field: Field) -> Result<u8, HelloError> {
         let (byte, rest) = self.0.split_first().ok_or(HelloError::Truncated(field))?;
         self.0 = rest;
         Ok(*byte)
     }
 
-    fn u16(&mut self, field: Field) -> Result<u16, HelloError> {
+    pub(super) fn u16(&mut self, field: Field) -> Result<u16, HelloError> {
         let (bytes, rest) = self.0.split_first_chunk().ok_or(HelloError::Truncated(field))?;
         self.0 = rest;
         Ok(u16::from_be_bytes(*bytes))
     }
 
-    fn vector8(&mut self, field: Field) -> Result<Self, HelloError> {
+    pub(super) fn vector8(&mut self, field: Field) -> Result<Self, HelloError> {
         let length = self.u8(field)?;
         self.take(length.into(), field).map(Self)
     }
 
-    fn vector16(&mut self, field: Field) -> Result<Self, HelloError> {
+    pub(super) fn vector16(&mut self, field: Field) -> Result<Self, HelloError> {
         let length = self.u16(field)?;
         self.take(length.into(), field).map(Self)
     }

@@ -10,10 +10,12 @@
 //! SSLv2-format hellos), RFC 6066 section 3 (server name), RFC 7301 (ALPN), RFC 8701 (GREASE), RFC
 //! 9849 (encrypted ClientHello).
 
+mod answer;
 mod legacy;
 mod message;
 mod records;
 
+pub use answer::{Agreed, MOST_ANSWER, agreed};
 pub use legacy::LegacyBounds;
 pub use message::{ClientHello, Field, HelloError};
 

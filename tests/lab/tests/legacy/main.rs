@@ -5,6 +5,7 @@
 mod common;
 mod exceptions;
 mod settings;
+mod unshared;
 
 use std::io::{Read as _, Write as _};
 use std::net::Ipv4Addr;

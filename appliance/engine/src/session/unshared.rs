@@ -1,0 +1,192 @@
+//! Sessions with servers that share nothing with Weir, and something with their client (SPEC P9, D15).
+//!
+//! For: asking such a server with the client's own hello, and relaying byte for byte what the two agree on,
+//! where the device lets pass what it cannot decrypt. Each session is judged by what its server chose, which
+//! nobody on the way can change without breaking the handshake: a server that refuses Weir, and then agrees
+//! with the client on what Weir has, is not relayed. What is remembered of a server only saves asking it by
+//! hellos of ours before. A server proxy decrypts, or blocks. Not for: clients that offer nothing that
+//! Weir could answer, whose flows are judged before they are taken. Fails as the handshake that failed before.
+
+use std::io;
+use std::time::Instant;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use weir_api::engine::SessionRecord;
+use weir_dataplane::{Acknowledgement, FlowGuard, TakenFlow};
+use weir_policy::ServerAt;
+use weir_policy::outcome::{Blocked, Bypassed, Outcome};
+use weir_policy::snapshot::EvasionAction;
+use weir_tls::hello::{Agreed, ClientHello, MOST_ANSWER, agreed};
+
+use super::HANDSHAKE_DEADLINE;
+use crate::compiled::{FlowPolicy, Proxy};
+use crate::flow::keep_alive;
+use crate::leg::LegFault;
+use crate::record::failure;
+use crate::relay;
+use crate::stacks::{ServerFailed, Stacks, needs_legacy};
+
+/// A server that has agreed with the client on what Weir does not have.
+pub(super) struct Unshared {
+    server: TcpStream,
+    /// What it has said. It was given what the client had said before the takeover.
+    answer: Vec<u8>,
+}
+
+/// What a server that is known turned out to be.
+pub(super) enum Asked {
+    Unshared(Unshared),
+    /// With a connection on which nothing was said.
+    Otherwise(TcpStream),
+}
+
+/// Whether this session's server and client may share what Weir does not have.
+pub(super) struct May<'a> {
+    flow: &'a FlowPolicy<'a>,
+    hello: &'a ClientHello,
+    at: ServerAt,
+    /// What the client has said before the takeover: its hello, at least.
+    received: &'a [u8],
+}
+
+impl<'a> May<'a> {
+    /// `None`: the client offers nothing else than Weir has.
+    pub(super) fn of(
+        flow: &'a FlowPolicy<'a>,
+        hello: &'a ClientHello,
+        at: ServerAt,
+        received: &'a [u8],
+    ) -> Option<Self> {
+        let more = hello.offers_beyond(flow.proxy.allowed());
+        more.then_some(Self { flow, hello, at, received })
+    }
+
+    /// Policy lets it pass then.
+    pub(super) fn bypasses(&self) -> bool {
+        matches!(self.flow.proxy, Proxy::Client { .. })
+            && self.flow.unsupported_tls == EvasionAction::Bypass
+    }
+
+    /// Whether sessions with this server went so before.
+    pub(super) fn is_known(&self) -> bool {
+        let proxy = self.flow.proxy.refusals();
+        self.bypasses() && self.flow.learnt.is_unshared(proxy, self.at, self.name(), Instant::now())
+    }
+
+    fn name(&self) -> Option<&str> {
+        self.hello.server_name.as_deref()
+    }
+
+    /// Asks a server that is known, on its first connection. Where the two agree on anything else it is known
+    /// no more, and another connection follows.
+    pub(super) async fn asks(
+        &self,
+        server: TcpStream,
+        guard: &FlowGuard,
+        record: &SessionRecord,
+    ) -> Result<Asked, ServerFailed> {
+        let old = match ask(server, self).await {
+            Ok(unshared) => return Ok(Asked::Unshared(unshared)),
+            Err(old) => old,
+        };
+        self.learn(false);
+        let again = guard.connect_again(old, record.client, record.server);
+        match tokio::time::timeout(HANDSHAKE_DEADLINE, again).await {
+            Ok(Ok(server)) => {
+                keep_alive(&server);
+                Ok(Asked::Otherwise(server))
+            }
+            Ok(Err(error)) => Err(ServerFailed::by(LegFault::Tcp(error))),
+            Err(_) => Err(ServerFailed::by(LegFault::Slow)),
+        }
+    }
+
+    /// Asks a server that has refused all hellos of ours, on one more connection.
+    pub(super) async fn asks_after(
+        &self,
+        failed: &mut ServerFailed,
+        stacks: &Stacks<'_>,
+        guard: &FlowGuard,
+        record: &SessionRecord,
+    ) -> Option<Unshared> {
+        // One that has not answered is not waited for again.
+        needs_legacy(&failed.fault).filter(|_| !failed.asked)?;
+        // One that shares something with us says what it says for other reasons.
+        let is_modern = stacks.modern_servers.knows(self.at, self.name(), Instant::now());
+        if is_modern || !self.bypasses() {
+            return None;
+        }
+        let old = failed.stream.take()?;
+        let again = guard.connect_again(old, record.client, record.server);
+        let server = tokio::time::timeout(HANDSHAKE_DEADLINE, again).await.ok()?.ok()?;
+        keep_alive(&server);
+        match ask(server, self).await {
+            Ok(unshared) => {
+                self.learn(true);
+                Some(unshared)
+            }
+            Err(server) => {
+                failed.stream = Some(server);
+                None
+            }
+        }
+    }
+
+    fn learn(&self, is: bool) {
+        let proxy = self.flow.proxy.refusals();
+        self.flow.learnt.unshared(proxy, self.at, self.name(), is, Instant::now());
+    }
+}
+
+/// Says what the client said, and looks at the answer.
+async fn ask(mut server: TcpStream, may: &May<'_>) -> Result<Unshared, TcpStream> {
+    let allowed = may.flow.proxy.allowed();
+    let mut answer = Vec::new();
+    let answered = async {
+        server.write_all(may.received).await?;
+        loop {
+            server.readable().await?;
+            let read = match server.try_read_buf(&mut answer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                read => read?,
+            };
+            match agreed(&answer, allowed) {
+                Agreed::Unknown if read > 0 && answer.len() < MOST_ANSWER => {}
+                agreed => return Ok::<_, io::Error>(agreed),
+            }
+        }
+    };
+    match tokio::time::timeout(HANDSHAKE_DEADLINE, answered).await {
+        Ok(Ok(Agreed::Beyond)) => Ok(Unshared { server, answer }),
+        _ => Err(server),
+    }
+}
+
+/// The client gets what its server has said, and both are relayed from then on.
+pub(super) async fn relay_unshared(
+    mut client: TcpStream,
+    Unshared { server, answer }: Unshared,
+    (received, acknowledgement): (usize, Acknowledgement),
+    (guard, idle_timeout): (FlowGuard, u32),
+    record: &mut SessionRecord,
+) -> Outcome {
+    let given = tokio::time::timeout(HANDSHAKE_DEADLINE, client.write_all(&answer)).await;
+    let fault = match given {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(LegFault::Tcp(error)),
+        Err(_) => Some(LegFault::Slow),
+    };
+    if let Some(fault) = fault {
+        record.failure = Some(failure(weir_api::engine::End::Client, false, &fault));
+        return Outcome::Blocked(Blocked::ClientHandshakeFailed);
+    }
+    let answered = answer.len();
+    drop(answer);
+    let taken = TakenFlow { client, server, received: Vec::new(), acknowledgement, guard };
+    relay::as_is(taken, idle_timeout, record).await;
+    let bytes = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    record.bytes_to_server = record.bytes_to_server.saturating_add(bytes(received));
+    record.bytes_to_client = record.bytes_to_client.saturating_add(bytes(answered));
+    Outcome::Bypassed(Bypassed::NothingShared)
+}
