@@ -12,6 +12,8 @@
 #define SYN_WINDOW 30	/* log2 of ns: some 1.1 s */
 #define ENTRY_SHARE 8	/* of the table of flows, for one client once it is half full */
 #define HANDSHAKES_PART 4 /* of the table of flows, for whole handshakes that say nothing; src/silence.rs has it too */
+#define FRAGMENT_WINDOW 31 /* log2 of ns: some 2.1 s, not less than the engine's kernel waits for the rest of a packet */
+#define FRAGMENT_SHARE 128 /* of packets that are not whole, for one client's flows in that time; src/engine_namespace.rs says why */
 #define SYN_SHARE 8	/* of the table of handshakes, for one client in that time */
 
 /* The seed keeps an end from choosing addresses that meet another client's. */

@@ -3,7 +3,7 @@
 COUNTER(fragment_passed, "IP fragment, left to the bridge")
 COUNTER(fragmented_flow_passed, "IP fragment of a TCP client before anything of it was held, flow left to the bridge")
 COUNTER(fragment_to_engine, "IP fragment of a taken flow, given to its socket's kernel")
-COUNTER(fragment_dropped, "first IP fragment of a held flow, of a taken one in a VLAN or a tunnel, of one whose release is not final, or of a server that may not speak first")
+COUNTER(fragment_dropped, "first IP fragment of a held flow, of one whose release is not final, of a server that may not speak first, or of a taken one: of a tunnel's packet, out of its place, past its client's share, or while another packet of its addresses and id is put together")
 COUNTER(qinq_passed, "packet with a second VLAN tag, or an 802.1ad one, left to the bridge")
 COUNTER(outer_fragment_passed, "fragment of a tunnel's packet, left to the bridge; a first one with TCP inside only where a fragment of TCP would be")
 COUNTER(outer_options_passed, "tunnel's packet with IPv4 options, left to the bridge")

@@ -84,20 +84,30 @@ struct {
 	PINNED;
 } gre_aliases SEC(".maps");
 
-/* When the first fragment of a taken flow's packet came, CLOCK_MONOTONIC ns: by the flow's key,
- * with the packet's id for ports, its direction and the side it came in by. Past its size the least recently
- * used is forgotten: the rest of that packet crosses as it came, and comes again. */
+#define CLIENT_CELLS 8192
+
+/* Packets of taken flows that came in fragments and are not whole yet (fragments.h), by a hash of what their
+ * fragments are known by. A slot has one at a time: another one's first fragment is dropped meanwhile, and
+ * comes again. */
+#define FRAGMENT_SLOTS 4096
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
-	__type(key, struct flow_key);
-	__type(value, __u64);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FRAGMENT_SLOTS);
+	__type(key, __u32);
+	__type(value, struct fragments);
 } taken_fragments SEC(".maps");
+
+/* Fragments of each client's flows that came lately, of packets that are not whole (clients.h). */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CLIENT_CELLS);
+	__type(key, __u32);
+	__type(value, struct share);
+} fragment_shares SEC(".maps");
 
 /* Flows by client (clients.h): two rows of cells, so that two clients share their count only where
  * they meet in both. A cell's lower half is its count; the upper one changes with each change, so that
  * a cell that reads the same twice is one that nothing changed between. */
-#define CLIENT_CELLS 8192
 #define CLIENT_ENTRIES (2 * CLIENT_CELLS) /* from here on: of all entries in `flows` */
 #define CLIENT_HANDSHAKES (4 * CLIENT_CELLS) /* of those in STATE_ANSWERED */
 #define CLIENT_ENTRIES_ALL (6 * CLIENT_CELLS) /* both of all clients */

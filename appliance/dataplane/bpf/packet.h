@@ -35,7 +35,7 @@ enum tunnel { TUNNEL_NONE = 0, TUNNEL_IPIP = 1, TUNNEL_GRE = 2, TUNNEL_GRE_KEY =
 struct packet {
 	struct flow_key key; /* ports are 0 where there are none, or in a later fragment */
 	__u32 seq; /* of an IP fragment: the id of its packet */
-	__u32 ack;
+	__u32 ack; /* of an IPv6 fragment: the offset of what it carries */
 	__u32 payload;	  /* bytes */
 	__u32 l3;	  /* offset of the innermost IP header */
 	__u32 l4;	  /* offset of what follows it and its extension headers */
@@ -45,7 +45,7 @@ struct packet {
 	__u32 wire_tunnel_key; /* as in this packet; the key's may be the SYN's instead (tunnel.h) */
 	__u16 ether_type; /* of the innermost network header, host order */
 	__u16 vlan_tci;	  /* of the outer tag */
-	__u16 window;
+	__u16 window; /* of an IPv6 fragment: its place as its header says it, host order */
 	__be16 outer_fragment; /* the tunnel's IPv4 header: flags, TTL, TOS */
 	__u8 outer_ttl;
 	__u8 outer_tos;
@@ -271,7 +271,9 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p, st
 				p->fragment = 1;
 			p->later_fragment = (extension[2] | (extension[3] & 0xf8)) != 0;
 			__builtin_memcpy(&p->seq, &extension[4], 4);
+			p->window = extension[2] << 8 | extension[3];
 			at += 8;
+			p->ack = at;
 		} else {
 			at += (extension[1] + 1) * 8;
 		}

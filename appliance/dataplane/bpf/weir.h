@@ -208,6 +208,18 @@ struct share {
 	__u64 amount;
 };
 
+/* A packet whose first fragment was given to the engine's kernel, and the rest not yet. */
+struct fragments {
+	__u64 since; /* CLOCK_MONOTONIC ns: the first fragment came; 0: nothing is in this slot */
+	__u64 packet; /* addresses, packet_of, way_of and a tunnel's addresses: all that fragments can differ in */
+	__u64 way;
+	__u32 address[8];
+	__u32 outer[2];
+	__u32 cell; /* of the client of its flow */
+	__u16 next; /* where in the packet the next one stands, in bytes; 0: nothing is to follow */
+	__u16 came; /* fragments */
+};
+
 /* A record of the ring: this header, then `length` bytes of the frame from its Ethernet header. */
 struct held {
 	__u64 id;

@@ -25,6 +25,15 @@ const LOCAL_TABLE: u32 = 100;
 /// must still fit the 16 bits of IPv4.
 const GSO_MAX: u32 = 65_000;
 
+/// Fragments of taken flows are put together here. The rest of a packet comes right behind its first fragment
+/// or not at all: what is kept longer is forged, or its end says it again with another id. Shorter than the
+/// programs keep it apart from what it could be mixed up with (`REST_COMES` of bpf/fragments.h).
+const FRAGMENTS_SECONDS: &str = "2";
+/// Bytes of packets that are not whole. One client has 256 fragments at most (twice `FRAGMENT_SHARE` of
+/// bpf/clients.h, by windows of time) of some 4 KiB with all that the kernel keeps of each: room for 16 clients
+/// that send what is never whole. Past it fragments are dropped, and come again.
+const FRAGMENTS_ROOM: &str = "16777216";
+
 /// Inside the namespace, whose end of the veth is `inner`.
 pub fn settle(inner: &str, mtu: u32) -> Result<(), SegmentError> {
     let ipv6 = Path::new("/proc/sys/net/ipv6/conf").exists();
@@ -35,12 +44,19 @@ pub fn settle(inner: &str, mtu: u32) -> Result<(), SegmentError> {
         // An ICMP error about a tunnel's packet goes to the tunnel's end and not to us: after some
         // timeouts a socket tries smaller segments (RFC 4821). IPv6's too, whatever its name.
         ("net/ipv4/tcp_mtu_probing".to_owned(), "1"),
+        ("net/ipv4/ipfrag_time".to_owned(), FRAGMENTS_SECONDS),
+        ("net/ipv4/ipfrag_high_thresh".to_owned(), FRAGMENTS_ROOM),
+        // No bound on what else comes from its sender between two fragments of a packet: forged ones of other
+        // packets would spoil it. The programs let nothing in that stands out of order.
+        ("net/ipv4/ipfrag_max_dist".to_owned(), "0"),
         // The engine binds servers' own ports without being root.
         ("net/ipv4/ip_unprivileged_port_start".to_owned(), "0"),
     ] {
         sysctl(&setting, value)?;
     }
     if ipv6 {
+        sysctl("net/ipv6/ip6frag_time", FRAGMENTS_SECONDS)?;
+        sysctl("net/ipv6/ip6frag_high_thresh", FRAGMENTS_ROOM)?;
         // Before the interface is up: what is set later has happened already.
         for (setting, value) in [
             ("addr_gen_mode", "1"), // none

@@ -13,7 +13,6 @@ use weir_policy::Snapshot;
 use weir_policy::precedence::{Match, TrafficAction, TrafficFilter, UDP};
 use weir_policy::snapshot::{Layer2Fallback, PortRange, QuicAction};
 use wire::capture::Capture;
-use wire::ends::Tunnel;
 use wire::engine::{Does, Engine, PORT, judge_all, snapshot};
 use wire::packets::{CLIENT_TO_SERVER, SERVER_TO_CLIENT, checksum, frame, ipv6, tcp};
 use wire::raw::{ACK, PUSH, Raw, SYN};
@@ -131,9 +130,8 @@ fn a_packet_with_a_fragment_header_of_no_fragment_is_no_fragment() {
     assert_eq!(engine.counter("fragment_passed"), 0);
 }
 
-fn taken(wire: &Wire, engine: &Engine, tunnel: Tunnel) -> (Raw, Raw) {
+fn taken(wire: &Wire, engine: &Engine) -> (Raw, Raw) {
     let (mut client, mut server) = Raw::ends(wire, 4000);
-    (client.tunnel, server.tunnel) = (tunnel, tunnel);
     Raw::shake(&mut client, &mut server);
     client.send(0, b"hello");
     server.expect("the hello", |a| a.payload == b"hello");
@@ -148,7 +146,7 @@ fn fragments_of_a_taken_flow_are_put_together_by_its_sockets_kernel() {
     let (engine, held) = wire.engine(Attach::Auto);
     judge_all(held, 5, Does::TakeOver);
     wire.crosses(CLIENT, SERVER);
-    let (client, server) = taken(&wire, &engine, Tunnel::None);
+    let (client, server) = taken(&wire, &engine);
     client.put_in_fragments(&client.segment(5, &[1; 500]), 200, [0, 1]);
     server.expect("the client's bytes", |a| a.payload == [1; 500]);
     server.acknowledge(0, 505);
@@ -163,20 +161,4 @@ fn fragments_of_a_taken_flow_are_put_together_by_its_sockets_kernel() {
     server.expect_none("half a packet", |a| a.payload.contains(&3));
     client.put_in_fragments(&client.segment(505, &[3; 500]), 200, [0, 1]);
     server.expect("what came again", |a| a.payload == [3; 500]);
-}
-
-/// That kernel knows of no tunnel, and would put together what belongs to two of them.
-#[test]
-fn fragments_of_a_taken_flow_in_a_tunnel_neither_cross_nor_reach_its_sockets() {
-    for tunnel in [Tunnel::Gre, Tunnel::GreKey([7, 9])] {
-        let wire = Wire::new();
-        let (engine, held) = wire.engine(Attach::Auto);
-        judge_all(held, 5, Does::TakeOver);
-        wire.crosses(CLIENT, SERVER);
-        let (client, server) = taken(&wire, &engine, tunnel);
-        client.put_in_fragments(&client.segment(5, &[1; 500]), 200, [0, 1]);
-        engine.wait_for("fragment_dropped", 1);
-        server.expect_none("the client's bytes", |a| a.payload.contains(&1));
-        assert_eq!(engine.counter("fragment_to_engine"), 0);
-    }
 }

@@ -129,23 +129,28 @@ impl Raw {
     }
 
     /// In IP fragments, the second one from byte `cut` of what follows the IP header on; the fragments in
-    /// this order.
+    /// this order, with an id of their own for each packet.
     pub fn put_in_fragments(&self, segment: &Segment<'_>, cut: usize, order: [usize; 2]) {
+        for which in order {
+            self.put_fragment(segment, segment.sequence as u16 | 1, cut, which);
+        }
+    }
+
+    /// One of these two, of a packet with this id.
+    pub fn put_fragment(&self, segment: &Segment<'_>, id: u16, cut: usize, which: usize) {
         let packet = self.packet(segment);
         let (header, inside) = packet.split_at(20);
         let parts = [(0x2000u16, &inside[..cut]), ((cut / 8) as u16, &inside[cut..])];
-        for (place, part) in order.map(|which| parts[which]) {
-            let mut fragment = [header, part].concat();
-            let length = (fragment.len() as u16).to_be_bytes();
-            fragment[2..4].copy_from_slice(&length);
-            // An id of its own, for each packet.
-            fragment[4..6].copy_from_slice(&(segment.sequence as u16 | 1).to_be_bytes());
-            fragment[6..8].copy_from_slice(&place.to_be_bytes());
-            fragment[10..12].fill(0);
-            let sum = checksum(&fragment[..20]);
-            fragment[10..12].copy_from_slice(&sum);
-            self.put_packet(segment, fragment);
-        }
+        let (place, part) = parts[which];
+        let mut fragment = [header, part].concat();
+        let length = (fragment.len() as u16).to_be_bytes();
+        fragment[2..4].copy_from_slice(&length);
+        fragment[4..6].copy_from_slice(&id.to_be_bytes());
+        fragment[6..8].copy_from_slice(&place.to_be_bytes());
+        fragment[10..12].fill(0);
+        let sum = checksum(&fragment[..20]);
+        fragment[10..12].copy_from_slice(&sum);
+        self.put_packet(segment, fragment);
     }
 
     fn packet(&self, segment: &Segment<'_>) -> Vec<u8> {
