@@ -14,6 +14,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
@@ -109,13 +110,15 @@ impl RingReader {
             watched: VecDeque::new(),
         };
         // Its sender is gone with the data plane.
+        let mut changes = open.clone();
+        let mut closed = pin!(async move { while changes.changed().await.is_ok() {} });
         while open.has_changed().is_ok() {
             reading.turned(&rings);
             let more = rings.read(RECORDS_A_TURN, TURN, |held, frame| reading.record(held, frame));
             let due = reading.look_after_due();
             if more || due {
                 tokio::task::yield_now().await;
-            } else if let Err(error) = rings.wait().await {
+            } else if let Err(error) = rings.wait(closed.as_mut()).await {
                 // New flows stay on the bridge: nobody shows that this ring's reader lives.
                 return tracing::error!(%error, "ring of held packets cannot be read");
             }

@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -83,10 +84,12 @@ impl RingSet {
         more
     }
 
-    /// Until there is something to read, or something may be due.
-    pub async fn wait(&mut self) -> io::Result<()> {
+    /// Until there is something to read, something may be due, or nothing more will come, behind which it is
+    /// not to be called again.
+    pub async fn wait(&mut self, mut closed: Pin<&mut impl Future<Output = ()>>) -> io::Result<()> {
         poll_fn(|cx| {
             let mut woken = self.tick.poll_tick(cx).is_ready();
+            woken |= closed.as_mut().poll(cx).is_ready();
             for ring in &self.rings {
                 if let Poll::Ready(ready) = ring.woken.poll_read_ready(cx) {
                     // Before it is read: what comes later wakes again.
