@@ -9,6 +9,7 @@ mod back_pressure;
 mod cleartext;
 mod exceptions;
 mod http2;
+mod meanwhile;
 mod sessions;
 mod stapling;
 
