@@ -177,6 +177,17 @@ impl Proxy<'_> {
         }
     }
 
+    /// A name that only the legacy stack takes puts nobody there who merely sends it to a server of ours: one
+    /// of the proxy's certificates must be of it.
+    pub fn serves_name(&self, hello: &ClientHello) -> bool {
+        match (self, hello.server_name.as_deref()) {
+            (Self::Server { certificates, .. }, Some(name)) => {
+                ModernStack::takes_name(name) || certificates.names(name)
+            }
+            _ => true,
+        }
+    }
+
     /// Whether the client can be answered, by either stack, with the certificate it would get: its
     /// key type counts.
     pub fn can_answer(&self, hello: &ClientHello) -> bool {

@@ -30,8 +30,8 @@ use weir_tls::{Action, Alert, Hashed, LeafKind, LegKey, Shares, Verdict};
 use self::excepted::{excepted_all_the_same, is_excepted, relay_excepted};
 pub(crate) use self::failed::certificate_accepted;
 use self::failed::{
-    certificate_rejected, client_leg_not_made, learn_request, refuse, rejects_certificate,
-    server_failed,
+    certificate_rejected, client_leg_not_made, learn_request, name_not_served, refuse,
+    rejects_certificate, server_failed,
 };
 use self::judged::{Shown, completed, verdict};
 use self::unshared::{Asked, May, Unshared, relay_unshared};
@@ -151,6 +151,9 @@ async fn handshakes(
     surroundings: &Rc<Surroundings>,
 ) -> Result<(Leg, Leg, Verdict), Ended> {
     let totals = &surroundings.totals;
+    if !flow.proxy.serves_name(hello) {
+        return Err(name_not_served(&client, record, totals).await.into());
+    }
     let allowed = flow.proxy.allowed();
     let place = guard.place();
     let at = place.server(record.server);

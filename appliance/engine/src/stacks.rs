@@ -13,7 +13,7 @@
 //! one. Three connections at most.
 //!
 //! Names that the modern stack does not take, with a label that ends in a hyphen, are the legacy one's, on
-//! either leg.
+//! either leg; a server proxy serves only those of its own certificates.
 //!
 //! The modern stack offers a server a key share that makes its hello longer than a segment only where the
 //! client does. The legacy stack offers none, and no version over the client's own: what stumbles over

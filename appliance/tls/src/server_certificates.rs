@@ -63,6 +63,11 @@ impl ServerCertificates {
         Ok(Self { default, exact, wildcard })
     }
 
+    /// Whether one is of exactly this name, by no wildcard.
+    pub fn names(&self, server_name: &str) -> bool {
+        self.exact.contains_key(&normalised(server_name))
+    }
+
     /// The certificate for a server name as the client sent it: exact, wildcard, default.
     pub fn choose(&self, server_name: Option<&str>) -> &Arc<LegKey> {
         let Some(name) = server_name.map(normalised) else { return &self.default };

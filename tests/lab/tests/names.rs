@@ -9,7 +9,7 @@ use common::lab;
 use weir_lab::bench::Bench;
 use weir_lab::certificates::SIGNING_CA;
 use weir_lab::document;
-use weir_lab::ends::{Ends, SERVER};
+use weir_lab::ends::{Ends, OWN_SERVER, SERVER};
 use weir_lab::process::{finish, succeed};
 use weir_lab::wire::Wire as _;
 use weir_lab::wire::lab::Lab;
@@ -91,6 +91,43 @@ fn a_server_name_decides_in_whatever_form_it_is_sent() {
         // One that is left alone sees the server's own.
         assert!(outcome == INSPECTED || issuer.contains("Weir lab public CA"), "{issuer}");
     }
+    bench.run.succeeded();
+}
+
+/// By a name that only the legacy stack takes a stranger would choose the stack; a name of our own
+/// certificates is none of a stranger's.
+#[test]
+fn name_that_nobody_has_puts_nobody_on_the_legacy_stack_of_a_server_proxy() {
+    let mut bench = lab();
+    let mut seen = 0;
+    record(&mut bench, &mut seen);
+    for (name, outcome) in [
+        ("shop.example", INSPECTED),
+        ("shop-.example", "blocked (TLS handshake with the client failed)"),
+    ] {
+        let mut command = bench.ends.client.command("timeout");
+        command.args(["30", "openssl", "s_client", "-connect", &format!("{OWN_SERVER}:443")]);
+        let finished = finish(command.args(["-servername", name])).unwrap();
+        let record = record(&mut bench, &mut seen);
+        assert_eq!(field(&record, "Outcome"), outcome, "{record}");
+        let refused = finished.errors.contains("unrecognized name");
+        assert_eq!(refused, outcome != INSPECTED, "{name}: {}", finished.errors);
+    }
+    // Counted by the engine once a second.
+    let mut legs = String::new();
+    for _ in 0..600 {
+        let shown = bench.wire.console("show tls-inspection").unwrap();
+        let line = |words: &str| {
+            let line = shown.lines().find(|line| line.ends_with(words)).unwrap_or_default();
+            line.split_whitespace().next().unwrap_or_default().to_owned()
+        };
+        legs = line("  legs on the legacy stack");
+        if line("  client handshake failures") == "1" {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert_eq!(legs, "0");
     bench.run.succeeded();
 }
 

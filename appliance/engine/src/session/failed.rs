@@ -5,14 +5,14 @@
 //! take that at once is reset, as every stream that nobody ends otherwise.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 use tracing::debug;
 use weir_api::engine::{End, FailureCause, FailureRecord, SessionRecord};
 use weir_policy::Place;
 use weir_policy::outcome::Blocked;
-use weir_tls::{Alert, LegError, Verdict};
+use weir_tls::{Alert, Fault, LegError, Verdict};
 
 use crate::closing::{has_spoken, unacknowledged};
 use crate::compiled::{FlowPolicy, Proxy};
@@ -21,6 +21,9 @@ use crate::learnt::Rejection;
 use crate::leg::{Leg, LegFault, reset_on_close};
 use crate::record::failure;
 use crate::stacks::ServerFailed;
+
+/// A stream that has room by then is known to.
+const SEEN_WRITABLE: Duration = Duration::from_secs(1);
 
 /// Tells the client, the record and the counters of a failed handshake with the server.
 pub(super) fn server_failed(
@@ -78,6 +81,22 @@ pub(super) fn client_leg_not_made(
     increment(&totals.client_handshake_failures);
     record.failure = Some(failure(End::Client, false, &error.into()));
     send_alert(client, Alert::INTERNAL_ERROR);
+    Blocked::ClientHandshakeFailed
+}
+
+/// The client names a server that the proxy does not have, nor could by the letter (RFC 6066 section 3).
+pub(super) async fn name_not_served(
+    client: &TcpStream,
+    record: &mut SessionRecord,
+    totals: &Totals,
+) -> Blocked {
+    increment(&totals.client_handshake_failures);
+    let alert = Alert::UNRECOGNIZED_NAME;
+    let refused = LegError::Refused { fault: Fault::Misbehaved, alert };
+    record.failure = Some(failure(End::Client, false, &refused.into()));
+    // The runtime has not asked yet whether a stream takes anything that has just been made.
+    let _ = tokio::time::timeout(SEEN_WRITABLE, client.writable()).await;
+    send_alert(client, alert);
     Blocked::ClientHandshakeFailed
 }
 
