@@ -86,6 +86,8 @@ pub enum FromWorker {
     },
     /// The peer's close_notify.
     PeerClosed,
+    /// The server asked to renegotiate, and was told that there is no renegotiation.
+    RenegotiationRequested,
     /// So many bytes of [`ToWorker::Wire`] and [`ToWorker::Plain`] (one for a
     /// [`ToWorker::CloseNotify`] or [`ToWorker::Alert`]) were taken, and all that came of them was said.
     Done {
@@ -220,6 +222,7 @@ impl FromWorker {
                 writer.list(chain, |writer, certificate| writer.bytes(certificate));
             }),
             Self::PeerClosed => frame(out, 5, |_| {}),
+            Self::RenegotiationRequested => frame(out, 8, |_| {}),
             Self::Done { wire, plain } => frame(out, 6, |writer| {
                 writer.raw(&wire.to_be_bytes());
                 writer.raw(&plain.to_be_bytes());
@@ -246,6 +249,7 @@ impl FromWorker {
             },
             5 => Self::PeerClosed,
             6 => Self::Done { wire: reader.u32()?, plain: reader.u32()? },
+            8 => Self::RenegotiationRequested,
             7 => Self::Failed(match reader.u8()? {
                 0 => Failure::AlertReceived(reader.u8()?),
                 1 => Failure::AlertSent(reader.u8()?),

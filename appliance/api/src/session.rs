@@ -59,6 +59,10 @@ pub struct SessionRecord {
     /// The handshake that failed, if one did.
     #[serde(default)]
     pub failure: Option<FailureRecord>,
+    /// The server asked to renegotiate, as those do that ask for a client certificate for some of their pages
+    /// only; it was told that there is no renegotiation.
+    #[serde(default)]
+    pub renegotiation_refused: bool,
     /// Who ended it in the middle, if it was not closed in order.
     #[serde(default)]
     pub broken: Option<BreakRecord>,
@@ -345,6 +349,7 @@ impl SessionRecord {
             verdict: None,
             revocation: None,
             failure: None,
+            renegotiation_refused: false,
             broken: None,
             idle: None,
             bytes_to_server: 0,

@@ -22,6 +22,8 @@ pub struct Totals {
     pub server_handshake_failures: AtomicU64,
     pub client_handshake_failures: AtomicU64,
     pub client_certificates_requested: AtomicU64,
+    /// Sessions whose server asked for it, before TLS 1.3.
+    pub renegotiations_refused: AtomicU64,
     /// Sessions of which an end is gone, and the other took no more of what that had said last; and those
     /// where it was the legacy stack that held it.
     pub cut_short_by_peer: AtomicU64,
@@ -56,6 +58,7 @@ impl Totals {
             ("server handshake failures", &self.server_handshake_failures),
             ("client handshake failures", &self.client_handshake_failures),
             ("client certificates requested", &self.client_certificates_requested),
+            ("renegotiations refused to servers", &self.renegotiations_refused),
             ("sessions cut short: an end took no more", &self.cut_short_by_peer),
             ("sessions cut short: held by the legacy stack", &self.cut_short_by_worker),
             ("chains completed with fetched intermediates", &self.chains_completed),

@@ -68,6 +68,7 @@ pub struct Relay<'a> {
     started: Instant,
     client_spoke: bool,
     rejected: bool,
+    renegotiation: Option<Renegotiation>,
     /// Seconds; 0: never.
     idle_timeout: u32,
 }
@@ -77,6 +78,19 @@ pub struct Ended {
     pub blocked: Option<Blocked>,
     /// The client left, or said so, because of the certificate it was shown.
     pub certificate_rejected: bool,
+    /// The server wanted to renegotiate, which was refused.
+    pub renegotiation: Option<Renegotiation>,
+}
+
+/// What follows upon the refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renegotiation {
+    /// At most what was due: an answer to what the client had said.
+    Refused,
+    /// The client has said more.
+    ClientSpoke,
+    /// And that was answered: the server does without.
+    WentOn,
 }
 
 /// Why a relay stopped early.
@@ -125,6 +139,7 @@ impl<'a> Relay<'a> {
             started: Instant::now(),
             client_spoke: false,
             rejected: false,
+            renegotiation: None,
             idle_timeout: flow.idle_timeout,
         }
     }
@@ -159,7 +174,8 @@ impl<'a> Relay<'a> {
                 None
             }
         };
-        Ended { blocked, certificate_rejected: self.rejected }
+        let renegotiation = self.renegotiation;
+        Ended { blocked, certificate_rejected: self.rejected, renegotiation }
     }
 
     async fn turn(&mut self) -> Result<(), Fault> {

@@ -42,7 +42,7 @@ use crate::counters::{Totals, increment};
 use crate::learnt::Rejection;
 use crate::leg::{Leg, LegFault};
 use crate::record::{certificate_record, failure, leg_record};
-use crate::relay::{self, Relay};
+use crate::relay::{self, Relay, Renegotiation};
 use crate::runtime::Surroundings;
 use crate::stacks::Stacks;
 
@@ -108,6 +108,14 @@ pub async fn run(
     if ended.certificate_rejected {
         let rejection = Rejection::Left;
         certificate_rejected((&flow, place), record, verdict, rejection, &surroundings.totals);
+    }
+    if let Some(renegotiation) = ended.renegotiation {
+        record.renegotiation_refused = true;
+        increment(&surroundings.totals.renegotiations_refused);
+        // For want of a certificate, as far as can be told; not where it does without.
+        if renegotiation != Renegotiation::WentOn && ended.blocked.is_none() {
+            learn_request((&flow, place), record);
+        }
     }
     let not_inspected = |reason| Outcome::DecryptedNotInspected(reason);
     match ended.blocked {

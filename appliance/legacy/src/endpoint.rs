@@ -35,6 +35,7 @@ pub struct Endpoint {
     resuming: Option<Rc<Shown>>,
     established: bool,
     request_told: bool,
+    renegotiation_told: bool,
     peer_closed: bool,
     closing: Closing,
     /// Plaintext not yet taken by OpenSSL.
@@ -102,6 +103,7 @@ impl Endpoint {
             resuming,
             established: false,
             request_told: false,
+            renegotiation_told: false,
             peer_closed: false,
             closing: Closing::No,
             plain: Vec::new(),
@@ -145,6 +147,7 @@ impl Endpoint {
     /// Does all that can be done now, and says what came of it.
     pub fn turn(&mut self, say: &mut dyn FnMut(FromWorker)) -> Result<(), Failure> {
         let done = self.advance(say);
+        self.tell_renegotiation(say);
         let output = std::mem::take(&mut self.stream.get_mut().output);
         for bytes in output.chunks(MAX_BYTES) {
             say(FromWorker::Wire(bytes.to_vec()));
@@ -203,6 +206,13 @@ impl Endpoint {
             }
         }
         Ok(())
+    }
+
+    fn tell_renegotiation(&mut self, say: &mut dyn FnMut(FromWorker)) {
+        if self.facts().renegotiation_requested && !self.renegotiation_told {
+            self.renegotiation_told = true;
+            say(FromWorker::RenegotiationRequested);
+        }
     }
 
     /// Once all is known of it, before the server can fail for it: when we have answered what its key

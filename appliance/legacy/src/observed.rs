@@ -13,11 +13,13 @@ const CONTENT_ALERT: c_int = 21;
 const CONTENT_HANDSHAKE: c_int = 22;
 const FATAL: u8 = 2;
 const CLOSE_NOTIFY: u8 = 0;
+const HELLO_REQUEST: u8 = 0;
 const SERVER_HELLO: u8 = 2;
 const SERVER_KEY_EXCHANGE: u8 = 12;
 const CERTIFICATE_REQUEST: u8 = 13;
 const CERTIFICATE_VERIFY: u8 = 15;
 const CLIENT_KEY_EXCHANGE: u8 = 16;
+const FINISHED: u8 = 20;
 const EXTENSION_KEY_SHARE: u16 = 51;
 const NAMED_CURVE: u8 = 3;
 const TLS12: c_int = 0x0303;
@@ -29,6 +31,10 @@ pub struct Observed {
     pub alert_received: Option<u8>,
     pub alert_sent: Option<u8>,
     pub certificate_requested: bool,
+    /// The peer has finished its handshake.
+    finished: bool,
+    /// After it the server asked for another one; OpenSSL tells it that there is none.
+    pub renegotiation_requested: bool,
     /// The server has sent a ServerKeyExchange, which all suites here have it sign.
     pub key_exchange_signed: bool,
     /// And we have gone on from it, as OpenSSL does only where the signature verifies.
@@ -110,6 +116,8 @@ impl Observed {
                 }
                 CLIENT_KEY_EXCHANGE if written => self.key_exchange_answered = true,
                 CERTIFICATE_REQUEST if !written => self.certificate_requested = true,
+                FINISHED if !written => self.finished = true,
+                HELLO_REQUEST if !written => self.renegotiation_requested |= self.finished,
                 // No client shows a certificate here: it is the server's, of TLS 1.3.
                 CERTIFICATE_VERIFY => {
                     self.signature = Reader(body).u16().unwrap_or_default();

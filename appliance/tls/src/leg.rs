@@ -104,6 +104,12 @@ pub trait TlsLeg: Send {
     /// certificate.
     fn client_certificate_requested(&self) -> bool;
 
+    /// Server leg, before TLS 1.3: the server asked to renegotiate (a HelloRequest), and was told that there is
+    /// no renegotiation.
+    fn renegotiation_requested(&self) -> bool {
+        false
+    }
+
     /// Ready when a leg whose work is done elsewhere has come further: its owner then asks for all
     /// that it asks for after an input, with an empty [`Self::read_wire`] first, which tells errors.
     /// Never ready on a leg that does its work in the calls themselves.

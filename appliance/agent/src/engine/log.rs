@@ -31,6 +31,7 @@ pub fn session(session: &SessionRecord) {
         certificate_names = session.certificate.as_ref().map(ToString::to_string).as_deref(),
         certificate_issuer = session.certificate.as_ref().and_then(|names| names.issuer.as_deref()),
         failure = session.failure.as_ref().map(ToString::to_string).as_deref(),
+        renegotiation_refused = session.renegotiation_refused.then_some(true),
         broken = session.broken.as_ref().map(ToString::to_string).as_deref(),
         idle_timeout = session.idle,
         outcome = %session.outcome,

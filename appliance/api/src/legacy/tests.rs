@@ -31,6 +31,7 @@ fn from_worker() -> Vec<FromWorker> {
         })),
         FromWorker::CertificateRequested { chain: vec![vec![6; 700], vec![5; 600]] },
         FromWorker::PeerClosed,
+        FromWorker::RenegotiationRequested,
         FromWorker::Done { wire: 1, plain: u32::MAX },
         FromWorker::Failed(Failure::AlertReceived(48)),
         FromWorker::Failed(Failure::AlertSent(70)),

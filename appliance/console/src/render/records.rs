@@ -100,6 +100,9 @@ fn detail(session: &SessionRecord) -> String {
     if let Some(failure) = &session.failure {
         text += &field("Failure", &failure.to_string());
     }
+    if session.renegotiation_refused {
+        text += &field("Renegotiation", "asked for by the server, and refused");
+    }
     if let Some(broken) = &session.broken {
         text += &field("Broken off", &broken.to_string());
     }
@@ -168,6 +171,7 @@ mod tests {
             server_name: text.clone(),
             encrypted_client_hello: true,
             http2_downgraded: true,
+            renegotiation_refused: true,
             virtual_segment: text.clone(),
             profile: text.clone(),
             policy: text.clone(),

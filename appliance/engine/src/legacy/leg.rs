@@ -39,6 +39,7 @@ pub struct LegacyLeg {
     client_certificate_requested: bool,
     /// Of a server that asked for one, as long as nothing is established; leaf first.
     chain: Vec<CertificateDer<'static>>,
+    renegotiation_requested: bool,
     peer_closed: bool,
     closing: bool,
     failed: Option<LegError>,
@@ -61,6 +62,7 @@ impl LegacyLeg {
             staple: Cell::new(None),
             client_certificate_requested: false,
             chain: Vec::new(),
+            renegotiation_requested: false,
             peer_closed: false,
             closing: false,
             failed: None,
@@ -131,6 +133,7 @@ impl LegacyLeg {
                 self.chain = chain.into_iter().map(CertificateDer::from).collect();
             }
             FromWorker::PeerClosed => self.peer_closed = true,
+            FromWorker::RenegotiationRequested => self.renegotiation_requested = true,
             FromWorker::Done { wire, plain } => {
                 let less = |before: usize, done: u32| {
                     before.saturating_sub(usize::try_from(done).unwrap_or(usize::MAX))
@@ -273,6 +276,10 @@ impl TlsLeg for LegacyLeg {
 
     fn client_certificate_requested(&self) -> bool {
         self.client_certificate_requested
+    }
+
+    fn renegotiation_requested(&self) -> bool {
+        self.renegotiation_requested
     }
 
     fn poll_progress(&mut self, context: &mut Context<'_>) -> Poll<()> {

@@ -49,6 +49,8 @@ pub(super) struct ModernLeg {
     answer_due: bool,
     /// Records without a byte, in a row.
     empty: u8,
+    /// A server asked to renegotiate.
+    renegotiation_requested: bool,
     /// We sent close_notify.
     closing: bool,
     /// The peer did.
@@ -77,6 +79,7 @@ impl ModernLeg {
             shows_data: false,
             answer_due: false,
             empty: 0,
+            renegotiation_requested: false,
             closing: false,
             peer_closed: false,
         }
@@ -205,6 +208,10 @@ impl TlsLeg for ModernLeg {
 
     fn client_certificate_requested(&self) -> bool {
         self.observed.client_certificate_requested()
+    }
+
+    fn renegotiation_requested(&self) -> bool {
+        self.renegotiation_requested
     }
 }
 

@@ -5,6 +5,7 @@
 
 /// Type, version, length.
 pub(super) const HEADER: usize = 5;
+pub(super) const HANDSHAKE: u8 = 22;
 pub(super) const APPLICATION_DATA: u8 = 23;
 /// What a header may announce: rustls' own bound, the most that TLS 1.2 has (RFC 5246 section 6.2.3).
 const LONGEST: usize = (1 << 14) + 2048;

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod exceptions;
+mod renegotiation;
 mod settings;
 mod unshared;
 

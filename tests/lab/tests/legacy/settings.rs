@@ -43,7 +43,7 @@ fn asks(
 }
 
 /// A record on the console that holds all of these.
-fn recorded(bench: &mut Bench<Lab>, lines: &[&str]) -> anyhow::Result<()> {
+pub fn recorded(bench: &mut Bench<Lab>, lines: &[&str]) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(90);
     loop {
         let shown = bench.wire.console("show sessions detail 5")?;

@@ -7,12 +7,14 @@
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 
+use rustls::Connection;
+
 use super::fault::explain;
 use super::spare::SPARE;
 use super::{ModernLeg, Traffic};
 use crate::alert::Alert;
 use crate::leg::{Fault, LegError, TlsLeg};
-use crate::modern::record::{APPLICATION_DATA, HEADER, Next, next};
+use crate::modern::record::{APPLICATION_DATA, HANDSHAKE, HEADER, Next, next};
 use crate::modern::witness::{Keys, observing};
 
 /// What rustls makes room for when it has nothing.
@@ -90,7 +92,7 @@ impl ModernLeg {
     fn record(&mut self, record: &[u8]) -> Result<(), LegError> {
         let Some(traffic) = self.traffic.as_ref() else { return self.feed(record) };
         if record.first() != Some(&APPLICATION_DATA) {
-            return self.feed(record);
+            return self.feed_other(record);
         }
         let before = self.plain.len();
         if self.shows_data {
@@ -118,6 +120,15 @@ impl ModernLeg {
         let (fault, alert) = (Fault::Misbehaved, Alert::UNEXPECTED_MESSAGE);
         self.fatal_alert(alert);
         Err(LegError::Refused { fault, alert })
+    }
+
+    /// A record of no application data, behind the handshake. Of handshake messages in clear view, as before
+    /// TLS 1.3, rustls takes none of a server's but the HelloRequest: session tickets come before Finished.
+    fn feed_other(&mut self, record: &[u8]) -> Result<(), LegError> {
+        self.feed(record)?;
+        let of_server = matches!(self.connection, Connection::Client(_));
+        self.renegotiation_requested |= of_server && record.first() == Some(&HANDSHAKE);
+        Ok(())
     }
 
     /// Feeds rustls, which takes 4 KiB at a time, and empties its plaintext buffer after each.
