@@ -48,8 +48,10 @@ static __noinline int confirm(struct packet *p, struct flow *f, __u32 answered)
 	if ((known && (!p->payload || f->reset == SERVER_SPOKE)) || !(server->flags & END_SEEN) ||
 	    (p->flags & (TCP_ACK | TCP_SYN | TCP_RST)) != TCP_ACK || p->seq - (client->isn + 1) > 65535)
 		return 0;
-	/* One of SYN cookies takes what is next to its number, too. */
-	__u32 by_cookie = p->payload && !f->reset && p->ack - (server->isn + 1) + COOKIE_SIZES <= 2 * COOKIE_SIZES;
+	/* One of SYN cookies takes what is next to its number, too. (Its end alone may be what was heard.) */
+	__u32 heard = p->ack - (server->isn + 1);
+	__u32 by_cookie = p->payload && f->reset != SERVER_SPOKE && heard + COOKIE_SIZES <= 2 * COOKIE_SIZES &&
+			  !(f->reset == RESET_BY_SERVER && heard == 1);
 	if (((server->flags & END_DOUBTFUL) || by_cookie) && p->ack != server->isn + 1) {
 		server->isn = p->ack - 1;
 		forget_words(f);
@@ -67,14 +69,21 @@ static __always_inline int on_a_cookies_line(__u32 start, __u32 heard)
 	return heard - start + COOKIE_SIZES <= 2 * COOKIE_SIZES;
 }
 
+/* Whether an end ended without a word, as far as anybody can tell. */
+static __always_inline int ended_silently(struct flow *f)
+{
+	return f->reset == RESET_BY_SERVER || f->reset == RESET_BY_CLIENT;
+}
+
 /* Whether a client seems to acknowledge before it said anything, and from a place where none stands that said
  * nothing: to a server of SYN cookies that is a connection that begins there. Once its server has ended, or
- * has seen its client's end, the client is one byte on. */
+ * has seen its client's end, the client may be one byte on, or acknowledge that before what it says comes. */
 static __always_inline int out_of_place(struct packet *p, struct flow *f)
 {
-	__u32 place = p->seq - f->end[0].isn;
+	__u32 place = p->seq - f->end[0].isn, heard = p->ack - (f->end[1].isn + 1);
 	return !p->payload && (p->flags & (TCP_ACK | TCP_SYN | TCP_FIN | TCP_RST)) == TCP_ACK && place > 1 &&
-	       (f->end[1].flags & END_SEEN) && (!f->reset || f->reset == RESET_BY_ANYBODY);
+	       (f->end[1].flags & END_SEEN) && f->reset != SERVER_SPOKE &&
+	       (!ended_silently(f) || (place > 2 && on_a_cookies_line(place - 1, heard)));
 }
 
 #define TLS_HANDSHAKE 0x16 /* RFC 8446 5.1 */
@@ -91,6 +100,16 @@ static __noinline int begins_hello(struct __sk_buff *skb, struct packet *p)
 static __always_inline int begins_hello_behind(struct __sk_buff *skb, struct packet *p, __u32 start)
 {
 	return start - 1 < COOKIE_SIZES && begins_hello(skb, p);
+}
+
+/* Whether a packet of a client, so far behind its first byte, begins a ClientHello behind that, in a connection
+ * that began there (out_of_place): its server would leave out a byte before it. */
+static __noinline int begins_hello_after_end(struct __sk_buff *skb, struct packet *p, __u32 start)
+{
+	__u8 first = 0;
+	__u32 at = !start;
+	return p && start <= 1 + COOKIE_SIZES && p->payload > at &&
+	       !bpf_skb_load_bytes(skb, p->end - p->payload + at, &first, 1) && first == TLS_HANDSHAKE;
 }
 
 #endif

@@ -271,6 +271,12 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 			count(segment, server_spoke_first);
 		return SEEN_PASS;
 	}
+	__u32 offset = p->seq - (f->end[0].isn + 1);
+	/* Before what it acknowledges is believed. */
+	if (ended_silently(f) && begins_hello_after_end(skb, p, offset)) {
+		count(segment, client_invalid_dropped);
+		return SEEN_DROP;
+	}
 	confirm(p, f, answered);
 	if (out_of_place(p, f)) {
 		count(segment, client_invalid_dropped);
@@ -293,7 +299,6 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 	if (!(server->flags & END_SEEN)) {
 		return on_unseen(c, f, segment);
 	}
-	__u32 offset = p->seq - (f->end[0].isn + 1);
 	__u32 ahead = (__s32)offset < 0;
 	/* Whatever else it says; what follows upon a server's word is left to who hears it. */
 	if (ahead && f->reset != SERVER_SPOKE)
@@ -315,14 +320,22 @@ static __always_inline int see_handshake(struct __sk_buff *skb, struct packet *p
 			count(segment, state_race_dropped);
 			return SEEN_DROP;
 		}
-		if (f->reset == RESET_BY_SERVER && acknowledged == 1) {
+		__u32 its_end = f->reset == RESET_BY_SERVER && acknowledged == 1;
+		if (its_end && (offset || !begins_hello(skb, p))) {
 			/* It heard its server's end; one that only says so is not heard itself, as below. */
 			count(segment, server_spoke_first);
 			return SEEN_PASS;
 		}
 		/* Bytes of the server that took another path: all that follows acknowledges them too. Where
 		 * there are none the server ignores this packet, and the next one is held. */
-		return on_unseen(c, 0, segment);
+		if (!its_end)
+			return on_unseen(c, 0, segment);
+		/* Nobody can have a session with a server that ended, but one may with a server that has lost this
+		 * connection (SYN cookies): that is judged. */
+		if (!note_client_heard(p, f, word)) {
+			count(segment, state_race_dropped);
+			return SEEN_DROP;
+		}
 	}
 	if (ahead)
 		return ahead_of_first(skb, p, offset);

@@ -72,6 +72,8 @@ static __noinline int of_another_connection(struct __sk_buff *skb, struct packet
 	/* Not signed: what is before the first byte is far behind it. */
 	if (start > f->server_heard + FIRST_WINDOW || heard > *(volatile __u32 *)&f->said + 1)
 		return 1;
+	if (ended_silently(f) && begins_hello_after_end(skb, p, start))
+		return 1;
 	if (!start || !on_a_cookies_line(start, heard))
 		return 0;
 	/* Behind a short first segment a client's next one may stand there, too, before its server acknowledged
@@ -194,7 +196,9 @@ static __always_inline int on_held(struct __sk_buff *skb, struct packet *p, stru
 		count(segment, client_ttl_dropped);
 		return TC_ACT_SHOT;
 	}
-	if ((word & 0xff) == STATE_HELD && begins_hello_behind(skb, p, p->seq - (f->end[0].isn + 1))) {
+	if ((word & 0xff) == STATE_HELD &&
+	    (begins_hello_behind(skb, p, p->seq - (f->end[0].isn + 1)) ||
+	     (ended_silently(f) && begins_hello_after_end(skb, p, p->seq - (f->end[0].isn + 1))))) {
 		count(segment, client_invalid_dropped);
 		return TC_ACT_SHOT;
 	}

@@ -5,7 +5,7 @@
 
 use crate::assembly::differs;
 use crate::frame::{ACK, Frame, RST};
-use crate::layout::Flow;
+use crate::layout::{Flow, RESET_BY_CLIENT, RESET_BY_SERVER};
 
 /// The bytes by which a released flow was judged, until its server acknowledged them.
 #[derive(Debug)]
@@ -55,6 +55,13 @@ pub fn of_another_connection(flow: &Flow, frame: &Frame) -> bool {
     let start = frame.sequence.wrapping_sub(client);
     let heard = frame.acknowledged.wrapping_sub(server);
     if start > flow.server_heard.saturating_add(FIRST_WINDOW) || heard > flow.said.saturating_add(1)
+    {
+        return true;
+    }
+    let ended = matches!(flow.reset, RESET_BY_SERVER | RESET_BY_CLIENT);
+    if ended
+        && start <= 1 + COOKIE_SIZES
+        && frame.payload().get(usize::from(start == 0)) == Some(&TLS_HANDSHAKE)
     {
         return true;
     }
@@ -127,6 +134,25 @@ mod tests {
             let mut frame = client_frame(FIRST, at, payload, flags);
             frame.acknowledged = SERVER.wrapping_add(heard);
             assert_eq!(of_another_connection(&flow, &frame), another, "{at} {heard} {payload:?}");
+        }
+    }
+
+    #[test]
+    fn what_follows_upon_a_silent_end_hides_no_hello() {
+        let end = End { isn: FIRST.wrapping_sub(1), ..End::default() };
+        for reset in [RESET_BY_SERVER, RESET_BY_CLIENT] {
+            let flow = Flow { end: [end, End::default()], reset, ..Flow::default() };
+            for (at, payload, another) in [
+                (0, &b"\x16\x03\x01"[..], false),
+                (0, b"x\x16\x03", true),
+                (0, b"x", false),
+                (1, b"\x16\x03", true),
+                (5, b"\x16\x03", false),
+            ] {
+                let mut frame = client_frame(FIRST, at, payload, 0);
+                frame.acknowledged = 1;
+                assert_eq!(of_another_connection(&flow, &frame), another, "{at} {payload:?}");
+            }
         }
     }
 

@@ -244,6 +244,7 @@ impl Flow {
 
 pub const RESET_BY_ANYBODY: u8 = 1;
 pub const RESET_BY_SERVER: u8 = 2;
+pub const RESET_BY_CLIENT: u8 = 3;
 pub const SERVER_SPOKE: u8 = 4;
 
 /// Cells of one row of the table `client_flows`, where each group of counts has two rows: flows held or

@@ -8,7 +8,7 @@ use weir_dataplane::Attach;
 use weir_policy::snapshot::Evasion;
 use wire::Wire;
 use wire::engine::{Does, Engine, against, judge_all};
-use wire::raw::{ACK, Arrived, RST, Raw, SYN};
+use wire::raw::{ACK, Arrived, FIN, RST, Raw, SYN};
 
 /// Nothing is blocked that policy may let pass.
 fn under(does: Does) -> (Wire, Engine) {
@@ -210,4 +210,127 @@ fn nothing_of_another_connection_passes_beside_a_released_one() {
     server.acknowledge(9, 7);
     engine.wait_for("release_final", 1);
     assert_eq!(engine.counter("another_connection_dropped"), others.len() as u64);
+}
+
+/// A connection that ended, or was reset, without a word, beside which such a server takes another one.
+#[test]
+fn a_connection_that_only_syn_cookies_know_is_judged_after_an_end_of_its_server() {
+    const HELLO: &[u8] = b"\x16\x03\x01 judged";
+    let (wire, engine) = under(Does::Release);
+    let (client, server) = ended(&wire, 4000);
+    let heard = client.expected.wrapping_add(1);
+    // What it says as an honest end: that it heard that, and then that it ends, too.
+    client.acknowledge(0, 1);
+    server.expect("the acknowledgement", |a| a.acknowledged == heard);
+    client.acknowledge(1, 1);
+    server.expect("that of an end of both", |a| a.acknowledged == heard);
+    // Where no end stands that said nothing.
+    client.acknowledge(2, 1);
+    client.acknowledge(1000, 1000);
+    let mut behind = client.segment(0, b"x\x16\x03\x01");
+    behind.acknowledged = heard;
+    client.put(&behind);
+    for at in 1..=4 {
+        let mut other = client.segment(at, HELLO);
+        other.acknowledged = heard;
+        client.put(&other);
+    }
+    server.expect_none("another connection", |a| a.flags & RST == 0);
+    assert_eq!(engine.counter("client_invalid_dropped"), 7);
+    assert_eq!(engine.counter("flow_held"), 0);
+    let mut hello = client.segment(0, HELLO);
+    hello.acknowledged = heard;
+    client.put(&hello);
+    server.expect("the judged bytes", |a| a.payload == HELLO);
+    engine.wait_for("flow_released", 1);
+    assert_eq!(engine.counter("flow_held"), 1);
+    assert_eq!(engine.counter("server_spoke_first"), 0);
+}
+
+#[test]
+fn an_honest_client_that_heard_its_servers_end_is_reset_where_it_says_hello() {
+    let (wire, engine) = under(Does::TakeOver);
+    let (client, server) = ended(&wire, 4000);
+    let mut hello = client.segment(0, b"\x16\x03\x01 judged");
+    hello.acknowledged = client.expected.wrapping_add(1);
+    client.put(&hello);
+    client.expect("a reset", |a| a.flags & RST != 0);
+    server.expect("a reset", |a| a.flags & RST != 0);
+    engine.wait_for("take_over_server_ended", 1);
+}
+
+/// What is no hello no TLS begins with.
+#[test]
+fn what_else_a_client_says_after_its_servers_end_crosses() {
+    let (wire, engine) = under(Does::TakeOver);
+    let (client, server) = ended(&wire, 4000);
+    for (at, word) in [(0, &b"a"[..]), (1, b"word"), (5, b"and another")] {
+        let mut segment = client.segment(at, word);
+        segment.acknowledged = client.expected.wrapping_add(1);
+        client.put(&segment);
+        server.expect("the client's word", |a| a.payload == word);
+    }
+    assert_eq!(engine.counter("flow_held"), 0);
+}
+
+/// Of a connection that began one byte on its server would leave that byte out.
+#[test]
+fn a_hello_behind_one_judged_byte_does_not_pass_after_an_end() {
+    for does in [Does::Release, Does::Hold] {
+        let wire = Wire::new();
+        let (engine, held) = wire.engine(Attach::Auto);
+        engine.dataplane.apply(&against(Evasion::default())).unwrap();
+        judge_all(held, 1, does);
+        let (client, server) = ended(&wire, 4000);
+        client.acknowledge(1, 1);
+        client.send(0, b"x");
+        engine.wait_for("flow_held", 1);
+        let released = matches!(does, Does::Release);
+        if released {
+            server.expect("the judged byte", |a| a.payload == b"x");
+        }
+        client.send(0, b"x\x16\x03\x01");
+        let name = if released { "another_connection_dropped" } else { "client_invalid_dropped" };
+        engine.wait_for(name, 1);
+        server.expect_none("a hello behind it", |a| a.payload.len() > 1);
+        if released {
+            client.send(0, b"x and more");
+            server.expect("what follows", |a| a.payload == b"x and more");
+        }
+    }
+}
+
+fn ended(wire: &Wire, port: u16) -> (Raw, Raw) {
+    let (client, server) = Raw::shaken(wire, port);
+    let mut end = server.segment(0, b"");
+    end.flags = FIN | ACK;
+    server.put(&end);
+    client.expect("the end", |a| a.flags & FIN != 0);
+    (client, server)
+}
+
+#[test]
+fn a_connection_that_only_syn_cookies_know_is_judged_after_a_reset_or_an_end_of_its_client() {
+    let (wire, engine) = under(Does::TakeOver);
+    for (number, is_reset) in [(1, true), (2, false)] {
+        let (mut client, server) = Raw::shaken(&wire, 4000 + number);
+        if is_reset {
+            reset(&client, &server, 0);
+        } else {
+            let mut end = client.segment(0, b"");
+            end.flags = FIN | ACK;
+            client.put(&end);
+            server.expect("the end", |a| a.flags & FIN != 0);
+            server.acknowledge(0, 1);
+            let heard = server.expected.wrapping_add(1);
+            client.expect("that it was heard", |a| a.acknowledged == heard);
+        }
+        client.acknowledge(3, 3);
+        server.expect_none("a beginning behind the first byte", |_| true);
+        client.expected = client.expected.wrapping_add(2);
+        client.send(0, b"judged");
+        server.expect("the judged bytes", |a| a.payload == b"judged");
+        engine.wait_for("flow_taken_over", number.into());
+    }
+    assert_eq!(engine.counter("unseen_passed"), 0);
 }
