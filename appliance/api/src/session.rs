@@ -207,8 +207,8 @@ impl End {
 /// What a handshake failed of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum FailureCause {
-    /// No version, suite, group, signature or application protocol in common, as we or the peer
-    /// found.
+    /// No version or suite in common, as we or the peer found. (A peer's `handshake_failure` is taken for that
+    /// one: it says no more.)
     Incompatible,
     /// The server asked for a client certificate (SPEC T10).
     CertificateRequested,
@@ -225,10 +225,14 @@ pub enum FailureCause {
     TimedOut,
     /// Ours.
     Internal,
+    /// No group or signature scheme in common.
+    GroupOrSignature,
+    /// No application protocol in common (RFC 7301), as we or the peer found.
+    ApplicationProtocol,
 }
 
 impl FailureCause {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Incompatible,
         Self::CertificateRequested,
         Self::Alert,
@@ -238,6 +242,8 @@ impl FailureCause {
         Self::Reset,
         Self::TimedOut,
         Self::Internal,
+        Self::GroupOrSignature,
+        Self::ApplicationProtocol,
     ];
 }
 

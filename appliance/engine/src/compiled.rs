@@ -15,7 +15,7 @@ use weir_policy::snapshot::{
     Service, TrustStore,
 };
 use weir_policy::suites::Allowed;
-use weir_policy::{Inspection, Resets, Snapshot};
+use weir_policy::{Inspection, Resets, Snapshot, Support};
 use weir_tls::forge::Forger;
 use weir_tls::hello::ClientHello;
 use weir_tls::verify::TrustAnchors;
@@ -190,7 +190,11 @@ impl Proxy<'_> {
 
     /// Whether the client can be answered, by either stack, with the certificate it would get: its
     /// key type counts.
-    pub fn can_answer(&self, hello: &ClientHello) -> bool {
+    pub fn supports(&self, hello: &ClientHello) -> Support {
+        support(hello, |hello| self.can_answer(hello))
+    }
+
+    fn can_answer(&self, hello: &ClientHello) -> bool {
         match self {
             Self::Server { certificates, proxy, .. } => {
                 let kind = certificates.choose(hello.server_name.as_deref()).kind();
@@ -199,6 +203,17 @@ impl Proxy<'_> {
             }
             Self::Client { proxy, .. } => LeafKind::for_client(hello, &proxy.allowed).is_some(),
         }
+    }
+}
+
+/// What a hello offers, where `answers` says of any hello whether it can be answered.
+pub fn support(hello: &ClientHello, answers: impl Fn(&ClientHello) -> bool) -> Support {
+    if answers(hello) {
+        Support::Full
+    } else if answers(&hello.with_all_groups_and_signatures()) {
+        Support::NoGroupOrSignature
+    } else {
+        Support::NoSuite
     }
 }
 

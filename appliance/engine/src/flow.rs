@@ -20,7 +20,7 @@ use weir_dataplane::{HeldFlow, TakeOverError, TakenFlow};
 use weir_policy::judge::{unsupported, virtual_segment};
 use weir_policy::outcome::{Blocked, Bypassed, NotDecrypted, Outcome};
 use weir_policy::snapshot::OverThreshold;
-use weir_policy::{Candidate, Decision, FirstBytes, Place, Resets, judge, policy_of};
+use weir_policy::{Candidate, Decision, FirstBytes, Place, Resets, Support, judge, policy_of};
 
 use self::first::{First, Known, rest_of_hello, wait_for_hello};
 pub use self::open_record::Ledger;
@@ -121,7 +121,7 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
 
 /// What stands for an incomplete hello when only addresses are known.
 const PROMISING: FirstBytes<'static> =
-    FirstBytes::ClientHello { server_name: None, supported: true, encrypted: false };
+    FirstBytes::ClientHello { server_name: None, support: Support::Full, encrypted: false };
 
 /// A flow taken with its hello incomplete: reads the rest, judges, and decrypts or relays.
 async fn decide_after_takeover(
@@ -189,10 +189,10 @@ fn answerable(
     if let Some(reason) = learnt {
         return Decision::Release(Outcome::Bypassed(reason));
     }
-    if flow.proxy.can_answer(hello) {
-        return decision;
+    match flow.proxy.supports(hello) {
+        Support::Full => decision,
+        support => unsupported(&policy.snapshot, support, flow.proxy.resets_on_block()),
     }
-    unsupported(&policy.snapshot, flow.proxy.resets_on_block())
 }
 
 /// Idle sessions live as long as their ends do (SPEC D17) where no idle timeout is set: an end that vanished

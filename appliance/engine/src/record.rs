@@ -4,7 +4,7 @@ use rustls_pki_types::CertificateDer;
 use weir_api::engine::{CertificateRecord, End, FailureCause, FailureRecord, LegRecord};
 use weir_policy::suites::Protocol;
 use weir_tls::leg::Fault;
-use weir_tls::{LegError, Names, Negotiated};
+use weir_tls::{Alert, LegError, Names, Negotiated};
 
 use crate::leg::LegFault;
 
@@ -44,9 +44,14 @@ pub fn failure(with: End, certificate_requested: bool, fault: &LegFault) -> Fail
         LegFault::Tls(LegError::AlertReceived(alert)) if alert.tells_incompatible() => {
             FailureCause::Incompatible
         }
+        LegFault::Tls(LegError::AlertReceived(Alert::NO_APPLICATION_PROTOCOL)) => {
+            FailureCause::ApplicationProtocol
+        }
         LegFault::Tls(LegError::AlertReceived(_)) => FailureCause::Alert,
         LegFault::Tls(LegError::Refused { fault, .. }) => match fault {
-            Fault::Incompatible | Fault::NoApplicationProtocol => FailureCause::Incompatible,
+            Fault::Incompatible => FailureCause::Incompatible,
+            Fault::NoGroupOrSignature => FailureCause::GroupOrSignature,
+            Fault::NoApplicationProtocol => FailureCause::ApplicationProtocol,
             Fault::BadSignature => FailureCause::Signature,
             Fault::Malformed
             | Fault::Misbehaved
@@ -64,6 +69,19 @@ mod tests {
     use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 
     use super::*;
+
+    #[test]
+    fn only_versions_and_suites_are_incompatible() {
+        let cause = |error: LegError| failure(End::Server, false, &error.into()).cause;
+        let told = |alert| cause(LegError::AlertReceived(alert));
+        let refused = |fault| cause(LegError::Refused { fault, alert: Alert::HANDSHAKE_FAILURE });
+        assert_eq!(told(Alert::NO_APPLICATION_PROTOCOL), FailureCause::ApplicationProtocol);
+        assert_eq!(told(Alert::PROTOCOL_VERSION), FailureCause::Incompatible);
+        assert_eq!(told(Alert::HANDSHAKE_FAILURE), FailureCause::Incompatible);
+        assert_eq!(refused(Fault::NoApplicationProtocol), FailureCause::ApplicationProtocol);
+        assert_eq!(refused(Fault::NoGroupOrSignature), FailureCause::GroupOrSignature);
+        assert_eq!(refused(Fault::Incompatible), FailureCause::Incompatible);
+    }
 
     #[test]
     fn names_are_told_whole_or_by_their_bytes_and_within_bounds() {

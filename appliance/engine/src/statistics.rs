@@ -261,6 +261,9 @@ mod tests {
         statistics.count(&record(Outcome::Bypassed(Bypassed::UnsupportedTls)));
         statistics.count(&record(Outcome::Blocked(Blocked::UnsupportedTls)));
         statistics.count(&record(Outcome::Bypassed(Bypassed::NothingShared)));
+        // It is another reason where only groups or signatures are missing.
+        statistics.count(&record(Outcome::Bypassed(Bypassed::UnsupportedGroupOrSignature)));
+        statistics.count(&record(Outcome::Blocked(Blocked::UnsupportedGroupOrSignature)));
         let failed = |cause| {
             let mut session = record(Outcome::Blocked(Blocked::ServerHandshakeFailed));
             session.failure =
@@ -271,12 +274,14 @@ mod tests {
         FailureCause::ALL.into_iter().for_each(failed);
         let lines = statistics.inspection(0);
         assert_eq!(value(&lines, "refusedConnections"), 5);
-        assert_eq!(value(&lines, "serverConnectionFailures"), 10);
+        assert_eq!(value(&lines, "serverConnectionFailures"), 12);
         assert_eq!(value(&lines, "clientConnectionFailures"), 0);
         let lines = statistics.protocols();
         assert_eq!(value(&lines, "clientCipherOther"), 2);
         assert_eq!(value(&lines, "serverCipherOther"), 3);
         assert_eq!(value(&lines, "serverFailureIncompatible"), 2);
+        assert_eq!(value(&lines, "serverFailureGroupOrSignature"), 1);
+        assert_eq!(value(&lines, "serverFailureApplicationProtocol"), 1);
         assert_eq!(value(&lines, "serverFailureTimedOut"), 1);
         assert_eq!(value(&lines, "serverFailureInternal"), 1);
     }

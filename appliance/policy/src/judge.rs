@@ -25,14 +25,23 @@ pub struct Candidate {
     pub server: SocketAddr,
 }
 
+/// Whether a hello offers what can be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Support {
+    Full,
+    /// No version and suite that we decrypt.
+    NoSuite,
+    /// These, but no group, or no signature scheme.
+    NoGroupOrSignature,
+}
+
 /// What the client's first bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstBytes<'a> {
-    /// A whole ClientHello. `server_name` as sent; `supported`: a version and suite we decrypt;
-    /// `encrypted`: it says that there is another one inside.
+    /// A whole ClientHello. `server_name` as sent; `encrypted`: it says that there is another one inside.
     ClientHello {
         server_name: Option<&'a str>,
-        supported: bool,
+        support: Support,
         encrypted: bool,
     },
     /// SSLv2-format hello: recognised, never decrypted.
@@ -162,9 +171,9 @@ pub fn judge(rules: &impl Rules, candidate: &Candidate, first: &FirstBytes<'_>) 
         EvasionAction::Bypass => bypass(bypassed),
         EvasionAction::Block => Decision::Block { outcome: Outcome::Blocked(blocked), resets },
     };
-    let (server_name, supported, encrypted) = match (*first, policy) {
-        (FirstBytes::ClientHello { server_name, supported, encrypted }, _) => {
-            (server_name, supported, encrypted)
+    let (server_name, support, encrypted) = match (*first, policy) {
+        (FirstBytes::ClientHello { server_name, support, encrypted }, _) => {
+            (server_name, support, encrypted)
         }
         // An SSLv2-format hello is none of TLS's own; servers that take it go on in TLS, unseen.
         (
@@ -188,7 +197,9 @@ pub fn judge(rules: &impl Rules, candidate: &Candidate, first: &FirstBytes<'_>) 
             };
         }
         (FirstBytes::NotTls, Owner::Client(..)) => return bypass(Bypassed::NotTls),
-        (FirstBytes::Sslv2Hello, Owner::Client(..)) => return unsupported(snapshot, resets),
+        (FirstBytes::Sslv2Hello, Owner::Client(..)) => {
+            return unsupported(snapshot, Support::NoSuite, resets);
+        }
         (FirstBytes::Malformed, _) => {
             let blocked = Blocked::MalformedHello;
             return evasion(ways.malformed_hello, Bypassed::MalformedHello, blocked);
@@ -232,8 +243,8 @@ pub fn judge(rules: &impl Rules, candidate: &Candidate, first: &FirstBytes<'_>) 
             }
         }
     }
-    if !supported {
-        return unsupported(snapshot, resets);
+    if support != Support::Full {
+        return unsupported(snapshot, support, resets);
     }
     let trusted = packets.passage == Passage::Trusted;
     let of_answers = answers.virtual_segment.and_then(|index| snapshot.virtual_segments.get(index));
@@ -276,12 +287,16 @@ pub fn policy_of(rules: &impl Rules, candidate: &Candidate) -> Option<Inspection
 }
 
 /// A hello that says nothing we could answer, on a flow whose ends are reset so where it is blocked.
-pub fn unsupported(snapshot: &Snapshot, resets: Resets) -> Decision {
-    match snapshot.device.evasion.unsupported_tls {
-        EvasionAction::Bypass => bypass(Bypassed::UnsupportedTls),
-        EvasionAction::Block => {
-            Decision::Block { outcome: Outcome::Blocked(Blocked::UnsupportedTls), resets }
+pub fn unsupported(snapshot: &Snapshot, support: Support, resets: Resets) -> Decision {
+    let (bypassed, blocked) = match support {
+        Support::NoGroupOrSignature => {
+            (Bypassed::UnsupportedGroupOrSignature, Blocked::UnsupportedGroupOrSignature)
         }
+        Support::Full | Support::NoSuite => (Bypassed::UnsupportedTls, Blocked::UnsupportedTls),
+    };
+    match snapshot.device.evasion.unsupported_tls {
+        EvasionAction::Bypass => bypass(bypassed),
+        EvasionAction::Block => Decision::Block { outcome: Outcome::Blocked(blocked), resets },
     }
 }
 

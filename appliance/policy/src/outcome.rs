@@ -48,6 +48,8 @@ pub enum Bypassed {
     NotTls,
     /// The hello is SSLv2-format, or offers no version and suite this device decrypts.
     UnsupportedTls,
+    /// All groups, or all signature schemes, that the hello offers are such that this device lacks.
+    UnsupportedGroupOrSignature,
     /// A ClientHello that breaks the protocol's grammar.
     MalformedHello,
     /// A ClientHello longer than 64 KiB.
@@ -110,6 +112,7 @@ pub enum Blocked {
     OversizeHello,
     IncompleteHello,
     UnsupportedTls,
+    UnsupportedGroupOrSignature,
     ServerSpokeFirst,
     /// It could not be taken over, as [`Bypassed::TakeoverFailed`], where policy blocks that.
     TakeoverFailed,
@@ -137,6 +140,8 @@ impl Outcome {
     }
 }
 
+const UNSUPPORTED: &str = "TLS version or suites not supported";
+const UNSUPPORTED_GROUP_OR_SIGNATURE: &str = "TLS groups or signatures not supported";
 const NOTHING_SHARED: &str = "server and client share no suite with Weir";
 
 impl fmt::Display for Outcome {
@@ -177,7 +182,8 @@ impl fmt::Display for Bypassed {
             Self::InspectionBypassRule => "inspection bypass rule",
             Self::NoPolicy => "no policy covers the flow",
             Self::NotTls => "not TLS",
-            Self::UnsupportedTls => "TLS version or suites not supported",
+            Self::UnsupportedTls => UNSUPPORTED,
+            Self::UnsupportedGroupOrSignature => UNSUPPORTED_GROUP_OR_SIGNATURE,
             Self::MalformedHello => "malformed ClientHello",
             Self::OversizeHello => "ClientHello over 64 KiB",
             Self::IncompleteHello => "incomplete ClientHello",
@@ -216,7 +222,8 @@ impl fmt::Display for Blocked {
             Self::MalformedHello => f.write_str("malformed ClientHello"),
             Self::OversizeHello => f.write_str("ClientHello over 64 KiB"),
             Self::IncompleteHello => f.write_str("incomplete ClientHello"),
-            Self::UnsupportedTls => f.write_str("TLS version or suites not supported"),
+            Self::UnsupportedTls => f.write_str(UNSUPPORTED),
+            Self::UnsupportedGroupOrSignature => f.write_str(UNSUPPORTED_GROUP_OR_SIGNATURE),
             Self::ServerSpokeFirst => f.write_str("server spoke first"),
             Self::TakeoverFailed => f.write_str("takeover failed"),
             Self::LostInTakeover => f.write_str("lost in takeover"),

@@ -14,7 +14,7 @@ use weir_policy::precedence::{
     Reputation, Rules, Standing, TCP, TrafficAction, TrafficFilter, UDP, evaluate,
 };
 use weir_policy::snapshot::{PortRange, SegmentId, Side, VirtualSegment};
-use weir_policy::{Candidate, Decision, FirstBytes, Outcome, Resets, Snapshot, judge};
+use weir_policy::{Candidate, Decision, FirstBytes, Outcome, Resets, Snapshot, Support, judge};
 
 const DOCUMENT: &str = "weir:
   inspection-bypass:
@@ -147,7 +147,8 @@ fn judgement_begins_with_the_rules() {
         client: "10.1.1.1:50000".parse().unwrap(),
         server: "192.0.2.9:443".parse().unwrap(),
     };
-    let hello = FirstBytes::ClientHello { server_name: None, supported: true, encrypted: false };
+    let hello =
+        FirstBytes::ClientHello { server_name: None, support: Support::Full, encrypted: false };
     let decide = |rules: &str| judge(&with(rules), &flow, &hello);
     let taken =
         |trusted| move |decision| matches!(decision, Decision::TakeOver(i) if i.trusted == trusted);
@@ -184,7 +185,8 @@ fn the_servers_packets_are_judged_by_rules_and_virtual_segment_of_their_own() {
     let (source, destination) = facts.addresses.unwrap();
     assert_eq!((source, destination), (flow.server.ip(), flow.client.ip()));
 
-    let hello = FirstBytes::ClientHello { server_name: None, supported: true, encrypted: false };
+    let hello =
+        FirstBytes::ClientHello { server_name: None, support: Support::Full, encrypted: false };
     let decide = |snapshot: &Snapshot| judge(snapshot, &flow, &hello);
     let with = |rules: &str| load(&format!("{whole}{rules}")).unwrap().compile(1, None);
     let answers = |decision| match decision {

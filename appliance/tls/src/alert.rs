@@ -58,14 +58,12 @@ impl Alert {
         matches!(self.0, 42..=46 | 48)
     }
 
-    /// The peer found no version, suite or application protocol in common, or says so.
+    /// The peer found no version or suite in common, as far as its alert tells: `handshake_failure` stands for
+    /// groups and signatures too.
     pub fn tells_incompatible(self) -> bool {
         matches!(
             self,
-            Self::HANDSHAKE_FAILURE
-                | Self::PROTOCOL_VERSION
-                | Self::INSUFFICIENT_SECURITY
-                | Self::NO_APPLICATION_PROTOCOL
+            Self::HANDSHAKE_FAILURE | Self::PROTOCOL_VERSION | Self::INSUFFICIENT_SECURITY
         )
     }
 

@@ -188,8 +188,10 @@ pub enum LegError {
 pub enum Fault {
     /// Its handshake signature does not verify, or its certificate has no key that could.
     BadSignature,
-    /// No version, suite, group or signature scheme in common.
+    /// No version or suite in common.
     Incompatible,
+    /// No group or signature scheme in common.
+    NoGroupOrSignature,
     /// Bytes that are no TLS message.
     Malformed,
     /// A message out of its order, or contents that break the protocol.
@@ -207,7 +209,9 @@ impl LegError {
     pub fn alert_for_other_side(&self) -> Alert {
         match self {
             Self::AlertReceived(alert) => alert.for_other_side(),
-            Self::Refused { fault: Fault::Incompatible, .. } => Alert::HANDSHAKE_FAILURE,
+            Self::Refused { fault: Fault::Incompatible | Fault::NoGroupOrSignature, .. } => {
+                Alert::HANDSHAKE_FAILURE
+            }
             Self::Refused { fault: Fault::NoApplicationProtocol, .. } => {
                 Alert::NO_APPLICATION_PROTOCOL
             }
@@ -220,7 +224,8 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::BadSignature => "the handshake's signature does not verify",
-            Self::Incompatible => "no version, suite, group or signature scheme in common",
+            Self::Incompatible => "no version or suite in common",
+            Self::NoGroupOrSignature => "no group or signature scheme in common",
             Self::Malformed => "malformed TLS message",
             Self::Misbehaved => "the peer broke the protocol",
             Self::NoApplicationProtocol => "no application protocol in common",

@@ -17,7 +17,7 @@ use weir_policy::precedence::{
     BlockedBy, Classified, PacketFacts, Passage, TCP, TrafficAction, evaluate, quic_policy, words,
 };
 use weir_policy::snapshot::{ClientPolicy, QuicAction, Side};
-use weir_policy::{Candidate, Decision, FirstBytes, Inspection, Place, Snapshot, judge};
+use weir_policy::{Candidate, Decision, FirstBytes, Inspection, Place, Snapshot, Support, judge};
 
 use crate::compiled::{CompiledPolicy, Excepted};
 
@@ -258,7 +258,8 @@ fn tls(packet: &ExplainedPacket, policy: &CompiledPolicy, said: &Classified) -> 
         server: SocketAddr::new(packet.destination, packet.destination_port),
     };
     let name = packet.server_name.as_deref();
-    let first = FirstBytes::ClientHello { server_name: name, supported: true, encrypted: false };
+    let first =
+        FirstBytes::ClientHello { server_name: name, support: Support::Full, encrypted: false };
     Some(match judge(&policy.snapshot, &candidate, &first) {
         Decision::Release(outcome) | Decision::Block { outcome, .. } => match outcome.reason() {
             Some(reason) => format!("{outcome} ({reason})"),

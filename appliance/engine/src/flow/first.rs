@@ -10,6 +10,7 @@ use weir_dataplane::{Held, HeldFlow};
 use weir_policy::FirstBytes;
 use weir_tls::hello::{self, ClientHello, Peek};
 
+use crate::compiled::support;
 use crate::leg::LegFault;
 
 /// How long a hello may stay incomplete before the flow is taken over undecided (SPEC D12).
@@ -58,7 +59,7 @@ impl Known {
         match self {
             Self::Hello(hello) => FirstBytes::ClientHello {
                 server_name: hello.server_name.as_deref(),
-                supported: hello.supported_by_any_stack(),
+                support: support(hello, ClientHello::supported_by_any_stack),
                 encrypted: hello.encrypted_client_hello,
             },
             Self::Sslv2 => FirstBytes::Sslv2Hello,

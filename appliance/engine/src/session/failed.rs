@@ -45,7 +45,8 @@ pub(super) fn server_failed(
         increment(&totals.server_handshake_failures);
         // Nobody's policy: the client is told what happened, whatever is reset on block.
         send_alert(client, nearest_alert(fault));
-        let incompatible = |failure: &FailureRecord| failure.cause == FailureCause::Incompatible;
+        let causes = [FailureCause::Incompatible, FailureCause::GroupOrSignature];
+        let incompatible = |failure: &FailureRecord| causes.contains(&failure.cause);
         match record.failure.as_ref().is_some_and(incompatible) && *unshared {
             true => Blocked::NothingShared,
             false => Blocked::ServerHandshakeFailed,

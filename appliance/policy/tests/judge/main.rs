@@ -13,7 +13,9 @@ use support::load;
 use weir_policy::judge::{Answers, PolicyKind};
 use weir_policy::outcome::{Blocked, Bypassed, NotDecrypted};
 use weir_policy::snapshot::*;
-use weir_policy::{Candidate, Decision, FirstBytes, Inspection, Outcome, Resets, Snapshot, judge};
+use weir_policy::{
+    Candidate, Decision, FirstBytes, Inspection, Outcome, Resets, Snapshot, Support, judge,
+};
 
 /// Server proxy on 192.0.2.0/24 and 2001:db8::/32 ports 443, 8440-8449; client proxy on port 443
 /// anywhere; one virtual segment on segment 1 from side A, sources 10.0.0.0/8.
@@ -35,7 +37,7 @@ fn flow(server: &str) -> Candidate {
 }
 
 fn hello(name: &str) -> FirstBytes<'_> {
-    FirstBytes::ClientHello { server_name: Some(name), supported: true, encrypted: false }
+    FirstBytes::ClientHello { server_name: Some(name), support: Support::Full, encrypted: false }
 }
 
 fn take_over(policy: PolicyKind) -> Decision {
@@ -176,11 +178,14 @@ fn what_could_be_evasion_is_bypassed_or_blocked_as_policy_says() {
 #[test]
 fn hello_that_cannot_be_decrypted_is_bypassed_with_its_reason() {
     let snapshot = whole();
-    let unsupported =
-        FirstBytes::ClientHello { server_name: None, supported: false, encrypted: false };
-    for server in [SERVED, ELSEWHERE] {
-        let decided = judge(&snapshot, &flow(server), &unsupported);
-        assert_eq!(decided, bypassed(Bypassed::UnsupportedTls));
+    for (support, reason) in [
+        (Support::NoSuite, Bypassed::UnsupportedTls),
+        (Support::NoGroupOrSignature, Bypassed::UnsupportedGroupOrSignature),
+    ] {
+        let first = FirstBytes::ClientHello { server_name: None, support, encrypted: false };
+        for server in [SERVED, ELSEWHERE] {
+            assert_eq!(judge(&snapshot, &flow(server), &first), bypassed(reason));
+        }
     }
 }
 
@@ -189,7 +194,7 @@ fn hello_that_cannot_be_decrypted_is_blocked_where_policy_says_so() {
     let mut snapshot = whole();
     snapshot.device.evasion.unsupported_tls = EvasionAction::Block;
     let unsupported =
-        FirstBytes::ClientHello { server_name: None, supported: false, encrypted: false };
+        FirstBytes::ClientHello { server_name: None, support: Support::NoSuite, encrypted: false };
     let outcome = Outcome::Blocked(Blocked::UnsupportedTls);
     for reset in [true, false] {
         snapshot.client_proxies[0].reset_client_on_block = reset;
@@ -208,7 +213,7 @@ fn hello_that_cannot_be_decrypted_is_blocked_where_policy_says_so() {
     // What is excepted is nobody's to decrypt, and what can be decrypted is.
     let excepted = FirstBytes::ClientHello {
         server_name: Some("www.bank.example"),
-        supported: false,
+        support: Support::NoSuite,
         encrypted: false,
     };
     let released = Decision::Release(Outcome::NotDecrypted(NotDecrypted::DomainException));
@@ -228,11 +233,12 @@ fn domain_exception_holds_for_client_policies_only() {
     );
     let unsupported = FirstBytes::ClientHello {
         server_name: Some("www.bank.example"),
-        supported: false,
+        support: Support::NoSuite,
         encrypted: false,
     };
     assert_eq!(judge(&snapshot, &flow(ELSEWHERE), &unsupported), excepted);
-    let nameless = FirstBytes::ClientHello { server_name: None, supported: true, encrypted: false };
+    let nameless =
+        FirstBytes::ClientHello { server_name: None, support: Support::Full, encrypted: false };
     assert_eq!(judge(&snapshot, &flow(ELSEWHERE), &nameless), take_over(PolicyKind::Client(0)));
 }
 
@@ -268,7 +274,7 @@ fn encrypted_hello_is_decrypted_bypassed_or_blocked_as_the_client_proxy_says() {
     let mut snapshot = whole();
     let hello = |name| FirstBytes::ClientHello {
         server_name: Some(name),
-        supported: true,
+        support: Support::Full,
         encrypted: true,
     };
     let mut of = |action, server, name| {

@@ -28,10 +28,10 @@ pub fn every_first_bytes() -> [FirstBytes<'static>; 9] {
     [
         FirstBytes::ClientHello {
             server_name: Some("www.bank.example"),
-            supported: true,
+            support: Support::Full,
             encrypted: false,
         },
-        FirstBytes::ClientHello { server_name: None, supported: false, encrypted: false },
+        FirstBytes::ClientHello { server_name: None, support: Support::NoSuite, encrypted: false },
         FirstBytes::Sslv2Hello,
         FirstBytes::NotTls,
         FirstBytes::Malformed,
@@ -114,7 +114,7 @@ proptest! {
     fn only_whole_hellos_are_taken_over(candidate in any_flow(), first in 0usize..7) {
         let first = every_first_bytes()[first];
         if let Decision::TakeOver(_) = judge(&whole(), &candidate, &first) {
-            let supported = matches!(first, FirstBytes::ClientHello { supported: true, .. });
+            let supported = matches!(first, FirstBytes::ClientHello { support: Support::Full, .. });
             prop_assert!(supported);
         }
     }

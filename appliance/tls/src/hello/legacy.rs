@@ -10,10 +10,13 @@ use weir_policy::suites::{Allowed, Authentication, KeyExchange, Protocol, Suite 
 
 use super::ClientHello;
 use crate::key::KeyKind;
-use crate::names::{Suite, Version};
+use crate::names::{Group, SignatureScheme, Suite, Version};
 
 /// The groups of the legacy stack, which has all of the modern one's.
 pub(super) const GROUPS: [u16; 6] = [0x11ec, 0x001d, 0x0017, 0x0018, 0x0019, 0x0015];
+
+/// Some of each kind of key that both stacks sign with.
+const SCHEMES: [u16; 6] = [0x0401, 0x0403, 0x0503, 0x0603, 0x0804, 0x0203];
 
 /// Bounds for one leg of the legacy stack.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +65,14 @@ impl ClientHello {
         let all = Allowed::everything();
         let kinds = [KeyKind::P256, KeyKind::P384, KeyKind::P521, KeyKind::Rsa, KeyKind::P224];
         self.supported() || kinds.iter().any(|kind| self.supported_by_legacy(*kind, &all))
+    }
+
+    /// The same hello as from a client that has all groups and signature schemes that either stack has.
+    pub fn with_all_groups_and_signatures(&self) -> Self {
+        let mut hello = self.clone();
+        hello.groups.extend(GROUPS.map(Group));
+        hello.signature_schemes.extend(SCHEMES.map(SignatureScheme));
+        hello
     }
 
     /// True if the legacy stack can answer it with a certificate of this key type, where a proxy

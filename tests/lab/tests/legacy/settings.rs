@@ -178,7 +178,7 @@ fn own_server_with_a_key_on_p224_is_served_to_clients_that_know_the_curve() {
         assert_eq!(fetched.certificate()?, theirs);
         ensure_holds(
             &record_of(bench, &fetched)?,
-            &["bypassed (TLS version or suites not supported)\n"],
+            &["bypassed (TLS groups or signatures not supported)\n"],
         );
         Ok(())
     });

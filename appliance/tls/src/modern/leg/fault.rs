@@ -3,7 +3,7 @@
 //! For: sessions' records, and the alert that the other side of a session gets. An error that no
 //! peer can cause is internal.
 
-use rustls::{AlertDescription, CertificateError, Error};
+use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
 use crate::alert::Alert;
 use crate::leg::{Fault, LegError};
@@ -21,7 +21,14 @@ pub(super) fn explain(error: &Error) -> LegError {
         }
         Error::DecryptError => refused(Fault::Undecryptable, Alert::BAD_RECORD_MAC),
         Error::PeerSentOversizedRecord => refused(Fault::OversizedRecord, Alert::RECORD_OVERFLOW),
-        Error::PeerIncompatible(_) => refused(Fault::Incompatible, Alert::HANDSHAKE_FAILURE),
+        Error::PeerIncompatible(what) => {
+            let fault = if is_group_or_signature(what) {
+                Fault::NoGroupOrSignature
+            } else {
+                Fault::Incompatible
+            };
+            refused(fault, Alert::HANDSHAKE_FAILURE)
+        }
         Error::PeerMisbehaved(_) => refused(Fault::Misbehaved, Alert::ILLEGAL_PARAMETER),
         Error::NoCertificatesPresented => refused(Fault::Misbehaved, Alert::DECODE_ERROR),
         Error::InvalidCertificate(CertificateError::BadSignature) => {
@@ -33,4 +40,19 @@ pub(super) fn explain(error: &Error) -> LegError {
         }
         other => LegError::Internal(other.to_string()),
     }
+}
+
+fn is_group_or_signature(what: &PeerIncompatible) -> bool {
+    matches!(
+        what,
+        PeerIncompatible::EcPointsExtensionRequired
+            | PeerIncompatible::KeyShareExtensionRequired
+            | PeerIncompatible::NamedGroupsExtensionRequired
+            | PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon
+            | PeerIncompatible::NoEcPointFormatsInCommon
+            | PeerIncompatible::NoKxGroupsInCommon
+            | PeerIncompatible::NoSignatureSchemesInCommon
+            | PeerIncompatible::SignatureAlgorithmsExtensionRequired
+            | PeerIncompatible::UncompressedEcPointsRequired
+    )
 }
