@@ -243,27 +243,46 @@ static __always_inline void count_rule(__u32 half, __u32 bit, __u32 length)
 	}
 }
 
-/* Tells the sender of a dropped datagram, by way of the engine: a client that is told falls back at
- * once, and one that is not waits for its timer (SPEC D14). */
-static __always_inline void refuse(struct __sk_buff *skb, struct packet *p, struct port *port)
+/* QUIC whose client names a domain not to decrypt passes, as long as something comes of it within this. */
+#define EXCEPTED_QUIC_NS (120 * 1000000000ULL)
+
+static __always_inline int is_excepted(struct packet *p)
 {
-	__u32 zero = 0;
-	struct traffic_filter *rate = bpf_map_lookup_elem(&refusal_rate, &zero);
+	__u64 now = bpf_ktime_get_ns(), *last = bpf_map_lookup_elem(&excepted_quic, &p->key);
+	if (!last || now - *last > EXCEPTED_QUIC_NS)
+		return 0;
+	*last = now;
+	return 1;
+}
+
+/* Gives a dropped datagram to the engine. It tells its sender: a client that is told falls back at once, and
+ * one that is not waits for its timer; or sends it on, where the name in it is excepted (SPEC D14). */
+static __always_inline void tell_engine(struct __sk_buff *skb, struct packet *p, struct port *port)
+{
+	__u32 zero = 0, length = skb->len;
+	struct traffic_filter *rate = bpf_map_lookup_elem(&dropped_rate, &zero);
 	if (p->key.tunnel || p->stacked || p->fragment || !rate || over_rate(rate, 1)) {
 		count_only(port->segment, quic_silently_dropped);
 		return;
 	}
-	struct refused *r = bpf_ringbuf_reserve(&refused_ring, sizeof(*r), 0);
-	if (!r)
+	struct dropped *d = bpf_ringbuf_reserve(&dropped_ring, sizeof(*d), 0);
+	if (!d) {
+		count_only(port->segment, quic_silently_dropped);
 		return;
-	r->segment = port->segment;
-	r->side = port->side;
-	r->vlan_tci = skb->vlan_tci;
-	r->vlan_present = skb->vlan_present != 0;
-	if (bpf_skb_load_bytes(skb, 0, r->frame, sizeof(r->frame)))
-		bpf_ringbuf_discard(r, 0); /* no QUIC: its first datagrams have 1200 bytes */
+	}
+	d->key = p->key;
+	d->side = port->side;
+	d->from_low = p->from_low;
+	d->gso_size = skb->gso_size;
+	d->vlan_tci = skb->vlan_tci;
+	d->vlan_present = skb->vlan_present != 0;
+	if (length > DROPPED_FRAME)
+		length = DROPPED_FRAME;
+	d->length = length;
+	if (length < 1 || bpf_skb_load_bytes(skb, 0, d->frame, length))
+		bpf_ringbuf_discard(d, 0);
 	else
-		bpf_ringbuf_submit(r, 0);
+		bpf_ringbuf_submit(d, 0);
 }
 
 /* Whether a packet is stopped that a rule drops, or limits. In fallback, and without an engine, none is
@@ -297,8 +316,10 @@ static __noinline int is_stopped(struct __sk_buff *skb, struct packet *p, struct
 		count(segment, quarantine_dropped);
 		return 1;
 	case DROP_QUIC:
+		if (is_excepted(p))
+			return 0;
 		count(segment, quic_dropped);
-		refuse(skb, p, port);
+		tell_engine(skb, p, port);
 		return 1;
 	default:
 		return 0;

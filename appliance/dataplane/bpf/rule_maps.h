@@ -90,19 +90,29 @@ struct {
 	__type(value, struct remembered);
 } memory SEC(".maps");
 
-/* To the engine, for ICMP errors; past its size a datagram is dropped without one. */
+/* To the engine, as `struct dropped`: some three hundred; past it a datagram is dropped without a word. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 65536);
-} refused_ring SEC(".maps");
+	__uint(max_entries, 1 << 20);
+} dropped_ring SEC(".maps");
 
-/* How many ICMP errors a second, as a rate of one byte each; past it, silence. */
+/* QUIC connections that pass although policy blocks QUIC, as their clients ask for names that it excepts, to
+ * the CLOCK_MONOTONIC ns of their last packet. The least recently used goes: its client falls back to TCP. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct flow_key);
+	__type(value, __u64);
+	PINNED;
+} excepted_quic SEC(".maps");
+
+/* How many such datagrams a second, as a rate of one byte each; past it, silence. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct traffic_filter);
-} refusal_rate SEC(".maps");
+} dropped_rate SEC(".maps");
 
 /* Where rows are intersected: too large for the stack. */
 struct {

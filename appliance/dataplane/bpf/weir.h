@@ -234,6 +234,9 @@ struct held {
 };
 _Static_assert(sizeof(struct held) == 224, "src/layout.rs has the same type");
 
+/* Room for two datagrams that a client's kernel has in one frame: longer hellos are none. */
+#define DROPPED_FRAME 3072
+
 /* The arguments of state_command. Returns state found | COMMAND_SWAPPED; COMMAND_TUPLE_OWNED: another
  * flow's sockets have the tuple; 0: no entry of that id. From STATE_TAKEN to itself: the flow's
  * handshake is over, it counts for its client no more. From 0: changes nothing, and says by
@@ -253,14 +256,18 @@ _Static_assert(sizeof(struct command) <= 96, "a raw tracepoint has 12 arguments"
 #define COMMAND_TUPLE_OWNED 0x200
 #define COMMAND_SPOKEN_TO 0x400
 
-/* The beginning of a datagram that was dropped, for an ICMP error to its sender. */
-struct refused {
-	__u32 segment;
-	__u32 side; /* it came in by */
+/* A datagram of QUIC that was dropped: for an ICMP error to its sender or, where its client asks for a name
+ * that policy excepts, to be sent on after all. */
+struct dropped {
+	struct flow_key key;
+	__u32 side;	/* it came in by */
+	__u32 from_low; /* its sender is the lower end of the key */
+	__u32 length;	/* of `frame` that is used */
+	__u32 gso_size; /* payload of a datagram; 0: there is one */
 	__u16 vlan_tci;
 	__u16 vlan_present;
-	__u8 frame[128];
+	__u8 frame[DROPPED_FRAME]; /* its start */
 };
-_Static_assert(sizeof(struct refused) == 140, "src/refusal.rs has the same type");
+_Static_assert(sizeof(struct dropped) == 3152, "src/quic.rs has the same type");
 
 #endif

@@ -21,6 +21,7 @@ use crate::judged::Judged;
 use crate::layout::{End, Flow, FlowKey, ring_of};
 use crate::link::Link;
 use crate::loads::Loads;
+use crate::quic::Judge;
 use crate::segment::INNER_MAC;
 use crate::segment_of_ours::Segment;
 use crate::socket::SocketPool;
@@ -44,6 +45,8 @@ pub struct Core {
     pub loads: Loads,
     /// One for each ring: when its reader turned last, CLOCK_MONOTONIC nanoseconds.
     pub turned: Vec<AtomicU64>,
+    /// Who knows which QUIC passes, once it was told.
+    pub quic: OnceLock<Judge>,
     /// One for each ring: to its reader. Unbounded, but each held flow sends three at
     /// most.
     pub finished: Vec<Sender<Finished>>,
@@ -373,6 +376,7 @@ counts! {
     QueueFull => "held_queue_full_dropped", "held packet that found its flow's queue full";
     ForwardedLate => "packet_forwarded_after_release", "packet that came by the ring after its flow's release, sent on";
     InjectedLate => "packet_injected_after_take_over", "packet that came by the ring after its flow's takeover, given to the sockets";
+    QuicExcepted => "quic_excepted", "QUIC connection that passes though policy blocks QUIC: its client names a domain not to decrypt";
     KeepAlivePassed => "keep_alive_passed", "keep-alive of one end of a taken flow, upon which the other end was asked";
     FrameNotSent => "frame_not_sent", "frame that the kernel did not take from the engine";
     TombstoneRemoved => "tombstone_removed", "entry of a finished flow removed after its rest";

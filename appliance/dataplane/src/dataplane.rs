@@ -9,7 +9,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use aya::Ebpf;
@@ -28,8 +28,8 @@ use crate::layout::{HANDSHAKES_PART, Port};
 use crate::loads::Loads;
 use crate::namespace::inside;
 use crate::programs::{self, ProgramError, RING_TABLE, RingTable, chain};
+use crate::quic::{DroppedQuic, Judge, QuicJudge};
 use crate::recount::Recount;
-use crate::refusal::Refusals;
 use crate::report::{Reports, SegmentReport};
 use crate::ring::{Limits, RingReader, monotonic_nanoseconds};
 use crate::rings::Rings;
@@ -58,7 +58,7 @@ pub struct Dataplane {
     flow_table: u32,
     /// What the rings' readers end with.
     _open: watch::Sender<()>,
-    answers: Option<JoinHandle<()>>,
+    quic: Option<JoinHandle<()>>,
     stop: EventFd,
     /// Programs stay loaded through their pins; this is for their descriptors.
     ebpf: Mutex<Ebpf>,
@@ -159,6 +159,7 @@ impl Dataplane {
             held_now: AtomicUsize::new(0),
             taken_now: AtomicUsize::new(0),
             loads: Loads::new(options.runtimes),
+            quic: OnceLock::new(),
             turned: (0..rings.count).map(|_| AtomicU64::new(now)).collect(),
             finished,
         });
@@ -207,14 +208,14 @@ impl Dataplane {
             options.segments.iter().map(|id| StrayRefusal::start(&names.engine(*id))).collect();
         let refusals = refusals?;
 
-        let answers = Refusals::new(
+        let quic = DroppedQuic::new(
             &mut ebpf,
             Arc::clone(&core),
             stop_descriptor(&stop).map_err(|error| system("eventfd", error))?,
         )?;
-        let answers = std::thread::Builder::new()
-            .name("weir-refusals".into())
-            .spawn(move || answers.run())
+        let quic = std::thread::Builder::new()
+            .name("weir-quic".into())
+            .spawn(move || quic.run())
             .map_err(|error| system("thread", error))?;
 
         let heir = Heir {
@@ -240,7 +241,7 @@ impl Dataplane {
             options,
             flow_table,
             _open: open,
-            answers: Some(answers),
+            quic: Some(quic),
             stop,
             ebpf: Mutex::new(ebpf),
             _refusals: refusals,
@@ -273,6 +274,11 @@ impl Dataplane {
         self.in_force.attached()?;
         self.inheritance.take_on();
         Ok(())
+    }
+
+    /// Says who judges QUIC that policy blocks; once, and until then all of it is refused.
+    pub fn judge_quic_by(&self, judge: Box<QuicJudge>) {
+        let _ = self.core.quic.set(Judge(judge));
     }
 
     /// Whether a later engine's programs are on the ports: no new flow comes to this one any more.
@@ -368,8 +374,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Drop for Dataplane {
     fn drop(&mut self) {
         let _ = self.stop.write(1);
-        if let Some(answers) = self.answers.take() {
-            let _ = answers.join();
+        if let Some(quic) = self.quic.take() {
+            let _ = quic.join();
         }
     }
 }

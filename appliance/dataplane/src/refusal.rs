@@ -2,102 +2,19 @@
 //!
 //! For: "port unreachable" as the server itself would say it (RFC 792, RFC 4443), so that a client
 //! falls back to TCP at once; without it, it waits for a timer (RFC 9002 6.2: a second and more).
-//! Not for: deciding what is dropped, or how many errors there are (the programs' bucket). A datagram
-//! that is not understood, or an error that cannot be sent, is dropped in silence.
+//! Not for: deciding what is refused, or how many errors there are ([`crate::quic`], the programs' bucket). Of a
+//! datagram that is not understood none is made.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use crate::checksum::{fold, put, sum};
 
-use aya::Ebpf;
-use aya::maps::{Array, MapData, RingBuf};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use weir_policy::snapshot::Side;
-
-use crate::core::Core;
-use crate::layout::rules::FilterEntry;
-use crate::tables::{self, ApplyError};
-
-/// ICMP errors a second, of all segments together (RFC 4443 2.4 (f) wants a bound).
-const A_SECOND: u64 = 1000;
-/// Of these at once.
-const AT_ONCE: u64 = 100;
-
-/// `struct refused` of `bpf/weir.h`: segment, side, tag, whether there is one, then the frame.
-const RECORD: usize = 140;
-const FRAME_AT: usize = 12;
-
+/// As much of a datagram as an error may quote of it, with room to spare below 1280 bytes (RFC 4443 3.1).
+const QUOTED: usize = 128;
 const ETHERNET: usize = 14;
-
-/// Reads the ring and answers.
-pub struct Refusals {
-    core: Arc<Core>,
-    ring: RingBuf<MapData>,
-    stop: OwnedFd,
-}
-
-impl Refusals {
-    /// Sets the rate, and takes the ring out of the object.
-    pub fn new(ebpf: &mut Ebpf, core: Arc<Core>, stop: OwnedFd) -> Result<Self, ApplyError> {
-        let mut rate: Array<MapData, FilterEntry> = tables::map(ebpf, "refusal_rate")?;
-        let each = 1_000_000_000 / A_SECOND; // ns
-        let bucket =
-            FilterEntry { picoseconds: each * 1000, burst: each * AT_ONCE, ..Default::default() };
-        rate.set(0, bucket, 0)
-            .map_err(|error| ApplyError::Table { table: "refusal_rate", error })?;
-        Ok(Self { core, ring: tables::map(ebpf, "refused_ring")?, stop })
-    }
-
-    /// Until the data plane closes.
-    pub fn run(mut self) {
-        loop {
-            match self.wait() {
-                Ok(false) => {}
-                Ok(true) => return,
-                Err(error) => {
-                    tracing::error!(%error, "ring of refused datagrams cannot be read");
-                    return;
-                }
-            }
-            while let Some(record) = self.ring.next() {
-                answer(&self.core, &record);
-            }
-        }
-    }
-
-    /// Whether the data plane closes.
-    fn wait(&self) -> io::Result<bool> {
-        // SAFETY: the ring's descriptor is open as long as the ring, which outlives this function.
-        let ring = unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) };
-        let mut descriptors = [
-            PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
-            PollFd::new(ring, PollFlags::POLLIN),
-        ];
-        match poll(&mut descriptors, PollTimeout::NONE) {
-            Ok(_) => Ok(descriptors[0].any().unwrap_or(false)),
-            Err(nix::errno::Errno::EINTR) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
-
-fn answer(core: &Core, record: &[u8]) -> Option<()> {
-    let record: &[u8; RECORD] = record.try_into().ok()?;
-    let word = |at: usize| Some(u32::from_ne_bytes(record.get(at..at + 4)?.try_into().ok()?));
-    let half = |at: usize| Some(u16::from_ne_bytes(record.get(at..at + 2)?.try_into().ok()?));
-    let links = core.segments.get(&word(0)?)?;
-    let side = if word(4)? == 0 { Side::A } else { Side::B };
-    let tag = (half(10)? != 0).then_some(half(8)?);
-    let error = unreachable_port(record.get(FRAME_AT..)?, tag)?;
-    if let Err(error) = links.port(side).send_complete(&error) {
-        tracing::debug!(%error, "ICMP error not sent");
-    }
-    Some(())
-}
 
 /// The frame of the error, of the family of the datagram that `frame` begins; `tag`: of 802.1Q, where
 /// it is not in the frame.
-fn unreachable_port(frame: &[u8], tag: Option<u16>) -> Option<Vec<u8>> {
+pub fn unreachable_port(frame: &[u8], tag: Option<u16>) -> Option<Vec<u8>> {
+    let frame = frame.get(..QUOTED)?;
     let mut network = ETHERNET;
     let mut kind = frame.get(12..14)?;
     let mut tag = tag.map(u16::to_be_bytes);
@@ -141,7 +58,7 @@ fn four(packet: &[u8], answer: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
-/// RFC 4443 3.1. As much as there is, which is below 1280 bytes.
+/// RFC 4443 3.1.
 fn six(packet: &[u8], answer: &mut Vec<u8>) -> Option<()> {
     let (source, destination) = (packet.get(8..24)?, packet.get(24..40)?);
     let length = u16::try_from(8 + packet.len()).ok()?;
@@ -160,18 +77,6 @@ fn six(packet: &[u8], answer: &mut Vec<u8>) -> Option<()> {
 
 /// RFC 1071, over a pseudo-header of whole words and the bytes.
 fn put_checksum(bytes: &mut [u8], at: usize, pseudo: &[u8]) {
-    let words = pseudo.chunks(2).chain(bytes.chunks(2));
-    let mut sum: u32 = words
-        .map(|word| match word {
-            [high, low] => u32::from(u16::from_be_bytes([*high, *low])),
-            [high] => u32::from(*high) << 8,
-            _ => 0,
-        })
-        .sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    if let Some(field) = bytes.get_mut(at..at + 2) {
-        field.copy_from_slice(&(!(sum as u16)).to_be_bytes());
-    }
+    let checksum = !fold(sum(pseudo) + sum(bytes));
+    put(bytes, at, &checksum.to_be_bytes());
 }

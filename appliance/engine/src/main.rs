@@ -18,6 +18,7 @@ mod heartbeat;
 mod learnt;
 mod leg;
 mod legacy;
+mod quic;
 mod record;
 mod relay;
 mod runtime;
@@ -136,6 +137,7 @@ fn main() -> anyhow::Result<()> {
     let authorities = Arc::new(Authorities::new(Fetching::new(events.clone())));
     let (publish, policy) = watch::channel(Arc::new(CompiledPolicy::default()));
     let (clear, cleared) = watch::channel(());
+    dataplane.judge_quic_by(quic::judge_by(policy.clone()));
     let shared = runtime::Shared {
         policy: policy.clone(),
         cleared,

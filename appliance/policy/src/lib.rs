@@ -19,6 +19,7 @@ pub mod material;
 pub mod outcome;
 mod place;
 pub mod precedence;
+pub mod quic;
 mod revocation;
 pub mod secret;
 pub mod snapshot;
@@ -30,6 +31,8 @@ pub use judge::{Candidate, Decision, FirstBytes, Inspection, Resets, Support, ju
 pub use layers::{Layer, Syntax};
 pub use material::Material;
 pub use outcome::Outcome;
+
 pub use place::{Place, ServerAt, Tunnel};
+pub use quic::{Quic, judge_quic, quic_exceptions};
 pub use secret::SecretBytes;
 pub use snapshot::Snapshot;

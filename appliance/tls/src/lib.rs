@@ -1,6 +1,6 @@
 //! Everything TLS that the engine needs, without a socket and without a clock of its own.
 //!
-//! For: telling what a client's first bytes are ([`hello`]), the two legs of a decrypted session
+//! For: telling what a client's first bytes are ([`hello`]; by QUIC, [`quic`]), the two legs of a decrypted session
 //! behind one trait ([`leg`]) and their modern stack ([`modern`]), choosing a server's certificate
 //! by name ([`server_certificates`]), judging a server's certificate ([`verify`]) and forging its
 //! copy ([`forge`]). Not for: policy (the order of judgement is `weir_policy::judge`), sockets,
@@ -18,6 +18,7 @@ pub mod key;
 pub mod leg;
 pub mod modern;
 pub mod names;
+pub mod quic;
 pub mod server_certificates;
 mod sharded;
 pub mod verify;

@@ -17,7 +17,9 @@ use weir_policy::precedence::{
     BlockedBy, Classified, PacketFacts, Passage, TCP, TrafficAction, evaluate, quic_policy, words,
 };
 use weir_policy::snapshot::{ClientPolicy, QuicAction, Side};
-use weir_policy::{Candidate, Decision, FirstBytes, Inspection, Place, Snapshot, Support, judge};
+use weir_policy::{
+    Candidate, Decision, FirstBytes, Inspection, Place, Snapshot, Support, judge, quic_exceptions,
+};
 
 use crate::compiled::{CompiledPolicy, Excepted};
 
@@ -203,16 +205,23 @@ fn steps(
     if matches!(said.passage, Passage::Blocked(BlockedBy::Quic) | Passage::Inspected)
         && let Some(policy) = quic_policy(snapshot, said.virtual_segment, facts)
     {
-        step("QUIC", quic(policy, said));
+        step("QUIC", quic(snapshot, policy, said));
     }
     steps
 }
 
-fn quic(policy: &ClientPolicy, said: &Classified) -> String {
+fn quic(snapshot: &Snapshot, policy: &ClientPolicy, said: &Classified) -> String {
     let name = &policy.name;
     match (said.passage, policy.quic) {
         (Passage::Blocked(_), _) => {
-            format!("client policy {name} blocks it, so that its client falls back to TCP")
+            let blocks =
+                format!("client policy {name} blocks it, so that its client falls back to TCP");
+            match quic_exceptions(snapshot, policy) {
+                Some(by) => {
+                    format!("{blocks}, unless it asks for a domain that {} excepts", by.name)
+                }
+                None => blocks,
+            }
         }
         (_, QuicAction::Bypass) => format!("client policy {name} lets it pass"),
         (_, QuicAction::Block) => format!("client policy {name} excepts the source: it passes"),

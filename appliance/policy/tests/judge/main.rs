@@ -14,7 +14,8 @@ use weir_policy::judge::{Answers, PolicyKind};
 use weir_policy::outcome::{Blocked, Bypassed, NotDecrypted};
 use weir_policy::snapshot::*;
 use weir_policy::{
-    Candidate, Decision, FirstBytes, Inspection, Outcome, Resets, Snapshot, Support, judge,
+    Candidate, Decision, FirstBytes, Inspection, Outcome, Quic, Resets, Snapshot, Support, judge,
+    judge_quic,
 };
 
 /// Server proxy on 192.0.2.0/24 and 2001:db8::/32 ports 443, 8440-8449; client proxy on port 443
@@ -337,4 +338,21 @@ fn certificate_is_excepted_by_its_names_and_by_what_its_wildcards_cover() {
     for name in ["bank.example", "*.example"] {
         assert!(!below.excepts_certified(name), "{name}");
     }
+}
+
+#[test]
+fn blocked_quic_passes_to_names_that_the_policy_of_its_client_excepts() {
+    let mut snapshot = whole();
+    let passes =
+        |snapshot: &Snapshot, flow: &Candidate, name| judge_quic(snapshot, flow).passes(name);
+    assert!(passes(&snapshot, &flow(ELSEWHERE), Some("www.bank.example")));
+    for name in [Some("x.example"), None] {
+        assert!(!passes(&snapshot, &flow(ELSEWHERE), name), "{name:?}");
+    }
+    // No word of the client's is trusted there, and no certificate is seen.
+    snapshot.decryption_policies[0].decided_by = DecidedBy::ServerCertificate;
+    assert_eq!(judge_quic(&snapshot, &flow(ELSEWHERE)), Quic::Blocked);
+    // Other rules stop it first; and where policy lets QUIC pass meanwhile, nothing stops it.
+    snapshot.profiles[0].client_policies[0].quic = QuicAction::Bypass;
+    assert_eq!(judge_quic(&snapshot, &flow(ELSEWHERE)), Quic::Passes);
 }

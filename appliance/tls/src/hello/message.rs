@@ -87,7 +87,7 @@ pub enum Field {
 
 impl ClientHello {
     /// Parses a hello's body. Bytes after the extensions are an error, as everywhere.
-    pub(super) fn parse(body: &[u8], wire_length: usize) -> Result<Self, HelloError> {
+    pub(crate) fn parse(body: &[u8], wire_length: usize) -> Result<Self, HelloError> {
         let mut body = Reader(body);
         let legacy_version = Version(body.u16(Field::Version)?);
         if legacy_version.0 >> 8 != 3 {

@@ -194,8 +194,8 @@ fn source(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(file)
 }
 
-/// A program of `tests/lab/peers` that goes by tlslite-ng.
-pub fn tlslite(namespace: &Namespace, program: &str) -> Result<Command> {
+/// A program of `tests/lab/peers` that goes by the packages of its `requirements.txt`.
+pub fn packaged(namespace: &Namespace, program: &str) -> Result<Command> {
     let python = environment().join("bin/python");
     ensure!(python.exists(), "no {}: ci/setup makes it", python.display());
     let mut command = namespace.command(python.to_str().context("its path is no text")?);
@@ -214,7 +214,7 @@ pub fn python(namespace: &Namespace, program: &str) -> Command {
 fn interpreter(peer: Peer, namespace: &Namespace) -> Result<Command> {
     let mut command;
     match peer {
-        Peer::TlsLite => command = tlslite(namespace, "tlslite_peer.py")?,
+        Peer::TlsLite => command = packaged(namespace, "tlslite_peer.py")?,
         Peer::Java => {
             command = namespace.command("java");
             // Short lives: no time for the better compiler.

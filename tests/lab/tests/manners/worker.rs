@@ -159,7 +159,7 @@ fn client_that_asks_to_renegotiate_and_does_not_listen_takes_little_and_ends_wit
         let worker = bench.wire.legacy_worker()?;
         Fetch::new("public.example", "/").arguments(&OLD).run(&bench.ends)?.succeeded()?;
         let before = resident_kib(worker)?;
-        let mut command = peers::tlslite(&bench.ends.client, "renegotiating_peer.py")?;
+        let mut command = peers::packaged(&bench.ends.client, "renegotiating_peer.py")?;
         command.args([&SERVER.to_string(), "443", "public.example", MOST]);
         let mut client = Conversation::start(&mut command, &bench.ends.run.path("asks.log"))?;
         let said = client.answer()?;
