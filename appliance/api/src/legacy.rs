@@ -120,8 +120,10 @@ pub enum Failure {
     AlertReceived(u8),
     /// This alert was sent to it.
     AlertSent(u8),
-    /// Neither; in words.
+    /// Neither, and nothing the peer did; in words.
     Internal(String),
+    /// The peer's bytes are no TLS, which is answered by nothing; in words.
+    NotTls(String),
 }
 
 impl fmt::Debug for ToWorker {
@@ -234,6 +236,10 @@ impl FromWorker {
                     writer.raw(&[2]);
                     writer.raw(words.as_bytes());
                 }
+                Failure::NotTls(words) => {
+                    writer.raw(&[3]);
+                    writer.raw(words.as_bytes());
+                }
             }),
         }
     }
@@ -254,6 +260,7 @@ impl FromWorker {
                 0 => Failure::AlertReceived(reader.u8()?),
                 1 => Failure::AlertSent(reader.u8()?),
                 2 => Failure::Internal(text(reader.rest())?),
+                3 => Failure::NotTls(text(reader.rest())?),
                 _ => return Err(Invalid::Value),
             }),
             other => return Err(Invalid::Type(other)),

@@ -58,6 +58,7 @@ pub fn failure(with: End, certificate_requested: bool, fault: &LegFault) -> Fail
             | Fault::OversizedRecord
             | Fault::Undecryptable => FailureCause::Protocol,
         },
+        LegFault::Tls(LegError::NotTls(_)) => FailureCause::Protocol,
         LegFault::Tls(LegError::Overfed | LegError::Internal(_)) => FailureCause::Internal,
     };
     FailureRecord { with, cause, words: fault.to_string() }
@@ -81,6 +82,8 @@ mod tests {
         assert_eq!(refused(Fault::NoApplicationProtocol), FailureCause::ApplicationProtocol);
         assert_eq!(refused(Fault::NoGroupOrSignature), FailureCause::GroupOrSignature);
         assert_eq!(refused(Fault::Incompatible), FailureCause::Incompatible);
+        let words = "wrong version number".to_owned();
+        assert_eq!(cause(LegError::NotTls(words)), FailureCause::Protocol);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! framing. Fails by [`Failure`], after which the endpoint is of no more use but
 //! for the alert in its output.
 
+use std::ffi::c_int;
 use std::io::{self, Read, Write};
 use std::rc::Rc;
 use std::time::Instant;
@@ -255,7 +256,7 @@ impl Endpoint {
         match (facts.alert_received, facts.alert_sent) {
             (Some(alert), _) => Failure::AlertReceived(alert),
             (None, Some(alert)) => Failure::AlertSent(alert),
-            (None, None) => Failure::Internal(error.to_string()),
+            (None, None) => without_alert(error.ssl_error(), || error.to_string()),
         }
     }
 
@@ -324,6 +325,23 @@ impl Drop for Endpoint {
     }
 }
 
-fn internal(error: ErrorStack) -> Failure {
-    Failure::Internal(error.to_string())
+/// OpenSSL says nothing to a peer whose first bytes are no TLS; whatever else it ends without an alert, nobody
+/// at the other end did.
+fn without_alert(errors: Option<&ErrorStack>, otherwise: impl FnOnce() -> String) -> Failure {
+    /// `openssl/sslerr.h`: HTTPS_PROXY_REQUEST, HTTP_REQUEST and WRONG_VERSION_NUMBER.
+    const NOT_TLS: [c_int; 3] = [155, 156, 267];
+    let Some(errors) = errors.filter(|errors| !errors.errors().is_empty()) else {
+        return Failure::Internal(otherwise());
+    };
+    // Without the places in OpenSSL's source that its own text has.
+    let reasons: Vec<_> = errors.errors().iter().filter_map(|error| error.reason()).collect();
+    let reasons = reasons.join(", ");
+    match errors.errors().iter().any(|error| NOT_TLS.contains(&error.reason_code())) {
+        true => Failure::NotTls(reasons),
+        false => Failure::Internal(reasons),
+    }
+}
+
+fn internal(errors: ErrorStack) -> Failure {
+    without_alert(Some(&errors), || errors.to_string())
 }

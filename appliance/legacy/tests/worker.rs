@@ -105,7 +105,15 @@ fn bytes_that_are_no_tls_end_their_leg_and_no_other() {
     let mut broken = worker.leg(rsa.to_client(EVERY, &all));
     broken.settle();
     broken.feed(b"GET / HTTP/1.1\r\n\r\n");
-    assert!(matches!(broken.failure(), Some(Failure::Internal(_))), "{:?}", broken.said);
+    let not_tls = |leg: &Leg| match leg.failure() {
+        Some(Failure::NotTls(words)) => words.clone(),
+        _ => panic!("{:?}", leg.said),
+    };
+    assert_eq!(not_tls(&broken), "http request");
+    let mut asked = worker.leg(to_server(EVERY, &all));
+    asked.settle();
+    let answer = asked.feed(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    assert_eq!((answer, not_tls(&asked).as_str()), (Vec::new(), "wrong version number"));
     // Not even a frame.
     let mut garbage = worker.leg(to_server(EVERY, &all));
     garbage.settle();

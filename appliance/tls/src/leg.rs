@@ -175,6 +175,9 @@ pub enum LegError {
     /// We ended the session, and this alert waits in [`TlsLeg::write_wire`].
     #[error("{fault}; answered by the alert {alert}")]
     Refused { fault: Fault, alert: Alert },
+    /// The peer's first bytes are no TLS; nobody answers those by an alert.
+    #[error("the peer speaks no TLS ({0})")]
+    NotTls(String),
     /// [`TlsLeg::read_wire`] was called while [`TlsLeg::wants_read`] was false.
     #[error("more input than the leg may hold")]
     Overfed,
@@ -215,6 +218,7 @@ impl LegError {
             Self::Refused { fault: Fault::NoApplicationProtocol, .. } => {
                 Alert::NO_APPLICATION_PROTOCOL
             }
+            Self::NotTls(_) => Alert::HANDSHAKE_FAILURE,
             Self::Refused { .. } | Self::Overfed | Self::Internal(_) => Alert::INTERNAL_ERROR,
         }
     }

@@ -36,6 +36,7 @@ fn from_worker() -> Vec<FromWorker> {
         FromWorker::Failed(Failure::AlertReceived(48)),
         FromWorker::Failed(Failure::AlertSent(70)),
         FromWorker::Failed(Failure::Internal("no memory".into())),
+        FromWorker::Failed(Failure::NotTls("http request".into())),
     ]
 }
 

@@ -333,7 +333,7 @@ fn explain(failure: Failure) -> LegError {
             };
             LegError::Refused { fault, alert }
         }
-        // OpenSSL says nothing to bytes that are no record.
+        Failure::NotTls(words) => LegError::NotTls(words),
         Failure::Internal(words) => LegError::Internal(words),
     }
 }
