@@ -17,7 +17,7 @@ use weir_dataplane::{
 };
 use weir_policy::precedence::IndexedSnapshot;
 use weir_policy::snapshot::SegmentId;
-use weir_policy::{Decision, FirstBytes, Snapshot, judge};
+use weir_policy::{Decision, FirstBytes, Snapshot, Support, judge};
 use weir_tls::hello::{self, Peek};
 
 use super::site::Site;
@@ -123,7 +123,7 @@ async fn serve(mut flow: HeldFlow, surroundings: Rc<(Arc<IndexedSnapshot>, Arc<S
     };
     let first = FirstBytes::ClientHello {
         server_name: hello.server_name.as_deref(),
-        supported: hello.supported(),
+        support: if hello.supported() { Support::Full } else { Support::NoSuite },
         encrypted: hello.encrypted_client_hello,
     };
     match judge(&**snapshot, &flow.candidate(), &first) {
