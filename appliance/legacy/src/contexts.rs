@@ -26,12 +26,15 @@ use crate::bindings::{
 };
 use crate::sessions::{CLIENTS_BOUND, ServerSessions, Shown, TicketKey};
 
-/// The groups to clients; P-224 is not in OpenSSL's own list, and a certificate's curve must be.
-const GROUPS_TO_CLIENTS: &str = "X25519MLKEM768:X25519:P-256:P-384:P-521:P-224";
+/// The groups to clients; P-224 is not in OpenSSL's own list, and a certificate's curve must be. Of the finite
+/// fields those in which a key exchange takes three milliseconds at most: all legs share one thread.
+const GROUPS_TO_CLIENTS: &str =
+    "X25519MLKEM768:X25519:P-256:P-384:P-521:P-224:X448:ffdhe2048:ffdhe3072:ffdhe4096";
 /// The same to servers, with a key share (of TLS 1.3) of X25519 only: OpenSSL keeps the key of a share
 /// that is not asked for as long as the session lives, and that of ML-KEM is 8 KiB; and the servers that
 /// come here may not like a hello that is longer by another.
-const GROUPS_TO_SERVERS: &str = "X25519MLKEM768:*X25519:P-256:P-384:P-521:P-224";
+const GROUPS_TO_SERVERS: &str =
+    "X25519MLKEM768:*X25519:P-256:P-384:P-521:P-224:X448:ffdhe2048:ffdhe3072:ffdhe4096";
 /// Lists of suites with a context of their own, about 20 KiB each: policies have few. Past it the least
 /// recently used goes, with the last leg that has it.
 const LISTS_BOUND: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);

@@ -13,7 +13,11 @@ use crate::key::KeyKind;
 use crate::names::{Group, SignatureScheme, Suite, Version};
 
 /// The groups of the legacy stack, which has all of the modern one's.
-pub(super) const GROUPS: [u16; 6] = [0x11ec, 0x001d, 0x0017, 0x0018, 0x0019, 0x0015];
+pub(super) const GROUPS: [u16; 10] =
+    [0x11ec, 0x001d, 0x0017, 0x0018, 0x0019, 0x0015, 0x001e, 0x0100, 0x0101, 0x0102];
+/// Those that TLS 1.2 and older have in suites with ECDHE: the others are fields of DHE, which has no suite
+/// here.
+const CURVES: [u16; 6] = [0x001d, 0x0017, 0x0018, 0x0019, 0x0015, 0x001e];
 
 /// Some of each kind of key that both stacks sign with.
 const SCHEMES: [u16; 6] = [0x0401, 0x0403, 0x0503, 0x0603, 0x0804, 0x0203];
@@ -131,7 +135,8 @@ impl ClientHello {
             KeyKind::P521 => Some(0x0019),
             KeyKind::P224 => Some(0x0015),
         };
-        GROUPS.into_iter().any(knows)
+        let groups = if version == Protocol::Tls13 { &GROUPS[..] } else { &CURVES };
+        groups.iter().copied().any(knows)
             && (version == Protocol::Tls13 || curve.is_none_or(knows))
             && self.verifies(kind, version)
     }

@@ -58,6 +58,25 @@ fn hellos_without_a_modern_version_or_suite_are_not_supported() {
 }
 
 #[test]
+fn groups_that_the_modern_stack_lacks_are_answered_by_the_legacy_one() {
+    // X448, ffdhe2048 to ffdhe4096; ffdhe8192, brainpoolP256r1. In TLS 1.2 there is no DHE.
+    let groups = [0x001e, 0x0100, 0x0101, 0x0102, 0x0104, 0x001a];
+    for (hello, answered) in [
+        ("openssl-3.0-tls13.bin", [true, true, true, true, false, false]),
+        ("openssl-3.0-tls12.bin", [true, false, false, false, false, false]),
+    ] {
+        for (group, answered) in groups.into_iter().zip(answered) {
+            let cipher_suites = vec![Suite(0x1301), Suite(0xc02f)];
+            let groups = vec![Group(group)];
+            let hello = ClientHello { groups, cipher_suites, ..golden(hello) };
+            assert!(!hello.supported(), "{group:#x}");
+            assert_eq!(hello.supported_by_any_stack(), answered, "{group:#x}");
+            assert!(hello.with_all_groups_and_signatures().supported_by_any_stack());
+        }
+    }
+}
+
+#[test]
 fn hello_tells_the_strongest_version_that_it_offers() {
     use weir_policy::suites::Protocol;
     for (name, version) in [

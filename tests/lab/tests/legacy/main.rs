@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod exceptions;
+mod groups;
 mod renegotiation;
 mod settings;
 mod unshared;
