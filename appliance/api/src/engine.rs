@@ -13,8 +13,8 @@ use weir_policy::{Place, ServerAt};
 use crate::fetch::{Bytes, Fetch, FetchFailure};
 use crate::rules::{Answer, Question};
 pub use crate::session::{
-    BreakRecord, CertificateRecord, End, FailureCause, FailureRecord, LegRecord, RevocationRecord,
-    RevocationSource, SessionRecord,
+    BreakRecord, Carried, CertificateRecord, End, FailureCause, FailureRecord, LegRecord,
+    RevocationRecord, RevocationSource, SessionRecord,
 };
 use crate::sight::{Histogram, OutcomeCount, PortTraffic, VirtualSegmentCounters};
 

@@ -69,10 +69,15 @@ pub struct SessionRecord {
     /// The device's idle timeout in seconds, where it ended the session, which reset both ends.
     #[serde(default)]
     pub idle: Option<u32>,
-    /// Plaintext bytes from client to server, and back; of a session that was relayed as it is,
-    /// the bytes of TCP.
-    pub bytes_to_server: u64,
-    pub bytes_to_client: u64,
+    /// `None`: it was released to the bridge, where nobody counts the bytes of one session.
+    pub bytes: Option<Carried>,
+}
+
+/// Plaintext bytes from client to server, and back; of a session that was relayed as it is, the bytes of TCP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    pub to_server: u64,
+    pub to_client: u64,
 }
 
 /// What one side negotiated.
@@ -358,8 +363,7 @@ impl SessionRecord {
             renegotiation_refused: false,
             broken: None,
             idle: None,
-            bytes_to_server: 0,
-            bytes_to_client: 0,
+            bytes: None,
         }
     }
 

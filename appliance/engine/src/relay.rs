@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::debug;
-use weir_api::engine::{End, SessionRecord};
+use weir_api::engine::{Carried, End, SessionRecord};
 use weir_dataplane::{
     FlowGuard, Patience, RelayFault, Relayed, TakenFlow, acknowledged, idle_for, why_gone,
 };
@@ -185,7 +185,7 @@ impl<'a> Relay<'a> {
         // The client's tickets go with the first answer: a client that says something and closes at once
         // would answer them with a reset, and its server has said nothing that draws one.
         self.client.withholds =
-            self.record.bytes_to_client == 0 && !self.client.leg.tls.peer_awaits_last_flight();
+            self.nothing_said_to_client() && !self.client.leg.tls.peer_awaits_last_flight();
         let mut timer = (self.client.withholds && self.client.leg.unsent() > 0)
             .then(|| Timer::new(Purpose::Tickets, FIRST_WORDS))
             .or_else(|| self.next_timer());
@@ -307,11 +307,15 @@ impl<'a> Relay<'a> {
         Purpose::Drain { acknowledged: acknowledged as u32 }
     }
 
+    fn nothing_said_to_client(&self) -> bool {
+        self.record.bytes.is_none_or(|bytes| bytes.to_client == 0)
+    }
+
     /// A side that nobody reads at the moment is gone. One that had ended in order ends the session so,
     /// unless a word of ours drew its reset: its server has said none. What another said last is waited
     /// for, and the error comes behind it.
     fn is_gone(&mut self, end: End) -> Result<(), Fault> {
-        let unanswered = end == End::Client && self.record.bytes_to_client == 0;
+        let unanswered = end == End::Client && self.nothing_said_to_client();
         let (side, other) = self.sides(sent_by(end));
         if side.ended {
             let by_words_of_ours = unanswered && side.left_by_words_of_ours();
@@ -360,8 +364,7 @@ pub async fn as_is(mut taken: TakenFlow, idle_timeout: u32, record: &mut Session
     let mut relayed = Relayed::default();
     let idle = (idle_timeout > 0).then(|| Duration::from_secs(idle_timeout.into()));
     let result = taken.relay(&mut relayed, idle).await;
-    record.bytes_to_server = relayed.to_server;
-    record.bytes_to_client = relayed.to_client;
+    record.bytes = Some(Carried { to_server: relayed.to_server, to_client: relayed.to_client });
     match result {
         Ok(()) => {
             if let Err(silent) = close_in_order(&taken.client, &taken.server).await {

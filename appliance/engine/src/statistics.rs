@@ -69,8 +69,9 @@ impl Statistics {
         if record.client_leg.is_some() && record.server_leg.is_some() {
             increment(&self.proxied);
         }
-        self.bytes_to_server.fetch_add(record.bytes_to_server, Relaxed);
-        self.bytes_to_client.fetch_add(record.bytes_to_client, Relaxed);
+        let bytes = record.bytes.unwrap_or_default();
+        self.bytes_to_server.fetch_add(bytes.to_server, Relaxed);
+        self.bytes_to_client.fetch_add(bytes.to_client, Relaxed);
         self.client.leg(record.client_leg.as_ref());
         self.server.leg(record.server_leg.as_ref());
         if record.http2_downgraded {
@@ -201,7 +202,7 @@ fn read(count: &AtomicU64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use weir_api::engine::FailureRecord;
+    use weir_api::engine::{Carried, FailureRecord};
     use weir_policy::snapshot::SegmentId;
 
     use super::*;
@@ -233,7 +234,7 @@ mod tests {
         let mut session = record(Outcome::DecryptedAndInspected);
         session.client_leg = Some(leg(Protocol::Tls13, 0x1301, true));
         session.server_leg = Some(leg(Protocol::Tls12, 0xffff, false));
-        session.bytes_to_client = 7;
+        session.bytes = Some(Carried { to_server: 0, to_client: 7 });
         statistics.count(&session);
         // Of no policy: not TLS inspection's.
         session.policy = None;

@@ -1,6 +1,6 @@
 //! `show sessions`, `show sessions detail`, `show events`.
 
-use weir_api::engine::{FilterAction, FilterEvent, LegRecord, SessionRecord};
+use weir_api::engine::{Carried, FilterAction, FilterEvent, LegRecord, SessionRecord};
 
 use crate::text::{bytes, field, fold, moment};
 
@@ -14,7 +14,8 @@ pub fn sessions(sessions: &[SessionRecord]) -> String {
         let ends = format!("{} > {}", session.client, session.server);
         text += &fold(&format!("{}  ", moment(session.started)), &ends);
         text += &fold("  ", &outcome(session));
-        if session.bytes_to_server + session.bytes_to_client > 0 || session.server_name.is_some() {
+        let said = session.bytes.is_some_and(|bytes| bytes != Carried::default());
+        if said || session.server_name.is_some() {
             text += &fold("  ", &traffic(session));
         }
     }
@@ -66,18 +67,21 @@ fn outcome(session: &SessionRecord) -> String {
 
 fn traffic(session: &SessionRecord) -> String {
     let name = session.server_name.as_deref().unwrap_or("no server name");
-    format!(
-        "{name}; {} to server, {} to client",
-        bytes(session.bytes_to_server),
-        bytes(session.bytes_to_client)
-    )
+    match session.bytes {
+        Some(Carried { to_server, to_client }) => {
+            format!("{name}; {} to server, {} to client", bytes(to_server), bytes(to_client))
+        }
+        None => name.to_owned(),
+    }
 }
 
 fn detail(session: &SessionRecord) -> String {
     let optional = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".into());
     let mut text = field("Session", &session.id.to_string());
     text += &field("Started", &moment(session.started));
-    text += &field("Ended", &moment(session.ended));
+    // Its end is not seen, nor are its bytes.
+    let ended = if session.bytes.is_some() { "Ended" } else { "Released" };
+    text += &field(ended, &moment(session.ended));
     text += &field("Segment", &session.segment.0.to_string());
     text += &field("Client", &session.client.to_string());
     text += &field("Server", &session.server.to_string());
@@ -136,8 +140,13 @@ fn detail(session: &SessionRecord) -> String {
     if let Some(stacks) = stacks {
         text += &field("Legacy TLS stack", stacks);
     }
-    text += &field("To server", &bytes(session.bytes_to_server));
-    text += &field("To client", &bytes(session.bytes_to_client));
+    match session.bytes {
+        Some(Carried { to_server, to_client }) => {
+            text += &field("To server", &bytes(to_server));
+            text += &field("To client", &bytes(to_client));
+        }
+        None => text += &field("Bytes", "not counted: the flow crosses the bridge"),
+    }
     text
 }
 
@@ -190,8 +199,7 @@ mod tests {
             verdict: text,
             broken: Some(BreakRecord { by: End::Server, words: words.clone() }),
             failure: Some(FailureRecord { with: End::Client, cause: FailureCause::Alert, words }),
-            bytes_to_server: 1200,
-            bytes_to_client: 20_000_000,
+            bytes: Some(Carried { to_server: 1200, to_client: 20_000_000 }),
             ..SessionRecord::new(7, 1_767_225_600_000, SegmentId(1), end, end)
         }
     }
@@ -237,6 +245,17 @@ mod tests {
         );
         assert!(shown.contains("Broken off              by the server: x\n"), "{shown}");
         assert!(shown.contains("Outcome                 blocked (filter 1000)\n"), "{shown}");
+    }
+
+    #[test]
+    fn released_session_has_no_bytes_that_nobody_counted() {
+        let mut released = session("x", "10.66.0.1:1");
+        released.bytes = None;
+        let shown = sessions(&[released.clone()]) + &sessions_detail(&[released]);
+        assert!(shown.contains("\nReleased                2026-01-01 00:00:01\n"), "{shown}");
+        assert!(shown.contains("Bytes                   not counted"), "{shown}");
+        assert!(!shown.contains(" B "), "{shown}");
+        assert!(!shown.contains("To server"), "{shown}");
     }
 
     #[test]

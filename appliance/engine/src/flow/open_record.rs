@@ -9,7 +9,7 @@ use std::ops::{Deref, DerefMut};
 
 use tokio::sync::mpsc;
 use tracing::error;
-use weir_api::engine::{FromEngine, SessionRecord};
+use weir_api::engine::{Carried, FromEngine, SessionRecord};
 use weir_policy::outcome::{Blocked, Bypassed, Outcome};
 
 use super::milliseconds_now;
@@ -41,6 +41,7 @@ impl<'a> OpenRecord<'a> {
 
     pub(super) fn taken_over(&mut self) {
         self.taken = true;
+        self.record.bytes = Some(Carried::default());
     }
 
     /// Counts the outcome and tells the agent.
@@ -78,6 +79,10 @@ impl Drop for OpenRecord<'_> {
                 Outcome::Bypassed(Bypassed::InternalError)
             }
         });
+        // Of a flow that was held and then blocked nothing crossed.
+        if matches!(record.outcome, Outcome::Blocked(_)) {
+            record.bytes.get_or_insert_default();
+        }
         record.ended = milliseconds_now();
         let Ledger { totals, tally, events } = self.ledger;
         totals.statistics.count(&record);
@@ -122,7 +127,9 @@ mod tests {
             }
             let session = async {
                 let _stream = stream;
-                record.bytes_to_client = 3;
+                if taken {
+                    record.bytes.as_mut().unwrap().to_client = 3;
+                }
                 tokio::task::yield_now().await;
                 panics()
             };
@@ -141,7 +148,8 @@ mod tests {
     async fn session_whose_task_panics_is_reset_and_told_and_counted_as_what_it_is() {
         let (record, totals, seen) = fails(true).await;
         assert_eq!(seen.kind(), std::io::ErrorKind::ConnectionReset);
-        assert_eq!((record.id, record.bytes_to_client), (7, 3));
+        let bytes = Some(Carried { to_server: 0, to_client: 3 });
+        assert_eq!((record.id, record.bytes), (7, bytes));
         assert!(record.ended > record.started);
         assert_eq!(record.outcome, Outcome::Blocked(Blocked::InternalError));
         let counted = |totals: &Totals, outcome: &str| {
@@ -157,6 +165,8 @@ mod tests {
         // Held still: it goes back to the bridge.
         let (record, totals, _) = fails(false).await;
         assert_eq!(record.outcome, Outcome::Bypassed(Bypassed::InternalError));
+        // Nobody counts what crosses then.
+        assert_eq!(record.bytes, None);
         assert_eq!(counted(&totals, "bypassed"), 1);
     }
 }

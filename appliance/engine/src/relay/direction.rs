@@ -181,9 +181,10 @@ impl Relay<'_> {
     }
 
     fn count_bytes(&mut self, direction: Direction, bytes: usize) {
+        let counted = self.record.bytes.get_or_insert_default();
         let total = match direction {
-            Direction::ToServer => &mut self.record.bytes_to_server,
-            Direction::ToClient => &mut self.record.bytes_to_client,
+            Direction::ToServer => &mut counted.to_server,
+            Direction::ToClient => &mut counted.to_client,
         };
         *total = total.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
     }

@@ -186,7 +186,8 @@ pub(super) async fn relay_unshared(
     let taken = TakenFlow { client, server, received: Vec::new(), acknowledgement, guard };
     relay::as_is(taken, idle_timeout, record).await;
     let bytes = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-    record.bytes_to_server = record.bytes_to_server.saturating_add(bytes(received));
-    record.bytes_to_client = record.bytes_to_client.saturating_add(bytes(answered));
+    let counted = record.bytes.get_or_insert_default();
+    counted.to_server = counted.to_server.saturating_add(bytes(received));
+    counted.to_client = counted.to_client.saturating_add(bytes(answered));
     Outcome::Bypassed(Bypassed::NothingShared)
 }
