@@ -291,6 +291,43 @@ fn suites_that_nobody_has_are_ignored_with_a_warning() {
 }
 
 #[test]
+fn a_mode_that_does_nothing_without_inspection_is_warned_of() {
+    for mode in ["asymmetric-mode", "web-mode", "vlan-translation"] {
+        let off = "client-inspection: false, server-inspection: false";
+        let configuration = load(&format!("weir: {{ device: {{ {off}, {mode}: true }} }}\n"));
+        let told = messages(configuration.unwrap().warnings().to_vec());
+        let expected = format!("device.{mode}: is true, which changes nothing: ");
+        assert!(told.len() == 1 && told[0].contains(&expected), "{told:?}");
+    }
+}
+
+#[test]
+fn suites_are_named_once_and_a_wrong_list_of_them_has_one_error() {
+    let of = |keys: &str| {
+        let keys = format!("{keys}\n      reset-server-on-block: true");
+        load(&WHOLE.replace("reset-server-on-block: true", &keys))
+    };
+    for (keys, part) in [
+        ("suites: []", "suites: is empty; name at least one suite, like TLS_"),
+        ("suites: [ECDHE-RSA-AES128-GCM-SHA256]", "a suite by its IANA name is expected"),
+    ] {
+        let told = messages(of(keys).unwrap_err());
+        assert!(told.len() == 1 && told[0].contains(part), "{told:?}");
+    }
+    for (keys, part) in [
+        ("protocols: [TLS 1.2, TLSv1.2]", "protocols[1]: names TLS 1.2 again; ignored"),
+        (
+            "suites: [TLS_AES_128_GCM_SHA256, TLS_AES_128_GCM_SHA256]",
+            "suites[1]: names TLS_AES_128_GCM_SHA256 again; ignored",
+        ),
+    ] {
+        let configuration = of(keys).unwrap();
+        let told = messages(configuration.warnings().to_vec());
+        assert!(told.len() == 1 && told[0].contains(part), "{told:?}");
+    }
+}
+
+#[test]
 fn shown_document_has_no_secret_and_is_a_document() {
     let configuration = load(WHOLE).unwrap();
     let shown = configuration.to_document();

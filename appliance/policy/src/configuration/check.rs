@@ -106,6 +106,11 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// Errors found until now.
+    pub(super) fn error_count(&self) -> usize {
+        self.errors.len()
+    }
+
     /// At a line of a file that the document names.
     pub(super) fn error_in_file(&mut self, at: &[String], file: &str, line: u32, message: String) {
         if self.errors.len() < MAX_ERRORS {

@@ -97,7 +97,7 @@ impl Check<'_> {
     /// SPEC D8.
     fn refuse_modes(&mut self, section: &DeviceSection) {
         let inspection = match (section.client_inspection, section.server_inspection) {
-            (false, false) => return,
+            (false, false) => return self.warn_of_modes(section),
             (true, false) => "client-inspection is",
             (false, true) => "server-inspection is",
             (true, true) => "client-inspection and server-inspection are",
@@ -126,6 +126,21 @@ impl Check<'_> {
                      inspection off with client-inspection: false and server-inspection: false"
                 );
                 self.error(&path2("device", key), message);
+            }
+        }
+    }
+
+    /// They are keys so that each is refused beside inspection; nothing else reads them.
+    fn warn_of_modes(&mut self, section: &DeviceSection) {
+        for (on, key) in [
+            (section.asymmetric_mode, "asymmetric-mode"),
+            (section.web_mode, "web-mode"),
+            (section.vlan_translation, "vlan-translation"),
+        ] {
+            if on {
+                let message = "is true, which changes nothing: with TLS inspection off every segment \
+                               only bridges; leave it out";
+                self.warning(&path2("device", key), message);
             }
         }
     }

@@ -26,12 +26,19 @@ impl Check<'_> {
         {
             (allowed.weakest, allowed.strongest) = range;
         }
+        let before = self.error_count();
         if let Some(names) = keys.suites {
             allowed.suites = self.named(&child(at, "suites"), names);
         }
         let off = self.named(&child(at, "suites-off"), keys.suites_off);
+        // What is left says nothing where a name that was meant is not among it.
+        let misnamed = self.error_count() > before;
         allowed.suites.retain(|id| !off.contains(id));
-        if !allowed.usable().any(Suite::supported) {
+        if keys.suites.is_some_and(<[_]>::is_empty) {
+            let message = "is empty; name at least one suite, like \
+                           TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256";
+            self.error(&child(at, "suites"), message);
+        } else if !misnamed && !allowed.usable().any(Suite::supported) {
             let message = format!(
                 "leaves no suite that this device supports in {} to {}; `show tls-inspection \
                  ciphers` lists them",
@@ -90,6 +97,12 @@ impl Check<'_> {
             self.error(at, "is empty; name at least one version, like TLS 1.2");
             return None;
         };
+        for (index, version) in versions.iter().enumerate() {
+            if versions.iter().take(index).any(|earlier| earlier.0 == version.0) {
+                let message = format!("names {} again; ignored", version.0);
+                self.warning(&child(at, index), message);
+            }
+        }
         let missing = Protocol::ALL
             .into_iter()
             .filter(|one| (weakest..=strongest).contains(one))
@@ -109,6 +122,9 @@ impl Check<'_> {
         for (index, name) in names.iter().enumerate() {
             let at = child(at, index);
             match Suite::by_name(name.as_str()) {
+                Some(suite) if found.contains(&suite.id) => {
+                    self.warning(&at, format!("names {} again; ignored", suite.name));
+                }
                 Some(suite) if suite.supported() => found.push(suite.id),
                 // Kept: the configuration may outlive this build.
                 Some(suite) => {
