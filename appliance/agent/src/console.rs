@@ -44,6 +44,9 @@ const LARGEST_REQUEST: usize = 64 << 10;
 /// Most sessions or events in one answer.
 const MOST_RECORDS: usize = 1000;
 
+/// Captures that end with one console; of more the oldest go on to their bounds. There is one a port.
+const MOST_CAPTURES: usize = 128;
+
 /// What all consoles share.
 pub struct Consoles {
     pub state: Rc<RefCell<State>>,
@@ -81,10 +84,12 @@ pub async fn serve(consoles: Rc<Consoles>, listener: UnixListener) {
 }
 
 async fn serve_one(consoles: Rc<Consoles>, mut stream: UnixStream, uid: Uid) {
-    let mut console = Console { consoles, login_free: peers::needs_no_login(uid), login: None };
+    let login_free = peers::needs_no_login(uid);
+    let mut console = Console { consoles, login_free, login: None, captures: Vec::new() };
     if let Err(error) = console.talk(&mut stream).await {
         warn!(%error, "console connection closed");
     }
+    console.end_captures().await;
 }
 
 /// One connection.
@@ -93,6 +98,8 @@ struct Console {
     /// The peer's credentials make it superuser.
     login_free: bool,
     login: Option<(String, Role)>,
+    /// Names of captures that it started and has not seen end; at most [`MOST_CAPTURES`].
+    captures: Vec<String>,
 }
 
 impl Console {
@@ -264,13 +271,45 @@ impl Console {
         Response::Done("learnt bypasses and exceptions are forgotten".into())
     }
 
-    async fn capture(&self, request: &ToCapture) -> Response {
+    async fn capture(&mut self, request: &ToCapture) -> Response {
         if !matches!(request, ToCapture::List | ToCapture::Progress { .. }) {
             warn!(user = self.user(), ?request, "order to the capture helper");
         }
         match capture::ask(&self.consoles.capture_socket, request).await {
             FromCapture::Refused(reason) => Response::Refused(reason),
-            answer => Response::Capture(answer),
+            answer => {
+                self.note_capture(&answer);
+                Response::Capture(answer)
+            }
+        }
+    }
+
+    fn note_capture(&mut self, answer: &FromCapture) {
+        match answer {
+            FromCapture::Started(name) => {
+                if self.captures.len() == MOST_CAPTURES {
+                    self.captures.remove(0);
+                }
+                self.captures.push(name.clone());
+            }
+            // Its name may be another's from now on.
+            FromCapture::Progress(progress) if progress.ended.is_some() => {
+                self.captures.retain(|name| *name != progress.name);
+            }
+            _ => {}
+        }
+    }
+
+    /// Nobody follows them any more, and each keeps its port from others.
+    async fn end_captures(&mut self) {
+        for name in std::mem::take(&mut self.captures) {
+            info!(name, "capture ends with its console");
+            let stop = ToCapture::Stop(name);
+            if let FromCapture::Refused(reason) =
+                capture::ask(&self.consoles.capture_socket, &stop).await
+            {
+                info!(reason, "capture not stopped"); // it ended by itself
+            }
         }
     }
 
@@ -307,7 +346,11 @@ impl Console {
             );
         }
         state.orders.send_modify(|orders| orders.sessions_cleared += 1);
-        Response::Done("proxied sessions are reset at both ends".into())
+        let counted = state.counters().map(|counters| counters.sessions_decrypted_now);
+        let decrypted = counted.map_or_else(|| "unknown".to_owned(), |count| count.to_string());
+        Response::Done(format!(
+            "proxied sessions are reset at both ends; decrypted at the last count: {decrypted}"
+        ))
     }
 
     async fn order(&self, order: ToInit, done: &str) -> Response {

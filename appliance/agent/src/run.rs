@@ -232,6 +232,7 @@ impl Policy {
                 let mut state = self.state.borrow_mut();
                 state.document.clone_from(&loaded.document);
                 state.hostname.clone_from(&loaded.hostname);
+                state.configuration_warnings.clone_from(&loaded.warnings);
                 state.accounts = loaded.accounts.clone();
                 drop(state);
                 self.loaded = Some(loaded);

@@ -49,6 +49,8 @@ pub struct State {
     pub accounts: Accounts,
     /// What was wrong with the configuration at boot or at the last reload; a line each.
     pub configuration_errors: Vec<String>,
+    /// What of the configuration in force was ignored; a line each.
+    pub configuration_warnings: Vec<String>,
     /// Things an operator should know that hold until the agent ends.
     pub warnings: Vec<String>,
     pub machine: Option<MachineStatus>,
@@ -124,6 +126,7 @@ impl Default for State {
             document: String::new(),
             accounts: Accounts::default(),
             configuration_errors: Vec::new(),
+            configuration_warnings: Vec::new(),
             warnings: Vec::new(),
             machine: None,
             fallback_since: None,
@@ -204,7 +207,10 @@ impl State {
             warnings.push(format!("the engine refused the policy: {refused}"));
         }
         warnings.extend(
-            self.configuration_errors.iter().map(|error| format!("configuration: {error}")),
+            self.configuration_errors
+                .iter()
+                .chain(&self.configuration_warnings)
+                .map(|line| format!("configuration: {line}")),
         );
         warnings
     }

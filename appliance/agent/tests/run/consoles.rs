@@ -44,6 +44,25 @@ fn provisioning_errors_are_in_the_greeting() {
     assert_eq!(greeting.provisioning_errors, ["user-data:17: wrong"]);
 }
 
+#[test]
+fn a_capture_that_runs_ends_with_its_console() {
+    let agent = Agent::start(CONFIGURATION, |_| {});
+    let asked = fake_capture(&agent.path("capture.sock"));
+    let mut console = agent.console();
+    for name in ["short", "long"] {
+        let options =
+            CaptureOptions { port: "1A".into(), file: Some(name.into()), ..Default::default() };
+        console.ask(&Request::Capture(ToCapture::Start(options)));
+        console.ask(&Request::Capture(ToCapture::Progress { name: name.into(), from: 0 }));
+    }
+    assert_eq!(asked.try_iter().count(), 4);
+    drop(console);
+    // That one which had ended by itself is not ended again: its name may be another's by now.
+    assert_eq!(asked.recv_timeout(PATIENCE), Ok(ToCapture::Stop("long".into())));
+    agent.console().ask(&Request::Capture(ToCapture::List));
+    assert_eq!(asked.recv_timeout(PATIENCE), Ok(ToCapture::List));
+}
+
 /// A provisioned user `ops` with the password `correct horse`.
 fn provision(directory: &std::path::Path, role: &str) {
     let seed = directory.join("seed");

@@ -12,7 +12,8 @@ use std::fs;
 use std::io::Write;
 use std::time::Duration;
 
-use support::{Agent, PATIENCE, Peer, fake_init, fake_links};
+use support::{Agent, PATIENCE, Peer, fake_capture, fake_init, fake_links};
+use weir_api::capture::{CaptureOptions, ToCapture};
 use weir_api::console::{Request, Response, Role};
 use weir_api::engine::{
     Counters, FallbackReason, FilterAction, FilterEvent, FromEngine, SegmentCounters,

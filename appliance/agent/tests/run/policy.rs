@@ -43,6 +43,30 @@ fn bad_configuration_is_refused_with_its_line_and_the_running_policy_stays() {
 }
 
 #[test]
+fn what_a_configuration_had_ignored_is_shown_until_the_next_one() {
+    let agent = Agent::start(CONFIGURATION, |_| {});
+    let mut engine = agent.engine();
+    snapshot(&mut engine);
+    let warned = |agent: &Agent| {
+        let Response::Health(health) = agent.console().ask(&Request::Health) else { panic!() };
+        health.warnings.iter().any(|warning| {
+            warning.starts_with("configuration: ") && warning.contains("device.web-mode")
+        })
+    };
+    let off = "client-inspection: false, server-inspection: false";
+    agent.configure(&format!("{CONFIGURATION}  device: {{ {off}, web-mode: true }}\n"));
+    snapshot(&mut engine);
+    assert!(warned(&agent));
+    // One that is refused leaves the one before in force, and what was ignored of it.
+    agent.configure("weir: { segmnts: [] }");
+    agent.wait_for("configuration refused");
+    assert!(warned(&agent));
+    agent.configure(CONFIGURATION);
+    snapshot(&mut engine);
+    assert!(!warned(&agent));
+}
+
+#[test]
 fn a_policy_that_is_too_large_for_the_engine_is_refused_and_the_running_one_stays() {
     let agent = Agent::start(CONFIGURATION, |_| {});
     let mut engine = agent.engine();

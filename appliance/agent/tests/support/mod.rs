@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
+use weir_api::capture::{CaptureProgress, FromCapture, ToCapture};
 use weir_api::console::{Request, Response};
 use weir_api::engine::FromEngine;
 use weir_api::init::{FromInit, MachineStatus, ToInit};
@@ -46,6 +47,7 @@ impl Agent {
             .args(["--console-socket".as_ref(), at("console.sock").as_os_str()])
             .args(["--init-socket".as_ref(), at("init.sock").as_os_str()])
             .args(["--links-socket".as_ref(), at("links.sock").as_os_str()])
+            .args(["--capture-socket".as_ref(), at("capture.sock").as_os_str()])
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -181,6 +183,29 @@ pub fn fake_links(socket: &Path, status: LinkStatus) -> Receiver<ToLinks> {
                 }
                 peer.tell(&FromLinks::Status(vec![status]));
             }
+        }
+    });
+    orders
+}
+
+/// Answers as the capture helper does: every capture runs, but one called `short`, which has ended.
+/// Tells what it was asked.
+pub fn fake_capture(socket: &Path) -> Receiver<ToCapture> {
+    let listener = UnixListener::bind(socket).unwrap();
+    let (told, orders) = channel();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut peer = Peer(stream.unwrap());
+            let Some(request) = peer.try_hear::<ToCapture>() else { continue };
+            let _ = told.send(request.clone());
+            peer.tell(&match request {
+                ToCapture::Start(options) => FromCapture::Started(options.file.unwrap()),
+                ToCapture::Progress { name, .. } => {
+                    let ended = (name == "short").then(|| "count reached".to_owned());
+                    FromCapture::Progress(CaptureProgress { name, ended, ..Default::default() })
+                }
+                _ => FromCapture::Done("done".into()),
+            });
         }
     });
     orders
