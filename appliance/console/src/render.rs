@@ -84,7 +84,7 @@ pub fn banner(greeting: &Greeting) -> String {
 pub fn help() -> String {
     let mut text = String::from(
         "Type ? at any position for what is valid there, Tab to complete a word, the\n\
-         arrow keys for earlier commands. Words may be abbreviated: sh ver.\n\n",
+         arrow keys for earlier commands. Words may be abbreviated: sho ver.\n\n",
     );
     text += &grammar::list(&grammar::help("").unwrap_or_default());
     text

@@ -45,10 +45,15 @@ fn packet(line: &Line) -> Option<ExplainedPacket> {
         TCP => Some(PORT),
         _ => None,
     };
+    let port_or_number = line.argument("segment")?;
+    let segment = port_or_number.trim_end_matches(['A', 'B', 'a', 'b']);
+    let by_b = port_or_number.ends_with(['B', 'b']);
+    // What the line says of its own stands before what the port implies.
+    let from_b = line.has("b-to-a") || by_b && !line.has("a-to-b");
     let source_port = matches!(protocol, TCP | UDP).then_some(SOURCE_PORT);
     Some(ExplainedPacket {
-        segment: SegmentId(argument(line, "segment")?),
-        side: if line.has("b-to-a") { Side::B } else { Side::A },
+        segment: SegmentId(segment.parse().ok()?),
+        side: if from_b { Side::B } else { Side::A },
         vlan: argument(line, "vlan"),
         source,
         destination,
@@ -82,6 +87,17 @@ mod tests {
         assert_eq!((packet.segment, packet.side), (SegmentId(2), Side::A));
         assert_eq!((packet.protocol, packet.destination_port), (TCP, 443));
         assert_eq!((packet.source_port, packet.vlan, packet.icmp_type), (SOURCE_PORT, None, None));
+    }
+
+    #[test]
+    fn a_port_is_its_segment_and_the_side() {
+        for (more, side) in [("2A", Side::A), ("2b", Side::B), ("2B direction a-to-b", Side::A)] {
+            let (port, more) = more.split_at(2);
+            let line = format!("debug explain segment {port} from 192.0.2.1 to 192.0.2.2{more}");
+            let Request::Explain(packet) = asked(&line) else { panic!() };
+            assert_eq!((packet.segment, packet.side), (SegmentId(2), side), "{line}");
+        }
+        assert!(parse("debug explain segment 64A from 192.0.2.1 to 192.0.2.2").is_err());
     }
 
     #[test]

@@ -163,7 +163,10 @@ impl Position {
 
     fn step(mut self, word: &WrittenWord<'_>) -> Result<Self, Mistake> {
         let fitting = self.fitting(word);
-        let exact = fitting.iter().find(|node| keyword(node) == Some(word.text)).copied();
+        let exact = fitting
+            .iter()
+            .find(|node| keyword(node).is_some_and(|one| one.eq_ignore_ascii_case(word.text)))
+            .copied();
         let node = match (exact, fitting.as_slice()) {
             (Some(node), _) => node,
             (None, [node]) => *node,
@@ -190,7 +193,7 @@ impl Position {
         }
         match node.word {
             Word::Keyword(keyword) => self.keywords.push(keyword),
-            Word::Count(..) | Word::Address(_) | Word::Text(_) => {
+            Word::Count(..) | Word::Segment(..) | Word::Address(_) | Word::Text(_) => {
                 let after = self.keywords.last().copied().unwrap_or_default();
                 self.arguments.push((after, word.text.to_owned()));
             }
@@ -215,10 +218,18 @@ impl Position {
     /// Nodes that the word may mean, or may become. A text only where no keyword is meant.
     fn fitting(&self, word: &WrittenWord<'_>) -> Vec<&'static Node> {
         let fits = |node: &&'static Node| match node.word {
-            Word::Keyword(keyword) => !word.quoted && keyword.starts_with(word.text),
+            Word::Keyword(keyword) => {
+                let start = keyword.get(..word.text.len());
+                !word.quoted && start.is_some_and(|one| one.eq_ignore_ascii_case(word.text))
+            }
             Word::Count(_, most) => {
                 word.text.is_empty()
                     || word.text.parse().is_ok_and(|count: usize| (1..=most).contains(&count))
+            }
+            Word::Segment(_, most) => {
+                let number = word.text.strip_suffix(['A', 'B', 'a', 'b']).unwrap_or(word.text);
+                word.text.is_empty()
+                    || number.parse().is_ok_and(|number: usize| (1..=most).contains(&number))
             }
             // As far as it is written; whether it is one is asked when it is whole.
             Word::Address(_) => {
@@ -237,7 +248,21 @@ impl Position {
         let message = if self.next.is_empty() {
             format!("\"{}\" is too much: the command ends before it", clipped(word.text))
         } else {
-            format!("\"{}\" is not valid here", clipped(word.text))
+            let given = clipped(word.text);
+            let most = self.open().find_map(|node| match node.word {
+                Word::Count(_, most) => Some(most),
+                _ => None,
+            });
+            match most {
+                // Signs and numbers too long for any type are numbers to who typed them.
+                Some(most) if is_number(word.text) => {
+                    format!("{given} is out of bounds here: 1 to {most}")
+                }
+                Some(most) if self.next.len() == 1 => {
+                    format!("\"{given}\" is not valid here: a number from 1 to {most} is")
+                }
+                _ => format!("\"{given}\" is not valid here"),
+            }
         };
         let mut valid = self.entries();
         if self.command.is_some() {
@@ -283,16 +308,24 @@ fn words(line: &str) -> impl Iterator<Item = WrittenWord<'_>> {
     })
 }
 
+fn is_number(word: &str) -> bool {
+    let digits = word.strip_prefix('-').unwrap_or(word);
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 fn keyword(node: &Node) -> Option<&'static str> {
     match node.word {
         Word::Keyword(keyword) => Some(keyword),
-        Word::Count(..) | Word::Address(_) | Word::Text(_) => None,
+        Word::Count(..) | Word::Segment(..) | Word::Address(_) | Word::Text(_) => None,
     }
 }
 
 fn entry(node: &Node) -> (&'static str, &'static str) {
-    let (Word::Keyword(word) | Word::Count(word, _) | Word::Address(word) | Word::Text(word)) =
-        node.word;
+    let (Word::Keyword(word)
+    | Word::Count(word, _)
+    | Word::Segment(word, _)
+    | Word::Address(word)
+    | Word::Text(word)) = node.word;
     (word, node.description)
 }
 

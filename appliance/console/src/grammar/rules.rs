@@ -64,8 +64,8 @@ pub static EXPLAIN: &[Node] = &[branch(
     "segment",
     "The segment a packet comes in by",
     &[Node {
-        word: Word::Count("<segment>", 63),
-        description: "The segment's number",
+        word: Word::Segment("<segment>", 63),
+        description: "Its number, or the port it comes in by: 1, 1A, 1B",
         command: None,
         next: &[branch(
             "from",

@@ -64,6 +64,8 @@ pub enum Word {
     Keyword(&'static str),
     /// A number from 1 to the bound; shown by its name.
     Count(&'static str, usize),
+    /// A segment's number up to the bound, or one of its ports, such as 1A; shown by its name.
+    Segment(&'static str, usize),
     /// An IP address of either family; shown by its name.
     Address(&'static str),
     /// Any word that is no keyword here, or any text in quotes; shown by its name.
@@ -257,7 +259,7 @@ static SHOW: &[Node] = &[
     both("segments", "Segments, their state and counters", Command::ShowSegments, SEGMENTS),
     both(
         "sessions",
-        "TLS sessions, the newest first",
+        "TLS sessions, the last ended first",
         Command::ShowSessions,
         &[
             both(
@@ -277,7 +279,7 @@ static SHOW: &[Node] = &[
             leaf("ciphers", "Cipher suites and what this device supports", Command::ShowCiphers),
             both(
                 "log",
-                "Sessions of proxies with logging on, newest first",
+                "Sessions of proxies with logging on, last ended first",
                 Command::ShowTlsInspectionLog,
                 &[count("How many", Command::ShowTlsInspectionLog)],
             ),

@@ -197,12 +197,14 @@ fn counters(
 
 /// Percentiles, then the buckets that have values.
 fn times(heading: &str, histogram: &Histogram) -> String {
+    // A bucket's upper bound, or the largest value where that is less.
     let percentile = |percent| histogram.percentile(percent).map(microseconds);
     let (Some(p50), Some(p90), Some(p99)) = (percentile(50), percentile(90), percentile(99)) else {
         return field(heading, "none yet");
     };
     let most = microseconds(histogram.maximum);
-    let summary = format!("p50 {p50}, p90 {p90}, p99 {p99}, max {most}; {}", histogram.count());
+    let summary =
+        format!("p50 <= {p50}, p90 <= {p90}, p99 <= {p99}, max {most}; {}", histogram.count());
     let mut text = field(heading, &format!("{summary} flows"));
     for (from, to, count) in histogram.filled() {
         let range = match to {
@@ -244,11 +246,12 @@ fn virtual_segment(view: &VirtualSegmentView, detail: bool) -> String {
     text += &field("  Destinations", &listed(&view.destinations, "any"));
     text += &field("  Profile", &view.profile);
     if let (Some(packets), Some(count)) = (view.counted.packets, view.counted.bytes) {
-        text += &field("  Traffic", &format!("{packets} packets, {}", bytes(count)));
+        let traffic = format!("{packets} packets, {}, since the boot", bytes(count));
+        text += &field("  Traffic", &traffic);
     }
     let counted = &view.counted;
     let held = counted.hold_time.count();
-    let flows = format!("{held} held; {}", judged(&counted.counters));
+    let flows = format!("by this engine {held} held, {}", judged(&counted.counters));
     text += &field("  Flows", &flows);
     if counted.outcomes.is_empty() {
         text += &field("  Flows by outcome", "none yet");

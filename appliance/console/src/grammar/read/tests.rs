@@ -27,6 +27,31 @@ fn counts_are_read_within_their_bounds() {
 }
 
 #[test]
+fn a_number_that_is_out_of_its_bounds_is_told_them() {
+    let told = |line| parse(line).unwrap_err().message;
+    assert_eq!(told("show sessions 99999"), "99999 is out of bounds here: 1 to 1000");
+    assert_eq!(told("show log -1"), "-1 is out of bounds here: 1 to 1000");
+    assert_eq!(told("show log x"), "\"x\" is not valid here: a number from 1 to 1000 is");
+    assert_eq!(told("show sessions x"), "\"x\" is not valid here");
+}
+
+#[test]
+fn keywords_are_read_in_capitals_too() {
+    let line = parse("SHOW segments DETAIL").unwrap().unwrap();
+    assert!(line.has("detail") && line.argument("segments").is_none());
+    assert_eq!(complete("show VERS"), Completion::Append("ion ".into()));
+    let quoted = parse("show segments \"DETAIL\"").unwrap().unwrap();
+    assert_eq!(quoted.argument("segments"), Some("DETAIL"));
+}
+
+#[test]
+fn the_example_of_the_help_works() {
+    let help = crate::render::help();
+    let (_, rest) = help.split_once("abbreviated: ").unwrap();
+    assert_eq!(command(rest.split_once('.').unwrap().0), Command::ShowVersion);
+}
+
+#[test]
 fn a_segments_number_stands_before_what_is_to_be_done() {
     let line = parse("segment 2 restart").unwrap().unwrap();
     assert_eq!((line.command, line.count), (Command::RestartPorts, Some(2)));

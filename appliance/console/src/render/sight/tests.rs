@@ -87,7 +87,8 @@ fn a_segment_in_fallback_shows_since_when_and_what_crosses() {
 fn detail_shows_times_and_every_counter_that_counted_with_its_meaning() {
     let shown = segments(&[example()], true);
     let expected = "\
-  Hold time             p50 64 us, p90 64 us, p99 900 us, max 900 us; 10 flows
+  Hold time             p50 <= 64 us, p90 <= 64 us, p99 <= 900 us, max 900 us;
+                        10 flows
                      9  32 us to 64 us
                      1  512 us to 1024 us
   Takeover time         none yet
@@ -153,14 +154,16 @@ fn a_virtual_segment_shows_what_it_matches_and_what_it_matched() {
   Sources               any
   Destinations          any
   Profile               staff
-  Traffic               5 packets, 700 B
-  Flows                 10 held; 8 released, 2 taken over, 0 blocked
+  Traffic               5 packets, 700 B, since the boot
+  Flows                 by this engine 10 held, 8 released, 2 taken over, 0
+                        blocked
   Flows by outcome
                      9  bypassed (not TLS)
 ";
     let short = virtual_segments(std::slice::from_ref(&view), false);
     assert_eq!(short, format!("{expected}  Packets dropped       3\n"));
-    let detail = "  Hold time             p50 64 us, p90 64 us, p99 900 us, max 900 us; 10 flows
+    let detail = "  Hold time             p50 <= 64 us, p90 <= 64 us, p99 <= 900 us, max 900 us;
+                        10 flows
                      9  32 us to 64 us
                      1  512 us to 1024 us
   Takeover time         none yet
