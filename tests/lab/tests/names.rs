@@ -69,6 +69,7 @@ fn a_server_name_decides_in_whatever_form_it_is_sent() {
         (Some("notbank.example"), INSPECTED, "name mismatch"),
         // No host may be called so by RFC 952, and some are.
         (Some("notbank-.example"), INSPECTED, "name mismatch"),
+        (Some("-notbank.example"), INSPECTED, "name mismatch"),
         // No server name at all, by RFC 6066 section 3, but some send it. The certificate decides then, which
         // here is of nobody's domain.
         (Some("10.66.0.2"), INSPECTED, "name mismatch"),

@@ -129,6 +129,7 @@ fn only_names_whose_one_fault_is_a_hyphen_are_not_the_modern_stacks() {
         ("a.example", true),
         ("a-.example", false),
         ("a-.b--.example", false),
+        ("-a.example", false),
         ("a..example", true),
         ("a-..example", true),
         ("-.example", true),

@@ -157,11 +157,11 @@ impl ModernStack {
     }
 
     /// Whether a server leg sends this name as it is, and a client leg takes it. rustls does so with no name
-    /// that no host may have by the letter, though there are such, with a label that ends in a hyphen. (An
+    /// that no host may have by the letter, though there are such, with a label that begins or ends with a hyphen. (An
     /// address it takes, and nobody sends: RFC 6066 section 3.)
     pub fn takes_name(server_name: &str) -> bool {
         let without = || {
-            let labels: Vec<_> = server_name.split('.').map(|l| l.trim_end_matches('-')).collect();
+            let labels: Vec<_> = server_name.split('.').map(|l| l.trim_matches('-')).collect();
             labels.join(".")
         };
         // What has another fault is a name nowhere.
