@@ -228,7 +228,7 @@ fn end_cleanly_by_signal() -> Result<()> {
     std::thread::spawn(move || {
         let mut signal = [0];
         if std::fs::File::from(reader).read_exact(&mut signal).is_ok() {
-            process::kill_all();
+            process::end_all();
             weir_lab::run::remove_own();
             std::process::exit(128 + i32::from(signal[0]));
         }

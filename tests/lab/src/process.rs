@@ -18,7 +18,11 @@ use nix::unistd::Pid;
 /// How long a process may take to end after it was asked to; then it is killed.
 const STOP: Duration = Duration::from_secs(5);
 
-/// Long processes alive now, for [`kill_all`].
+/// How long all of them together may take: weir-init stops its services one after another, each within
+/// 7 s.
+const STOP_ALL: Duration = Duration::from_secs(30);
+
+/// Long processes alive now, for [`end_all`].
 static ALIVE: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
 /// A long process; stopped when dropped.
@@ -111,11 +115,27 @@ impl Drop for Process {
     }
 }
 
-/// Kills every long process of this program: for its own end by a signal.
-pub fn kill_all() {
-    for pid in std::mem::take(&mut *alive()) {
+/// Ends every long process of this program: for its own end by a signal. They are asked first, as a
+/// supervisor that is killed leaves its children behind.
+pub fn end_all() {
+    let mut left = std::mem::take(&mut *alive());
+    for pid in &left {
+        let _ = kill(Pid::from_raw(*pid), Signal::SIGTERM);
+    }
+    let deadline = Instant::now() + STOP_ALL;
+    while !left.is_empty() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+        left.retain(|pid| runs(*pid));
+    }
+    for pid in left {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
+}
+
+/// Not so where it has ended, though its parent, another thread of this program, may not have waited
+/// for it yet: then it has no command line any more.
+fn runs(pid: i32) -> bool {
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
 }
 
 fn alive() -> std::sync::MutexGuard<'static, BTreeSet<i32>> {
@@ -195,4 +215,34 @@ pub fn tail(path: &Path, lines: usize) -> String {
     let text = String::from_utf8_lossy(&text);
     let all: Vec<&str> = text.lines().collect();
     all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_by_a_signal_takes_the_children_of_a_supervisor_along() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
+        // Ends its child when it is asked to, as weir-init does; killed it cannot.
+        let script = "trap 'kill $child; exit' TERM; sleep 600 & child=$!; echo $child; wait";
+        let mut supervisor =
+            Process::start("sh", Command::new("sh").args(["-c", script]), &log).unwrap();
+        let child = loop {
+            if let Ok(pid) = std::fs::read_to_string(&log).unwrap().trim().parse::<u32>() {
+                break PathBuf::from(format!("/proc/{pid}/cmdline"));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        end_all();
+        assert!(supervisor.ended().is_some());
+        // Empty of one that has ended and that nobody has waited for yet.
+        let left = std::fs::read(&child).unwrap_or_default();
+        if !left.is_empty() {
+            let pid = child.iter().nth(2).unwrap().to_str().unwrap().parse().unwrap();
+            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        }
+        assert!(left.is_empty(), "the supervisor's child lives");
+    }
 }

@@ -92,12 +92,18 @@ impl Drop for Run {
     }
 }
 
-/// Namespaces and pins of this process: for its end by a signal.
+/// Namespaces, pins and directories of this process: for its end by a signal.
 pub fn remove_own() {
     let mine = format!("{PREFIX}{}x", std::process::id());
     remove_namespaces(&mine);
-    for name in entries(BPFFS).into_iter().filter(|name| name.starts_with(&mine)) {
-        let _ = std::fs::remove_dir_all(Path::new(BPFFS).join(name));
+    let mut places = vec![PathBuf::from(BPFFS)];
+    if std::env::var_os("WEIR_LAB_KEEP").is_none() {
+        places.push(std::env::temp_dir());
+    }
+    for place in places {
+        for name in entries(&place).into_iter().filter(|name| name.starts_with(&mine)) {
+            let _ = std::fs::remove_dir_all(place.join(name));
+        }
     }
 }
 
@@ -123,7 +129,7 @@ fn owner_is_gone(name: &str) -> bool {
     pid.parse::<u32>().is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
 }
 
-fn entries(directory: &str) -> Vec<String> {
+fn entries(directory: impl AsRef<Path>) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
     entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
