@@ -112,8 +112,10 @@ pub async fn run(
     if let Some(renegotiation) = ended.renegotiation {
         record.renegotiation_refused = true;
         increment(&surroundings.totals.renegotiations_refused);
-        // For want of a certificate, as far as can be told; not where it does without.
-        if renegotiation != Renegotiation::WentOn && ended.blocked.is_none() {
+        // For want of a certificate, as far as can be told; not where it does without. Not on a server proxy: any
+        // stranger could have its server ask, end the session, and so turn off its inspection.
+        let ours = matches!(flow.proxy, Proxy::Server { .. });
+        if !ours && renegotiation != Renegotiation::WentOn && ended.blocked.is_none() {
             learn_request((&flow, place), record);
         }
     }
@@ -190,6 +192,7 @@ async fn handshakes(
             }
         },
     };
+    let was_modern = may.as_ref().is_some_and(May::is_modern);
     let shaken =
         stacks.server_handshake(server, guard, name, offered, record, HANDSHAKE_DEADLINE).await;
     let mut server = match shaken {
@@ -209,7 +212,7 @@ async fn handshakes(
                 return Err(Ended::Excepted { client, server });
             }
             if let Some(may) = may.as_ref().filter(|_| !known)
-                && let Some(unshared) = may.asks_after(&mut failed, &stacks, guard, record).await
+                && let Some(unshared) = may.asks_after(&mut failed, was_modern, guard, record).await
             {
                 return Err(Ended::Unshared { client, unshared });
             }

@@ -3,7 +3,8 @@
 //! For: asking such a server with the client's own hello, and relaying byte for byte what the two agree on,
 //! where the device lets pass what it cannot decrypt. Each session is judged by what its server chose, which
 //! nobody on the way can change without breaking the handshake: a server that refuses Weir, and then agrees
-//! with the client on what Weir has, is not relayed. What is remembered of a server only saves asking it by
+//! with the client on what Weir has, is not relayed. A server is asked only where it said that it shares nothing with
+//! Weir, and has not spoken with the modern stack within the hour; what is remembered of it saves asking it by
 //! hellos of ours before. A server proxy decrypts, or blocks. Not for: clients that offer nothing that
 //! Weir could answer, whose flows are judged before they are taken. Fails as the handshake that failed before.
 
@@ -18,6 +19,7 @@ use weir_policy::ServerAt;
 use weir_policy::outcome::{Blocked, Bypassed, Outcome};
 use weir_policy::snapshot::EvasionAction;
 use weir_tls::hello::{Agreed, ClientHello, MOST_ANSWER, agreed};
+use weir_tls::{Alert, Fault, LegError};
 
 use super::HANDSHAKE_DEADLINE;
 use crate::compiled::{FlowPolicy, Proxy};
@@ -25,7 +27,10 @@ use crate::flow::keep_alive;
 use crate::leg::LegFault;
 use crate::record::failure;
 use crate::relay;
-use crate::stacks::{ServerFailed, Stacks, needs_legacy};
+use crate::stacks::ServerFailed;
+
+/// Reads of an answer, each of which looks at all of it again: no server that means it sends so small pieces.
+const MOST_READS: usize = 512;
 
 /// A server that has agreed with the client on what Weir does not have.
 pub(super) struct Unshared {
@@ -68,10 +73,18 @@ impl<'a> May<'a> {
             && self.flow.unsupported_tls == EvasionAction::Bypass
     }
 
-    /// Whether sessions with this server went so before.
+    /// Whether sessions with this server went so before, and none went as ours since.
     pub(super) fn is_known(&self) -> bool {
-        let proxy = self.flow.proxy.refusals();
-        self.bypasses() && self.flow.learnt.is_unshared(proxy, self.at, self.name(), Instant::now())
+        let (proxy, now) = (self.flow.proxy.refusals(), Instant::now());
+        self.bypasses()
+            && self.flow.learnt.is_unshared(proxy, self.at, self.name(), now)
+            && !self.is_modern()
+    }
+
+    /// Whether the server has spoken with the modern stack of late. To be asked before a handshake of ours,
+    /// which forgets that where the server refuses it.
+    pub(super) fn is_modern(&self) -> bool {
+        self.flow.modern_servers.knows(self.at, self.name(), Instant::now())
     }
 
     fn name(&self) -> Option<&str> {
@@ -102,19 +115,17 @@ impl<'a> May<'a> {
         }
     }
 
-    /// Asks a server that has refused all hellos of ours, on one more connection.
+    /// Asks a server that has refused all hellos of ours, on one more connection; `was_modern`:
+    /// [`Self::is_modern`] before these.
     pub(super) async fn asks_after(
         &self,
         failed: &mut ServerFailed,
-        stacks: &Stacks<'_>,
+        was_modern: bool,
         guard: &FlowGuard,
         record: &SessionRecord,
     ) -> Option<Unshared> {
-        // One that has not answered is not waited for again.
-        needs_legacy(&failed.fault).filter(|_| !failed.asked)?;
         // One that shares something with us says what it says for other reasons.
-        let is_modern = stacks.modern_servers.knows(self.at, self.name(), Instant::now());
-        if is_modern || !self.bypasses() {
+        if failed.asked || was_modern || !shares_nothing(&failed.fault) || !self.bypasses() {
             return None;
         }
         let old = failed.stream.take()?;
@@ -139,13 +150,29 @@ impl<'a> May<'a> {
     }
 }
 
-/// Says what the client said, and looks at the answer.
+/// Whether a server has said so: one that was cut off by somebody on the way, or by its own load, has not.
+fn shares_nothing(fault: &LegFault) -> bool {
+    const SAYS_SO: [Alert; 3] =
+        [Alert::HANDSHAKE_FAILURE, Alert::PROTOCOL_VERSION, Alert::INSUFFICIENT_SECURITY];
+    match fault {
+        LegFault::Tls(LegError::AlertReceived(alert)) => SAYS_SO.contains(alert),
+        LegFault::Tls(LegError::Refused { fault, .. }) => {
+            matches!(fault, Fault::Incompatible | Fault::NoGroupOrSignature)
+        }
+        _ => false,
+    }
+}
+
+/// Says the client's hello, and looks at the answer. What came behind the hello (early data) follows where
+/// the two agree, for only then is this the connection that it is for.
 async fn ask(mut server: TcpStream, may: &May<'_>) -> Result<Unshared, TcpStream> {
     let allowed = may.flow.proxy.allowed();
     let mut answer = Vec::new();
+    let hello = may.hello.wire_length.min(may.received.len());
+    let (hello, behind) = may.received.split_at(hello);
     let answered = async {
-        server.write_all(may.received).await?;
-        loop {
+        server.write_all(hello).await?;
+        for _ in 0..MOST_READS {
             server.readable().await?;
             let read = match server.try_read_buf(&mut answer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
@@ -153,9 +180,14 @@ async fn ask(mut server: TcpStream, may: &May<'_>) -> Result<Unshared, TcpStream
             };
             match agreed(&answer, allowed) {
                 Agreed::Unknown if read > 0 && answer.len() < MOST_ANSWER => {}
+                Agreed::Beyond => {
+                    server.write_all(behind).await?;
+                    return Ok(Agreed::Beyond);
+                }
                 agreed => return Ok::<_, io::Error>(agreed),
             }
         }
+        Ok(Agreed::Unknown)
     };
     match tokio::time::timeout(HANDSHAKE_DEADLINE, answered).await {
         Ok(Ok(Agreed::Beyond)) => Ok(Unshared { server, answer }),

@@ -16,6 +16,8 @@ use super::message::{Field, HelloError, Reader};
 /// Most of an answer that is looked at: a ServerKeyExchange behind a longer chain is not seen.
 pub const MOST_ANSWER: usize = 64 << 10;
 
+const ALERT: u8 = 21;
+const WARNING: u8 = 1;
 const HANDSHAKE: u8 = 22;
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const SERVER_HELLO: u8 = 2;
@@ -67,6 +69,14 @@ pub fn agreed(bytes: &[u8], allowed: &Allowed) -> Agreed {
 fn flight(bytes: &[u8]) -> (Vec<u8>, Option<u8>) {
     let (mut flight, mut rest) = (Vec::new(), bytes);
     while let [kind, more @ ..] = rest {
+        // A warning that goes before (RFC 6066 section 3: unrecognized_name).
+        if flight.is_empty()
+            && let [_, _, 0, 2, WARNING, _, after @ ..] = more
+            && *kind == ALERT
+        {
+            rest = after;
+            continue;
+        }
         if *kind != HANDSHAKE {
             return (flight, Some(*kind));
         }
@@ -106,8 +116,8 @@ fn messages(flight: &[u8], behind: Option<u8>, allowed: &Allowed) -> Result<Agre
     }
     Ok(match (key_exchange, behind) {
         (_, None) => Agreed::Unknown,
-        // They resume what they agreed on without Weir.
-        (Some(()), Some(CHANGE_CIPHER_SPEC)) => Agreed::Beyond,
+        // They resume, by version and suite that Weir has: its group is not told, and may be Weir's, too.
+        (Some(()), Some(CHANGE_CIPHER_SPEC)) => Agreed::Within,
         (_, Some(_)) => Agreed::Nothing,
     })
 }

@@ -61,9 +61,17 @@ fn group_of_an_older_version_comes_with_the_key_exchange() {
     assert_eq!(with([3, 0, 26]), Agreed::Beyond);
     assert_eq!(with([1, 0, 0]), Agreed::Beyond);
     assert_eq!(of(&[hello(), certificate(), done()]), Agreed::Nothing);
-    // Resumed: what they agreed on before.
+    // Resumed: the group is not told, and may be one that Weir has.
     let resumed = [record(HANDSHAKE, &hello()), record(CHANGE_CIPHER_SPEC, &[1])].concat();
-    assert_eq!(agreed(&resumed, &Allowed::default()), Agreed::Beyond);
+    assert_eq!(agreed(&resumed, &Allowed::default()), Agreed::Within);
+}
+
+#[test]
+fn a_warning_that_goes_before_is_passed_over_and_an_alert_that_ends_is_no_answer() {
+    let hello = record(HANDSHAKE, &server_hello_of(0x0303, 0x009e, &[]));
+    let alert = |level| [record(ALERT, &[level, 112]), hello.clone()].concat();
+    assert_eq!(agreed(&alert(1), &Allowed::default()), Agreed::Beyond);
+    assert_eq!(agreed(&alert(2), &Allowed::default()), Agreed::Nothing);
 }
 
 #[test]
