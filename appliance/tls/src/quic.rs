@@ -9,6 +9,7 @@
 //!
 //! RFC 9000 sections 12.4, 16, 17.2 and 19.6; RFC 9001 section 5; RFC 9369 (version 2).
 
+use std::mem::discriminant;
 use std::num::NonZeroUsize;
 
 use rustls::Side;
@@ -40,21 +41,24 @@ pub enum FirstPackets {
 /// Says what `datagrams`, everything that a client has sent so far on one pair of ports, are.
 pub fn first_packets<'a>(datagrams: impl IntoIterator<Item = &'a [u8]>) -> FirstPackets {
     let mut stream = CryptoStream::default();
-    let mut opened = false;
+    let mut connection = None;
     for datagram in datagrams {
         let mut rest = datagram;
         for _ in 0..MAX_PACKETS {
             let Some(packet) = Packet::read(rest) else { break };
             rest = packet.after;
-            let Some(payload) = packet.initial.and_then(|initial| initial.open()) else { continue };
-            opened = true;
-            if stream.take_frames(&payload).is_none() {
+            let Some(initial) = packet.initial else { continue };
+            let Some(payload) = initial.open() else { continue };
+            // Packets of another one are another hello's, whatever they say of its bytes.
+            let own = (discriminant(&initial.version), initial.destination);
+            let of_one = *connection.get_or_insert(own) == own;
+            if !of_one || stream.take_frames(&payload).is_none() {
                 return FirstPackets::Malformed(None);
             }
         }
     }
     match stream.hello() {
-        _ if !opened => FirstPackets::NotInitial,
+        _ if connection.is_none() => FirstPackets::NotInitial,
         None => FirstPackets::Incomplete,
         Some(Ok(hello)) => FirstPackets::Hello(Box::new(hello)),
         Some(Err(error)) => FirstPackets::Malformed(Some(error)),
@@ -146,7 +150,7 @@ fn keys(version: Version, destination: &[u8]) -> Option<DirectionalKeys> {
 #[derive(Default)]
 struct CryptoStream {
     bytes: Vec<u8>,
-    /// Which of `bytes` have come: ranges that do not touch, in order.
+    /// Which of `bytes` have come, by start and length, in order; they may overlap.
     have: Vec<(usize, NonZeroUsize)>,
 }
 
@@ -203,6 +207,9 @@ impl CryptoStream {
             self.bytes.resize(end, 0);
         }
         self.bytes.get_mut(at..end)?.copy_from_slice(piece);
+        if self.have.iter().any(|(start, length)| *start <= at && end <= start + length.get()) {
+            return Some(());
+        }
         if self.have.len() >= MAX_PIECES {
             return None;
         }

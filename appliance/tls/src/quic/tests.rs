@@ -115,6 +115,29 @@ fn other_bytes_in_the_place_of_those_that_came_are_no_hello() {
     assert_eq!(first_packets([datagram.as_slice()]), FirstPackets::Malformed(None));
 }
 
+/// A server takes them for two connections.
+#[test]
+fn halves_of_a_hello_by_two_connections_are_no_hello() {
+    let hello = hello("www.example");
+    let (one, two) = hello.split_at(100);
+    let one = initial(Version::V1, 0, &crypto(0, one), 1200);
+    let two = initial(Version::V2, 1, &crypto(100, two), 1200);
+    let said = first_packets([one.as_slice(), two.as_slice()]);
+    assert_eq!(said, FirstPackets::Malformed(None));
+}
+
+#[test]
+fn a_hello_that_is_said_again_takes_no_more_room() {
+    let hello = hello("www.example");
+    let pieces: Vec<Vec<u8>> =
+        hello.chunks(10).enumerate().map(|(number, piece)| crypto(number * 10, piece)).collect();
+    let (last, first) = pieces.split_last().unwrap();
+    let again = initial(Version::V1, 0, &first.concat(), 1200);
+    let mut datagrams = vec![again; 20];
+    datagrams.push(initial(Version::V1, 1, last, 1200));
+    assert_eq!(name_in(&datagrams).as_deref(), Some("www.example"));
+}
+
 #[test]
 fn what_is_no_initial_packet_says_nothing() {
     let good = initial(Version::V1, 0, &crypto(0, &hello("www.example")), 1200);
