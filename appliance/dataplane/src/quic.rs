@@ -90,8 +90,10 @@ impl DroppedQuic {
                     return;
                 }
             }
-            while let Some(record) = self.ring.next().and_then(|record| Dropped::read(&record)) {
-                self.act(record);
+            while let Some(record) = self.ring.next().map(|record| Dropped::read(&record)) {
+                if let Some(dropped) = record {
+                    self.act(dropped);
+                }
             }
         }
     }
