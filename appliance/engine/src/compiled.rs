@@ -397,4 +397,4 @@ fn forger(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -22,7 +22,8 @@ use weir_tls::ShardedCache;
 
 /// Entries of one proxy, some 200 bytes each; past it the least recently used goes.
 const BOUND: usize = 4096;
-/// A client that rejects forged certificates for one name twice within this has pinned it.
+/// A client that rejects forged certificates for one name twice within this has pinned it; a server that leaves
+/// twice within it because it is refused a renegotiation wants a client certificate.
 const REJECTIONS_WITHIN: Duration = Duration::from_secs(60);
 
 /// What one engine has learnt.
@@ -154,6 +155,37 @@ impl Learnt {
             let subject = Subject::of(What::Asks, server, name);
             self.table(proxy).entries.put(subject, Entry::Bypassed(now));
         }
+    }
+
+    /// A server may have: it left with a question unanswered, after it had been refused a renegotiation. What
+    /// happens once may be chance: it counts where it happens twice within [`REJECTIONS_WITHIN`].
+    pub fn client_certificate_suspected<'a>(
+        &self,
+        proxy: impl Into<Refusals<'a>>,
+        server: ServerAt,
+        name: Option<&str>,
+        now: Instant,
+    ) {
+        let proxy = &proxy.into();
+        if proxy.on_client_certificate_request != OnRefusal::Bypass {
+            return;
+        }
+        let lasts = lasts(proxy);
+        let change = |entry: &mut Entry| {
+            *entry = match *entry {
+                Entry::Rejected(first)
+                    if now.saturating_duration_since(first) <= REJECTIONS_WITHIN =>
+                {
+                    Entry::Bypassed(now)
+                }
+                Entry::Bypassed(since) if now.saturating_duration_since(since) < lasts => {
+                    Entry::Bypassed(since)
+                }
+                _ => Entry::Rejected(now),
+            };
+        };
+        let subject = Subject::of(What::Asks, server, name);
+        self.table(proxy).entries.with(subject, || Entry::New, change);
     }
 
     /// A client believed a forged certificate, and went on.

@@ -10,6 +10,7 @@
 
 mod direction;
 mod ending;
+mod renegotiation;
 mod side;
 #[cfg(test)]
 mod testing;
@@ -31,9 +32,12 @@ use weir_inspect::{Direction, Dropped, Session as InspectedSession};
 use weir_policy::Resets;
 use weir_policy::outcome::Blocked;
 use weir_policy::snapshot::Service;
+use weir_tls::LegError;
 
 use self::direction::Input;
 pub use self::direction::Scratch;
+pub use self::renegotiation::Insistence;
+use self::renegotiation::Renegotiation;
 use self::side::Side;
 use self::timer::{Purpose, Timer};
 use self::waiting::{Event, Watched, next_event};
@@ -68,7 +72,7 @@ pub struct Relay<'a> {
     started: Instant,
     client_spoke: bool,
     rejected: bool,
-    renegotiation: Option<Renegotiation>,
+    renegotiation: Renegotiation,
     /// Seconds; 0: never.
     idle_timeout: u32,
 }
@@ -79,18 +83,7 @@ pub struct Ended {
     /// The client left, or said so, because of the certificate it was shown.
     pub certificate_rejected: bool,
     /// The server wanted to renegotiate, which was refused.
-    pub renegotiation: Option<Renegotiation>,
-}
-
-/// What follows upon the refusal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Renegotiation {
-    /// At most what was due: an answer to what the client had said.
-    Refused,
-    /// The client has said more.
-    ClientSpoke,
-    /// And that was answered: the server does without.
-    WentOn,
+    pub renegotiation: Option<Insistence>,
 }
 
 /// Why a relay stopped early.
@@ -139,14 +132,25 @@ impl<'a> Relay<'a> {
             started: Instant::now(),
             client_spoke: false,
             rejected: false,
-            renegotiation: None,
+            renegotiation: Renegotiation::default(),
             idle_timeout: flow.idle_timeout,
         }
     }
 
     /// To the end.
     pub async fn run(mut self) -> Ended {
-        let blocked = match self.turn().await {
+        let ended = self.turn().await;
+        let told = matches!(ended, Err(Fault::Server(LegFault::Tls(LegError::AlertReceived(_)))));
+        match &ended {
+            Err(Fault::Server(_) | Fault::Abandoned(End::Server, _)) => {
+                self.renegotiation.ended(End::Server);
+            }
+            // Ours, too, is no server's word.
+            Err(_) => self.renegotiation.ended(End::Client),
+            Ok(()) => {}
+        }
+        let renegotiation = self.renegotiation.insistence(told);
+        let blocked = match ended {
             Ok(()) => {
                 let (client, server) = (&self.client.leg.stream, &self.server.leg.stream);
                 // Where its FIN alone is not acknowledged nothing was lost.
@@ -174,7 +178,6 @@ impl<'a> Relay<'a> {
                 None
             }
         };
-        let renegotiation = self.renegotiation;
         Ended { blocked, certificate_rejected: self.rejected, renegotiation }
     }
 

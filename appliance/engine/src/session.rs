@@ -31,7 +31,7 @@ use self::excepted::{excepted_all_the_same, is_excepted, relay_excepted};
 pub(crate) use self::failed::certificate_accepted;
 use self::failed::{
     certificate_rejected, client_leg_not_made, learn_request, name_not_served, refuse,
-    rejects_certificate, server_failed,
+    rejects_certificate, server_failed, suspect_request,
 };
 use self::judged::{Shown, completed, verdict};
 use self::unshared::{Asked, May, Unshared, relay_unshared};
@@ -42,7 +42,7 @@ use crate::counters::{Totals, increment};
 use crate::learnt::Rejection;
 use crate::leg::{Leg, LegFault};
 use crate::record::{certificate_record, failure, leg_record};
-use crate::relay::{self, Relay, Renegotiation};
+use crate::relay::{self, Insistence, Relay};
 use crate::runtime::Surroundings;
 use crate::stacks::Stacks;
 
@@ -112,11 +112,13 @@ pub async fn run(
     if let Some(renegotiation) = ended.renegotiation {
         record.renegotiation_refused = true;
         increment(&surroundings.totals.renegotiations_refused);
-        // For want of a certificate, as far as can be told; not where it does without. Not on a server proxy: any
-        // stranger could have its server ask, end the session, and so turn off its inspection.
+        // Not on a server proxy: a stranger may make its server ask, and fail, and so turn off its inspection.
         let ours = matches!(flow.proxy, Proxy::Server { .. });
-        if !ours && renegotiation != Renegotiation::WentOn && ended.blocked.is_none() {
-            learn_request((&flow, place), record);
+        match renegotiation {
+            _ if ours || ended.blocked.is_some() => {}
+            Insistence::Told => learn_request((&flow, place), record),
+            Insistence::Left => suspect_request((&flow, place), record),
+            Insistence::None => {}
         }
     }
     let not_inspected = |reason| Outcome::DecryptedNotInspected(reason);
@@ -182,9 +184,10 @@ async fn handshakes(
     record.http2_downgraded = offered.len() < hello.alpn.len();
     let name = hello.server_name.as_deref();
     let may = May::of(flow, hello, at, received);
+    let until = tokio::time::Instant::now() + HANDSHAKE_DEADLINE;
     let (server, known) = match may.as_ref().filter(|may| may.is_known()) {
         None => (server, false),
-        Some(may) => match may.asks(server, guard, record).await {
+        Some(may) => match may.asks(server, guard, record, until).await {
             Ok(Asked::Unshared(unshared)) => return Err(Ended::Unshared { client, unshared }),
             Ok(Asked::Otherwise(server)) => (server, true),
             Err(failed) => {
@@ -193,8 +196,8 @@ async fn handshakes(
         },
     };
     let was_modern = may.as_ref().is_some_and(May::is_modern);
-    let shaken =
-        stacks.server_handshake(server, guard, name, offered, record, HANDSHAKE_DEADLINE).await;
+    let left = until.saturating_duration_since(tokio::time::Instant::now());
+    let shaken = stacks.server_handshake(server, guard, name, offered, record, left).await;
     let mut server = match shaken {
         Ok(server) => server,
         Err(mut failed) => {
@@ -212,7 +215,8 @@ async fn handshakes(
                 return Err(Ended::Excepted { client, server });
             }
             if let Some(may) = may.as_ref().filter(|_| !known)
-                && let Some(unshared) = may.asks_after(&mut failed, was_modern, guard, record).await
+                && let Some(unshared) =
+                    may.asks_after(&mut failed, was_modern, guard, record, until).await
             {
                 return Err(Ended::Unshared { client, unshared });
             }

@@ -97,8 +97,12 @@ pub enum Blocked {
     EncryptedClientHello,
     /// The server asked for a client certificate (SPEC T10).
     ClientCertificateRequested,
-    /// The server refused all that this device and the proxy have, and its client offers more.
+    /// The server chose what this device, or the proxy, does not have, or said that it speaks no version or no
+    /// suite that strong; its client offers more.
     NothingShared,
+    /// The server refused all that this device and the proxy have by `handshake_failure`, which says no more; its
+    /// client offers more.
+    ServerRefused,
     /// The TLS handshake with the server failed.
     ServerHandshakeFailed,
     /// The TLS handshake with the client failed.
@@ -215,6 +219,9 @@ impl fmt::Display for Blocked {
                 f.write_str("server asked for a client certificate")
             }
             Self::NothingShared => f.write_str(NOTHING_SHARED),
+            Self::ServerRefused => {
+                f.write_str("server refused Weir's hello with handshake_failure")
+            }
             Self::ServerHandshakeFailed => f.write_str("TLS handshake with the server failed"),
             Self::ClientHandshakeFailed => f.write_str("TLS handshake with the client failed"),
             Self::HeadTooLarge => f.write_str("message head over 64 KiB"),

@@ -22,7 +22,7 @@ fn authority(name: &str) -> CertifiedKey {
 
 /// Two client policies that differ in their trust stores alone: one has an authority that the other
 /// has not. Both let the server's certificate decide what is not decrypted.
-fn two_policies() -> CompiledPolicy {
+pub(crate) fn two_policies() -> CompiledPolicy {
     let proxy = ClientProxy {
         name: "staff".into(),
         signing_certificate: authority("signer"),
@@ -62,7 +62,7 @@ fn two_policies() -> CompiledPolicy {
     CompiledPolicy::compile(snapshot, &CompiledPolicy::default()).unwrap()
 }
 
-fn of(policy: &CompiledPolicy, client_policy: usize) -> FlowPolicy<'_> {
+pub(crate) fn of(policy: &CompiledPolicy, client_policy: usize) -> FlowPolicy<'_> {
     let inspection = Inspection {
         virtual_segment: 0,
         profile: 0,
@@ -83,7 +83,7 @@ fn hello() -> ClientHello {
     }
 }
 
-fn server() -> ServerAt {
+pub(crate) fn server() -> ServerAt {
     Place::default().server("192.0.2.1:443".parse().unwrap())
 }
 

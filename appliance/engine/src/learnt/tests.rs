@@ -61,6 +61,31 @@ fn server_that_asks_for_certificates_is_bypassed_for_all_until_it_expires() {
 }
 
 #[test]
+fn server_that_leaves_unrenegotiated_asks_for_certificates_if_it_does_so_twice_within_a_minute() {
+    let (learnt, start, (client, server)) = (Learnt::default(), Instant::now(), ends());
+    let on = proxy(OnRefusal::Bypass, OnRefusal::Block);
+    let of = |name, seconds| learnt.bypass(&on, client, server, name, later(start, seconds));
+    let leaves = |name, seconds| {
+        learnt.client_certificate_suspected(&on, server, name, later(start, seconds));
+    };
+    leaves(NAME, 0);
+    leaves(Some("b.example"), 1);
+    assert_eq!(of(NAME, 1), None);
+    // Too late for the first.
+    leaves(NAME, 61);
+    assert_eq!(of(NAME, 61), None);
+    leaves(NAME, 121);
+    let asked = Some(Bypassed::ClientCertificateRequested);
+    assert_eq!((of(NAME, 121), of(Some("b.example"), 121)), (asked, None));
+    assert_eq!((of(NAME, 220), of(NAME, 221)), (asked, None));
+    let off = proxy(OnRefusal::Block, OnRefusal::Bypass);
+    for seconds in [300, 301] {
+        learnt.client_certificate_suspected(&off, server, NAME, later(start, seconds));
+    }
+    assert_eq!(of(NAME, 301), None);
+}
+
+#[test]
 fn client_that_rejects_twice_within_a_minute_is_bypassed_for_that_name() {
     let (learnt, start, (client, server)) = (Learnt::default(), Instant::now(), ends());
     let on = proxy(OnRefusal::Block, OnRefusal::Bypass);

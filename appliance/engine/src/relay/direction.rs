@@ -7,11 +7,11 @@
 use std::io;
 use std::rc::Rc;
 
-use weir_api::engine::{FilterAction, FilterEvent, FromEngine};
+use weir_api::engine::{End, FilterAction, FilterEvent, FromEngine};
 use weir_dataplane::ask_seldom;
 use weir_inspect::{Alert, Direction, MAX_HEAD};
 
-use super::{Fault, Relay, Renegotiation};
+use super::{Fault, Relay};
 use crate::flow::milliseconds_now;
 use crate::leg::{HIGH_WATER, UNHEARD};
 use crate::session::certificate_accepted;
@@ -124,7 +124,15 @@ impl Relay<'_> {
 
         let forward = if unread { plain } else { forward };
         self.count_bytes(direction, forward.len());
-        self.note_renegotiation(direction, !forward.is_empty());
+        let requested = self.server.leg.tls.renegotiation_requested();
+        let sender = match direction {
+            Direction::ToServer => End::Client,
+            Direction::ToClient => End::Server,
+        };
+        self.renegotiation.read(sender, !forward.is_empty(), requested);
+        if eof || closed {
+            self.renegotiation.ended(sender);
+        }
         let (_, to) = self.sides(direction);
         let other = match direction {
             Direction::ToServer => Fault::Server,
@@ -162,22 +170,6 @@ impl Relay<'_> {
             Some(error) => Err(fault(error.into())),
             None => Ok(Progress::Some),
         }
-    }
-
-    /// After each read of a side: whether the server has asked to renegotiate, and the session goes on.
-    fn note_renegotiation(&mut self, direction: Direction, spoke: bool) {
-        self.renegotiation = match (self.renegotiation, direction) {
-            (None, Direction::ToClient) if self.server.leg.tls.renegotiation_requested() => {
-                Some(Renegotiation::Refused)
-            }
-            (Some(Renegotiation::Refused), Direction::ToServer) if spoke => {
-                Some(Renegotiation::ClientSpoke)
-            }
-            (Some(Renegotiation::ClientSpoke), Direction::ToClient) if spoke => {
-                Some(Renegotiation::WentOn)
-            }
-            (before, _) => before,
-        };
     }
 
     fn count_bytes(&mut self, direction: Direction, bytes: usize) {

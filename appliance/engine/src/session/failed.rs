@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 use tracing::debug;
-use weir_api::engine::{End, FailureCause, FailureRecord, SessionRecord};
+use weir_api::engine::{End, FailureCause, SessionRecord};
 use weir_policy::Place;
 use weir_policy::outcome::Blocked;
 use weir_tls::{Alert, Fault, LegError, Verdict};
@@ -45,12 +45,23 @@ pub(super) fn server_failed(
         increment(&totals.server_handshake_failures);
         // Nobody's policy: the client is told what happened, whatever is reset on block.
         send_alert(client, nearest_alert(fault));
-        let causes = [FailureCause::Incompatible, FailureCause::GroupOrSignature];
-        let incompatible = |failure: &FailureRecord| causes.contains(&failure.cause);
-        match record.failure.as_ref().is_some_and(incompatible) && *unshared {
-            true => Blocked::NothingShared,
-            false => Blocked::ServerHandshakeFailed,
+        match record.failure.as_ref().map(|failure| failure.cause) {
+            Some(cause) if *unshared => why_blocked(cause, fault),
+            _ => Blocked::ServerHandshakeFailed,
         }
+    }
+}
+
+/// What is known of a server that has refused all hellos of ours, where its client offers more.
+fn why_blocked(cause: FailureCause, fault: &LegFault) -> Blocked {
+    match (cause, fault) {
+        // For want of a suite, of a name that it serves, of anything else (RFC 8446 section 6.2).
+        (
+            FailureCause::Incompatible,
+            LegFault::Tls(LegError::AlertReceived(Alert::HANDSHAKE_FAILURE)),
+        ) => Blocked::ServerRefused,
+        (FailureCause::Incompatible | FailureCause::GroupOrSignature, _) => Blocked::NothingShared,
+        _ => Blocked::ServerHandshakeFailed,
     }
 }
 
@@ -141,6 +152,17 @@ pub(super) fn learn_request((flow, place): (&FlowPolicy<'_>, Place), record: &Se
     );
 }
 
+/// The same where the server may have asked for one: it left after it was refused a renegotiation.
+pub(super) fn suspect_request((flow, place): (&FlowPolicy<'_>, Place), record: &SessionRecord) {
+    let name = record.server_name.as_deref();
+    flow.learnt.client_certificate_suspected(
+        flow.proxy.refusals(),
+        place.server(record.server),
+        name,
+        Instant::now(),
+    );
+}
+
 /// The client said so, or left instead of finishing its handshake: when it had got all of ours. One that
 /// resets need not have acknowledged that before; of one that had closed, and is reset by what we say then,
 /// the kernel tells another error.
@@ -173,5 +195,28 @@ fn nearest_alert(fault: &LegFault) -> Alert {
 fn send_alert(client: &TcpStream, alert: Alert) {
     if client.try_write(&alert.fatal_record()).is_ok() {
         reset_on_close(client, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What policy blocks there is told as it is known, and no more.
+    #[test]
+    fn only_what_a_server_said_or_chose_is_told_of_what_it_shares() {
+        let blocked = |error: LegError| {
+            let fault = LegFault::from(error);
+            why_blocked(failure(End::Server, false, &fault).cause, &fault)
+        };
+        let told = |alert| blocked(LegError::AlertReceived(alert));
+        let chose = |fault| blocked(LegError::Refused { fault, alert: Alert::HANDSHAKE_FAILURE });
+        assert_eq!(told(Alert::HANDSHAKE_FAILURE), Blocked::ServerRefused);
+        assert_eq!(told(Alert::PROTOCOL_VERSION), Blocked::NothingShared);
+        assert_eq!(told(Alert::INSUFFICIENT_SECURITY), Blocked::NothingShared);
+        assert_eq!(chose(Fault::Incompatible), Blocked::NothingShared);
+        assert_eq!(chose(Fault::NoGroupOrSignature), Blocked::NothingShared);
+        assert_eq!(told(Alert::INTERNAL_ERROR), Blocked::ServerHandshakeFailed);
+        assert_eq!(chose(Fault::Misbehaved), Blocked::ServerHandshakeFailed);
     }
 }

@@ -6,13 +6,16 @@
 //! with the client on what Weir has, is not relayed. A server is asked only where it said that it shares nothing with
 //! Weir, and has not spoken with the modern stack within the hour; what is remembered of it saves asking it by
 //! hellos of ours before. A server proxy decrypts, or blocks. Not for: clients that offer nothing that
-//! Weir could answer, whose flows are judged before they are taken. Fails as the handshake that failed before.
+//! Weir could answer, whose flows are judged before they are taken. Asking and what comes before it have one
+//! deadline, [`HANDSHAKE_DEADLINE`]: the client waits meanwhile. Fails as the handshake that failed before, or
+//! as one that took too long.
 
 use std::io;
 use std::time::Instant;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio::time::timeout_at;
 use weir_api::engine::SessionRecord;
 use weir_dataplane::{Acknowledgement, FlowGuard, TakenFlow};
 use weir_policy::ServerAt;
@@ -27,7 +30,7 @@ use crate::flow::keep_alive;
 use crate::leg::LegFault;
 use crate::record::failure;
 use crate::relay;
-use crate::stacks::ServerFailed;
+use crate::stacks::{ConnectAgain, ServerFailed};
 
 /// Reads of an answer, each of which looks at all of it again: no server that means it sends so small pieces.
 const MOST_READS: usize = 512;
@@ -37,6 +40,14 @@ pub(super) struct Unshared {
     server: TcpStream,
     /// What it has said. It was given what the client had said before the takeover.
     answer: Vec<u8>,
+}
+
+/// A server that has not, with its connection.
+enum NotUnshared {
+    /// It refuses the client as well, or agrees with it on what Weir has.
+    Otherwise(TcpStream),
+    /// Nothing is known of it: it has not answered in time.
+    Slow(TcpStream),
 }
 
 /// What a server that is known turned out to be.
@@ -92,20 +103,22 @@ impl<'a> May<'a> {
     }
 
     /// Asks a server that is known, on its first connection. Where the two agree on anything else it is known
-    /// no more, and another connection follows.
+    /// no more, and another connection follows. One that does not answer `until` then is not asked by hellos
+    /// of ours: it would not answer its client either.
     pub(super) async fn asks(
         &self,
         server: TcpStream,
-        guard: &FlowGuard,
+        guard: &impl ConnectAgain,
         record: &SessionRecord,
+        until: tokio::time::Instant,
     ) -> Result<Asked, ServerFailed> {
-        let old = match ask(server, self).await {
+        let old = match ask(server, self, true, until).await {
             Ok(unshared) => return Ok(Asked::Unshared(unshared)),
-            Err(old) => old,
+            Err(NotUnshared::Slow(_)) => return Err(ServerFailed::by(LegFault::Slow)),
+            Err(NotUnshared::Otherwise(old)) => old,
         };
         self.learn(false);
-        let again = guard.connect_again(old, record.client, record.server);
-        match tokio::time::timeout(HANDSHAKE_DEADLINE, again).await {
+        match timeout_at(until, guard.again(old, record)).await {
             Ok(Ok(server)) => {
                 keep_alive(&server);
                 Ok(Asked::Otherwise(server))
@@ -116,28 +129,28 @@ impl<'a> May<'a> {
     }
 
     /// Asks a server that has refused all hellos of ours, on one more connection; `was_modern`:
-    /// [`Self::is_modern`] before these.
+    /// [`Self::is_modern`] before these. What it does not answer `until` then is not waited for.
     pub(super) async fn asks_after(
         &self,
         failed: &mut ServerFailed,
         was_modern: bool,
-        guard: &FlowGuard,
+        guard: &impl ConnectAgain,
         record: &SessionRecord,
+        until: tokio::time::Instant,
     ) -> Option<Unshared> {
         // One that shares something with us says what it says for other reasons.
         if failed.asked || was_modern || !shares_nothing(&failed.fault) || !self.bypasses() {
             return None;
         }
         let old = failed.stream.take()?;
-        let again = guard.connect_again(old, record.client, record.server);
-        let server = tokio::time::timeout(HANDSHAKE_DEADLINE, again).await.ok()?.ok()?;
+        let server = timeout_at(until, guard.again(old, record)).await.ok()?.ok()?;
         keep_alive(&server);
-        match ask(server, self).await {
+        match ask(server, self, false, until).await {
             Ok(unshared) => {
                 self.learn(true);
                 Some(unshared)
             }
-            Err(server) => {
+            Err(NotUnshared::Otherwise(server) | NotUnshared::Slow(server)) => {
                 failed.stream = Some(server);
                 None
             }
@@ -165,7 +178,15 @@ fn shares_nothing(fault: &LegFault) -> bool {
 
 /// Says the client's hello, and looks at the answer. What came behind the hello (early data) follows where
 /// the two agree, for only then is this the connection that it is for.
-async fn ask(mut server: TcpStream, may: &May<'_>) -> Result<Unshared, TcpStream> {
+///
+/// A session of before that is resumed does not tell its group: with a server that is known to share nothing
+/// with Weir it is none of Weir's, or was relayed as another one of theirs would be.
+async fn ask(
+    mut server: TcpStream,
+    may: &May<'_>,
+    is_known: bool,
+    until: tokio::time::Instant,
+) -> Result<Unshared, NotUnshared> {
     let allowed = may.flow.proxy.allowed();
     let mut answer = Vec::new();
     let hello = may.hello.wire_length.min(may.received.len());
@@ -179,19 +200,20 @@ async fn ask(mut server: TcpStream, may: &May<'_>) -> Result<Unshared, TcpStream
                 read => read?,
             };
             match agreed(&answer, allowed) {
-                Agreed::Unknown if read > 0 && answer.len() < MOST_ANSWER => {}
-                Agreed::Beyond => {
-                    server.write_all(behind).await?;
-                    return Ok(Agreed::Beyond);
-                }
+                Agreed::Unknown if read > 0 && answer.len() < MOST_ANSWER => continue,
+                Agreed::Beyond => {}
+                Agreed::Resumed if is_known => {}
                 agreed => return Ok::<_, io::Error>(agreed),
             }
+            server.write_all(behind).await?;
+            return Ok(Agreed::Beyond);
         }
         Ok(Agreed::Unknown)
     };
-    match tokio::time::timeout(HANDSHAKE_DEADLINE, answered).await {
+    match timeout_at(until, answered).await {
         Ok(Ok(Agreed::Beyond)) => Ok(Unshared { server, answer }),
-        _ => Err(server),
+        Ok(_) => Err(NotUnshared::Otherwise(server)),
+        Err(_) => Err(NotUnshared::Slow(server)),
     }
 }
 
@@ -223,3 +245,6 @@ pub(super) async fn relay_unshared(
     counted.to_client = counted.to_client.saturating_add(bytes(answered));
     Outcome::Bypassed(Bypassed::NothingShared)
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,6 +39,9 @@ pub enum Agreed {
     Nothing,
     /// A version, suite and group that Weir has within the proxy's bounds.
     Within,
+    /// A session of before, by a version and suite that Weir has; its group is not told, and may be none of
+    /// Weir's.
+    Resumed,
     /// One of them it does not have.
     Beyond,
 }
@@ -116,8 +119,7 @@ fn messages(flight: &[u8], behind: Option<u8>, allowed: &Allowed) -> Result<Agre
     }
     Ok(match (key_exchange, behind) {
         (_, None) => Agreed::Unknown,
-        // They resume, by version and suite that Weir has: its group is not told, and may be Weir's, too.
-        (Some(()), Some(CHANGE_CIPHER_SPEC)) => Agreed::Within,
+        (Some(()), Some(CHANGE_CIPHER_SPEC)) => Agreed::Resumed,
         (_, Some(_)) => Agreed::Nothing,
     })
 }

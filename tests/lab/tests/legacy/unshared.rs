@@ -14,15 +14,17 @@ use weir_lab::bench::Bench;
 use weir_lab::certificates::{Identity, seen};
 use weir_lab::ends::{Ends, INTERFACE, OWN_SERVER};
 use weir_lab::fetch::Fetch;
+use weir_lab::process::finish;
 use weir_lab::wire::Wire as _;
 use weir_lab::wire::lab::Lab;
 
+use super::settings::recorded;
 use super::{OLD, certified, changed, ensure_holds, passes, record_of, server_of};
 
 const NAME: &str = "unshared.example";
 /// The console folds them.
 const BYPASSED: &str = "bypassed (server and client share no suite with";
-const BLOCKED: &str = "blocked (server and client share no suite with";
+const BLOCKED: &str = "blocked (server refused Weir's hello with";
 const FAILED: &str = "blocked (TLS handshake with the server failed)";
 /// Nothing but what Weir has.
 const OURS: [&str; 6] = [
@@ -99,6 +101,29 @@ fn what_a_server_shares_with_its_client_and_not_with_weir_is_relayed() {
         weir_lab::checks::ensure_signed_by_weir(&fetched)?;
         ensure_holds(&record_of(bench, &fetched)?, &["decrypted and inspected\n"]);
         told(bench, false)
+    });
+}
+
+/// The group of such a session is told in its first handshake alone.
+#[test]
+fn session_that_was_relayed_is_resumed_by_its_two_ends() {
+    passes(|bench| {
+        let identity = identity(&bench.ends)?;
+        let suite = "ECDHE-RSA-AES128-GCM-SHA256";
+        let server = ["-tls1_2", "-cipher", suite, "-curves", "brainpoolP256r1"];
+        let _server = server_of(&bench.ends, &identity, &server)?;
+        let session = bench.ends.run.path("session.pem");
+        for (option, said) in [("-sess_out", "New, TLSv1.2"), ("-sess_in", "Reused, TLSv1.2")] {
+            let mut command = bench.ends.client.command("timeout");
+            command.args(["30", "openssl", "s_client", "-connect", &format!("{OLD}:443")]);
+            command.args(["-servername", NAME, "-tls1_2", "-cipher", suite]);
+            command.args(["-curves", "X25519:P-256:brainpoolP256r1"]);
+            let finished = finish(command.arg(option).arg(&session))?;
+            assert!(finished.text().contains(said), "{}{}", finished.text(), finished.errors);
+            recorded(bench, &[BYPASSED])?;
+            told(bench, true)?;
+        }
+        Ok(())
     });
 }
 
