@@ -96,15 +96,23 @@ struct {
 	__uint(max_entries, 1 << 20);
 } dropped_ring SEC(".maps");
 
-/* QUIC connections that pass although policy blocks QUIC, as their clients ask for names that it excepts, to
- * the CLOCK_MONOTONIC ns of their last packet. The least recently used goes: its client falls back to TCP. */
+/* QUIC connections that pass although policy blocks QUIC, as their clients ask for names that it excepts. The
+ * least recently used goes: its client connects anew. Of one client src/quic/excepted.rs bounds them. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
 	__type(key, struct flow_key);
-	__type(value, __u64);
+	__type(value, struct excepted);
 	PINNED;
 } excepted_quic SEC(".maps");
+
+/* Datagrams that each client gave to the engine lately, while that had many (clients.h). */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CLIENT_CELLS);
+	__type(key, __u32);
+	__type(value, struct share);
+} quic_shares SEC(".maps");
 
 /* How many such datagrams a second, as a rate of one byte each; past it, silence. */
 struct {

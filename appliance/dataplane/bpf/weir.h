@@ -259,6 +259,7 @@ _Static_assert(sizeof(struct command) <= 96, "a raw tracepoint has 12 arguments"
 /* A datagram of QUIC that was dropped: for an ICMP error to its sender or, where its client asks for a name
  * that policy excepts, to be sent on after all. */
 struct dropped {
+	__u64 generation; /* of the rules that dropped it, or a later one */
 	struct flow_key key;
 	__u32 side;	/* it came in by */
 	__u32 from_low; /* its sender is the lower end of the key */
@@ -268,6 +269,18 @@ struct dropped {
 	__u16 vlan_present;
 	__u8 frame[DROPPED_FRAME]; /* its start */
 };
-_Static_assert(sizeof(struct dropped) == 3152, "src/quic.rs has the same type");
+_Static_assert(sizeof(struct dropped) == 3160, "src/layout/quic.rs has the same type");
+
+/* RFC 1035 3.1: a name has 253 letters and dots at most; a multiple of 8 with what stands before it. */
+#define EXCEPTED_NAME 260
+
+/* A QUIC connection that passes though policy blocks QUIC. */
+struct excepted {
+	__u64 last;	  /* CLOCK_MONOTONIC ns: its last packet that passed here */
+	__u64 generation; /* of the rules by which it was excepted; by later ones its name is judged again */
+	__u32 length;	  /* of the name that its client asks for */
+	__u8 name[EXCEPTED_NAME];
+};
+_Static_assert(sizeof(struct excepted) == 280, "src/layout/quic.rs has the same type");
 
 #endif

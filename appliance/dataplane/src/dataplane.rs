@@ -277,7 +277,7 @@ impl Dataplane {
     }
 
     /// Says who judges QUIC that policy blocks; once, and until then all of it is refused.
-    pub fn judge_quic_by(&self, judge: Box<QuicJudge>) {
+    pub fn judge_quic_by(&self, judge: Box<dyn QuicJudge>) {
         let _ = self.core.quic.set(Judge(judge));
     }
 

@@ -305,6 +305,15 @@ fn after_ipv4(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
 }
 
 fn after_ipv4_of(bytes: &[u8], at: usize, protocol: impl Fn(u8) -> bool) -> Option<(usize, usize)> {
+    header_ipv4(bytes, at, protocol).filter(|(_, end)| *end <= bytes.len())
+}
+
+/// The offsets behind an IPv4 header, and past its packet, of which `bytes` may have the start only.
+pub fn header_ipv4(
+    bytes: &[u8],
+    at: usize,
+    protocol: impl Fn(u8) -> bool,
+) -> Option<(usize, usize)> {
     if bytes.get(at)? >> 4 != 4 || !protocol(*bytes.get(at + 9)?) {
         return None;
     }
@@ -313,11 +322,15 @@ fn after_ipv4_of(bytes: &[u8], at: usize, protocol: impl Fn(u8) -> bool) -> Opti
         0 => bytes.len(),
         total => at + usize::from(total),
     };
-    (header >= 20 && at + header <= end && end <= bytes.len()).then_some((at + header, end))
+    (header >= 20 && at + header <= end).then_some((at + header, end))
+}
+
+fn after_ipv6(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
+    header_ipv6(bytes, at, 6).filter(|(_, end)| *end <= bytes.len())
 }
 
 /// As above, past the extension headers that the programs read (RFC 8200 4).
-fn after_ipv6(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
+pub fn header_ipv6(bytes: &[u8], at: usize, protocol: u8) -> Option<(usize, usize)> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;
@@ -341,7 +354,7 @@ fn after_ipv6(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
         next = *bytes.get(transport)?;
         transport += (words + 1) * 8;
     }
-    (next == 6 && transport <= end && end <= bytes.len()).then_some((transport, end))
+    (next == protocol && transport <= end).then_some((transport, end))
 }
 
 /// A frame of a client for tests: `at` bytes after sequence number `first`.

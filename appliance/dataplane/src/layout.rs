@@ -3,6 +3,7 @@
 //! For: what the maps and the ring carry, with the sizes asserted on both sides. Not for: meaning;
 //! the header says what each field is. Does not fail.
 
+pub mod quic;
 pub mod rules;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -307,20 +308,6 @@ impl Held {
     }
 }
 
-/// `struct dropped`, before its frame.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct DroppedHeader {
-    pub key: FlowKey,
-    pub side: u32,
-    pub from_low: u32,
-    pub length: u32,
-    pub gso_size: u32,
-    pub vlan_tci: u16,
-    pub vlan_present: u16,
-}
-const _: () = assert!(size_of::<DroppedHeader>() + 3072 == 3152);
-
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct Command {
@@ -353,15 +340,6 @@ pub fn read_held(record: &[u8]) -> Option<(Held, &[u8])> {
     let held = unsafe { header.as_ptr().cast::<Held>().read_unaligned() };
     let frame = rest.get(..usize::try_from(held.length).ok()?)?;
     Some((held, frame))
-}
-
-/// Reads a `DroppedHeader` at the start of a ring record, and the frame after it.
-pub fn read_dropped(record: &[u8]) -> Option<(DroppedHeader, &[u8])> {
-    let (header, rest) = record.split_at_checked(size_of::<DroppedHeader>())?;
-    // SAFETY: as in `read_held`.
-    let dropped = unsafe { header.as_ptr().cast::<DroppedHeader>().read_unaligned() };
-    let frame = rest.get(..usize::try_from(dropped.length).ok()?)?;
-    Some((dropped, frame))
 }
 
 impl Command {

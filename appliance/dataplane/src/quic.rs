@@ -2,13 +2,16 @@
 //!
 //! For: sending on a connection's first datagrams, and letting it pass from then on, where its client asks
 //! for a name that policy excepts (SPEC D14); telling all others by an ICMP error, so that they fall back to
-//! TCP at once ([`crate::refusal`]). Not for: reading QUIC, and policy; who opens the data plane does that
-//! ([`crate::Dataplane::judge_quic_by`]), and until it does everything is refused. Fails by silence: a
-//! datagram that is not understood, or cannot be sent, is gone, and its client sends it again.
+//! TCP at once ([`crate::refusal`]). What could begin another connection on the addresses and ports of one that
+//! was excepted is judged, too, and so is an excepted one by each policy that follows. Not for: reading QUIC,
+//! and policy; who opens the data plane does that ([`crate::Dataplane::judge_quic_by`]), and until it does
+//! everything is refused. Fails by silence: a datagram that is not understood, or cannot be sent, is gone, and
+//! its client sends it again.
 
 mod datagram;
+mod excepted;
+mod recent;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,52 +19,78 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap as Table, MapData, RingBuf};
+use aya::maps::{Array, MapData, RingBuf};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use weir_policy::Candidate;
 
 use crate::core::{Core, Count, SegmentLinks};
 use crate::held::other;
-use crate::layout::FlowKey;
 use crate::layout::rules::FilterEntry;
 use crate::refusal::unreachable_port;
-use crate::ring::monotonic_nanoseconds;
 use crate::tables::{self, ApplyError};
 use datagram::{Datagram, Dropped};
+use excepted::{ExceptedQuic, name_of};
+use recent::Recent;
 
 /// Datagrams a second that are judged or refused, of all segments together (RFC 4443 2.4 (f) wants a bound
-/// on errors). The programs drop what is over it in silence.
+/// on errors). The programs drop what is over it in silence, and what is over its client's share of half of it
+/// (bpf/classify.h).
 const A_SECOND: u64 = 1000;
-/// Of these at once.
-const AT_ONCE: u64 = 100;
+/// Of these at once; the ring has room for more.
+const AT_ONCE: u64 = 200;
 
 /// Connections whose hello is not whole; past it further ones are refused.
 const MAX_WAITING: usize = 256;
+/// Of one client; past it its oldest is forgotten.
+const MAX_WAITING_OF_CLIENT: usize = 32;
 /// Datagrams of one of them; past it, it is refused.
 const MAX_DATAGRAMS: usize = 4;
 /// Without another datagram it is forgotten; its client sends all of them again (RFC 9002 6.2).
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3);
 
+/// Excepted connections whose first datagrams are kept, by which parts of the hello that come again are known;
+/// without them these wait for the rest.
+const MAX_BEGUN: usize = 1024;
+const MAX_BEGUN_OF_CLIENT: usize = 128;
+/// Hellos come again until the server answers: some doublings of a second.
+const BEGUN_FOR: Duration = Duration::from_secs(30);
+
 /// What becomes of a QUIC connection by its first datagrams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QuicVerdict {
     /// Its client is told that nobody is there.
     Refuse,
-    /// It passes, end to end.
-    Except,
+    /// It passes, end to end, as its client asks for this name.
+    Except(String),
     /// More of its datagrams are needed.
     Wait,
+    /// They are of the connection that was excepted before.
+    Same,
+    /// They begin no connection; nor, unless a hello may still follow, do they belong to one that does.
+    NoHello { may_follow: bool },
+    /// Policy blocks it no more.
+    Pass,
 }
 
-/// Judges a connection by all its client's datagrams so far. Its candidate has the addresses and ports.
-pub type QuicJudge = dyn Fn(&Candidate, &[&[u8]]) -> QuicVerdict + Send + Sync;
+/// Who knows QUIC, and policy.
+pub trait QuicJudge: Send + Sync {
+    /// Judges a connection by all its client's datagrams so far; its candidate has the addresses and ports.
+    /// `begun`: those by which the connection there was excepted before, where they are known.
+    fn judge(&self, candidate: &Candidate, begun: &[&[u8]], datagrams: &[&[u8]]) -> QuicVerdict;
+
+    /// Whether policy still excepts a connection whose client asked for this name.
+    fn excepts(&self, candidate: &Candidate, name: &str) -> bool;
+}
 
 /// Reads the ring, and acts.
 pub struct DroppedQuic {
     core: Arc<Core>,
     ring: RingBuf<MapData>,
-    excepted: Table<MapData, FlowKey, u64>,
-    waiting: Waiting,
+    excepted: ExceptedQuic,
+    /// Connections whose hello is not whole.
+    waiting: Recent,
+    /// Those that were excepted: the datagrams that began them.
+    begun: Recent,
     stop: OwnedFd,
 }
 
@@ -75,8 +104,10 @@ impl DroppedQuic {
         rate.set(0, bucket, 0)
             .map_err(|error| ApplyError::Table { table: "dropped_rate", error })?;
         let ring = tables::map(ebpf, "dropped_ring")?;
-        let excepted = tables::map(ebpf, "excepted_quic")?;
-        Ok(Self { core, ring, excepted, waiting: Waiting::default(), stop })
+        let excepted = ExceptedQuic::new(ebpf)?;
+        let waiting = Recent::new(MAX_WAITING, MAX_WAITING_OF_CLIENT, FORGOTTEN_AFTER);
+        let begun = Recent::new(MAX_BEGUN, MAX_BEGUN_OF_CLIENT, BEGUN_FOR);
+        Ok(Self { core, ring, excepted, waiting, begun, stop })
     }
 
     /// Until the data plane closes.
@@ -115,85 +146,109 @@ impl DroppedQuic {
 
     fn act(&mut self, dropped: Dropped) {
         let core = Arc::clone(&self.core);
-        let Some(links) = core.segments.get(&dropped.key.segment) else { return };
-        let datagrams = dropped.datagrams();
-        let Some(judge) = core.quic.get().filter(|_| !datagrams.is_empty()) else {
-            return refuse(links, &dropped);
+        let Some(links) = core.segments.get(&dropped.way.key.segment) else { return };
+        let Some(Judge(judge)) = core.quic.get() else { return refuse(links, &dropped) };
+        let way = dropped.way;
+        let candidate = way.candidate();
+        let excepted = self.is_excepted(&dropped, judge.as_ref(), &candidate);
+        let Some(datagrams) = dropped.datagrams() else {
+            if !excepted {
+                refuse(links, &dropped);
+            }
+            return;
         };
-        let candidate = dropped.candidate();
-        let all = self.waiting.with(dropped.key, datagrams, Instant::now());
-        let payloads: Vec<&[u8]> = all.iter().map(Datagram::payload).collect();
-        let verdict = judge.0(&candidate, &payloads);
-        match verdict {
-            QuicVerdict::Wait => {
-                if !self.waiting.keep(dropped.key, all, Instant::now()) {
-                    refuse(links, &dropped);
+        if datagrams.is_empty() {
+            return; // its receiver would not take it
+        }
+        // They overtook the one that was judged; or their policy was in force before, too.
+        if excepted && !datagrams.iter().any(Datagram::may_begin_connection) {
+            return send(links, &dropped, &datagrams);
+        }
+        let now = Instant::now();
+        let mut all = self.waiting.take(&way, now);
+        all.extend(datagrams);
+        let begun = if excepted { self.begun.get(&way, now) } else { &[] };
+        let [begun, payloads] =
+            [begun, &all].map(|some| some.iter().map(Datagram::payload).collect::<Vec<_>>());
+        match judge.judge(&candidate, &begun, &payloads) {
+            QuicVerdict::Pass | QuicVerdict::Same => send(links, &dropped, &all),
+            QuicVerdict::NoHello { .. } if excepted => send(links, &dropped, &all),
+            QuicVerdict::NoHello { may_follow: true } => {
+                if all.len() < MAX_DATAGRAMS {
+                    self.waiting.keep(way, all, now);
                 }
             }
-            QuicVerdict::Refuse => refuse(links, &dropped),
-            QuicVerdict::Except => {
-                if let Err(error) = self.except(&dropped.key) {
-                    tracing::debug!(%error, "QUIC connection not excepted");
-                    return refuse(links, &dropped);
+            QuicVerdict::Wait => {
+                let room = all.len() < MAX_DATAGRAMS && self.waiting.keep(way, all, now);
+                if !room {
+                    self.end(links, &dropped);
                 }
-                links.counts.add(Count::QuicExcepted);
-                for datagram in all {
-                    if let Err(error) =
-                        links.port(other(dropped.side)).send_complete(&datagram.frame)
-                    {
-                        links.counts.add(Count::FrameNotSent);
-                        tracing::debug!(%error, "datagram not sent");
+            }
+            QuicVerdict::Refuse | QuicVerdict::NoHello { .. } => self.end(links, &dropped),
+            QuicVerdict::Except(name) => {
+                match self.excepted.insert(&way, &name, dropped.generation) {
+                    Ok(true) => links.counts.add(Count::QuicExcepted),
+                    Ok(false) => {}
+                    Err(error) => {
+                        tracing::debug!(%error, "QUIC connection not excepted");
+                        return refuse(links, &dropped);
                     }
                 }
+                send(links, &dropped, &all);
+                self.begun.keep(way, all, now);
             }
         }
     }
 
-    fn except(&mut self, key: &FlowKey) -> Result<(), ApplyError> {
-        let failed = |error| ApplyError::Table { table: "excepted_quic", error };
-        let now = monotonic_nanoseconds().map_err(|error| failed(error.into()))?;
-        self.excepted.insert(key, now, 0).map_err(failed)
+    /// Whether the connection was excepted before, and is so by the rules that dropped this.
+    fn is_excepted(
+        &mut self,
+        dropped: &Dropped,
+        judge: &dyn QuicJudge,
+        candidate: &Candidate,
+    ) -> bool {
+        let key = &dropped.way.key;
+        let Some(entry) = self.excepted.get(key) else { return false };
+        if entry.generation == dropped.generation {
+            return true;
+        }
+        if judge.excepts(candidate, name_of(&entry)) {
+            if let Err(error) = self.excepted.renew(key, entry, dropped.generation) {
+                tracing::debug!(%error, "QUIC connection not excepted anew");
+            }
+            return true;
+        }
+        self.excepted.remove(key);
+        false
+    }
+
+    /// Of the connection nothing passes any more, whichever began it.
+    fn end(&mut self, links: &SegmentLinks, dropped: &Dropped) {
+        self.excepted.remove(&dropped.way.key);
+        refuse(links, dropped);
+    }
+}
+
+/// Sends datagrams on, the way of the frame that was dropped.
+fn send(links: &SegmentLinks, dropped: &Dropped, datagrams: &[Datagram]) {
+    for datagram in datagrams {
+        if let Err(error) = links.port(other(dropped.way.side)).send_complete(&datagram.frame) {
+            links.counts.add(Count::FrameNotSent);
+            tracing::debug!(%error, "datagram not sent");
+        }
     }
 }
 
 /// Tells the sender that nobody listens.
 fn refuse(links: &SegmentLinks, dropped: &Dropped) {
     let Some(error) = unreachable_port(&dropped.frame, dropped.tag) else { return };
-    if let Err(error) = links.port(dropped.side).send_complete(&error) {
+    if let Err(error) = links.port(dropped.way.side).send_complete(&error) {
         tracing::debug!(%error, "ICMP error not sent");
     }
 }
 
-/// Connections whose hello is not whole.
-#[derive(Default)]
-struct Waiting(HashMap<FlowKey, (Instant, Vec<Datagram>)>);
-
-impl Waiting {
-    /// The datagrams of a connection that came before, which are not kept any longer, and these.
-    fn with(&mut self, key: FlowKey, more: Vec<Datagram>, now: Instant) -> Vec<Datagram> {
-        let (since, mut all) = self.0.remove(&key).unwrap_or((now, vec![]));
-        if now.duration_since(since) > FORGOTTEN_AFTER {
-            all.clear();
-        }
-        all.extend(more);
-        all
-    }
-
-    /// Keeps them until the next; `false` where there is no room.
-    fn keep(&mut self, key: FlowKey, all: Vec<Datagram>, now: Instant) -> bool {
-        if self.0.len() >= MAX_WAITING {
-            self.0.retain(|_, (since, _)| now.duration_since(*since) <= FORGOTTEN_AFTER);
-        }
-        let room = self.0.len() < MAX_WAITING && all.len() < MAX_DATAGRAMS;
-        if room {
-            self.0.insert(key, (now, all));
-        }
-        room
-    }
-}
-
 /// What [`Core`] has of it.
-pub struct Judge(pub Box<QuicJudge>);
+pub struct Judge(pub Box<dyn QuicJudge>);
 
 impl fmt::Debug for Judge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

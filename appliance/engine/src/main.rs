@@ -137,7 +137,7 @@ fn main() -> anyhow::Result<()> {
     let authorities = Arc::new(Authorities::new(Fetching::new(events.clone())));
     let (publish, policy) = watch::channel(Arc::new(CompiledPolicy::default()));
     let (clear, cleared) = watch::channel(());
-    dataplane.judge_quic_by(quic::judge_by(policy.clone()));
+    dataplane.judge_quic_by(Box::new(quic::ByPolicy(policy.clone())));
     let shared = runtime::Shared {
         policy: policy.clone(),
         cleared,

@@ -10,32 +10,43 @@ use tokio::sync::watch;
 use tracing::debug;
 use weir_dataplane::{QuicJudge, QuicVerdict};
 use weir_policy::{Candidate, Quic, judge_quic};
-use weir_tls::quic::{FirstPackets, first_packets};
+use weir_tls::quic::{FirstPackets, first_packets, packets_after};
 
 use crate::compiled::CompiledPolicy;
 
 /// By the policy in force whenever it is asked.
-pub fn judge_by(policy: watch::Receiver<Arc<CompiledPolicy>>) -> Box<QuicJudge> {
-    Box::new(move |candidate, datagrams| {
-        let policy = Arc::clone(&policy.borrow());
-        verdict(judge_quic(&policy.snapshot, candidate), candidate, datagrams)
-    })
-}
+pub struct ByPolicy(pub watch::Receiver<Arc<CompiledPolicy>>);
 
-fn verdict(said: Quic<'_>, candidate: &Candidate, datagrams: &[&[u8]]) -> QuicVerdict {
-    match said {
-        Quic::Blocked => return QuicVerdict::Refuse,
-        Quic::Passes => return QuicVerdict::Except,
-        Quic::BlockedUnlessExcepted(_) => {}
-    }
-    match first_packets(datagrams.iter().copied()) {
-        FirstPackets::Incomplete => QuicVerdict::Wait,
-        FirstPackets::Hello(hello) => {
-            let name = hello.server_name.as_deref();
-            let passes = said.passes(name);
-            debug!(client = %candidate.client, server = %candidate.server, name, passes, "QUIC");
-            if passes { QuicVerdict::Except } else { QuicVerdict::Refuse }
+impl QuicJudge for ByPolicy {
+    fn judge(&self, candidate: &Candidate, begun: &[&[u8]], datagrams: &[&[u8]]) -> QuicVerdict {
+        let policy = Arc::clone(&self.0.borrow());
+        let said = judge_quic(&policy.snapshot, candidate);
+        match said {
+            Quic::Blocked => return QuicVerdict::Refuse,
+            Quic::Passes => return QuicVerdict::Pass,
+            Quic::BlockedUnlessExcepted(_) => {}
         }
-        FirstPackets::NotInitial | FirstPackets::Malformed(_) => QuicVerdict::Refuse,
+        let packets = if begun.is_empty() {
+            first_packets(datagrams.iter().copied())
+        } else {
+            let Some(packets) = packets_after(begun, datagrams) else { return QuicVerdict::Same };
+            packets
+        };
+        match packets {
+            FirstPackets::Incomplete => QuicVerdict::Wait,
+            FirstPackets::Early => QuicVerdict::NoHello { may_follow: true },
+            FirstPackets::NotInitial => QuicVerdict::NoHello { may_follow: false },
+            FirstPackets::Several | FirstPackets::Malformed(_) => QuicVerdict::Refuse,
+            FirstPackets::Hello(hello) => {
+                let name = hello.server_name.filter(|name| said.passes(Some(name)));
+                debug!(client = %candidate.client, server = %candidate.server, name, "QUIC");
+                name.map_or(QuicVerdict::Refuse, QuicVerdict::Except)
+            }
+        }
+    }
+
+    fn excepts(&self, candidate: &Candidate, name: &str) -> bool {
+        let policy = Arc::clone(&self.0.borrow());
+        judge_quic(&policy.snapshot, candidate).passes(Some(name))
     }
 }

@@ -21,10 +21,12 @@ use crate::hello::{ClientHello, HelloError};
 const MAX_HELLO: usize = 8192;
 /// Pieces of CRYPTO frames that are put together: some clients scatter their hello over a dozen.
 const MAX_PIECES: usize = 256;
-/// Packets of one datagram that are looked at.
+/// Packets of one datagram that are looked at; one that has more is malformed.
 const MAX_PACKETS: usize = 8;
 /// RFC 9000 section 17.2: longer ones are of no version known here.
 const MAX_CONNECTION_ID: usize = 20;
+/// The bit behind it says nothing: servers may take packets without it (RFC 9287).
+const LONG_HEADER: u8 = 0x80;
 
 /// What a client's first datagrams are, all together.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,32 +34,58 @@ pub enum FirstPackets {
     Hello(Box<ClientHello>),
     /// Of a hello, but not all of it: ask again with the next datagram.
     Incomplete,
-    /// Nothing of them is an Initial packet that can be opened.
+    /// Nothing but what a client says right behind its hello (0-RTT), which came first.
+    Early,
+    /// Nothing of them is an Initial packet that can be opened by keys of its own connection ID: of a
+    /// connection that its server knows, or of none.
     NotInitial,
-    /// What they carry is no hello.
+    /// Initial packets of more than one connection.
+    Several,
+    /// What they carry is no hello, or a packet with a long header cannot be read: who knows its version may
+    /// find anything in it and behind it.
     Malformed(Option<HelloError>),
+}
+
+/// Says what `datagrams` are on the addresses and ports of a connection that these others began, whose hello is
+/// known; `None`: of that connection they are, and say nothing else in its hello's place or behind it.
+pub fn packets_after(begun: &[&[u8]], datagrams: &[&[u8]]) -> Option<FirstPackets> {
+    match first_packets(begun.iter().chain(datagrams).copied()) {
+        FirstPackets::Hello(_) => None,
+        FirstPackets::Several => Some(first_packets(datagrams.iter().copied())),
+        other => Some(other),
+    }
 }
 
 /// Says what `datagrams`, everything that a client has sent so far on one pair of ports, are.
 pub fn first_packets<'a>(datagrams: impl IntoIterator<Item = &'a [u8]>) -> FirstPackets {
     let mut stream = CryptoStream::default();
     let mut connection = None;
+    let mut early = false;
     for datagram in datagrams {
         let mut rest = datagram;
-        for _ in 0..MAX_PACKETS {
-            let Some(packet) = Packet::read(rest) else { break };
+        for number in 0.. {
+            if rest.first().is_none_or(|first| first & LONG_HEADER == 0) {
+                break;
+            }
+            let Some(packet) = Packet::read(rest).filter(|_| number < MAX_PACKETS) else {
+                return FirstPackets::Malformed(None);
+            };
             rest = packet.after;
+            early |= packet.early;
             let Some(initial) = packet.initial else { continue };
             let Some(payload) = initial.open() else { continue };
             // Packets of another one are another hello's, whatever they say of its bytes.
             let own = (discriminant(&initial.version), initial.destination);
-            let of_one = *connection.get_or_insert(own) == own;
-            if !of_one || stream.take_frames(&payload).is_none() {
+            if *connection.get_or_insert(own) != own {
+                return FirstPackets::Several;
+            }
+            if stream.take_frames(&payload).is_none() {
                 return FirstPackets::Malformed(None);
             }
         }
     }
     match stream.hello() {
+        _ if connection.is_none() && early => FirstPackets::Early,
         _ if connection.is_none() => FirstPackets::NotInitial,
         None => FirstPackets::Incomplete,
         Some(Ok(hello)) => FirstPackets::Hello(Box::new(hello)),
@@ -69,6 +97,8 @@ pub fn first_packets<'a>(datagrams: impl IntoIterator<Item = &'a [u8]>) -> First
 struct Packet<'a> {
     /// Of the versions known here.
     initial: Option<Initial<'a>>,
+    /// 0-RTT.
+    early: bool,
     /// What the datagram has behind it.
     after: &'a [u8],
 }
@@ -84,19 +114,17 @@ struct Initial<'a> {
 }
 
 impl<'a> Packet<'a> {
-    /// `None`: no such packet. Of other versions, and other kinds, nothing is known but that they end the
-    /// datagram where their length cannot be read.
+    /// `None`: no such packet of a client, or of a version that is not known here.
     fn read(bytes: &'a [u8]) -> Option<Self> {
-        const LONG_AND_FIXED: u8 = 0xc0;
         let mut reader = Reader(bytes);
         let first = reader.byte()?;
-        if first & LONG_AND_FIXED != LONG_AND_FIXED {
+        if first & LONG_HEADER == 0 {
             return None;
         }
         let kind = first >> 4 & 3;
-        let (version, [initial, retry]) = match reader.take(4)? {
-            [0, 0, 0, 1] => (Version::V1, [0, 3]),
-            [0x6b, 0x33, 0x43, 0xcf] => (Version::V2, [1, 0]),
+        let (version, [initial, early, retry]) = match reader.take(4)? {
+            [0, 0, 0, 1] => (Version::V1, [0, 1, 3]),
+            [0x6b, 0x33, 0x43, 0xcf] => (Version::V2, [1, 2, 0]),
             _ => return None,
         };
         let destination = reader.connection_id()?;
@@ -114,7 +142,7 @@ impl<'a> Packet<'a> {
         let whole = bytes.get(..number_at.checked_add(length)?)?;
         let initial =
             (kind == initial).then_some(Initial { version, destination, bytes: whole, number_at });
-        Some(Self { initial, after: reader.0 })
+        Some(Self { initial, early: kind == early, after: reader.0 })
     }
 }
 

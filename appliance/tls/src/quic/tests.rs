@@ -38,9 +38,20 @@ fn crypto(at: usize, piece: &[u8]) -> Vec<u8> {
 
 /// An Initial packet with these frames, padded to `length`.
 fn initial(version: Version, number: u8, frames: &[u8], length: usize) -> Vec<u8> {
+    initial_of([0xc0, 0xd0], version, number, frames, length)
+}
+
+/// The same with these first bytes, of version 1 and 2.
+fn initial_of(
+    first: [u8; 2],
+    version: Version,
+    number: u8,
+    frames: &[u8],
+    length: usize,
+) -> Vec<u8> {
     let (id, kind) = match version {
-        Version::V2 => ([0x6b, 0x33, 0x43, 0xcf], 0xd0),
-        _ => ([0, 0, 0, 1], 0xc0),
+        Version::V2 => ([0x6b, 0x33, 0x43, 0xcf], first[1]),
+        _ => ([0, 0, 0, 1], first[0]),
     };
     let before = [&[kind][..], &id, &[8], &ID, &[0, 0]].concat();
     let padded = length.saturating_sub(before.len() + 2 + 1 + 16).max(frames.len());
@@ -122,8 +133,75 @@ fn halves_of_a_hello_by_two_connections_are_no_hello() {
     let (one, two) = hello.split_at(100);
     let one = initial(Version::V1, 0, &crypto(0, one), 1200);
     let two = initial(Version::V2, 1, &crypto(100, two), 1200);
-    let said = first_packets([one.as_slice(), two.as_slice()]);
-    assert_eq!(said, FirstPackets::Malformed(None));
+    assert_eq!(first_packets([one.as_slice(), two.as_slice()]), FirstPackets::Several);
+}
+
+/// A packet that nothing can open, of this kind.
+fn other(first: u8, version: [u8; 4], length: u8) -> Vec<u8> {
+    let head = [&[first][..], &version, &[8], &ID, &[0, length]].concat();
+    [head, vec![0xaa; length.into()]].concat()
+}
+
+#[test]
+fn a_hello_without_the_fixed_bit_is_read_as_servers_may() {
+    // The bit is not protected; the packet is opened with it as it came.
+    let frames = crypto(0, &hello("www.example"));
+    let datagram = initial_of([0x80, 0xd0], Version::V1, 0, &frames, 1200);
+    assert_eq!(name_in(&[datagram]).as_deref(), Some("www.example"));
+}
+
+#[test]
+fn a_hello_behind_other_packets_is_found_or_the_datagram_is_malformed() {
+    const HANDSHAKE: u8 = 0xe0;
+    let good = initial(Version::V1, 0, &crypto(0, &hello("www.example")), 1200);
+    let before = other(HANDSHAKE, [0, 0, 0, 1], 10);
+    assert_eq!(name_in(&[[before.clone(), good.clone()].concat()]).as_deref(), Some("www.example"));
+    for before in [before.repeat(8), other(0xc0, [0xff, 0, 0, 29], 10)] {
+        let datagram = [before, good.clone()].concat();
+        assert_eq!(first_packets([datagram.as_slice()]), FirstPackets::Malformed(None));
+    }
+}
+
+#[test]
+fn what_overtook_its_hello_is_told_from_what_follows_none() {
+    let good = initial(Version::V1, 0, &crypto(0, &hello("www.example")), 1200);
+    for (first, version) in [(0xd0, [0, 0, 0, 1]), (0xe0, [0x6b, 0x33, 0x43, 0xcf])] {
+        let early = other(first, version, 10);
+        assert_eq!(first_packets([early.as_slice()]), FirstPackets::Early);
+        assert_eq!(name_in(&[early, good.clone()]).as_deref(), Some("www.example"));
+    }
+    let handshake = other(0xe0, [0, 0, 0, 1], 10);
+    assert_eq!(first_packets([handshake.as_slice()]), FirstPackets::NotInitial);
+}
+
+/// On the addresses and ports of a connection that was judged.
+#[test]
+fn what_goes_on_with_a_hello_is_told_from_what_begins_another() {
+    let hellos = ["www.bank.example", "www.evil.example"].map(hello);
+    let [bank, evil] = hellos.each_ref().map(|hello| hello.split_at(100));
+    let packet = |at: usize, piece: &[u8]| initial(Version::V1, 1, &crypto(at, piece), 1200);
+    let begun = [packet(0, bank.0), packet(100, bank.1)];
+    let begun = begun.each_ref().map(Vec::as_slice);
+    let after = |datagram: Vec<u8>| packets_after(&begun, &[&datagram]);
+    // Any of it again, an acknowledgement, and packets by keys of a server's choice of connection ID.
+    let mut by_other_keys = packet(0, bank.0);
+    by_other_keys[7] ^= 1;
+    for same in [packet(0, bank.0), packet(100, bank.1), packet(100, &[]), by_other_keys] {
+        assert_eq!(after(same), None);
+    }
+    // Other bytes in its place, and more behind it.
+    for other in [packet(0, evil.0), packet(0, &hellos[1]), packet(hellos[0].len(), b"more")] {
+        assert!(matches!(after(other), Some(FirstPackets::Malformed(_))));
+    }
+    // Another connection; version 2 has other keys.
+    let half = initial(Version::V2, 1, &crypto(0, evil.0), 1200);
+    assert_eq!(after(half), Some(FirstPackets::Incomplete));
+    match after(initial(Version::V2, 1, &crypto(0, &hellos[1]), 1200)) {
+        Some(FirstPackets::Hello(hello)) => {
+            assert_eq!(hello.server_name.as_deref(), Some("www.evil.example"));
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -148,10 +226,11 @@ fn what_is_no_initial_packet_says_nothing() {
     };
     let short_header = spoilt(0).iter().map(|byte| byte & 0x7f).collect();
     let unknown_version = spoilt(4);
-    for datagram in
-        [vec![], vec![0xc0; 1200], short_header, unknown_version, spoilt(700), good[..900].into()]
-    {
+    for datagram in [vec![], short_header, spoilt(700)] {
         assert_eq!(first_packets([datagram.as_slice()]), FirstPackets::NotInitial);
+    }
+    for datagram in [vec![0xc0; 1200], unknown_version, good[..900].into()] {
+        assert_eq!(first_packets([datagram.as_slice()]), FirstPackets::Malformed(None));
     }
 }
 

@@ -1,0 +1,145 @@
+//! The table of connections that pass though policy blocks QUIC, which the programs look at.
+//!
+//! For: entering one with the name that it was excepted for, and asking for that name again where the rules
+//! have changed since. Of one client [`MOST_OF_CLIENT`] are in it: the next one takes the place of its oldest.
+//! Fails with the table's error.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::ErrorKind;
+
+use aya::Ebpf;
+use aya::maps::{HashMap as Table, MapData, MapError};
+
+use super::datagram::Way;
+use super::recent::Client;
+use crate::layout::FlowKey;
+use crate::layout::quic::{EXCEPTED_NAME, EXCEPTED_QUIC, Excepted};
+use crate::ring::monotonic_nanoseconds;
+use crate::tables::{self, ApplyError};
+
+const TABLE: &str = "excepted_quic";
+/// A sixteenth of the table.
+const MOST_OF_CLIENT: usize = 1024;
+/// Connections whose client is known here, as many as the table has room for: past it all are forgotten, which
+/// only means that some clients have more than their part for a while.
+const MOST_KNOWN: usize = 16_384;
+
+pub struct ExceptedQuic {
+    table: Table<MapData, FlowKey, Excepted>,
+    of_clients: OfClients,
+}
+
+impl ExceptedQuic {
+    pub fn new(ebpf: &mut Ebpf) -> Result<Self, ApplyError> {
+        Ok(Self { table: tables::map(ebpf, TABLE)?, of_clients: OfClients::default() })
+    }
+
+    /// The entry of a connection that is not forgotten yet.
+    pub fn get(&self, key: &FlowKey) -> Option<Excepted> {
+        let entry = self.table.get(key, 0).ok()?;
+        let now = monotonic_nanoseconds().ok()?;
+        (now.saturating_sub(entry.last) <= EXCEPTED_QUIC).then_some(entry)
+    }
+
+    /// The rules of this generation except it, too.
+    pub fn renew(
+        &mut self,
+        key: &FlowKey,
+        entry: Excepted,
+        generation: u64,
+    ) -> Result<(), ApplyError> {
+        self.put(key, Excepted { generation, ..entry })
+    }
+
+    /// Whether it is new. Of a name that is too long nothing is known when the rules have changed.
+    pub fn insert(&mut self, way: &Way, name: &str, generation: u64) -> Result<bool, ApplyError> {
+        let mut room = [0; EXCEPTED_NAME];
+        if let Some(room) = room.get_mut(..name.len()) {
+            room.copy_from_slice(name.as_bytes());
+        }
+        let length = name.len().min(EXCEPTED_NAME) as u32;
+        let new = self.get(&way.key).is_none();
+        if new && let Some(oldest) = self.of_clients.add(Client::of(way), way.key) {
+            self.remove(&oldest);
+        }
+        self.put(&way.key, Excepted { last: 0, generation, length, name: room })?;
+        Ok(new)
+    }
+
+    pub fn remove(&mut self, key: &FlowKey) {
+        match self.table.remove(key) {
+            // The least recently used goes by itself.
+            Ok(()) => {}
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(%error, "QUIC connection still excepted"),
+        }
+    }
+
+    fn put(&mut self, key: &FlowKey, entry: Excepted) -> Result<(), ApplyError> {
+        let failed = |error| ApplyError::Table { table: TABLE, error };
+        let last = monotonic_nanoseconds().map_err(|error| failed(error.into()))?;
+        self.table.insert(key, Excepted { last, ..entry }, 0).map_err(failed)
+    }
+}
+
+/// Which connections each client has in the table.
+#[derive(Default)]
+struct OfClients {
+    /// Oldest first; some may be gone from the table.
+    keys: HashMap<Client, VecDeque<FlowKey>>,
+    known: usize,
+}
+
+impl OfClients {
+    /// Adds a new one; which of its client's has to go.
+    fn add(&mut self, client: Client, key: FlowKey) -> Option<FlowKey> {
+        if self.known >= MOST_KNOWN {
+            self.keys.clear();
+            self.known = 0;
+        }
+        let own = self.keys.entry(client).or_default();
+        // It was there before, and went by itself.
+        let before = own.len();
+        own.retain(|other| *other != key);
+        self.known -= before - own.len();
+        own.push_back(key);
+        self.known += 1;
+        let oldest = if own.len() > MOST_OF_CLIENT { own.pop_front() } else { None };
+        self.known -= usize::from(oldest.is_some());
+        oldest
+    }
+}
+
+/// The name that an entry was made for.
+pub fn name_of(entry: &Excepted) -> &str {
+    let bytes = entry.name.get(..entry.length as usize).unwrap_or_default();
+    std::str::from_utf8(bytes).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u32) -> FlowKey {
+        FlowKey { segment: number, ..FlowKey::default() }
+    }
+
+    #[test]
+    fn a_client_over_its_part_pushes_out_its_own_oldest() {
+        let mut known = OfClients::default();
+        let [one, other] = [1, 2].map(Client::numbered);
+        assert_eq!(known.add(other, key(u32::MAX)), None);
+        for number in 0..MOST_OF_CLIENT as u32 {
+            assert_eq!(known.add(one, key(number)), None);
+        }
+        // Again, as the table had lost it.
+        assert_eq!(known.add(one, key(0)), None);
+        assert_eq!(known.add(one, key(5000)), Some(key(1)));
+        assert_eq!(known.add(other, key(5000)), None);
+        assert_eq!(known.known, MOST_OF_CLIENT + 2);
+        for client in 3..3 + MOST_KNOWN as u64 {
+            assert_eq!(known.add(Client::numbered(client), key(1)), None);
+        }
+        assert!(known.known <= MOST_KNOWN);
+    }
+}
