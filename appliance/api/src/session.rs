@@ -24,7 +24,7 @@ pub struct SessionRecord {
     pub segment: SegmentId,
     pub client: SocketAddr,
     pub server: SocketAddr,
-    /// As the client sent it; with an encrypted hello the outer one.
+    /// As the client sent it; with an encrypted hello the outer one. One that names no host is escaped.
     pub server_name: Option<String>,
     /// The hello has an `encrypted_client_hello` extension (that may be GREASE).
     #[serde(default)]

@@ -182,7 +182,7 @@ impl Proxy<'_> {
     pub fn serves_name(&self, hello: &ClientHello) -> bool {
         match (self, hello.server_name.as_deref()) {
             (Self::Server { certificates, .. }, Some(name)) => {
-                ModernStack::takes_name(name) || certificates.names(name)
+                ModernStack::takes_name(name) || certificates.serve(name)
             }
             _ => true,
         }

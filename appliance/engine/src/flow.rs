@@ -260,7 +260,8 @@ fn tell_back_under() {
 fn note_hello(record: &mut SessionRecord, known: &Known, surroundings: &Surroundings) {
     if let Known::Hello(hello) = known {
         increment(&surroundings.totals.client_hellos);
-        record.server_name.clone_from(&hello.server_name);
+        let name = hello.server_name.as_ref().or(hello.invalid_server_name.as_ref());
+        record.server_name = name.cloned();
         record.encrypted_client_hello = hello.encrypted_client_hello;
     }
 }

@@ -175,6 +175,10 @@ pub struct Evasion {
     pub unread_headers: EvasionAction,
     /// A ClientHello that breaks the grammar, on a client proxy (a server proxy blocks it, SPEC T9).
     pub malformed_hello: EvasionAction,
+    /// A ClientHello with a server name that names no host (not ASCII, an empty label, too long), on a client
+    /// proxy (a server proxy blocks it).
+    #[serde(default = "block")]
+    pub invalid_server_name: EvasionAction,
     /// A ClientHello over 64 KiB on a client proxy (a server proxy blocks it, SPEC T9).
     pub oversize_hello: EvasionAction,
     /// A ClientHello that one of its ends ends in the middle.
@@ -182,6 +186,11 @@ pub struct Evasion {
     /// No version and suite that this device, or the proxy, decrypts; or on a client proxy a hello in
     /// SSLv2's format (a server proxy blocks it, SPEC T9).
     pub unsupported_tls: EvasionAction,
+}
+
+/// Of snapshots of before.
+const fn block() -> EvasionAction {
+    EvasionAction::Block
 }
 
 impl Default for Evasion {
@@ -199,6 +208,8 @@ impl Default for Evasion {
             two_passes: EvasionAction::Bypass,
             unread_headers: EvasionAction::Bypass,
             malformed_hello: EvasionAction::Bypass,
+            // No server has such a name, and servers answer it all the same: only who goes that way loses.
+            invalid_server_name: EvasionAction::Block,
             oversize_hello: EvasionAction::Bypass,
             incomplete_hello: EvasionAction::Bypass,
             unsupported_tls: EvasionAction::Bypass,

@@ -67,6 +67,7 @@ client-flood = \"block\"
 two-passes = \"bypass\"
 unread-headers = \"bypass\"
 malformed-hello = \"bypass\"
+invalid-server-name = \"block\"
 oversize-hello = \"bypass\"
 incomplete-hello = \"bypass\"
 unsupported-tls = \"bypass\"
@@ -139,6 +140,7 @@ pub(crate) struct EvasionSection {
     pub two_passes: EvasionAction,
     pub unread_headers: EvasionAction,
     pub malformed_hello: EvasionAction,
+    pub invalid_server_name: EvasionAction,
     pub oversize_hello: EvasionAction,
     pub incomplete_hello: EvasionAction,
     pub unsupported_tls: EvasionAction,

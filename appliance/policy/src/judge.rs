@@ -44,6 +44,8 @@ pub enum FirstBytes<'a> {
         support: Support,
         encrypted: bool,
     },
+    /// A whole one, whose server name names no host: nothing is decided by it.
+    InvalidServerName,
     /// SSLv2-format hello: recognised, never decrypted.
     Sslv2Hello,
     NotTls,
@@ -139,7 +141,8 @@ pub enum PolicyKind {
 /// 5. what is not a TLS handshake, or a malformed, oversize or incomplete one: blocked on a server
 ///    proxy (SPEC T9: what its servers might still accept must not pass it by), as is a server that
 ///    speaks first; on a client proxy bypassed, or blocked where that might be evasion and policy
-///    says so (SPEC D15);
+///    says so (SPEC D15); so is a hello with a server name that names no host, which is blocked on a server
+///    proxy, too;
 /// 6. domains not to decrypt (client policy), by the client's word where it gave one and that is
 ///    trusted (SPEC T5); else the engine asks the server's certificate;
 /// 7. an encrypted hello (client policy), as the proxy says;
@@ -189,6 +192,14 @@ pub fn judge(rules: &impl Rules, candidate: &Candidate, first: &FirstBytes<'_>) 
         // Nor is one that ends before it is whole: a server may take it for something else.
         (FirstBytes::Incomplete | FirstBytes::Ended, Owner::Server(..)) => {
             return Decision::Block { outcome: Outcome::Blocked(Blocked::IncompleteHello), resets };
+        }
+        (FirstBytes::InvalidServerName, Owner::Server(..)) => {
+            let outcome = Outcome::Blocked(Blocked::InvalidServerName);
+            return Decision::Block { outcome, resets };
+        }
+        (FirstBytes::InvalidServerName, Owner::Client(..)) => {
+            let blocked = Blocked::InvalidServerName;
+            return evasion(ways.invalid_server_name, Bypassed::InvalidServerName, blocked);
         }
         (FirstBytes::ServerSpokeFirst, Owner::Server(..)) => {
             return Decision::Block {

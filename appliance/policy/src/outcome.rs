@@ -52,6 +52,8 @@ pub enum Bypassed {
     UnsupportedGroupOrSignature,
     /// A ClientHello that breaks the protocol's grammar.
     MalformedHello,
+    /// A ClientHello with a server name that names no host.
+    InvalidServerName,
     /// A ClientHello longer than 64 KiB.
     OversizeHello,
     /// The hello stayed incomplete for longer than it may be held.
@@ -113,6 +115,7 @@ pub enum Blocked {
     ProtocolViolation,
     /// As [`Bypassed`] has them, where policy blocks that way of evasion (SPEC D15).
     MalformedHello,
+    InvalidServerName,
     OversizeHello,
     IncompleteHello,
     UnsupportedTls,
@@ -146,6 +149,7 @@ impl Outcome {
 
 const UNSUPPORTED: &str = "TLS version or suites not supported";
 const UNSUPPORTED_GROUP_OR_SIGNATURE: &str = "TLS groups or signatures not supported";
+const INVALID_SERVER_NAME: &str = "server name that names no host";
 const NOTHING_SHARED: &str = "server and client share no suite with Weir";
 
 impl fmt::Display for Outcome {
@@ -189,6 +193,7 @@ impl fmt::Display for Bypassed {
             Self::UnsupportedTls => UNSUPPORTED,
             Self::UnsupportedGroupOrSignature => UNSUPPORTED_GROUP_OR_SIGNATURE,
             Self::MalformedHello => "malformed ClientHello",
+            Self::InvalidServerName => INVALID_SERVER_NAME,
             Self::OversizeHello => "ClientHello over 64 KiB",
             Self::IncompleteHello => "incomplete ClientHello",
             Self::ServerSpokeFirst => "server spoke first",
@@ -227,6 +232,7 @@ impl fmt::Display for Blocked {
             Self::HeadTooLarge => f.write_str("message head over 64 KiB"),
             Self::ProtocolViolation => f.write_str("protocol violation"),
             Self::MalformedHello => f.write_str("malformed ClientHello"),
+            Self::InvalidServerName => f.write_str(INVALID_SERVER_NAME),
             Self::OversizeHello => f.write_str("ClientHello over 64 KiB"),
             Self::IncompleteHello => f.write_str("incomplete ClientHello"),
             Self::UnsupportedTls => f.write_str(UNSUPPORTED),

@@ -63,21 +63,22 @@ impl ServerCertificates {
         Ok(Self { default, exact, wildcard })
     }
 
-    /// Whether one is of exactly this name, by no wildcard.
-    pub fn names(&self, server_name: &str) -> bool {
-        self.exact.contains_key(&normalised(server_name))
+    /// Whether one is of this name, exactly or by a wildcard.
+    pub fn serve(&self, server_name: &str) -> bool {
+        self.of(server_name).is_some()
     }
 
     /// The certificate for a server name as the client sent it: exact, wildcard, default.
     pub fn choose(&self, server_name: Option<&str>) -> &Arc<LegKey> {
-        let Some(name) = server_name.map(normalised) else { return &self.default };
-        self.exact
-            .get(&name)
-            .or_else(|| {
-                let (label, parent) = name.split_once('.')?;
-                if label.is_empty() { None } else { self.wildcard.get(parent) }
-            })
-            .unwrap_or(&self.default)
+        server_name.and_then(|name| self.of(name)).unwrap_or(&self.default)
+    }
+
+    fn of(&self, server_name: &str) -> Option<&Arc<LegKey>> {
+        let name = normalised(server_name);
+        self.exact.get(&name).or_else(|| {
+            let (label, parent) = name.split_once('.')?;
+            if label.is_empty() { None } else { self.wildcard.get(parent) }
+        })
     }
 }
 

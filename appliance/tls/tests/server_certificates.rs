@@ -34,7 +34,11 @@ fn exact_name_then_wildcard_then_the_first() {
     for (name, pair) in expected {
         let chosen = certificates.choose(name);
         assert_eq!(chosen.chain()[0].as_ref(), pair.chain[0], "{name:?}");
+        let serves = name.is_some_and(|name| certificates.serve(name));
+        assert_eq!(serves, pair.chain[0] != default.chain[0], "{name:?}");
     }
+    // The one fault of a name is a hyphen, and a wildcard serves it as any other.
+    assert!(certificates.serve("shop-.example.org"));
 }
 
 #[test]

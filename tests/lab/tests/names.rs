@@ -37,6 +37,20 @@ fn field<'a>(record: &'a str, name: &str) -> &'a str {
     value.unwrap_or_default()
 }
 
+/// A field's value that may be longer than a line.
+fn folded(record: &str, name: &str) -> String {
+    let lines = record.lines().skip_while(|line| !line.starts_with(&format!("{name:24}")));
+    let (mut value, mut lines) = (String::new(), lines.peekable());
+    if let Some(first) = lines.next() {
+        value += first.get(24..).unwrap_or_default();
+    }
+    while let Some(more) = lines.next_if(|line| line.starts_with("                        ")) {
+        value += if name == "Outcome" { " " } else { "" };
+        value += more.trim_start();
+    }
+    value
+}
+
 /// openssl sends a name as it is given it. The issuer of what it is shown.
 fn visit(ends: &Ends, name: Option<&str>) -> String {
     let mut command = ends.client.command("timeout");
@@ -92,6 +106,47 @@ fn a_server_name_decides_in_whatever_form_it_is_sent() {
         // One that is left alone sees the server's own.
         assert!(outcome == INSPECTED || issuer.contains("Weir lab public CA"), "{issuer}");
     }
+    bench.run.succeeded();
+}
+
+/// Judged by the hello: nobody finds out what its server makes of it.
+#[test]
+fn a_name_that_no_host_can_have_is_blocked_for_that_before_any_server_is_asked() {
+    let mut bench = lab();
+    let text = document::weir_section(&bench.ends.certificates).unwrap();
+    let mut seen = 0;
+    record(&mut bench, &mut seen);
+    let (blocked, bypassed) =
+        ("blocked (server name that names no host)", "bypassed (server name that names no host)");
+    let long = format!("{}.example", "l".repeat(64));
+    let names = [
+        ("a..b", "a..b"),
+        ("host:443", "host:443"),
+        ("b\u{fc}cher.example", r"b\xc3\xbccher.example"),
+        (long.as_str(), long.as_str()),
+    ];
+    let say = |ends: &Ends, server: &str, name: &str| {
+        let mut command = ends.client.command("timeout");
+        command.args(["30", "openssl", "s_client", "-connect", &format!("{server}:443")]);
+        let said = finish(command.args(["-servername", name])).unwrap().text();
+        said.lines().find_map(|line| line.strip_prefix("issuer=")).map(str::to_owned)
+    };
+    for (name, told) in names {
+        for server in [SERVER, OWN_SERVER] {
+            let issuer = say(&bench.ends, &server.to_string(), name);
+            assert_eq!(issuer, None, "{name}");
+            let record = record(&mut bench, &mut seen);
+            assert_eq!(folded(&record, "Outcome"), blocked, "{name}: {record}");
+            assert_eq!(folded(&record, "Server name"), told, "{record}");
+        }
+    }
+    let device = "  device:\n";
+    let set = format!("{device}    evasion:\n      invalid-server-name: bypass\n");
+    bench.provision(&text.replace(device, &set)).unwrap();
+    let issuer = say(&bench.ends, &SERVER.to_string(), "b\u{fc}cher.example").unwrap();
+    assert!(issuer.contains("Weir lab public CA"), "{issuer}");
+    let record = record(&mut bench, &mut seen);
+    assert_eq!(folded(&record, "Outcome"), bypassed, "{record}");
     bench.run.succeeded();
 }
 

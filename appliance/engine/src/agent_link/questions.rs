@@ -21,6 +21,8 @@ use weir_policy::{
     Candidate, Decision, FirstBytes, Inspection, Place, Snapshot, Support, judge, quic_exceptions,
 };
 
+use weir_tls::hello::is_host_name;
+
 use crate::compiled::{CompiledPolicy, Excepted};
 
 /// `falls_back`: Layer-2 fallback is in force.
@@ -267,8 +269,12 @@ fn tls(packet: &ExplainedPacket, policy: &CompiledPolicy, said: &Classified) -> 
         server: SocketAddr::new(packet.destination, packet.destination_port),
     };
     let name = packet.server_name.as_deref();
-    let first =
-        FirstBytes::ClientHello { server_name: name, support: Support::Full, encrypted: false };
+    let first = match name {
+        Some(name) if !is_host_name(name) => FirstBytes::InvalidServerName,
+        server_name => {
+            FirstBytes::ClientHello { server_name, support: Support::Full, encrypted: false }
+        }
+    };
     Some(match judge(&policy.snapshot, &candidate, &first) {
         Decision::Release(outcome) | Decision::Block { outcome, .. } => match outcome.reason() {
             Some(reason) => format!("{outcome} ({reason})"),

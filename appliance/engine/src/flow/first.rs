@@ -57,6 +57,9 @@ impl Known {
 
     pub(super) fn first_bytes(&self) -> FirstBytes<'_> {
         match self {
+            Self::Hello(hello) if hello.invalid_server_name.is_some() => {
+                FirstBytes::InvalidServerName
+            }
             Self::Hello(hello) => FirstBytes::ClientHello {
                 server_name: hello.server_name.as_deref(),
                 support: support(hello, ClientHello::supported_by_any_stack),

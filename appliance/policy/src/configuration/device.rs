@@ -245,6 +245,7 @@ fn evasion(section: &EvasionSection) -> Evasion {
         two_passes: section.two_passes,
         unread_headers: section.unread_headers,
         malformed_hello: section.malformed_hello,
+        invalid_server_name: section.invalid_server_name,
         oversize_hello: section.oversize_hello,
         incomplete_hello: section.incomplete_hello,
         unsupported_tls: section.unsupported_tls,

@@ -77,6 +77,7 @@ impl Page {
             ("two-passes", evasion.two_passes),
             ("unread-headers", evasion.unread_headers),
             ("malformed-hello", evasion.malformed_hello),
+            ("invalid-server-name", evasion.invalid_server_name),
             ("oversize-hello", evasion.oversize_hello),
             ("incomplete-hello", evasion.incomplete_hello),
             ("unsupported-tls", evasion.unsupported_tls),

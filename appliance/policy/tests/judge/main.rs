@@ -146,6 +146,25 @@ fn what_is_no_whole_hello_is_blocked_on_a_server_proxy_and_bypassed_on_a_client_
     }
 }
 
+/// Not let through as what cannot be understood, nor taken for a hello without a name.
+#[test]
+fn server_name_that_names_no_host_is_blocked_unless_policy_lets_it_pass() {
+    let mut snapshot = whole();
+    let outcome = Outcome::Blocked(Blocked::InvalidServerName);
+    let first = FirstBytes::InvalidServerName;
+    for action in [EvasionAction::Block, EvasionAction::Bypass] {
+        assert_eq!(snapshot.device.evasion.invalid_server_name, EvasionAction::Block);
+        snapshot.device.evasion.invalid_server_name = action;
+        let on_server = judge(&snapshot, &flow(SERVED), &first);
+        assert_eq!(on_server, Decision::Block { outcome, resets: Resets::BOTH });
+        let expected = match action {
+            EvasionAction::Block => Decision::Block { outcome, resets: Resets::BOTH },
+            EvasionAction::Bypass => bypassed(Bypassed::InvalidServerName),
+        };
+        assert_eq!(judge(&snapshot, &flow(ELSEWHERE), &first), expected);
+    }
+}
+
 #[test]
 fn what_could_be_evasion_is_bypassed_or_blocked_as_policy_says() {
     let mut snapshot = whole();

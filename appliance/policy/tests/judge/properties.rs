@@ -24,7 +24,7 @@ fn snapshot_with_a_dangling_reference_is_refused_when_it_is_read() {
     }
 }
 
-pub fn every_first_bytes() -> [FirstBytes<'static>; 9] {
+pub fn every_first_bytes() -> [FirstBytes<'static>; 10] {
     [
         FirstBytes::ClientHello {
             server_name: Some("www.bank.example"),
@@ -35,6 +35,7 @@ pub fn every_first_bytes() -> [FirstBytes<'static>; 9] {
         FirstBytes::Sslv2Hello,
         FirstBytes::NotTls,
         FirstBytes::Malformed,
+        FirstBytes::InvalidServerName,
         FirstBytes::Oversize,
         FirstBytes::Incomplete,
         FirstBytes::ServerSpokeFirst,

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::server_name::SentName;
 use crate::names::{Group, SignatureScheme, Suite, Version};
 
 /// A well-formed ClientHello. GREASE values (RFC 8701) are left out of every list.
@@ -14,8 +15,11 @@ pub struct ClientHello {
     pub cipher_suites: Vec<Suite>,
     /// The null method is among the compression methods, as everyone must offer.
     pub null_compression: bool,
-    /// As sent: any case, perhaps with a trailing dot or an address literal. Graphic ASCII.
+    /// As sent: any case, perhaps with a trailing dot or an address literal. Names a host, or could by all but
+    /// the letter ([`super::server_name`]).
     pub server_name: Option<String>,
+    /// One was sent that names no host and no address, as a log has it.
+    pub invalid_server_name: Option<String>,
     /// Empty: the extension is missing.
     pub alpn: Vec<Vec<u8>>,
     pub groups: Vec<Group>,
@@ -58,8 +62,6 @@ pub enum HelloError {
     PreSharedKeyNotLast,
     #[error("record of another major version than 3")]
     RecordVersion,
-    #[error("server name with bytes that are not graphic ASCII")]
-    ServerNameBytes,
     /// RFC 6066 section 3: at most one name of a type.
     #[error("more than one host name")]
     SeveralServerNames,
@@ -109,6 +111,7 @@ impl ClientHello {
             cipher_suites: suites.map(Suite).collect(),
             null_compression: compression.0.contains(&0),
             server_name: None,
+            invalid_server_name: None,
             alpn: Vec::new(),
             groups: Vec::new(),
             signature_schemes: Vec::new(),
@@ -158,7 +161,11 @@ impl ClientHello {
 
     fn read_extension(&mut self, kind: u16, mut data: Reader<'_>) -> Result<(), HelloError> {
         match kind {
-            extension::SERVER_NAME => self.server_name = server_name(data)?,
+            extension::SERVER_NAME => match server_name(data)? {
+                Some(SentName::Host(name)) => self.server_name = Some(name),
+                Some(SentName::Invalid(text)) => self.invalid_server_name = Some(text),
+                None => {}
+            },
             extension::SUPPORTED_GROUPS => {
                 let groups = data.only_vector16(Field::Groups)?.codes(Field::Groups)?;
                 self.groups = groups.map(Group).collect();
@@ -200,7 +207,7 @@ mod extension {
 }
 
 /// RFC 6066 section 3. Names of other types than host_name are passed over.
-fn server_name(mut data: Reader<'_>) -> Result<Option<String>, HelloError> {
+fn server_name(mut data: Reader<'_>) -> Result<Option<SentName>, HelloError> {
     const HOST_NAME: u8 = 0;
     let mut list = data.only_vector16(Field::ServerName)?;
     let mut found = None;
@@ -213,14 +220,7 @@ fn server_name(mut data: Reader<'_>) -> Result<Option<String>, HelloError> {
         if found.is_some() {
             return Err(HelloError::SeveralServerNames);
         }
-        // A DNS name has 255 bytes at most (RFC 1035 2.3.4); a longer one would fill records and tables.
-        if name.is_empty() || name.len() > 255 {
-            return Err(HelloError::Length(Field::ServerName));
-        }
-        if !name.iter().all(u8::is_ascii_graphic) {
-            return Err(HelloError::ServerNameBytes);
-        }
-        found = Some(name.iter().copied().map(char::from).collect());
+        found = Some(SentName::of(name));
     }
     Ok(found)
 }

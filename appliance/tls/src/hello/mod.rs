@@ -14,10 +14,12 @@ mod answer;
 mod legacy;
 mod message;
 mod records;
+mod server_name;
 
 pub use answer::{Agreed, MOST_ANSWER, agreed};
 pub use legacy::LegacyBounds;
 pub use message::{ClientHello, Field, HelloError};
+pub use server_name::is_host_name;
 
 /// Longest handshake message that is taken for a ClientHello; past it [`Peek::Oversize`].
 pub const MAX_HELLO: usize = 64 * 1024;

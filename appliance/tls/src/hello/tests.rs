@@ -214,6 +214,27 @@ fn hello_in_endless_small_records_is_oversize() {
     assert_eq!(peek(&wire), Peek::Oversize);
 }
 
+/// Else who sends one would pass as a client that cannot be understood.
+#[test]
+fn hello_whose_server_name_names_no_host_is_well_formed_and_without_a_name() {
+    let with = |name: &[u8]| {
+        let length = |more: usize| u16::try_from(name.len() + more).unwrap().to_be_bytes();
+        let extension = [&[0, 0][..], &length(5), &length(3), &[0], &length(0), name].concat();
+        let generated = Generated { raw_extensions: extension, ..Generated::plain() };
+        match peek(&records(&generated.message(), &[])) {
+            Peek::Hello(hello) => (hello.server_name, hello.invalid_server_name),
+            other => panic!("{other:?}"),
+        }
+    };
+    let invalid = |text: &str| (None, Some(text.to_owned()));
+    assert_eq!(with(b"a.example"), (Some("a.example".to_owned()), None));
+    assert_eq!(with(b"\0"), invalid(r"\x00"));
+    assert_eq!(with("\u{fc}.example".as_bytes()), invalid(r"\xc3\xbc.example"));
+    assert_eq!(with(b"a..b"), invalid("a..b"));
+    assert_eq!(with(&[b'l'; 300]), invalid(&"l".repeat(255)));
+    assert_eq!(with(b""), invalid("\"\""));
+}
+
 #[test]
 fn broken_hellos_are_malformed_by_name() {
     let with = |extensions: &[u8]| {
@@ -226,8 +247,6 @@ fn broken_hellos_are_malformed_by_name() {
     assert_eq!(with(&key_then_more), Peek::Malformed(HelloError::PreSharedKeyNotLast));
     let two_names = [0, 0, 0, 10, 0, 8, 0, 0, 1, b'a', 0, 0, 1, b'b'];
     assert_eq!(with(&two_names), Peek::Malformed(HelloError::SeveralServerNames));
-    let nul = [0, 0, 0, 6, 0, 4, 0, 0, 1, 0];
-    assert_eq!(with(&nul), Peek::Malformed(HelloError::ServerNameBytes));
     let odd = [0, 10, 0, 5, 0, 3, 0, 29, 0];
     assert_eq!(with(&odd), Peek::Malformed(HelloError::Length(Field::Groups)));
     let short = [0, 22, 0, 1];
@@ -292,7 +311,12 @@ proptest! {
         let kept = |codes: &[u16]| -> Vec<u16> {
             codes.iter().copied().filter(|code| !grease(code)).collect()
         };
-        prop_assert_eq!(hello.server_name, generated.server_name);
+        let (host, other) = match generated.server_name {
+            Some(name) if is_host_name(&name) => (Some(name), false),
+            other => (None, other.is_some()),
+        };
+        prop_assert_eq!(hello.server_name, host);
+        prop_assert_eq!(hello.invalid_server_name.is_some(), other);
         prop_assert_eq!(hello.alpn, generated.alpn);
         prop_assert_eq!(
             hello.cipher_suites.iter().map(|suite| suite.0).collect::<Vec<_>>(),
@@ -399,7 +423,7 @@ fn generated() -> impl Strategy<Value = Generated> {
     let protocol = vec(any::<u8>(), 3..20);
     (
         vec(any::<u16>(), 1..80),
-        option::of("[a-z0-9.-]{1,200}"),
+        option::of(prop_oneof!["[a-z0-9.-]{1,200}", r"([a-z0-9]{1,20}\.){0,5}[a-z]{2,9}"]),
         vec(protocol, 0..8),
         vec(any::<u16>(), 0..20),
         option::of(vec(any::<u16>(), 1..8)),
