@@ -22,6 +22,10 @@ use crate::leg::{HIGH_WATER, Leg, reset_on_close};
 /// bytes and the FIN. One that takes them slowly has its time: there is a bound to what there is of them
 /// (the kernel's buffer and [`crate::leg::HIGH_WATER`]).
 pub const DRAIN: Duration = Duration::from_secs(30);
+/// How long a session lives at most, from when one end is gone or both have ended, whatever the other acknowledges: one that takes
+/// a byte at a time would keep both for ever. What there is for it (the kernel's buffers, of some megabytes, and
+/// [`crate::leg::HIGH_WATER`]) it takes in this time at 10 KB/s.
+pub const DYING: Duration = Duration::from_secs(900);
 /// How long a peer that was sent the end of its session may go on sending: a reset for what it sends
 /// could take from it what it has not read yet.
 const LINGER: Duration = Duration::from_secs(5);
@@ -77,14 +81,14 @@ pub async fn make_room(leg: &mut Leg) -> io::Result<()> {
 
 /// Until TCP has taken all but so many bytes, or the peer has acknowledged nothing for so long.
 async fn flush(leg: &mut Leg, most: usize, patience: Duration) -> io::Result<()> {
-    let mut taken = acknowledged(&leg.stream);
+    let (mut taken, begun) = (acknowledged(&leg.stream), Instant::now());
     loop {
         // A flush that is given up has lost nothing, and goes on where it was.
         if let Ok(flushed) = tokio::time::timeout(patience, leg.flush_to(most)).await {
             return flushed;
         }
         let now = acknowledged(&leg.stream);
-        if std::mem::replace(&mut taken, now) == now {
+        if std::mem::replace(&mut taken, now) == now || begun.elapsed() >= DYING {
             return Err(io::ErrorKind::TimedOut.into());
         }
     }
@@ -113,13 +117,15 @@ pub async fn close_in_order(client: &TcpStream, server: &TcpStream) -> Result<()
 }
 
 /// Until the peer has acknowledged everything, FIN included; whether it has: not where it acknowledges
-/// nothing for so long. The kernel has no event for it: asked in growing pauses.
+/// nothing for so long, nor past [`DYING`]. The kernel has no event for it: asked in growing pauses.
 async fn is_acknowledged(stream: &TcpStream, patience: Duration) -> bool {
     let mut pause = Duration::from_millis(1);
-    let (mut least, mut since) = (c_int::MAX, Instant::now());
+    let (mut least, begun) = (c_int::MAX, Instant::now());
+    let mut since = begun;
     loop {
         match outstanding(stream) {
             0 => return true,
+            _ if begun.elapsed() >= DYING => return false,
             fewer if fewer < least => (least, since) = (fewer, Instant::now()),
             _ if since.elapsed() >= patience => return false,
             _ => {}
@@ -211,6 +217,24 @@ mod tests {
             peer.readable().await.unwrap();
             let _ = peer.try_read(&mut [0; 4 << 10]);
             std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// It would hold its session for as long as it likes.
+    #[tokio::test(start_paused = true)]
+    async fn end_that_takes_a_little_each_time_is_not_waited_for_for_ever() {
+        let [stream, peer] = pair().await;
+        fill(&stream);
+        let slowly = async {
+            let begun = Instant::now();
+            while begun.elapsed() < DYING + DRAIN {
+                tokio::time::sleep(DRAIN - Duration::from_secs(5)).await;
+                takes_some(&peer, &stream).await;
+            }
+        };
+        tokio::select! {
+            all = is_acknowledged(&stream, DRAIN) => assert!(!all),
+            () = slowly => panic!("it is waited for still, with {} bytes", outstanding(&stream)),
         }
     }
 

@@ -25,9 +25,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 use weir_api::engine::{Carried, End, SessionRecord};
-use weir_dataplane::{
-    FlowGuard, Patience, RelayFault, Relayed, TakenFlow, acknowledged, idle_for, why_gone,
-};
+use weir_dataplane::{FlowGuard, RelayFault, Relayed, TakenFlow, acknowledged, idle_for, why_gone};
 use weir_inspect::{Direction, Dropped, Session as InspectedSession};
 use weir_policy::Resets;
 use weir_policy::outcome::Blocked;
@@ -40,8 +38,8 @@ pub use self::renegotiation::Insistence;
 use self::renegotiation::Renegotiation;
 use self::side::Side;
 use self::timer::{Purpose, Timer};
-use self::waiting::{Event, Watched, next_event};
-use crate::closing::{DRAIN, close_in_order, last_words};
+use self::waiting::{Dying, Event, Watched, next_event};
+use crate::closing::{DRAIN, DYING, close_in_order, last_words};
 use crate::compiled::FlowPolicy;
 use crate::leg::{Leg, LegFault};
 use crate::runtime::Surroundings;
@@ -195,6 +193,7 @@ impl<'a> Relay<'a> {
         let guard = self.guard;
         let mut asked = pin!(guard.asked());
         let (mut in_a_row, mut first) = (0, End::Client);
+        let mut drains_since = None;
         loop {
             self.client.push().map_err(Fault::Client)?;
             self.server.push().map_err(Fault::Server)?;
@@ -252,7 +251,8 @@ impl<'a> Relay<'a> {
                 Event::Time => match timer.as_mut().map(|timer| timer.purpose) {
                     Some(before @ Purpose::Drain { .. }) => {
                         let now = self.drains();
-                        if now == before {
+                        let since = *drains_since.get_or_insert_with(Instant::now);
+                        if now == before || since.elapsed() + DRAIN >= DYING {
                             let silent = if self.client.done() { End::Server } else { End::Client };
                             return Err(Fault::Silent(silent));
                         }
@@ -331,7 +331,8 @@ impl<'a> Relay<'a> {
             }
             return Err(Fault::of(end, error.into()));
         }
-        side.patience = Some(Patience::with(&other.leg.stream));
+        let since = *side.gone_since.get_or_insert_with(tokio::time::Instant::now);
+        side.patience = Some(Dying::with(&other.leg.stream, since));
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use weir_tls::LegError;
 
 use super::direction::{Input, Progress};
 use super::{Fault, Relay, sent_by};
-use crate::closing::{DRAIN, make_room, part};
+use crate::closing::{DRAIN, DYING, make_room, part};
 use crate::counters::increment;
 use crate::leg::{HIGH_WATER, LegFault, progress, reset_on_close};
 
@@ -38,7 +38,13 @@ impl Relay<'_> {
                 _ => false,
             };
         }
-        self.wind_down(by, fault.alert_for_other_side()).await
+        let winding = self.wind_down(by, fault.alert_for_other_side());
+        if let Ok(blocked) = tokio::time::timeout(DYING, winding).await {
+            return blocked;
+        }
+        // Both are reset by the drop of their streams.
+        self.cut_short(by);
+        None
     }
 
     /// What `by`, which is gone, had said last did not all reach its peer: who held it is told, and counted.

@@ -6,9 +6,10 @@
 
 use std::io;
 
-use weir_dataplane::Patience;
+use tokio::time::Instant;
 use weir_tls::InProgress;
 
+use super::waiting::Dying;
 use crate::closing::{deliver, reset_unheard, shut_down, unacknowledged};
 use crate::leg::{HIGH_WATER, Leg, LegFault, UNHEARD};
 
@@ -28,7 +29,9 @@ pub(super) struct Side {
     /// It had ended in order, and a word of ours was too late for it: nothing can be said to it any more.
     pub(super) left: bool,
     /// It is gone; so long what it said last waits for the other side.
-    pub(super) patience: Option<Patience>,
+    pub(super) patience: Option<Dying>,
+    /// When it was first seen to be.
+    pub(super) gone_since: Option<Instant>,
 }
 
 /// What of a side is waited for.
@@ -50,6 +53,7 @@ impl Side {
             fin_sent: false,
             left: false,
             patience: None,
+            gone_since: None,
         }
     }
 

@@ -68,6 +68,12 @@ impl Both {
     }
 }
 
+/// Whose time is short.
+fn impatient(other: &Side) -> Dying {
+    let patience = Patience::lasting(Duration::from_millis(100), &other.leg.stream);
+    Dying::of(patience, Instant::now(), DYING)
+}
+
 fn reset(peer: TcpStream) {
     SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
 }
@@ -132,7 +138,7 @@ async fn side_that_is_gone_while_it_is_not_read_is_told_once_and_then_when_the_o
     assert_eq!(both.event().await, Event::Gone(End::Client));
     // As the relay answers to it.
     let [client, server] = &mut both.0;
-    client.patience = Some(Patience::lasting(Duration::from_millis(100), &server.leg.stream));
+    client.patience = Some(impatient(server));
     assert_eq!(both.event().await, Event::Abandoned(End::Client));
 }
 
@@ -143,7 +149,7 @@ async fn side_that_is_gone_is_not_abandoned_while_the_other_acknowledges_what_it
     reset(client);
     assert_eq!(both.event().await, Event::Gone(End::Client));
     let [client, side] = &mut both.0;
-    client.patience = Some(Patience::lasting(Duration::from_millis(100), &side.leg.stream));
+    client.patience = Some(impatient(side));
     for _ in 0..5 {
         let before = weir_dataplane::acknowledged(&both.0[1].leg.stream);
         while weir_dataplane::acknowledged(&both.0[1].leg.stream) == before {
@@ -155,6 +161,45 @@ async fn side_that_is_gone_is_not_abandoned_while_the_other_acknowledges_what_it
         let now = tokio::time::timeout(Duration::ZERO, both.next(End::Client)).await;
         let event = now.ok().map(|event| event.ok().unwrap().0);
         assert!(matches!(event, None | Some(Event::Writable)), "{event:?}");
+    }
+}
+
+/// A peer that takes a byte now and then would hold both for ever.
+#[tokio::test]
+async fn side_that_is_gone_for_long_is_abandoned_though_the_other_takes_what_it_said() {
+    let (mut both, [client, server]) = both().await;
+    both.fill_server().await;
+    reset(client);
+    assert_eq!(both.event().await, Event::Gone(End::Client));
+    let [client, side] = &mut both.0;
+    let patience = Patience::lasting(Duration::from_millis(500), &side.leg.stream);
+    client.patience = Some(Dying::of(patience, Instant::now(), Duration::from_secs(1)));
+    let takes = async {
+        loop {
+            let _ = server.try_read(&mut [0; 1 << 16]);
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let abandoned = async {
+        loop {
+            match both.event().await {
+                Event::Writable => {}
+                event => break event,
+            }
+            // So that the client is not read, whatever TCP took.
+            loop {
+                both.0[1].push().unwrap();
+                if both.0[1].leg.pending() >= HIGH_WATER {
+                    break;
+                }
+                both.0[1].leg.send_plain(&[0; 1 << 16]).unwrap();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        event = abandoned => assert_eq!(event, Event::Abandoned(End::Client)),
+        () = takes => {}
     }
 }
 
