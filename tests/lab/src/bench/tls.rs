@@ -172,12 +172,13 @@ pub fn run(settings: &Settings) -> Result<()> {
     let [modern, legacy] = bench.memory()?;
     report.progress(&format!(
         "{} idle sessions: {:.1} KiB each on the modern stack ({:.1} KiB in the kernel); {:.1} KiB \
-         on the legacy stack ({:.1} KiB in its worker)",
+         on the legacy stack ({:.1} KiB in its worker, {:.1} KiB in the kernel)",
         modern.sessions,
         modern.user / 1024.0,
-        modern.kernel.unwrap_or_default() / 1024.0,
+        modern.kernel / 1024.0,
         legacy.user / 1024.0,
-        legacy.worker / 1024.0
+        legacy.worker / 1024.0,
+        legacy.kernel / 1024.0
     ));
     let forges = engine::forges_of_first_visits(bench.site)?;
     report.progress(&format!("{forges} certificates forged for 100 first visits to one host"));

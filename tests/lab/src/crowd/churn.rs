@@ -37,8 +37,11 @@ pub struct Settings {
 const OLD: usize = 10;
 /// Of ten thousand sessions, those that either end means to abort.
 const ABORTED: u64 = 2_000;
-/// What an allocator may keep.
-const KEPT_KIB: u64 = 16 << 10;
+/// What may stay in the engine: its allocator keeps pages of what its runtimes once had at one time (up to 8.5 MiB
+/// were seen, and as often nothing), however many sessions there were: of 50,000 each may leave 200 bytes.
+const KEPT_KIB: u64 = 10 << 10;
+/// And in the legacy worker, which has one thread (170 KiB were seen).
+const KEPT_BY_WORKER_KIB: u64 = 1 << 10;
 /// Entries of ended flows rest for a minute after their last packet.
 const FORGOTTEN_WITHIN: Duration = Duration::from_secs(240);
 
@@ -179,7 +182,7 @@ pub fn run(bench: &mut Bench<Lab>, settings: &Settings) -> Result<Report> {
         ensure!(kept <= KEPT_KIB, "{kept} KiB stayed: {report:?}");
         ensure!(after.worker.process == before.worker.process, "the worker ended: {report:?}");
         let kept = after.worker.resident_kib.saturating_sub(before.worker.resident_kib);
-        ensure!(kept <= KEPT_KIB, "{kept} KiB stayed in the worker: {report:?}");
+        ensure!(kept <= KEPT_BY_WORKER_KIB, "{kept} KiB stayed in the worker: {report:?}");
         Ok(report)
     })
 }

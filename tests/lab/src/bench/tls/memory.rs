@@ -6,6 +6,7 @@
 //! answered.
 
 use std::io::{BufRead as _, BufReader};
+use std::net::Ipv4Addr;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use nix::unistd::Pid;
 use serde::Serialize;
 
 use super::client::{self, Amount, Target};
-use super::site::{OLD_PORT, OTHERS, Site};
+use super::site::{DIRECT, OLD_PORT, OTHERS, Site};
 use crate::bench::{cpu, memory};
 use crate::wire::repository;
 
@@ -31,7 +32,7 @@ pub struct Idle {
     pub user: f64,
     pub worker: f64,
     /// More than the two ends' own.
-    pub kernel: Option<f64>,
+    pub kernel: f64,
 }
 
 pub fn of_modern(site: &Site, weir: &Target, direct: &Target, sessions: usize) -> Result<Idle> {
@@ -41,13 +42,16 @@ pub fn of_modern(site: &Site, weir: &Target, direct: &Target, sessions: usize) -
     let with = growth(site, || client::open(&site.client(), weir, amount(sessions)))?;
     let without = growth(site, || client::open(&site.client(), direct, amount(sessions)))?;
     let kernel = (with.kernel - without.kernel) / sessions as f64;
-    Ok(Idle { kernel: Some(kernel), ..with.each(sessions) })
+    Ok(with.each(sessions, kernel))
 }
 
-/// Both legs on the legacy stack.
+/// Both legs on the legacy stack; the same sessions over the plain bridge have none of Weir's.
 pub fn of_legacy(site: &Site, sessions: usize) -> Result<Idle> {
-    let _first = Clients::open(site, FIRST)?;
-    Ok(growth(site, || Clients::open(site, sessions))?.each(sessions))
+    let _first = Clients::open(site, OTHERS, FIRST)?;
+    let with = growth(site, || Clients::open(site, OTHERS, sessions))?;
+    let without = growth(site, || Clients::open(site, DIRECT, sessions))?;
+    let kernel = (with.kernel - without.kernel) / sessions as f64;
+    Ok(with.each(sessions, kernel))
 }
 
 /// Bytes.
@@ -67,10 +71,10 @@ impl Memory {
         Ok(Self { engine: own, worker: all - own, kernel: memory::slabs()? as f64 })
     }
 
-    fn each(&self, sessions: usize) -> Idle {
+    fn each(&self, sessions: usize, kernel: f64) -> Idle {
         let each = |bytes: f64| bytes / sessions as f64;
         let user = each(self.engine + self.worker);
-        Idle { sessions, user, worker: each(self.worker), kernel: None }
+        Idle { sessions, user, worker: each(self.worker), kernel }
     }
 }
 
@@ -95,10 +99,10 @@ fn growth<T>(site: &Site, open: impl FnOnce() -> Result<T>) -> Result<Memory> {
 struct Clients(Child);
 
 impl Clients {
-    fn open(site: &Site, count: usize) -> Result<Self> {
+    fn open(site: &Site, server: Ipv4Addr, count: usize) -> Result<Self> {
         let mut command = site.bench.ends.client.command("python3");
         command.arg(repository().join("tests/bench/peers/legacy_clients.py"));
-        command.args([OTHERS.to_string(), OLD_PORT.to_string(), count.to_string()]);
+        command.args([server.to_string(), OLD_PORT.to_string(), count.to_string()]);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let mut clients = Self(child);
         let mut line = String::new();
