@@ -21,6 +21,7 @@ use weir_api::console::{CipherView, Greeting, Health, Request, Response, Role};
 use weir_api::frame::{self, FrameError};
 use weir_api::init::{ENGINE_SERVICE, ToInit};
 use weir_api::links::ToLinks;
+use weir_api::rules::MOST_LISTED;
 use weir_policy::SecretBytes;
 use weir_policy::snapshot::SegmentId;
 
@@ -29,6 +30,7 @@ use crate::accounts::Throttle;
 use crate::capture;
 use crate::journal;
 use crate::links;
+use crate::live;
 use crate::logging::LogLines;
 use crate::machine;
 use crate::peers::{self, AllowedPeers};
@@ -149,6 +151,11 @@ impl Console {
             Request::Sessions { limit } => {
                 Response::Sessions(state.borrow().sessions.newest(limit.min(MOST_RECORDS)))
             }
+            Request::LiveSessions { limit } => {
+                live::show_sessions(state, limit.min(MOST_LISTED)).await
+            }
+            Request::ShowLearnt => live::show_learnt(state).await,
+            Request::ForgetLearntOf(what) => live::forget_learnt(state, self.user(), what).await,
             Request::TlsInspectionLog { limit } => {
                 let limit = limit.min(MOST_RECORDS);
                 Response::Sessions(state.borrow().tls_inspection_log.newest(limit))

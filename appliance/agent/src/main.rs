@@ -16,6 +16,7 @@ mod engine;
 mod fetch;
 mod journal;
 mod links;
+mod live;
 mod logging;
 mod machine;
 mod notify;

@@ -26,7 +26,7 @@ const MOST_ENTRIES: usize = 100;
 const OUTER: [u8; 8] = [0, 4, 41, 43, 44, 47, 51, 60];
 
 /// The engine's answer, or why there is none.
-async fn ask(state: &RefCell<State>, question: Question) -> Result<Answer, String> {
+pub async fn ask(state: &RefCell<State>, question: Question) -> Result<Answer, String> {
     let waiting = state.borrow().engine.asked.ask(question);
     waiting?.answer().await
 }
@@ -218,7 +218,7 @@ fn check(state: &State, packet: &ExplainedPacket) -> Result<(), String> {
     Ok(())
 }
 
-fn refused(answer: Result<Answer, String>) -> Response {
+pub fn refused(answer: Result<Answer, String>) -> Response {
     Response::Refused(match answer {
         Err(reason) => reason,
         Ok(_) => "the engine answered something else than was asked".into(),

@@ -13,7 +13,7 @@ use weir_policy::snapshot::{
 use weir_policy::suites::{Suite, TABLE};
 
 use crate::capture::{FromCapture, ToCapture};
-use crate::engine::{Counters, FilterEvent, SessionRecord};
+use crate::engine::{Counters, FilterEvent, LearntView, LiveSessions, SessionRecord};
 use crate::init::MachineStatus;
 use crate::rules::{ExplainedPacket, Explanation, QuarantineView, ReputationView, RuleView};
 use crate::sight::{Histogram, OutcomeCount, PortTraffic, VirtualSegmentCounters};
@@ -39,6 +39,10 @@ pub enum Request {
     Sessions {
         limit: usize,
     },
+    /// Those that live, the newest first; at most `limit`.
+    LiveSessions {
+        limit: usize,
+    },
     /// The TLS inspection log: sessions of proxies whose logging is on, the newest first; at most
     /// `limit`.
     TlsInspectionLog {
@@ -57,6 +61,10 @@ pub enum Request {
     ForceFallback(bool),
     /// What the engine has learnt to bypass is forgotten.
     ForgetLearnt,
+    /// The same of one server name, or address.
+    ForgetLearntOf(String),
+    /// What it has learnt.
+    ShowLearnt,
     Reboot,
     PowerOff,
     /// `debug engine kill`: init kills the engine, to show fail-open; supervision restarts it.
@@ -109,6 +117,8 @@ pub enum Response {
     TlsInspection(Box<TlsInspectionView>),
     Ciphers(Vec<CipherView>),
     Sessions(Vec<SessionRecord>),
+    LiveSessions(LiveSessions),
+    Learnt(Box<LearntView>),
     Events(Vec<FilterEvent>),
     Log(Vec<String>),
     Configuration(String),

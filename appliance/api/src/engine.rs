@@ -14,7 +14,7 @@ use crate::fetch::{Bytes, Fetch, FetchFailure};
 use crate::rules::{Answer, Question};
 pub use crate::session::{
     BreakRecord, Carried, CertificateRecord, End, FailureCause, FailureRecord, LegRecord,
-    RevocationRecord, RevocationSource, SessionRecord,
+    LiveSession, LiveSessions, RevocationRecord, RevocationSource, SessionRecord,
 };
 use crate::sight::{Histogram, OutcomeCount, PortTraffic, VirtualSegmentCounters};
 
@@ -150,7 +150,7 @@ pub struct Counters {
     /// Named counters of the TLS side, in a fixed order.
     pub tls: Vec<(String, u64)>,
     /// `npSslInspStats`, `npSslInspProtocolStats` and `npTcpProxyStats` (SPEC L7), of sessions that
-    /// ended.
+    /// ended; versions and suites of handshakes that did.
     #[serde(default)]
     pub tls_inspection: Vec<(String, u64)>,
     #[serde(default)]
@@ -195,6 +195,13 @@ pub struct LearntBypass {
     /// Since when, and for how much longer.
     pub seconds: u64,
     pub left: u64,
+}
+
+/// What the engine has learnt not to decrypt: the newest of each kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LearntView {
+    pub bypassed: Vec<LearntBypass>,
+    pub excepted: Vec<ExceptedServer>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! Questions about what precedes TLS inspection (SPEC D5, D6, I4): quarantine, the rules' counts,
-//! and what becomes of a packet and why.
+//! and what becomes of a packet and why; and about what an engine has at the moment: live sessions, and what it
+//! has learnt.
 //!
 //! For: what the agent asks an engine, which has the tables, and the views the console shows. Not
 //! for: the rules themselves, which are in the snapshot. A question that cannot be answered has an
@@ -7,11 +8,15 @@
 
 use std::net::IpAddr;
 
+use crate::engine::{LearntView, LiveSessions};
 use serde::{Deserialize, Serialize};
 use weir_policy::snapshot::{SegmentId, Side};
 
 /// Most quarantined hosts in one answer.
 pub const MOST_HOSTS: usize = 1000;
+
+/// Most live sessions, and most of what was learnt, in one answer.
+pub const MOST_LISTED: usize = 1000;
 
 /// Longest quarantine by command, in minutes: a year.
 pub const MOST_MINUTES: u32 = 365 * 24 * 60;
@@ -28,6 +33,11 @@ pub enum Question {
     Quarantined,
     RuleCounts,
     Explain(ExplainedPacket),
+    /// At most so many.
+    LiveSessions(usize),
+    Learnt,
+    /// What was learnt of this server name, or address, is forgotten.
+    ForgetLearnt(String),
 }
 
 /// Engine to agent.
@@ -40,6 +50,10 @@ pub enum Answer {
     Hosts(QuarantinedHosts),
     RuleCounts(Vec<RuleCount>),
     Explanation(Box<Explanation>),
+    LiveSessions(LiveSessions),
+    Learnt(Box<LearntView>),
+    /// How many entries were forgotten.
+    Forgotten(usize),
     Refused(String),
 }
 

@@ -73,6 +73,33 @@ pub struct SessionRecord {
     pub bytes: Option<Carried>,
 }
 
+/// A session that lives: what is known of it so far.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveSession {
+    /// As its record's will be.
+    pub id: u64,
+    pub started: u64,
+    /// Its age.
+    pub seconds: u64,
+    pub segment: SegmentId,
+    pub client: SocketAddr,
+    pub server: SocketAddr,
+    pub server_name: Option<String>,
+    pub policy: Option<String>,
+    /// `None`: its handshakes are not done.
+    pub outcome: Option<Outcome>,
+    pub client_leg: Option<LegRecord>,
+    pub server_leg: Option<LegRecord>,
+}
+
+/// The newest of those that live.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveSessions {
+    pub sessions: Vec<LiveSession>,
+    /// All of them.
+    pub count: usize,
+}
+
 /// Plaintext bytes from client to server, and back; of a session that was relayed as it is, the bytes of TCP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carried {

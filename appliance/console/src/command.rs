@@ -48,7 +48,12 @@ pub fn step(line: &Line) -> Step {
         Command::ShowCaptures => Step::Ask(Request::Capture(ToCapture::List)),
         Command::ShowVirtualSegments => Step::Ask(Request::VirtualSegments),
         Command::ShowTlsInspection => Step::Ask(Request::TlsInspection),
-        Command::ForgetLearnt => Step::Ask(Request::ForgetLearnt),
+        Command::ForgetLearnt => Step::Ask(match line.argument("learnt-bypasses") {
+            Some(name) => Request::ForgetLearntOf(name.to_owned()),
+            None => Request::ForgetLearnt,
+        }),
+        Command::ShowLearnt => Step::Ask(Request::ShowLearnt),
+        Command::ShowSessionsLive => Step::Ask(Request::LiveSessions { limit: records }),
         Command::ShowCiphers => Step::Ask(Request::Ciphers),
         Command::ShowSessions | Command::ShowSessionsDetail => {
             Step::Ask(Request::Sessions { limit: records })

@@ -4,6 +4,7 @@
 //! makes it printable. Cannot fail.
 
 mod ciphers;
+mod live;
 mod machine;
 mod records;
 mod rules;
@@ -11,8 +12,6 @@ pub mod sight;
 
 use weir_api::capture::{CaptureFile, FromCapture};
 use weir_api::console::{Greeting, Response, Role, TlsInspectionView};
-use weir_api::engine::{ExceptedServer, LearntBypass};
-use weir_policy::outcome::Bypassed;
 use weir_policy::snapshot::{OverThreshold, QuicAction};
 
 use crate::grammar;
@@ -39,6 +38,8 @@ pub fn response(response: &Response) -> String {
         Response::TlsInspection(view) => tls_inspection(view),
         Response::Ciphers(table) => ciphers::ciphers(table),
         Response::Sessions(sessions) => records::sessions(sessions),
+        Response::LiveSessions(live) => live::sessions(live),
+        Response::Learnt(view) => live::learnt(view),
         Response::Events(events) => records::events(events),
         Response::Log(lines) => lines.iter().map(|line| fold("", line)).collect(),
         Response::Configuration(document) => configuration(document),
@@ -138,15 +139,7 @@ fn tls_inspection(view: &TlsInspectionView) -> String {
         text += "TLS\n";
         text += &counters(&counted.tls);
     }
-    if !counted.learnt.is_empty() {
-        text += "Learnt to be bypassed, the newest first\n";
-        text += &counted.learnt.iter().map(learnt).collect::<String>();
-    }
-    if !counted.excepted.is_empty() {
-        text += "Excepted by their certificates, the newest first\n";
-        text += &counted.excepted.iter().map(excepted).collect::<String>();
-    }
-    text
+    text + &live::learnt_lines(&counted.learnt, &counted.excepted)
 }
 
 /// The data plane's counter.
@@ -155,35 +148,6 @@ const QUIC_DROPPED: &str = "quic_dropped";
 fn policies(view: &TlsInspectionView, action: QuicAction) -> Vec<String> {
     let of_it = view.quic.iter().filter(|(_, one)| *one == action);
     of_it.map(|(name, _)| name.clone()).collect()
-}
-
-fn learnt(bypass: &LearntBypass) -> String {
-    let server = match (&bypass.server_name, bypass.server) {
-        (Some(name), Some(server)) => format!("{name} at {server}"),
-        (Some(name), None) => name.clone(),
-        (None, server) => server.map_or_else(String::new, |server| server.to_string()),
-    };
-    let what = match (bypass.client, bypass.reason) {
-        (Some(client), _) => format!("{server} for {client}, which rejects forged certificates"),
-        (None, Bypassed::NothingShared) => {
-            format!("{server}, which shares with clients what Weir does not have")
-        }
-        (None, _) => format!("{server}, which asks for client certificates"),
-    };
-    let LearntBypass { proxy, place, seconds, left, .. } = bypass;
-    fold("  ", &format!("{what}; {place}, by {proxy}, since {seconds} s, for another {left} s"))
-}
-
-fn excepted(server: &ExceptedServer) -> String {
-    let ExceptedServer { decryption_policy, server, server_name, seconds, left } = server;
-    let at = match server_name {
-        Some(name) => format!("{name} at {}", server.address),
-        None => server.address.to_string(),
-    };
-    let place = &server.place;
-    let text =
-        format!("{at}; {place}, by {decryption_policy}, since {seconds} s, for another {left} s");
-    fold("  ", &text)
 }
 
 fn names(names: &[String]) -> String {
@@ -211,8 +175,9 @@ fn configuration(document: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use weir_api::engine::{Counters, SegmentCounters};
+    use weir_api::engine::{Counters, ExceptedServer, LearntBypass, SegmentCounters};
     use weir_policy::Place;
+    use weir_policy::outcome::Bypassed;
     use weir_policy::snapshot::SegmentId;
 
     use super::*;

@@ -22,7 +22,7 @@ use weir_api::frame::{self, FrameError};
 use weir_api::sight::{Direction, PortTraffic};
 use weir_dataplane::{Dataplane, FallbackCause, SegmentReport};
 use weir_policy::Snapshot;
-use weir_policy::snapshot::{Refusals, SegmentId};
+use weir_policy::snapshot::SegmentId;
 
 use crate::authorities::Authorities;
 use crate::budget::Budget;
@@ -228,7 +228,8 @@ fn apply(link: &Link, message: ToEngine) -> Option<FromEngine> {
         }
         ToEngine::Ask { number, question } => {
             let policy = Arc::clone(&link.publish.borrow());
-            let answer = questions::answer(question, &link.dataplane, &policy, falls_back(link));
+            let engine = (&*link.dataplane, &*link.totals);
+            let answer = questions::answer(question, engine, &policy, falls_back(link));
             Some(FromEngine::Answer { number, answer })
         }
         ToEngine::Fetched { number, result } => {
@@ -282,9 +283,7 @@ fn counters(link: &Link, started: Instant) -> Counters {
     let policy = Arc::clone(&link.publish.borrow());
     let (forged, now) = (policy.certificates_forged(), Instant::now());
     let [excepted, not_excepted] = policy.exceptions.counts(now);
-    let servers = policy.snapshot.server_proxies.iter().map(Refusals::from);
-    let clients = policy.snapshot.client_proxies.iter().map(Refusals::from);
-    let refusals: Vec<Refusals<'_>> = clients.chain(servers).collect();
+    let learnt = policy.learnt_so_far(LEARNT_TOLD, now);
     let mut outcomes = link.totals.tallies.by_segment();
     Counters {
         generation: policy.snapshot.generation,
@@ -319,13 +318,8 @@ fn counters(link: &Link, started: Instant) -> Counters {
         tls_protocols: link.totals.statistics.protocols(),
         tcp_proxy: link.totals.statistics.tcp_proxy(link.totals.threshold.live().into()),
         virtual_segments: link.totals.tallies.by_virtual_segment(&link.dataplane.drop_report()),
-        learnt: policy.learnt.list(
-            &refusals,
-            policy.snapshot.device.evasion.unsupported_tls,
-            LEARNT_TOLD,
-            now,
-        ),
-        excepted: policy.exceptions.list(&policy.snapshot.decryption_policies, LEARNT_TOLD, now),
+        learnt: learnt.bypassed,
+        excepted: learnt.excepted,
     }
 }
 

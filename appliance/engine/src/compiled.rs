@@ -5,8 +5,10 @@
 mod excepted;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
+use weir_api::engine::LearntView;
 use weir_inspect::{RuleSet, RuleText};
 use weir_policy::judge::PolicyKind;
 use weir_policy::precedence::IndexedSnapshot;
@@ -324,6 +326,19 @@ impl CompiledPolicy {
     /// Certificates forged so far, under this policy and those before it.
     pub fn certificates_forged(&self) -> u64 {
         self.leaf_keys.as_ref().map_or(0, |keys| keys.certificates())
+    }
+
+    /// What is left alone under this policy, the newest `most` of each kind.
+    pub fn learnt_so_far(&self, most: usize, now: Instant) -> LearntView {
+        let snapshot = &self.snapshot;
+        let servers = snapshot.server_proxies.iter().map(Refusals::from);
+        let clients = snapshot.client_proxies.iter().map(Refusals::from);
+        let refusals: Vec<Refusals<'_>> = clients.chain(servers).collect();
+        let unsupported = snapshot.device.evasion.unsupported_tls;
+        LearntView {
+            bypassed: self.learnt.list(&refusals, unsupported, most, now),
+            excepted: self.exceptions.list(&snapshot.decryption_policies, most, now),
+        }
     }
 
     fn rules_of(&self, profile: usize, trusted: bool) -> Option<&Arc<RuleSet>> {

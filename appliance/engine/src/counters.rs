@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::live::AllLive;
 use crate::statistics::Statistics;
 use crate::tally::Tallies;
 use crate::threshold::Threshold;
@@ -12,6 +13,7 @@ pub struct Totals {
     pub tallies: Tallies,
     pub threshold: Threshold,
     pub statistics: Statistics,
+    pub live: AllLive,
     pub client_hellos: AtomicU64,
     pub taken_over: AtomicU64,
     pub taken_before_judgement: AtomicU64,

@@ -5,6 +5,7 @@
 //! Not for: the decision itself ([`crate::session`] makes it). Ends with its policy's generation.
 //! Cannot fail: what was forgotten is asked once more.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use weir_api::engine::ExceptedServer;
@@ -104,6 +105,19 @@ impl Exceptions {
         excepted
     }
 
+    /// What is known of this server name, or of servers at this address, is forgotten: how many were excepted.
+    pub fn forget_of(&self, what: &str) -> usize {
+        let (wanted, address) = (normalised(what), what.parse::<IpAddr>().ok());
+        let known = self.0.gather(|key, (excepted, _)| {
+            let (_, server, name) = key;
+            let of_address = address.is_some_and(|ip| server.address.ip() == ip);
+            (name.as_ref() == Some(&wanted) || of_address).then(|| (key.clone(), *excepted))
+        });
+        let removed =
+            known.into_iter().filter(|(key, excepted)| self.0.remove(key).is_some() && *excepted);
+        removed.count()
+    }
+
     pub fn forget(&self) {
         self.0.clear();
     }
@@ -133,6 +147,9 @@ mod tests {
         assert_eq!(exceptions.known(DECIDING, server, Some("a.example"), start), None);
         exceptions.learn(DECIDING, server, Some("A.example."), true, start);
         exceptions.learn(DECIDING, server, None, false, start);
+        exceptions.learn(DECIDING, other, Some("b.example"), true, start);
+        assert_eq!(exceptions.forget_of("B.example"), 1);
+        assert_eq!(exceptions.known(DECIDING, other, Some("b.example"), start), None);
         assert_eq!(exceptions.known(DECIDING, server, Some("a.example"), later(3599)), Some(true));
         assert_eq!(exceptions.known(DECIDING, server, None, later(3599)), Some(false));
         assert_eq!(exceptions.known(DECIDING, other, Some("a.example"), start), None);

@@ -95,6 +95,7 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
             increment(&surroundings.totals.taken_over);
             keep_alive(&taken.client);
             keep_alive(&taken.server);
+            let _listed = surroundings.live.list(&record);
             let mut cleared = surroundings.cleared.clone();
             cleared.mark_unchanged();
             let proxied = async {
@@ -155,12 +156,15 @@ async fn decide_after_takeover(
             outcome
         }
         (Decision::Release(outcome), _) => {
+            surroundings.live.settled(record, outcome);
             relay::as_is(taken, policy.snapshot.device.idle_timeout, record).await;
             outcome
         }
         (Decision::TakeOver(_), _) => {
+            let outcome = Outcome::Bypassed(Bypassed::IncompleteHello);
+            surroundings.live.settled(record, outcome);
             relay::as_is(taken, policy.snapshot.device.idle_timeout, record).await;
-            Outcome::Bypassed(Bypassed::IncompleteHello)
+            outcome
         }
     }
 }

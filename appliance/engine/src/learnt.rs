@@ -255,6 +255,30 @@ impl Learnt {
         self.tables.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
+    /// What was learnt of this server name, or of servers at this address, is forgotten: how much that was.
+    pub fn forget_of(&self, what: &str) -> usize {
+        let (name, address) = (normalised(what), what.parse::<IpAddr>().ok());
+        let is_of = |subject: &Subject| {
+            subject.name.as_ref() == Some(&name)
+                || address.is_some_and(|ip| subject.server.is_some_and(|one| one.ip() == ip))
+        };
+        let tables: Vec<_> = {
+            let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+            tables.values().map(Arc::clone).collect()
+        };
+        let mut forgotten: usize = 0;
+        for table in tables {
+            let subjects = table.entries.gather(|subject, entry| {
+                is_of(subject).then(|| (subject.clone(), matches!(entry, Entry::Bypassed(_))))
+            });
+            for (subject, is_bypassed) in subjects {
+                let removed = table.entries.remove(&subject).is_some();
+                forgotten = forgotten.saturating_add(usize::from(removed && is_bypassed));
+            }
+        }
+        forgotten
+    }
+
     /// What other proxies have learnt, which there are no more, is forgotten.
     pub fn keep_only(&self, proxies: &[Refusals<'_>]) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);

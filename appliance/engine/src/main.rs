@@ -18,6 +18,7 @@ mod heartbeat;
 mod learnt;
 mod leg;
 mod legacy;
+mod live;
 mod quic;
 mod record;
 mod relay;

@@ -26,6 +26,7 @@ use crate::counters::{Totals, increment};
 use crate::flow::{self, Ledger};
 use crate::heartbeat::Pulse;
 use crate::legacy::Legacy;
+use crate::live::Live;
 use crate::relay::Scratch;
 use crate::tally::Tally;
 
@@ -37,6 +38,8 @@ pub struct Surroundings {
     pub authorities: Arc<Authorities>,
     /// This runtime's own.
     pub tally: Arc<Tally>,
+    /// Likewise.
+    pub live: Arc<Live>,
     pub scratch: RefCell<Scratch>,
     /// Changes when an operator clears the proxied sessions (SPEC D10).
     pub cleared: watch::Receiver<()>,
@@ -80,7 +83,7 @@ pub fn start(shares: Vec<HeldFlows>, shared: &Shared) -> anyhow::Result<Vec<Arc<
         let pulse = Arc::new(Pulse::default());
         pulses.push(Arc::clone(&pulse));
         let Shared { policy, cleared, totals, legacy, authorities, events } = shared.clone();
-        let tally = totals.tallies.add();
+        let (tally, live) = (totals.tallies.add(), totals.live.add());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -94,6 +97,7 @@ pub fn start(shares: Vec<HeldFlows>, shared: &Shared) -> anyhow::Result<Vec<Arc<
                 legacy,
                 authorities,
                 tally,
+                live,
                 scratch,
                 cleared,
                 events,

@@ -20,7 +20,7 @@ use tracing::debug;
 use weir_api::engine::{End, FailureCause, FailureRecord, SessionRecord};
 use weir_dataplane::{FlowGuard, TakenFlow};
 use weir_policy::Inspection;
-use weir_policy::outcome::{Blocked, NotInspected, Outcome};
+use weir_policy::outcome::{Blocked, Bypassed, NotDecrypted, NotInspected, Outcome};
 use weir_policy::snapshot::{ClientProxy, Service};
 use weir_policy::suites::Protocol;
 use weir_tls::forge::Forger;
@@ -61,7 +61,7 @@ pub async fn run(
     let Some(flow) = policy.of(inspection) else {
         // Cannot happen: the inspection was judged from this very snapshot.
         relay::as_is(taken, policy.snapshot.device.idle_timeout, record).await;
-        return Outcome::Bypassed(weir_policy::outcome::Bypassed::NoPolicy);
+        return Outcome::Bypassed(Bypassed::NoPolicy);
     };
 
     let TakenFlow { client, server, received, mut acknowledgement, mut guard } = taken;
@@ -84,11 +84,15 @@ pub async fn run(
         // The streams are dropped: a reset, unless an orderly close was asked for.
         Err(Ended::Blocked(blocked)) => return Outcome::Blocked(blocked),
         Err(Ended::Excepted { client, server }) => {
+            let outcome = Outcome::NotDecrypted(NotDecrypted::LearntException);
+            surroundings.live.settled(record, outcome);
             let received = (received, acknowledgement);
             let idle = flow.idle_timeout;
             return relay_excepted(client, server, received, (guard, idle), record).await;
         }
         Err(Ended::Unshared { client, unshared }) => {
+            let outcome = Outcome::Bypassed(Bypassed::NothingShared);
+            surroundings.live.settled(record, outcome);
             let received = (received.len(), acknowledgement);
             let idle = flow.idle_timeout;
             return relay_unshared(client, unshared, received, (guard, idle), record).await;
@@ -101,6 +105,14 @@ pub async fn run(
         == Some(HTTP2)
         && flow.proxy.service() == Service::Http;
     let service = if http2 { Service::Other } else { flow.proxy.service() };
+    let not_inspected = |reason| Outcome::DecryptedNotInspected(reason);
+    let outcome = match () {
+        () if inspection.trusted => not_inspected(NotInspected::TrustFilter),
+        () if flow.has_no_filters() => not_inspected(NotInspected::NoFilters),
+        () if http2 => not_inspected(NotInspected::ServiceNotSupported),
+        () => Outcome::DecryptedAndInspected,
+    };
+    surroundings.live.settled(record, outcome);
     let legs = (client, server);
     let ended = Relay::new(legs, &guard, &flow, service, surroundings, record).run().await;
     let place = guard.place();
@@ -121,14 +133,7 @@ pub async fn run(
             Insistence::None => {}
         }
     }
-    let not_inspected = |reason| Outcome::DecryptedNotInspected(reason);
-    match ended.blocked {
-        Some(blocked) => Outcome::Blocked(blocked),
-        None if inspection.trusted => not_inspected(NotInspected::TrustFilter),
-        None if flow.has_no_filters() => not_inspected(NotInspected::NoFilters),
-        None if http2 => not_inspected(NotInspected::ServiceNotSupported),
-        None => Outcome::DecryptedAndInspected,
-    }
+    ended.blocked.map_or(outcome, Outcome::Blocked)
 }
 
 /// Why a session is not proxied after all.
@@ -226,6 +231,7 @@ async fn handshakes(
     };
     let negotiated = server.tls.negotiated();
     record.server_leg = negotiated.as_ref().and_then(leg_record);
+    totals.statistics.shaken(End::Server, record);
     let chain = server.tls.peer_chain().unwrap_or_default();
     record.certificate = certificate_record(&chain);
     let asked_until = tokio::time::Instant::now() + authorities::WITHIN;
@@ -310,6 +316,7 @@ async fn handshakes(
     }
     let negotiated = client.tls.negotiated();
     record.client_leg = negotiated.as_ref().and_then(leg_record);
+    totals.statistics.shaken(End::Client, record);
     if negotiated.is_some_and(|negotiated| negotiated.resumed) {
         increment(&totals.resumed_with_client);
     }

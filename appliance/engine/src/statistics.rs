@@ -1,5 +1,5 @@
 //! `npSslInspStats`, `npSslInspProtocolStats` and `npTcpProxyStats` (SPEC L7), counted from the
-//! records of sessions as they end.
+//! records of sessions as they end; versions and suites as each handshake does.
 //!
 //! Not for: outcomes by segment ([`crate::tally`]) and events that are no session's. Cannot fail;
 //! every array is as long as the list that it counts by.
@@ -66,14 +66,9 @@ impl Statistics {
             Outcome::Blocked(_) => 4,
         };
         self.outcomes.get(outcome).map(increment);
-        if record.client_leg.is_some() && record.server_leg.is_some() {
-            increment(&self.proxied);
-        }
         let bytes = record.bytes.unwrap_or_default();
         self.bytes_to_server.fetch_add(bytes.to_server, Relaxed);
         self.bytes_to_client.fetch_add(bytes.to_client, Relaxed);
-        self.client.leg(record.client_leg.as_ref());
-        self.server.leg(record.server_leg.as_ref());
         if record.http2_downgraded {
             increment(&self.http2_downgraded);
         }
@@ -121,6 +116,17 @@ impl Statistics {
         }
     }
 
+    /// The handshake with this end is done: that of the server is first.
+    pub fn shaken(&self, with: End, record: &SessionRecord) {
+        match with {
+            End::Server => self.server.leg(record.server_leg.as_ref()),
+            End::Client => {
+                self.client.leg(record.client_leg.as_ref());
+                increment(&self.proxied);
+            }
+        }
+    }
+
     /// `npSslInspStats`. `live`: sessions proxied at this moment.
     pub fn inspection(&self, live: u64) -> Vec<(String, u64)> {
         let mut lines = vec![
@@ -145,8 +151,8 @@ impl Statistics {
         lines
     }
 
-    /// `npSslInspProtocolStats`: both sides' versions, suites and failures. Suites that no session
-    /// had are left out.
+    /// `npSslInspProtocolStats`: both sides' versions, suites and failures, those at 0 as well: that
+    /// a counter is 0 is what an operator looks for.
     pub fn protocols(&self) -> Vec<(String, u64)> {
         let mut lines = self.client.lines("client");
         lines.extend(self.server.lines("server"));
@@ -184,9 +190,9 @@ impl Side {
             let version = version.to_string().replace(['.', ' '], "");
             lines.push((format!("{end}Version{version}"), read(count)));
         }
-        let used = TABLE.iter().zip(&self.suites).filter(|(_, count)| read(count) > 0);
+        let suites = TABLE.iter().zip(&self.suites);
         lines.extend(
-            used.map(|(Suite { name, .. }, count)| (format!("{end}Cipher {name}"), read(count))),
+            suites.map(|(Suite { name, .. }, count)| (format!("{end}Cipher {name}"), read(count))),
         );
         lines.push((format!("{end}CipherOther"), read(&self.suite_other)));
         for (cause, count) in FailureCause::ALL.iter().zip(&self.causes) {
@@ -235,6 +241,13 @@ mod tests {
         session.client_leg = Some(leg(Protocol::Tls13, 0x1301, true));
         session.server_leg = Some(leg(Protocol::Tls12, 0xffff, false));
         session.bytes = Some(Carried { to_server: 0, to_client: 7 });
+        statistics.shaken(End::Server, &session);
+        statistics.shaken(End::Client, &session);
+        let lines = statistics.protocols();
+        assert_eq!(value(&lines, "clientVersionTLS13"), 1, "it lives still");
+        assert_eq!(value(&lines, "clientCipher TLS_RSA_WITH_AES_128_CBC_SHA"), 0);
+        let lines = statistics.inspection(1);
+        assert_eq!((value(&lines, "connectionsProxied"), value(&lines, "connections")), (1, 0));
         statistics.count(&session);
         // Of no policy: not TLS inspection's.
         session.policy = None;

@@ -19,6 +19,8 @@ pub(super) fn authorise(role: Option<Role>, request: &Request) -> Result<(), Str
         | Request::Ciphers
         | Request::HighAvailability
         | Request::Sessions { .. }
+        | Request::LiveSessions { .. }
+        | Request::ShowLearnt
         | Request::TlsInspectionLog { .. }
         | Request::Events { .. }
         | Request::Log { .. }
@@ -34,6 +36,7 @@ pub(super) fn authorise(role: Option<Role>, request: &Request) -> Result<(), Str
         Request::Capture(_)
         | Request::ForceFallback(_)
         | Request::ForgetLearnt
+        | Request::ForgetLearntOf(_)
         | Request::Reboot
         | Request::PowerOff
         | Request::KillEngine

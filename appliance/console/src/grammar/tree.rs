@@ -22,6 +22,8 @@ pub enum Command {
     DebugProtocolStats,
     DebugTcpProxyStats,
     ForgetLearnt,
+    ShowLearnt,
+    ShowSessionsLive,
     ShowSessions,
     ShowSessionsDetail,
     ShowEvents,
@@ -122,10 +124,11 @@ pub static ROOT: &[Node] = &[
     branch(
         "clear",
         "Forget something",
-        &[leaf(
+        &[both(
             "learnt-bypasses",
             "Forget what was learnt to be bypassed or excepted",
             Command::ForgetLearnt,
+            &[text("<name>", "Only of this server name, or address", Command::ForgetLearnt, &[])],
         )],
     ),
     branch(
@@ -248,6 +251,11 @@ static SHOW: &[Node] = &[
     ),
     leaf("health", "Machine, services, engine and warnings", Command::ShowHealth),
     SHOW_BYPASS,
+    leaf(
+        "learnt-bypasses",
+        "What was learnt to be bypassed, and for how long",
+        Command::ShowLearnt,
+    ),
     both(
         "log",
         "The system log, the newest last",
@@ -267,6 +275,12 @@ static SHOW: &[Node] = &[
                 "All that is known of each session",
                 Command::ShowSessionsDetail,
                 &[count("How many", Command::ShowSessionsDetail)],
+            ),
+            both(
+                "live",
+                "Those that live, the newest first",
+                Command::ShowSessionsLive,
+                &[count("How many", Command::ShowSessionsLive)],
             ),
             count("How many", Command::ShowSessions),
         ],

@@ -1,14 +1,14 @@
 //! What the agent asks of the rules in force: quarantine, counts, and what becomes of a packet.
 //!
-//! For: answers from the tables that packets meet, in the words of the policy in force. Not for:
-//! sessions. What cannot be answered is refused in words.
+//! For: answers from the tables that packets meet, in the words of the policy in force. And live sessions, and what
+//! was learnt. Not for: sessions that ended. What cannot be answered is refused in words.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use weir_api::rules::{
-    Answer, ExplainedPacket, Explanation, MOST_HOSTS, QuarantinedHost, QuarantinedHosts, Question,
-    RuleCount, RuleKind,
+    Answer, ExplainedPacket, Explanation, MOST_HOSTS, MOST_LISTED, QuarantinedHost,
+    QuarantinedHosts, Question, RuleCount, RuleKind,
 };
 use weir_dataplane::{Dataplane, RuleReport};
 use weir_policy::judge::PolicyKind;
@@ -24,11 +24,13 @@ use weir_policy::{
 use weir_tls::hello::is_host_name;
 
 use crate::compiled::{CompiledPolicy, Excepted};
+use crate::counters::Totals;
+use crate::flow::milliseconds_now;
 
 /// `falls_back`: Layer-2 fallback is in force.
 pub fn answer(
     question: Question,
-    dataplane: &Dataplane,
+    (dataplane, totals): (&Dataplane, &Totals),
     policy: &CompiledPolicy,
     falls_back: bool,
 ) -> Answer {
@@ -53,6 +55,16 @@ pub fn answer(
             Ok(explanation) => Answer::Explanation(Box::new(explanation)),
             Err(error) => Answer::Refused(format!("the tables do not answer: {error}")),
         },
+        Question::LiveSessions(most) => {
+            Answer::LiveSessions(totals.live.newest(most.min(MOST_LISTED), milliseconds_now()))
+        }
+        Question::Learnt => {
+            Answer::Learnt(Box::new(policy.learnt_so_far(MOST_LISTED, Instant::now())))
+        }
+        Question::ForgetLearnt(what) => {
+            let bypassed = policy.learnt.forget_of(&what);
+            Answer::Forgotten(bypassed.saturating_add(policy.exceptions.forget_of(&what)))
+        }
     }
 }
 

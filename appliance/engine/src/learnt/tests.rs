@@ -170,6 +170,30 @@ fn told_is_only_what_is_bypassed_and_for_how_long() {
 }
 
 #[test]
+fn what_was_learnt_of_one_name_or_address_is_forgotten_and_nothing_else() {
+    let (learnt, now, (client, server)) = (Learnt::default(), Instant::now(), ends());
+    let on = proxy(OnRefusal::Bypass, OnRefusal::Bypass);
+    let other = server.place.server("192.0.2.2:443".parse().unwrap());
+    for name in [NAME, Some("b.example")] {
+        learnt.client_certificate_requested(&on, server, name, now);
+    }
+    learnt.client_certificate_requested(&on, other, None, now);
+    for _ in 0..2 {
+        learnt.rejected(&on, client, other, NAME, Rejection::Told, now);
+    }
+    let bypass = |server, name| learnt.bypass(&on, client, server, name, now).is_some();
+    assert_eq!(learnt.forget_of("c.example"), 0);
+    assert_eq!(learnt.forget_of("A.example."), 2);
+    assert!(!bypass(server, NAME) && !bypass(other, NAME));
+    // Nor is it half known still that the client pins it.
+    learnt.rejected(&on, client, other, NAME, Rejection::Told, now);
+    assert!(!bypass(other, NAME));
+    assert!(bypass(server, Some("b.example")) && bypass(other, None));
+    assert_eq!(learnt.forget_of("192.0.2.2"), 1);
+    assert!(bypass(server, Some("b.example")) && !bypass(other, None));
+}
+
+#[test]
 fn what_is_learnt_stays_bounded() {
     let (learnt, now, (client, server)) = (Learnt::default(), Instant::now(), ends());
     let on = proxy(OnRefusal::Block, OnRefusal::Bypass);

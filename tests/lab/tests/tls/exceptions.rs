@@ -166,11 +166,24 @@ fn clients_that_pin_and_servers_that_ask_are_blocked_or_learnt_as_set_shown_and_
         let (outcome, _) = record_of(bench, &fetched)?;
         assert!(outcome.starts_with("bypassed (learnt that "), "{outcome}");
 
+        // Of one server, or name, alone.
+        let asks = format!("public.example at {OTHER}:443, which asks for client certificates");
+        let pins = format!("public.example at {SERVER}:443 for 10.66.0.1, which rejects forged\n");
+        let shown = bench.wire.console("show learnt-bypasses")?;
+        assert!(shown.contains(&asks) && shown.contains(&pins), "{shown}");
+        assert!(bench.wire.console("clear learnt-bypasses elsewhere.example").is_err());
+        let done = bench.wire.console(&format!("clear learnt-bypasses {OTHER}"))?;
+        assert_eq!(done, format!("1 entry of {OTHER} forgotten\n"));
+        let shown = bench.wire.console("show learnt-bypasses")?;
+        assert!(!shown.contains(&asks) && shown.contains(&pins), "{shown}");
+
         bench.wire.console("clear learnt-bypasses")?;
         let deadline = Instant::now() + Duration::from_secs(20);
         while bench.wire.console("show tls-inspection")?.contains("Learnt") {
             anyhow::ensure!(Instant::now() < deadline, "nothing is forgotten");
         }
+        let shown = bench.wire.console("show learnt-bypasses")?;
+        assert_eq!(shown, "Nothing was learnt to be bypassed or excepted.\n");
         let fetched = Fetch::new("public.example", "/").run(&bench.ends)?;
         checks::ensure_signed_by_weir(&fetched)
     });

@@ -1,9 +1,11 @@
 //! What is told of a session: to its client, on the console, in the log and by counters.
 
 use std::collections::BTreeMap;
+use std::process::Stdio;
 
 use weir_lab::bench::Bench;
 use weir_lab::checks;
+use weir_lab::ends::SERVER;
 use weir_lab::fetch::Fetch;
 use weir_lab::wire::Wire as _;
 use weir_lab::wire::lab::Lab;
@@ -58,6 +60,41 @@ fn a_session_is_told_whole_logged_where_its_proxy_says_so_and_counted() {
         assert_eq!((of("connections"), of("connectionsProxied")), (4, 3), "{counted:?}");
         assert_eq!((of("refusedConnections"), of("connectionsBypassed")), (1, 1), "{counted:?}");
         Ok(())
+    });
+}
+
+/// Its record is told when it has ended, which may be in days.
+#[test]
+fn a_session_is_shown_and_its_handshakes_are_counted_while_it_lives() {
+    passes(|bench, _| {
+        let stats = "npSslInspProtocolStats";
+        assert_eq!(bench.wire.console("show sessions live")?, "No live sessions.\n");
+        // The bench's own, to see that it inspects.
+        told(bench, &format!("debug np stats show {stats}"), " 1  clientVersionTLS13\n")?;
+        let mut command = bench.ends.client.command("openssl");
+        command.args(["s_client", "-connect", &format!("{SERVER}:443"), "-quiet"]);
+        command.args(["-servername", "public.example", "-tls1_2"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut client = command.spawn()?;
+        let shown = told(bench, "show sessions live", "decrypted and inspected so far\n")?;
+        for line in [
+            "Live sessions: 1; the newest 1:\n",
+            "> 10.66.0.2:443\n",
+            "  public.example\n",
+            "  TLS with the client: TLS 1.2 ",
+            "  TLS with the server: TLS 1.3 ",
+        ] {
+            assert!(shown.contains(line), "{line:?} is not in {shown}");
+        }
+        told(bench, &format!("debug np stats show {stats}"), " 1  clientVersionTLS12\n")?;
+        let counted = counters(bench, stats)?;
+        assert_eq!(counted["serverVersionTLS13"], 2, "{counted:?}");
+        // What nobody had is told as well.
+        assert_eq!(counted["clientCipher TLS_RSA_WITH_3DES_EDE_CBC_SHA"], 0, "{counted:?}");
+        assert!(!bench.wire.console("show sessions")?.contains("TLS 1.2"));
+        client.kill()?;
+        client.wait()?;
+        told(bench, "show sessions live", "No live sessions.\n").map(drop)
     });
 }
 

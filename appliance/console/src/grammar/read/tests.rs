@@ -133,7 +133,7 @@ fn help_depends_on_the_position() {
     let words = |line| help(line).unwrap().iter().map(|(word, _)| *word).collect::<Vec<_>>();
     assert!(words("").contains(&"high-availability"));
     assert_eq!(words("show s"), ["segments", "sessions"]);
-    assert_eq!(words("show sessions "), ["detail", "<count>", "<Enter>"]);
+    assert_eq!(words("show sessions "), ["detail", "live", "<count>", "<Enter>"]);
     assert_eq!(words("show version "), ["<Enter>"]);
     assert_eq!(words("show segments "), ["<name>", "detail", "json", "<Enter>"]);
     assert_eq!(words("show segments d"), ["detail"]);
