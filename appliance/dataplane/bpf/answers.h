@@ -87,6 +87,7 @@ static __always_inline int out_of_place(struct packet *p, struct flow *f)
 }
 
 #define TLS_HANDSHAKE 0x16 /* RFC 8446 5.1 */
+#define TLS_MAJOR_VERSION 3 /* behind it, of SSL 3.0, too */
 
 /* Whether a packet begins as a ClientHello does. */
 static __noinline int begins_hello(struct __sk_buff *skb, struct packet *p)
@@ -103,13 +104,20 @@ static __always_inline int begins_hello_behind(struct __sk_buff *skb, struct pac
 }
 
 /* Whether a packet of a client, so far behind its first byte, begins a ClientHello behind that, in a connection
- * that began there (out_of_place): its server would leave out a byte before it. */
+ * that began there (out_of_place): its server would leave out a byte before it. One byte is not enough to say
+ * so, as other data have it, too, unless the packet ends behind it: the next one may have the second. */
 static __noinline int begins_hello_after_end(struct __sk_buff *skb, struct packet *p, __u32 start)
 {
-	__u8 first = 0;
+	__u8 first = 0, second = TLS_MAJOR_VERSION;
 	__u32 at = !start;
-	return p && start <= 1 + COOKIE_SIZES && p->payload > at &&
-	       !bpf_skb_load_bytes(skb, p->end - p->payload + at, &first, 1) && first == TLS_HANDSHAKE;
+	if (!p || start > 1 + COOKIE_SIZES || p->payload <= at)
+		return 0;
+	__u32 from = p->end - p->payload + at;
+	if (bpf_skb_load_bytes(skb, from, &first, 1) || first != TLS_HANDSHAKE)
+		return 0;
+	if (p->payload - at > 1 && bpf_skb_load_bytes(skb, from + 1, &second, 1))
+		return 0;
+	return second == TLS_MAJOR_VERSION;
 }
 
 #endif

@@ -44,6 +44,7 @@ const FIRST_WINDOW: u32 = 65_535;
 /// Numbers next to one another that a SYN cookie stands for, with the size of segments in it.
 const COOKIE_SIZES: u32 = 3;
 const TLS_HANDSHAKE: u8 = 0x16;
+const TLS_MAJOR_VERSION: u8 = 3;
 
 /// Whether a packet of the flow's client could begin, or go on in, another connection of the same ends, which
 /// its server knows by SYN cookies alone: as `of_another_connection` of bpf/judged.h.
@@ -59,9 +60,11 @@ pub fn of_another_connection(flow: &Flow, frame: &Frame) -> bool {
         return true;
     }
     let ended = matches!(flow.reset, RESET_BY_SERVER | RESET_BY_CLIENT);
+    // Where the packet ends behind the first byte, the next one may have the second.
+    let behind = frame.payload().get(usize::from(start == 0)..).unwrap_or_default();
     if ended
         && start <= 1 + COOKIE_SIZES
-        && frame.payload().get(usize::from(start == 0)) == Some(&TLS_HANDSHAKE)
+        && matches!(behind, [TLS_HANDSHAKE] | [TLS_HANDSHAKE, TLS_MAJOR_VERSION, ..])
     {
         return true;
     }
@@ -145,6 +148,9 @@ mod tests {
             for (at, payload, another) in [
                 (0, &b"\x16\x03\x01"[..], false),
                 (0, b"x\x16\x03", true),
+                (0, b"x\x16", true),
+                (0, b"x\x16\x02", false),
+                (1, b"\x16", true),
                 (0, b"x", false),
                 (1, b"\x16\x03", true),
                 (5, b"\x16\x03", false),

@@ -235,8 +235,14 @@ fn a_connection_that_only_syn_cookies_know_is_judged_after_an_end_of_its_server(
         other.acknowledged = heard;
         client.put(&other);
     }
+    // What its version may follow upon.
+    for (at, start) in [(0, &b"x\x16"[..]), (1, b"\x16"), (0, b"x\x16\x03")] {
+        let mut other = client.segment(at, start);
+        other.acknowledged = heard;
+        client.put(&other);
+    }
     server.expect_none("another connection", |a| a.flags & RST == 0);
-    assert_eq!(engine.counter("client_invalid_dropped"), 7);
+    assert_eq!(engine.counter("client_invalid_dropped"), 10);
     assert_eq!(engine.counter("flow_held"), 0);
     let mut hello = client.segment(0, HELLO);
     hello.acknowledged = heard;
@@ -264,7 +270,14 @@ fn an_honest_client_that_heard_its_servers_end_is_reset_where_it_says_hello() {
 fn what_else_a_client_says_after_its_servers_end_crosses() {
     let (wire, engine) = under(Does::TakeOver);
     let (client, server) = ended(&wire, 4000);
-    for (at, word) in [(0, &b"a"[..]), (1, b"word"), (5, b"and another")] {
+    for (at, word) in [
+        (0, &b"a"[..]),
+        (1, b"word"),
+        (5, b"and another"),
+        // Binary data have the byte of a handshake's record, too, but not with its version behind it.
+        (0, b"a\x16ord"),
+        (1, b"\x16\x02rd"),
+    ] {
         let mut segment = client.segment(at, word);
         segment.acknowledged = client.expected.wrapping_add(1);
         client.put(&segment);
