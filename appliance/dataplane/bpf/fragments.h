@@ -1,16 +1,8 @@
 /* IP fragments of flows that are ours (SPEC D15): those of a taken flow go to the engine's namespace, whose
- * kernel puts them together. That kernel knows of no VLAN and no tunnel, and has little room: it gets the
- * fragments of a packet in order, from the first one on, of one packet of its addresses and id at a time, and of
- * one client no more than its share. Not for: fragments that no policy covers. What is not given to it is
+ * kernel puts them together (reassembly.h). Not for: fragments that no policy covers. What is not given to it is
  * dropped, or crosses, and comes again with all of its packet. */
 #ifndef WEIR_FRAGMENTS_H
 #define WEIR_FRAGMENTS_H
-
-/* Longer than that kernel waits for the rest of a packet (src/engine_namespace.rs): what is forgotten here is
- * forgotten there. */
-#define REST_COMES 3000000000LL /* ns */
-/* Another CPU may be giving a packet's last fragment to the kernel at this moment. */
-#define LAST_COMES 1000000LL /* ns */
 
 /* Of a flow that is not held yet: a first fragment of its server, which says something before its client
  * does. Nobody knows whether it becomes a whole packet. */
@@ -54,50 +46,6 @@ static __noinline int is_covered_fragment(struct packet *p, struct port *port, s
 	return v && v->candidate;
 }
 
-/* By what a receiver knows the fragments of a packet as one's: its addresses, id and, of IPv4, protocol (of an
- * IPv6 one's next headers only the first one's counts, RFC 8200 4.5). */
-static __always_inline __u64 packet_of(struct packet *p)
-{
-	__u8 protocol = p->ether_type == ETH_P_IPV6 ? 0 : p->protocol;
-	return (__u64)p->seq << 32 | (__u64)protocol << 16 | (__u64)(p->from_low & 1) << 8 | (p->key.segment & 0xff);
-}
-
-/* By what two of the same addresses and the same id differ that this receiver knows nothing of. */
-static __always_inline __u64 way_of(struct packet *p, struct port *port)
-{
-	return (__u64)p->wire_tunnel_key << 32 | (__u64)p->key.outer_vlan << 16 | (__u64)p->wire_tunnel << 8 | port->side;
-}
-
-static __always_inline struct fragments *slot_of(struct packet *p)
-{
-	const __u32 *address = (const __u32 *)p->key.address;
-	__u64 mixed = packet_of(p) * 0xff51afd7ed558ccdULL;
-	for (int i = 0; i < 8; i++)
-		mixed = (mixed ^ address[i] ^ mixed >> 32) * 0x9e3779b97f4a7c15ULL;
-	__u32 slot = (mixed >> 32) & (FRAGMENT_SLOTS - 1);
-	return bpf_map_lookup_elem(&taken_fragments, &slot);
-}
-
-/* Where in its packet a fragment stands, and how much it carries, in bytes; its last bit says that there is
- * more. 0: it cannot be read. */
-static __always_inline __u64 place_of(struct __sk_buff *skb, struct packet *p)
-{
-	__u32 at = p->window & 0xfff8, more = p->window & 1, begins = p->ack;
-	if (p->ether_type == ETH_P_IP) {
-		__be16 field;
-		if (load(skb, p->l3 + 6, &field, sizeof(field)))
-			return 0;
-		at = (bpf_ntohs(field) & 0x1fff) << 3;
-		more = (bpf_ntohs(field) & 0x2000) != 0;
-		begins = p->l4;
-	}
-	__u32 length = p->end - begins;
-	/* What is none: as its kernel sees it (ip_frag_queue, ip6_frag_queue). */
-	if (!length || at + length > 65535 || (more && length & 7))
-		return 0;
-	return (__u64)at << 32 | length << 1 | more;
-}
-
 /* Whether a segment stands about where the socket expects its end's next one: behind it in the window, or
  * again. Whoever does not see the flow guesses that once among 2,000; what is further ahead comes again when
  * the socket has got that far. */
@@ -106,75 +54,6 @@ static __always_inline __u64 place_of(struct __sk_buff *skb, struct packet *p)
 static __always_inline int stands_about(__u32 seq, struct end *end)
 {
 	return seq - end->next + STANDS_ABOUT < 2 * STANDS_ABOUT;
-}
-
-/* Takes a slot for the packet of a first fragment. Not where it is another one's that may be whole yet: its
- * kernel would put the two together. */
-static __noinline int take_slot(struct packet *p, struct port *port, struct flow *f, __u64 place)
-{
-	__u32 zero = 0;
-	struct configuration *c = bpf_map_lookup_elem(&configuration, &zero);
-	if (!p || !port || !f || !c)
-		return 0;
-	struct fragments *slot = slot_of(p);
-	if (!slot)
-		return 0;
-	__u64 now = bpf_ktime_get_ns(), since = *(volatile __u64 *)&slot->since;
-	__s64 age = now - since;
-	/* One whose last fragment came just now is only in the way of what is known by the same. */
-	if ((since && age < REST_COMES && (age < REST_COMES - LAST_COMES || slot->packet == packet_of(p))) ||
-	    __sync_val_compare_and_swap(&slot->since, since, now) != since)
-		return 0;
-	__u32 cell = client_hash(&p->key, f->client_low, c->seed) & (CLIENT_CELLS - 1);
-	*(volatile __u16 *)&slot->next = 0; /* nothing follows upon it until all else is said */
-	if (over_share(bpf_map_lookup_elem(&fragment_shares, &cell), FRAGMENT_WINDOW, 1, FRAGMENT_SHARE - 1)) {
-		slot->since = 0;
-		return 0;
-	}
-	slot->packet = packet_of(p);
-	slot->way = way_of(p, port);
-	__builtin_memcpy(slot->address, p->key.address, sizeof(slot->address));
-	__builtin_memcpy(slot->outer, p->key.outer, sizeof(slot->outer));
-	slot->cell = cell;
-	slot->came = 1;
-	*(volatile __u16 *)&slot->next = (__u32)place >> 1;
-	return 1;
-}
-
-static __always_inline int is_of(struct fragments *slot, struct packet *p, struct port *port)
-{
-	const __u32 *address = (const __u32 *)p->key.address, *outer = (const __u32 *)p->key.outer;
-	__u32 differs = (slot->outer[0] ^ outer[0]) | (slot->outer[1] ^ outer[1]);
-	for (int i = 0; i < 8; i++)
-		differs |= slot->address[i] ^ address[i];
-	return !differs && slot->packet == packet_of(p) && slot->way == way_of(p, port);
-}
-
-/* Whether what stands before this later fragment was given to the engine's kernel, and nothing else of its
- * packet: one in disorder comes again with all of it. */
-static __noinline int rest_of_taken(struct __sk_buff *skb, struct packet *p, struct port *port)
-{
-	struct fragments *slot = p && port ? slot_of(p) : 0;
-	if (!slot || !is_of(slot, p, port))
-		return 0;
-	__u64 now = bpf_ktime_get_ns(), place = place_of(skb, p), next = *(volatile __u16 *)&slot->next;
-	if (!place || place >> 32 != next || (__s64)(now - *(volatile __u64 *)&slot->since) >= REST_COMES)
-		return 0;
-	__u32 cell = slot->cell;
-	struct share *share = bpf_map_lookup_elem(&fragment_shares, &cell);
-	if (place & 1) {
-		if (over_share(share, FRAGMENT_WINDOW, 1, FRAGMENT_SHARE - 1))
-			return 0;
-		slot->came++;
-		*(volatile __u16 *)&slot->next = next + ((__u32)place >> 1);
-		return 1;
-	}
-	/* It is whole: its kernel keeps nothing of it, as soon as this one got there. */
-	if (share)
-		share->amount -= share->amount > slot->came ? slot->came : share->amount;
-	*(volatile __u16 *)&slot->next = 0;
-	slot->since = now - REST_COMES + LAST_COMES;
-	return 1;
 }
 
 /* A first fragment of a taken flow: the kernel that has the flow's sockets puts it together with the rest. */
@@ -194,7 +73,7 @@ static __noinline int first_of_taken(struct __sk_buff *skb, struct packet *p, st
 		return drop_congested(port->segment);
 	if ((*(volatile __u64 *)&f->word & 0xff) == STATE_TOMBSTONE)
 		f->touched = bpf_ktime_get_ns();
-	if (!take_slot(p, port, f, place)) {
+	if (!begins_packet(p, port, f, place)) {
 		count(port->segment, fragment_dropped);
 		return TC_ACT_SHOT;
 	}
@@ -203,7 +82,7 @@ static __noinline int first_of_taken(struct __sk_buff *skb, struct packet *p, st
 }
 
 /* TCP in IP fragments. Those of a taken flow go to the kernel that has its sockets, in order; what comes before
- * the packet's first fragment crosses, and is of no use. A first fragment of a flow that is held or watched is
+ * the packet's first fragment crosses, and is of no use but where it is known to come so. A first fragment of a flow that is held or watched is
  * dropped: what is reassembled at the end would never have been looked at (SPEC D15). So is one of a taken flow
  * whose packet that kernel could mix up with another one (D16), and that of a tunnel's packet. Before anything
  * was held, policy lets the flow pass by one of its client: else it would not have come here.
@@ -221,8 +100,16 @@ static __noinline int on_fragment(struct __sk_buff *skb, struct packet *p, struc
 	if (p->stacked)
 		goto passed;
 	if (p->later_fragment) {
-		if (!inner || (p->protocol != IPPROTO_TCP && p->ether_type != ETH_P_IPV6) || !rest_of_taken(skb, p, port))
+		if (!inner || (p->protocol != IPPROTO_TCP && p->ether_type != ETH_P_IPV6))
 			goto passed;
+		int rest = rest_of_taken(skb, p, port);
+		if (rest == REST_OF_NONE)
+			goto passed;
+		/* A flow of these ends that is not taken has its own by the bridge. */
+		if (rest == REST_OF_EITHER) {
+			count(segment, fragment_passed);
+			bpf_clone_redirect(skb, port->interface[port->side == SIDE_A], 0);
+		}
 		count(segment, fragment_to_engine);
 		return to_engine(skb, p, port);
 	}

@@ -97,6 +97,24 @@ struct {
 	__type(value, struct fragments);
 } taken_fragments SEC(".maps");
 
+/* By a hash: another pair's takes the slot, and that one's next packet is lost again. */
+#define DISORDER_SLOTS 1024
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, DISORDER_SLOTS);
+	__type(key, __u32);
+	__type(value, struct disorder);
+} disordered_pairs SEC(".maps");
+
+/* Later fragments that came first, by a hash; in another one's slot they are forgotten. */
+#define EARLY_SLOTS 4096
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, EARLY_SLOTS);
+	__type(key, __u32);
+	__type(value, struct early);
+} early_fragments SEC(".maps");
+
 /* Fragments of each client's flows that came lately, of packets that are not whole (clients.h). */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -38,6 +38,7 @@
 #include "handshake.h"
 #include "judged.h"
 #include "icmp.h"
+#include "reassembly.h"
 #include "fragments.h"
 
 static __always_inline int on_packet(struct __sk_buff *skb, struct said *said)

@@ -208,7 +208,9 @@ struct share {
 	__u64 amount;
 };
 
-/* A packet whose first fragment was given to the engine's kernel, and the rest not yet. */
+#define PIECES 8 /* fragments of a packet that may come in any order: more are made of none on an Ethernet */
+
+/* A packet of which a fragment was given to the engine's kernel, and the rest not yet. */
 struct fragments {
 	__u64 since; /* CLOCK_MONOTONIC ns: the first fragment came; 0: nothing is in this slot */
 	__u64 packet; /* addresses, packet_of, way_of and a tunnel's addresses: all that fragments can differ in */
@@ -216,8 +218,28 @@ struct fragments {
 	__u32 address[8];
 	__u32 outer[2];
 	__u32 cell; /* of the client of its flow */
-	__u16 next; /* where in the packet the next one stands, in bytes; 0: nothing is to follow */
+	__u16 next; /* where in the packet the next one stands, in bytes; 0: nothing is to follow, or in any order */
 	__u16 came; /* fragments */
+	__u8 any_order;
+	__u8 named; /* in any order: the first one came, which names the flow */
+	__u16 total; /* in any order: length of the packet; 0: its last one did not come */
+	__u32 got; /* in any order: bytes */
+	__u16 begins[PIECES]; /* in any order: of each that came */
+	__u16 ends[PIECES];
+};
+
+/* Ends of taken flows whose fragments come in disorder: so will the next ones. */
+struct disorder {
+	__u64 pair; /* hash of the ends, their way and the sender's side */
+	__u64 since; /* CLOCK_MONOTONIC ns: of the last packet in disorder */
+	__u32 cell; /* of the client of the flow */
+	__u32 reserved;
+};
+
+/* A later fragment that came before its packet's first one. */
+struct early {
+	__u64 packet; /* hash of all that fragments can differ in */
+	__u64 since; /* CLOCK_MONOTONIC ns */
 };
 
 /* A record of the ring: this header, then `length` bytes of the frame from its Ethernet header. */

@@ -167,6 +167,53 @@ fn a_flow_all_of_whose_packets_are_fragmented_goes_on() {
     assert_eq!(engine.counter("fragment_dropped"), 0);
 }
 
+/// Of a sender, or behind a balancer, that sends a packet's last fragment first, or three in disorder: the first
+/// packet is lost, those that follow are not.
+#[test]
+fn fragments_that_always_come_in_disorder_are_put_together() {
+    for order in [&[1, 0][..], &[2, 1, 0], &[0, 2, 1], &[1, 2, 0], &[2, 0, 1]] {
+        let (wire, engine) = wired();
+        let (client, server) = taken(&wire, &engine, 4000, Some(100), 1);
+        let capture = Capture::start_all(&wire.server);
+        let mut ids = 1..;
+        for number in 0..50u32 {
+            let at = 5 + i64::from(number) * 500;
+            let piece = vec![number as u8; 500];
+            let mut say = || {
+                client.put_pieces(&client.segment(at, &piece), ids.next().unwrap(), order);
+                server.receive_some(|a| a.payload == piece).is_some()
+            };
+            let said = say() || (number == 0 && say());
+            assert!(said, "{order:?}: packet {number}");
+            server.acknowledge(0, at as u32 + 500);
+        }
+        assert_eq!(engine.counter("fragment_dropped"), 0);
+        drop(capture);
+    }
+}
+
+/// Beside a taken flow whose fragments come in disorder, one of the same ends that nobody inspects.
+#[test]
+fn another_flow_of_the_same_ends_has_its_fragments_in_disorder_too() {
+    let (wire, engine) = wired();
+    let (client, server) = taken(&wire, &engine, 4000, None, 1);
+    for id in [1, 2] {
+        client.put_pieces(&client.segment(5, &[1; 500]), id, &[2, 1, 0]);
+    }
+    server.expect("the taken flow's", |a| a.payload == [1; 500]);
+    let other = client.segment(5, &[2; 500]);
+    let capture = Capture::start_all(&wire.server);
+    // To a port that no policy is for.
+    let mut elsewhere = Raw::client(&wire, 4000, RAW_SERVER);
+    elsewhere.remote.1 = 999;
+    elsewhere.put_pieces(&other, 3, &[2, 1, 0]);
+    engine.wait_for("fragment_passed", 3);
+    let crossed = capture.stop_all();
+    let of_packet =
+        |frame: &&Vec<u8>| frame.get(12..14) == Some(&[8, 0]) && frame.get(18..20) == Some(&[0, 3]);
+    assert_eq!(crossed.iter().filter(of_packet).count(), 3);
+}
+
 const SIX: [[u8; 16]; 2] = [
     [0xfd, 0x77, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9],
     [0xfd, 0x77, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8],

@@ -138,10 +138,24 @@ impl Raw {
 
     /// One of these two, of a packet with this id.
     pub fn put_fragment(&self, segment: &Segment<'_>, id: u16, cut: usize, which: usize) {
+        self.put_part(segment, id, &[cut], which);
+    }
+
+    /// As many as are named, each but the last of 200 bytes, in this order.
+    pub fn put_pieces(&self, segment: &Segment<'_>, id: u16, order: &[usize]) {
+        let cuts: Vec<usize> = (1..order.len()).map(|number| number * 200).collect();
+        for which in order {
+            self.put_part(segment, id, &cuts, *which);
+        }
+    }
+
+    fn put_part(&self, segment: &Segment<'_>, id: u16, cuts: &[usize], which: usize) {
         let packet = self.packet(segment);
         let (header, inside) = packet.split_at(20);
-        let parts = [(0x2000u16, &inside[..cut]), ((cut / 8) as u16, &inside[cut..])];
-        let (place, part) = parts[which];
+        let begins = which.checked_sub(1).map_or(0, |before| cuts[before]);
+        let ends = cuts.get(which).copied().unwrap_or(inside.len());
+        let more = if which < cuts.len() { 0x2000 } else { 0 };
+        let (place, part) = (more | (begins / 8) as u16, &inside[begins..ends]);
         let mut fragment = [header, part].concat();
         let length = (fragment.len() as u16).to_be_bytes();
         fragment[2..4].copy_from_slice(&length);
