@@ -102,7 +102,7 @@ __noinline int walk(struct packet *p, struct verdict *v, __u32 port, __u32 half)
 	__u16 low_port = p->key.port[0];
 	__u16 high_port = p->key.port[1];
 	__u32 icmp = NO_ICMP_TYPE, vlan = UNTAGGED;
-	if ((p->protocol == IPPROTO_ICMP || p->protocol == IPPROTO_ICMPV6) && !p->later_fragment)
+	if (p->has_icmp_type)
 		icmp = p->icmp_type;
 	if (p->key.outer_vlan)
 		vlan = p->key.outer_vlan & 0xfff;
@@ -189,10 +189,9 @@ static __always_inline struct verdict *verdict_of(struct packet *p, __u32 port, 
 	__u16 source = p->from_low ? p->key.port[0] : p->key.port[1];
 	__u16 destination = p->from_low ? p->key.port[1] : p->key.port[0];
 	__u32 ports = (__u32)t->source_port[source] << 16 | t->destination_port[destination];
-	/* ICMP's type only counts where the protocol is ICMP, and is 0 elsewhere. */
 	__u64 facts = (__u64)p->key.outer_vlan | (__u64)p->ether_type << 16 | (__u64)p->protocol << 32 |
 		      (__u64)p->icmp_type << 40 | (__u64)(port & 0xff) << 48 | (__u64)(p->from_low & 1) << 56 |
-		      (__u64)(p->later_fragment & 1) << 57;
+		      (__u64)(p->has_icmp_type & 1) << 57;
 	__u64 mixed = ((__u64)address[0] << 32 | address[1]) * 0x9e3779b97f4a7c15ULL +
 		      ((__u64)address[2] << 32 | address[3]) * 0xbf58476d1ce4e5b9ULL +
 		      ((__u64)address[4] << 32 | address[5]) * 0x94d049bb133111ebULL +

@@ -60,6 +60,7 @@ struct packet {
 	__u8 from_low; /* the sender is end 0 of the key */
 	__u8 stacked;  /* a second tag, or an 802.1ad one */
 	__u8 tags;
+	__u8 has_icmp_type;
 	__u8 odd_headers; /* more than are read, that an end may look through to a TCP packet */
 	__u8 wire_tunnel;
 };
@@ -370,6 +371,7 @@ static __always_inline int read_transport(struct __sk_buff *skb, struct packet *
 	} else if (p->protocol == (p->ether_type == ETH_P_IPV6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP)) {
 		if (p->l4 + 2 > p->end || bpf_skb_load_bytes(skb, p->l4, icmp, 2))
 			return PARSE_IP;
+		p->has_icmp_type = 1;
 		p->icmp_type = icmp[0];
 		p->icmp_code = icmp[1];
 	}

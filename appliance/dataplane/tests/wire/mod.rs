@@ -16,6 +16,7 @@ use weir_dataplane::{Attach, HeldFlows};
 pub mod capture;
 pub mod ends;
 pub mod engine;
+pub mod facts;
 pub mod faults;
 pub mod frames;
 mod packet_socket;
