@@ -31,9 +31,13 @@ pub struct SegmentReport {
     pub take_over_time: HistogramReport,
 }
 
-/// Every counter by its name, with what one count of it means.
-pub fn counter_meanings() -> impl Iterator<Item = (&'static str, &'static str)> {
-    COUNTERS.iter().chain(Count::ALL).copied()
+/// Every counter by its name, with what one count of it means. A segment's counters of the programs are kept
+/// from engine to engine; of those of user space the meaning says that they are not.
+pub fn counter_meanings() -> impl Iterator<Item = (&'static str, String)> {
+    let programs = COUNTERS.iter().map(|(name, meaning)| (*name, (*meaning).to_owned()));
+    programs.chain(
+        Count::ALL.iter().map(|(name, meaning)| (*name, format!("{meaning}; by this engine"))),
+    )
 }
 
 /// Where the counters are read.

@@ -124,7 +124,7 @@ async fn serve_one_agent(link: &mut Link, started: Instant, told: &mut bool) {
         segments: link.segments.clone(),
         runtimes: u32::try_from(link.runtimes).unwrap_or(u32::MAX),
         counter_meanings: weir_dataplane::counter_meanings()
-            .map(|(name, meaning)| (name.to_owned(), meaning.to_owned()))
+            .map(|(name, meaning)| (name.to_owned(), meaning))
             .collect(),
     };
     let mut result = frame::write(&mut writer, &hello).await;

@@ -88,7 +88,8 @@ fn segment(segment: &SegmentView, detail: bool) -> String {
     }
     text += &times("  Hold time", &segment.hold_time);
     text += &times("  Takeover time", &segment.take_over_time);
-    text + &every_counter(&segment.counters, &segment.meanings)
+    // But for those whose meaning says otherwise.
+    text + &every_counter("since the boot", &segment.counters, &segment.meanings)
 }
 
 fn is_drop(name: &str) -> bool {
@@ -168,10 +169,15 @@ fn counter(what: &str, count: u64) -> String {
 }
 
 /// Every counter that counted: those of dropped packets, then the others.
-fn every_counter(counted: &[(String, u64)], meanings: &BTreeMap<String, String>) -> String {
+fn every_counter(
+    span: &str,
+    counted: &[(String, u64)],
+    meanings: &BTreeMap<String, String>,
+) -> String {
     let (dropped, others): (Vec<_>, Vec<_>) =
         counted.iter().filter(|(_, n)| *n > 0).partition(|(name, _)| is_drop(name));
-    counters("  Drops by reason", &dropped, meanings) + &counters("  Counters", &others, meanings)
+    counters(&format!("  Drops by reason, {span}"), &dropped, meanings)
+        + &counters(&format!("  Counters, {span}"), &others, meanings)
 }
 
 /// Name, then what one count means.
@@ -181,7 +187,7 @@ fn counters(
     meanings: &BTreeMap<String, String>,
 ) -> String {
     if counted.is_empty() {
-        return field(heading, "none");
+        return format!("{heading}: none\n");
     }
     let mut text = format!("{heading}\n");
     for (name, count) in counted {
@@ -263,7 +269,7 @@ fn virtual_segment(view: &VirtualSegmentView, detail: bool) -> String {
     }
     text += &times("  Hold time", &counted.hold_time);
     text += &times("  Takeover time", &counted.take_over_time);
-    text + &every_counter(&counted.counters, &view.meanings)
+    text + &every_counter("by this engine", &counted.counters, &view.meanings)
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ fn example() -> SegmentView {
         meanings: [
             ("flow_held".to_owned(), "flow held at its first payload".to_owned()),
             ("blocked_dropped".to_owned(), "packet of a blocked flow".to_owned()),
+            ("flow_released".to_owned(), "flow given back; by this engine".to_owned()),
         ]
         .into(),
         traffic: [
@@ -92,11 +93,11 @@ fn detail_shows_times_and_every_counter_that_counted_with_its_meaning() {
                      9  32 us to 64 us
                      1  512 us to 1024 us
   Takeover time         none yet
-  Drops by reason
+  Drops by reason, since the boot
                      4  blocked dropped: packet of a blocked flow
-  Counters
+  Counters, since the boot
                     10  flow held: flow held at its first payload
-                     9  flow released
+                     9  flow released: flow given back; by this engine
 ";
     assert!(shown.ends_with(expected), "{shown}");
 }
@@ -167,9 +168,9 @@ fn a_virtual_segment_shows_what_it_matches_and_what_it_matched() {
                      9  32 us to 64 us
                      1  512 us to 1024 us
   Takeover time         none yet
-  Drops by reason
+  Drops by reason, by this engine
                      3  held conflicting dropped
-  Counters
+  Counters, by this engine
                      8  flow released: held flow given back
                      2  flow taken over
 ";
