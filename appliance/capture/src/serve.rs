@@ -4,6 +4,7 @@
 //! for: who may ask what of the agent. Fails by refusing in words.
 
 use std::collections::VecDeque;
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,7 +113,7 @@ impl Captures {
         }
         let opened = ports
             .iter()
-            .map(|name| Port::open(name).map_err(|error| format!("port {name}: {error}")))
+            .map(|name| Port::open(name).map_err(|error| not_opened(name, &error)))
             .collect::<Result<Vec<_>, _>>()?;
         let name = options.file.clone().unwrap_or_else(|| name_of(&options.port));
         let promised = self.known.iter().fold(0u64, |sum, one| sum.saturating_add(one.promised()));
@@ -142,6 +143,15 @@ impl Captures {
         {
             self.known.remove(oldest);
         }
+    }
+}
+
+fn not_opened(port: &str, error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENODEV) => {
+            format!("there is no port {port}: it is of no segment; see: show segments")
+        }
+        _ => format!("port {port} cannot be captured: {error}"),
     }
 }
 
@@ -211,7 +221,7 @@ mod tests {
             (CaptureOptions { duration: Some(601), ..options.clone() }, "1 to 600"),
             (CaptureOptions { snaplen: Some(262_145), ..options.clone() }, "1 to 262144"),
             (CaptureOptions { filter: Some("prt 1".into()), ..options.clone() }, "character 1"),
-            (options.clone(), "port 63A: No such device"),
+            (options.clone(), "there is no port 63A: it is of no segment; see: show segments"),
         ] {
             let error = refused(options);
             assert!(error.contains(part), "{error}");
