@@ -269,7 +269,7 @@ static __noinline int may_begin_connection(struct __sk_buff *skb, struct packet 
 	return 1;
 }
 
-/* Whether a packet is of a connection that the rules in force are known to except, and begins no other one. */
+/* Whether a packet is of a connection that the policy in force is known to except, and begins no other one. */
 static __noinline int is_excepted(struct __sk_buff *skb, struct packet *p, struct configuration *c)
 {
 	if (!p || !c)
@@ -278,7 +278,7 @@ static __noinline int is_excepted(struct __sk_buff *skb, struct packet *p, struc
 	__u64 now = bpf_ktime_get_ns();
 	/* Another CPU may have written a later time meanwhile. */
 	if (!e || (__s64)(now - e->last) > (__s64)EXCEPTED_QUIC_NS ||
-	    e->generation != *(volatile __u64 *)&c->generation || may_begin_connection(skb, p))
+	    e->policy != *(volatile __u64 *)&c->policies || may_begin_connection(skb, p))
 		return 0;
 	e->last = now;
 	return 1;
@@ -319,7 +319,7 @@ static __always_inline void tell_engine(struct __sk_buff *skb, struct packet *p,
 		return;
 	}
 	/* Read behind the verdict: the policy that judges it is no older. */
-	d->generation = *(volatile __u64 *)&c->generation;
+	d->policy = *(volatile __u64 *)&c->policies;
 	d->key = p->key;
 	d->side = port->side;
 	d->from_low = p->from_low;

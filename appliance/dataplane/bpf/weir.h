@@ -51,8 +51,9 @@ struct configuration {
 	__u32 evasion;		 /* ways of provoking a bypass that are blocked, EVASION_... */
 	__u32 client_flows;	 /* most flows of one client that are held or in their handshake; 0: no bound */
 	__u64 seed;		 /* of the clients' cells (clients.h), as long as the pins */
+	__u64 policies;		 /* that were put in force so far; `generation` grows by quarantine, too */
 };
-_Static_assert(sizeof(struct configuration) == 40, "src/layout.rs has the same type");
+_Static_assert(sizeof(struct configuration) == 48, "src/layout.rs has the same type");
 
 /* Why Layer-2 fallback is in force while the engine lives (SPEC D2, D10). */
 #define FALLBACK_TOLD 1
@@ -281,7 +282,7 @@ _Static_assert(sizeof(struct command) <= 96, "a raw tracepoint has 12 arguments"
 /* A datagram of QUIC that was dropped: for an ICMP error to its sender or, where its client asks for a name
  * that policy excepts, to be sent on after all. */
 struct dropped {
-	__u64 generation; /* of the rules that dropped it, or a later one */
+	__u64 policy; /* the one that dropped it, of `configuration.policies`, or a later one */
 	struct flow_key key;
 	__u32 side;	/* it came in by */
 	__u32 from_low; /* its sender is the lower end of the key */
@@ -299,8 +300,10 @@ _Static_assert(sizeof(struct dropped) == 3160, "src/layout/quic.rs has the same 
 /* A QUIC connection that passes though policy blocks QUIC. */
 struct excepted {
 	__u64 last;	  /* CLOCK_MONOTONIC ns: its last packet that passed here */
-	__u64 generation; /* of the rules by which it was excepted; by later ones its name is judged again */
-	__u32 length;	  /* of the name that its client asks for */
+	__u64 policy;	  /* by which it is excepted; a later one judges its name again */
+	__u16 length;	  /* of the name that its client asks for */
+	__u8 side;	  /* its client's packets come in by */
+	__u8 client_low;  /* the client is the lower end of the key */
 	__u8 name[EXCEPTED_NAME];
 };
 _Static_assert(sizeof(struct excepted) == 280, "src/layout/quic.rs has the same type");

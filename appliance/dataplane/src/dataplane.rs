@@ -28,7 +28,7 @@ use crate::layout::{HANDSHAKES_PART, Port};
 use crate::loads::Loads;
 use crate::namespace::inside;
 use crate::programs::{self, ProgramError, RING_TABLE, RingTable, chain};
-use crate::quic::{DroppedQuic, Judge, QuicJudge};
+use crate::quic::{DroppedQuic, ExceptedQuic, Judge, QuicJudge, judge_all_again};
 use crate::recount::Recount;
 use crate::report::{Reports, SegmentReport};
 use crate::ring::{Limits, RingReader, monotonic_nanoseconds};
@@ -59,6 +59,7 @@ pub struct Dataplane {
     /// What the rings' readers end with.
     _open: watch::Sender<()>,
     quic: Option<JoinHandle<()>>,
+    excepted: Arc<Mutex<ExceptedQuic>>,
     stop: EventFd,
     /// Programs stay loaded through their pins; this is for their descriptors.
     ebpf: Mutex<Ebpf>,
@@ -213,6 +214,7 @@ impl Dataplane {
             Arc::clone(&core),
             stop_descriptor(&stop).map_err(|error| system("eventfd", error))?,
         )?;
+        let excepted = quic.excepted();
         let quic = std::thread::Builder::new()
             .name("weir-quic".into())
             .spawn(move || quic.run())
@@ -242,6 +244,7 @@ impl Dataplane {
             flow_table,
             _open: open,
             quic: Some(quic),
+            excepted,
             stop,
             ebpf: Mutex::new(ebpf),
             _refusals: refusals,
@@ -272,6 +275,7 @@ impl Dataplane {
         // Not before: until now the earlier engine may have held new flows, and one without any
         // would have ended with its programs still on the ports.
         self.in_force.attached()?;
+        self.judge_quic_again();
         self.inheritance.take_on();
         Ok(())
     }
@@ -310,7 +314,15 @@ impl Dataplane {
         self.tables().apply(snapshot)?;
         self.core.bbr.store(control == CongestionControl::Bbr, Ordering::Relaxed);
         self.core.evasion.store(tables::evasion(&snapshot.device.evasion), Ordering::Relaxed);
+        self.judge_quic_again();
         Ok(())
+    }
+
+    /// What an earlier policy excepted of QUIC, by this engine's, once that is in force.
+    fn judge_quic_again(&self) {
+        if let Some(policy) = self.in_force.own_policy() {
+            judge_all_again(&self.core, &self.excepted, policy);
+        }
     }
 
     /// Layer-2 fallback (SPEC D2, D10), for as long as one cause is on: new flows stay on the

@@ -91,8 +91,9 @@ pub struct Configuration {
     pub evasion: u32,
     pub client_flows: u32,
     pub seed: u64,
+    pub policies: u64,
 }
-const _: () = assert!(size_of::<Configuration>() == 40);
+const _: () = assert!(size_of::<Configuration>() == 48);
 
 /// Ways of provoking a bypass, where policy blocks them (SPEC D15).
 pub const EVASION_SERVER_SPEAKS_FIRST: u32 = 1;

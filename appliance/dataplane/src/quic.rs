@@ -15,7 +15,7 @@ mod recent;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
@@ -29,7 +29,7 @@ use crate::layout::rules::FilterEntry;
 use crate::refusal::unreachable_port;
 use crate::tables::{self, ApplyError};
 use datagram::{Datagram, Dropped};
-use excepted::{ExceptedQuic, name_of};
+pub use excepted::ExceptedQuic;
 use recent::Recent;
 
 /// Datagrams a second that are judged or refused, of all segments together (RFC 4443 2.4 (f) wants a bound
@@ -86,7 +86,7 @@ pub trait QuicJudge: Send + Sync {
 pub struct DroppedQuic {
     core: Arc<Core>,
     ring: RingBuf<MapData>,
-    excepted: ExceptedQuic,
+    excepted: Arc<Mutex<ExceptedQuic>>,
     /// Connections whose hello is not whole.
     waiting: Recent,
     /// Those that were excepted: the datagrams that began them.
@@ -104,10 +104,15 @@ impl DroppedQuic {
         rate.set(0, bucket, 0)
             .map_err(|error| ApplyError::Table { table: "dropped_rate", error })?;
         let ring = tables::map(ebpf, "dropped_ring")?;
-        let excepted = ExceptedQuic::new(ebpf)?;
+        let excepted = Arc::new(Mutex::new(ExceptedQuic::new(ebpf)?));
         let waiting = Recent::new(MAX_WAITING, MAX_WAITING_OF_CLIENT, FORGOTTEN_AFTER);
         let begun = Recent::new(MAX_BEGUN, MAX_BEGUN_OF_CLIENT, BEGUN_FOR);
         Ok(Self { core, ring, excepted, waiting, begun, stop })
+    }
+
+    /// The table that it goes by.
+    pub fn excepted(&self) -> Arc<Mutex<ExceptedQuic>> {
+        Arc::clone(&self.excepted)
     }
 
     /// Until the data plane closes.
@@ -150,7 +155,7 @@ impl DroppedQuic {
         let Some(Judge(judge)) = core.quic.get() else { return refuse(links, &dropped) };
         let way = dropped.way;
         let candidate = way.candidate();
-        let excepted = self.is_excepted(&dropped, judge.as_ref(), &candidate);
+        let excepted = self.is_excepted(&dropped, judge.as_ref());
         let Some(datagrams) = dropped.datagrams() else {
             if !excepted {
                 refuse(links, &dropped);
@@ -186,7 +191,7 @@ impl DroppedQuic {
             }
             QuicVerdict::Refuse | QuicVerdict::NoHello { .. } => self.end(links, &dropped),
             QuicVerdict::Except(name) => {
-                match self.excepted.insert(&way, &name, dropped.generation) {
+                match lock(&self.excepted).insert(&way, &name, dropped.policy) {
                     Ok(true) => links.counts.add(Count::QuicExcepted),
                     Ok(false) => {}
                     Err(error) => {
@@ -200,33 +205,38 @@ impl DroppedQuic {
         }
     }
 
-    /// Whether the connection was excepted before, and is so by the rules that dropped this.
-    fn is_excepted(
-        &mut self,
-        dropped: &Dropped,
-        judge: &dyn QuicJudge,
-        candidate: &Candidate,
-    ) -> bool {
+    /// Whether the connection was excepted before, and is so by the policy that dropped this.
+    fn is_excepted(&mut self, dropped: &Dropped, judge: &dyn QuicJudge) -> bool {
         let key = &dropped.way.key;
-        let Some(entry) = self.excepted.get(key) else { return false };
-        if entry.generation == dropped.generation {
-            return true;
-        }
-        if judge.excepts(candidate, name_of(&entry)) {
-            if let Err(error) = self.excepted.renew(key, entry, dropped.generation) {
-                tracing::debug!(%error, "QUIC connection not excepted anew");
-            }
-            return true;
-        }
-        self.excepted.remove(key);
-        false
+        let mut excepted = lock(&self.excepted);
+        let excepts = |candidate: &Candidate, name: &str| judge.excepts(candidate, name);
+        excepted
+            .get(key)
+            .is_some_and(|entry| excepted.judge_again(key, &entry, dropped.policy, excepts))
     }
 
     /// Of the connection nothing passes any more, whichever began it.
     fn end(&mut self, links: &SegmentLinks, dropped: &Dropped) {
-        self.excepted.remove(&dropped.way.key);
+        lock(&self.excepted).remove(&dropped.way.key);
         refuse(links, dropped);
     }
+}
+
+/// Judges all that were excepted by a policy that was in force before this one. What comes of them meanwhile is
+/// asked about one by one, which many would have to wait for.
+pub fn judge_all_again(core: &Core, excepted: &Mutex<ExceptedQuic>, policy: u64) {
+    let Some(Judge(judge)) = core.quic.get() else { return };
+    let keys = lock(excepted).keys();
+    for key in keys {
+        let mut excepted = lock(excepted);
+        if let Some(entry) = excepted.get(&key) {
+            excepted.judge_again(&key, &entry, policy, |client, name| judge.excepts(client, name));
+        }
+    }
+}
+
+fn lock(excepted: &Mutex<ExceptedQuic>) -> MutexGuard<'_, ExceptedQuic> {
+    excepted.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Sends datagrams on, the way of the frame that was dropped.

@@ -6,7 +6,7 @@ use super::FlowKey;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct DroppedHeader {
-    pub generation: u64,
+    pub policy: u64,
     pub key: FlowKey,
     pub side: u32,
     pub from_low: u32,
@@ -26,8 +26,10 @@ pub const EXCEPTED_QUIC: u64 = 900_000_000_000;
 #[derive(Clone, Copy)]
 pub struct Excepted {
     pub last: u64,
-    pub generation: u64,
-    pub length: u32,
+    pub policy: u64,
+    pub length: u16,
+    pub side: u8,
+    pub client_low: u8,
     pub name: [u8; EXCEPTED_NAME],
 }
 const _: () = assert!(size_of::<Excepted>() == 280);

@@ -11,7 +11,7 @@ use weir_policy::snapshot::{SegmentId, Side};
 use crate::checksum::{complete_ipv4, fold, put, sum, u16_at};
 use crate::frame::{header_ipv4, header_ipv6};
 use crate::layout::FlowKey;
-use crate::layout::quic::read_dropped;
+use crate::layout::quic::{EXCEPTED_NAME, Excepted, read_dropped};
 
 const UDP: u8 = 17;
 const UDP_HEADER: usize = 8;
@@ -31,8 +31,8 @@ pub struct Way {
 /// One frame.
 pub struct Dropped {
     pub way: Way,
-    /// Of the rules that dropped it, or a later one.
-    pub generation: u64,
+    /// The policy that dropped it, or a later one.
+    pub policy: u64,
     /// 802.1Q's, where it is not in the frame.
     pub tag: Option<u16>,
     /// From Ethernet on; a long one is cut.
@@ -62,6 +62,17 @@ impl Datagram {
 }
 
 impl Way {
+    /// As an entry of the table says it of its client.
+    pub fn of(key: FlowKey, entry: &Excepted) -> Self {
+        Self { key, from_low: entry.client_low != 0, side: side(entry.side.into()) }
+    }
+
+    /// An entry of the table, of this client.
+    pub fn entry(&self, policy: u64, length: u16, name: [u8; EXCEPTED_NAME]) -> Excepted {
+        let (side, client_low) = (u8::from(self.side == Side::B), u8::from(self.from_low));
+        Excepted { last: 0, policy, length, side, client_low, name }
+    }
+
     /// The connection, as policy looks at it.
     pub fn candidate(&self) -> Candidate {
         Candidate {
@@ -72,6 +83,10 @@ impl Way {
             server: self.key.end(self.from_low),
         }
     }
+}
+
+fn side(number: u32) -> Side {
+    if number == 0 { Side::A } else { Side::B }
 }
 
 /// Where things stand in a frame.
@@ -87,10 +102,10 @@ struct Offsets {
 impl Dropped {
     pub fn read(record: &[u8]) -> Option<Self> {
         let (head, frame) = read_dropped(record)?;
-        let side = if head.side == 0 { Side::A } else { Side::B };
+        let side = side(head.side);
         Some(Self {
             way: Way { key: head.key, from_low: head.from_low != 0, side },
-            generation: head.generation,
+            policy: head.policy,
             segment_size: head.gso_size as usize,
             tag: (head.vlan_present != 0).then_some(head.vlan_tci),
             frame: frame.to_vec(),

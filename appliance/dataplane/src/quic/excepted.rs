@@ -9,6 +9,7 @@ use std::io::ErrorKind;
 
 use aya::Ebpf;
 use aya::maps::{HashMap as Table, MapData, MapError};
+use weir_policy::Candidate;
 
 use super::datagram::Way;
 use super::recent::Client;
@@ -41,28 +42,48 @@ impl ExceptedQuic {
         (now.saturating_sub(entry.last) <= EXCEPTED_QUIC).then_some(entry)
     }
 
-    /// The rules of this generation except it, too.
-    pub fn renew(
+    /// Whether this policy excepts it, too, as `excepts` says; else it is removed.
+    pub fn judge_again(
         &mut self,
         key: &FlowKey,
-        entry: Excepted,
-        generation: u64,
-    ) -> Result<(), ApplyError> {
-        self.put(key, Excepted { generation, ..entry })
+        entry: &Excepted,
+        policy: u64,
+        excepts: impl FnOnce(&Candidate, &str) -> bool,
+    ) -> bool {
+        if entry.policy == policy {
+            return true;
+        }
+        if !excepts(&Way::of(*key, entry).candidate(), name_of(entry)) {
+            self.remove(key);
+            return false;
+        }
+        // As old as it was: nothing came of it. Where this fails it is judged again.
+        if let Err(error) = self.table.insert(key, Excepted { policy, ..*entry }, 0) {
+            tracing::debug!(%error, "QUIC connection not excepted anew");
+        }
+        true
+    }
+
+    /// All that are in the table at some moment.
+    pub fn keys(&self) -> Vec<FlowKey> {
+        self.table.keys().filter_map(Result::ok).take(MOST_KNOWN).collect()
     }
 
     /// Whether it is new. Of a name that is too long nothing is known when the rules have changed.
-    pub fn insert(&mut self, way: &Way, name: &str, generation: u64) -> Result<bool, ApplyError> {
+    pub fn insert(&mut self, way: &Way, name: &str, policy: u64) -> Result<bool, ApplyError> {
         let mut room = [0; EXCEPTED_NAME];
         if let Some(room) = room.get_mut(..name.len()) {
             room.copy_from_slice(name.as_bytes());
         }
-        let length = name.len().min(EXCEPTED_NAME) as u32;
+        let length = name.len().min(EXCEPTED_NAME) as u16;
         let new = self.get(&way.key).is_none();
         if new && let Some(oldest) = self.of_clients.add(Client::of(way), way.key) {
             self.remove(&oldest);
         }
-        self.put(&way.key, Excepted { last: 0, generation, length, name: room })?;
+        let failed = |error| ApplyError::Table { table: TABLE, error };
+        let last = monotonic_nanoseconds().map_err(|error| failed(error.into()))?;
+        let entry = Excepted { last, ..way.entry(policy, length, room) };
+        self.table.insert(way.key, entry, 0).map_err(failed)?;
         Ok(new)
     }
 
@@ -73,12 +94,6 @@ impl ExceptedQuic {
             Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => {}
             Err(error) => tracing::warn!(%error, "QUIC connection still excepted"),
         }
-    }
-
-    fn put(&mut self, key: &FlowKey, entry: Excepted) -> Result<(), ApplyError> {
-        let failed = |error| ApplyError::Table { table: TABLE, error };
-        let last = monotonic_nanoseconds().map_err(|error| failed(error.into()))?;
-        self.table.insert(key, Excepted { last, ..entry }, 0).map_err(failed)
     }
 }
 
@@ -111,8 +126,8 @@ impl OfClients {
 }
 
 /// The name that an entry was made for.
-pub fn name_of(entry: &Excepted) -> &str {
-    let bytes = entry.name.get(..entry.length as usize).unwrap_or_default();
+fn name_of(entry: &Excepted) -> &str {
+    let bytes = entry.name.get(..usize::from(entry.length)).unwrap_or_default();
     std::str::from_utf8(bytes).unwrap_or_default()
 }
 

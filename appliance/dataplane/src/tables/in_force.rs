@@ -101,6 +101,13 @@ impl InForce {
         Ok(inner.current.generation)
     }
 
+    /// The number of the policy in force, where it is this engine's.
+    pub fn own_policy(&self) -> Option<u64> {
+        let inner = self.lock();
+        let own = inner.has_policy && inner.attached && !inner.superseded();
+        own.then_some(inner.current.policies)
+    }
+
     /// As this engine knows it.
     pub(super) fn known_generation(&self) -> u64 {
         self.lock().current.generation
@@ -110,6 +117,7 @@ impl InForce {
     pub(super) fn switch(&self, device: &Device) -> Result<(), ApplyError> {
         let mut inner = self.lock();
         inner.current.generation += 1;
+        inner.current.policies += 1;
         inner.current.heartbeat_timeout = nanoseconds(device.health.heartbeat_timeout);
         inner.current.evasion = evasion(&device.evasion);
         inner.current.client_flows = device.max_handshakes_per_client;
@@ -150,6 +158,7 @@ impl Inner {
         }
         // It only grows, also where two engines live at one time.
         self.current.generation = self.current.generation.max(now.generation);
+        self.current.policies = self.current.policies.max(now.policies);
         self.configuration.set(0, self.current, 0).map_err(in_table("configuration"))
     }
 
