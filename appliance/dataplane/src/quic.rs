@@ -34,7 +34,7 @@ use recent::Recent;
 
 /// Datagrams a second that are judged or refused, of all segments together (RFC 4443 2.4 (f) wants a bound
 /// on errors). The programs drop what is over it in silence, and what is over its client's share of half of it
-/// (bpf/classify.h).
+/// (bpf/quic.h).
 const A_SECOND: u64 = 1000;
 /// Of these at once; the ring has room for more.
 const AT_ONCE: u64 = 200;

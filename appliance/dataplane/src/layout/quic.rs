@@ -19,7 +19,7 @@ const _: () = assert!(size_of::<DroppedHeader>() + 3072 == 3160);
 
 /// Most bytes of a name in an [`Excepted`].
 pub const EXCEPTED_NAME: usize = 260;
-/// Nanoseconds without a packet after which it is no more; bpf/classify.h says why.
+/// Nanoseconds without a packet after which it is no more; bpf/quic.h says why.
 pub const EXCEPTED_QUIC: u64 = 900_000_000_000;
 
 #[repr(C)]

@@ -21,6 +21,8 @@ pub mod faults;
 pub mod frames;
 mod packet_socket;
 pub mod packets;
+pub mod quic;
+pub mod random;
 pub mod raw;
 mod segments;
 
