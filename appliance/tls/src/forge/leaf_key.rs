@@ -16,12 +16,16 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::SigningKey;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use weir_policy::suites::Allowed;
+use weir_policy::suites::{Allowed, Protocol};
 use zeroize::Zeroizing;
 
 use super::ForgerError;
 use crate::hello::ClientHello;
 use crate::key::KeyKind;
+use crate::names::{Group, Version};
+
+/// secp256r1.
+const P256: Group = Group(0x0017);
 
 /// Which of the two keys a forged certificate is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -96,9 +100,13 @@ impl LeafKind {
     }
 
     /// What this client can be shown within what the proxy allows: ECDSA where it can, since it
-    /// costs a tenth of RSA; `None` where neither will do.
+    /// costs a tenth of RSA; `None` where neither will do. Before TLS 1.3 a client's groups are those of
+    /// certificates' keys as well (RFC 8422 section 5.1), though many do not look: one that does not name P-256
+    /// is shown it only where it takes no RSA.
     pub fn for_client(hello: &ClientHello, allowed: &Allowed) -> Option<Self> {
-        let kinds = [Self::Ecdsa, Self::Rsa];
+        let is_tls13 = hello.versions.contains(&Version::TLS13) && allowed.version(Protocol::Tls13);
+        let knows = is_tls13 || hello.groups.is_empty() || hello.groups.contains(&P256);
+        let kinds = if knows { [Self::Ecdsa, Self::Rsa] } else { [Self::Rsa, Self::Ecdsa] };
         let modern = kinds.iter().find(|kind| hello.supported_with(kind.key_kind(), allowed));
         // The other stack only where this one cannot answer at all (SPEC T13).
         let legacy =

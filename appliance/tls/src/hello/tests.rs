@@ -76,6 +76,26 @@ fn groups_that_the_modern_stack_lacks_are_answered_by_the_legacy_one() {
     }
 }
 
+/// RFC 8422 section 5.1: before TLS 1.3 the groups are those of certificates' keys, too. OpenSSL looks.
+#[test]
+fn client_of_tls_1_2_that_does_not_know_p_256_is_shown_an_rsa_leaf_where_it_takes_one() {
+    use weir_policy::suites::Allowed;
+
+    use crate::LeafKind;
+    let leaf = |name: &str, groups: &[u16], suites: &[u16]| {
+        let groups = groups.iter().copied().map(Group).collect();
+        let cipher_suites = suites.iter().copied().map(Suite).collect();
+        let hello = ClientHello { groups, cipher_suites, ..golden(name) };
+        LeafKind::for_client(&hello, &Allowed::default())
+    };
+    let (tls12, both) = ("openssl-3.0-tls12.bin", [0xc02b, 0xc02f]);
+    assert_eq!(leaf(tls12, &[0x1d, 0x17], &both), Some(LeafKind::Ecdsa));
+    assert_eq!(leaf(tls12, &[0x1d], &both), Some(LeafKind::Rsa));
+    // Many do not look.
+    assert_eq!(leaf(tls12, &[0x1d], &[0xc02b]), Some(LeafKind::Ecdsa));
+    assert_eq!(leaf("openssl-3.0-tls13.bin", &[0x1d], &[0x1301]), Some(LeafKind::Ecdsa));
+}
+
 #[test]
 fn hello_tells_the_strongest_version_that_it_offers() {
     use weir_policy::suites::Protocol;
