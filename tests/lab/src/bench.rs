@@ -39,7 +39,8 @@ impl Bench<Lab> {
         let in_force = |text: &str| text.matches("weir_agent::engine: policy in force").count();
         let before = in_force(&self.wire.log()?);
         self.wire.configure(document)?;
-        let deadline = Instant::now() + Duration::from_secs(20);
+        // A million addresses take their time.
+        let deadline = Instant::now() + Duration::from_secs(60);
         while in_force(&self.wire.log()?) <= before {
             ensure!(Instant::now() < deadline, "not in force: {}", self.wire.log()?);
             std::thread::sleep(Duration::from_millis(50));

@@ -1,10 +1,10 @@
-//! CPU time: of the whole machine, of this process with the kernel's packet threads, of some of its
-//! threads, and of other processes.
+//! CPU time: of the whole machine, of this process and those that it measures with the kernel's packet
+//! threads, of some of its threads, and of other processes.
 //!
-//! For: differences between two [`Reading`]s. Where all load, both ends and what is measured are
-//! threads of this process, [`Used::own`] is what a measurement cost even where others use the
-//! machine, as on veth the kernel's packet work is done in the sender's system calls; what the
-//! kernel's ksoftirqd threads did is added to it. Fails where /proc has not what it always has.
+//! For: differences between two [`Reading`]s. Where all load and both ends are threads of this process,
+//! and what is measured is a tree of processes, [`Used::own`] is what a measurement cost even where
+//! others use the machine, as on veth the kernel's packet work is done in the sender's system calls; what
+//! the kernel's ksoftirqd threads did is added to it. Fails where /proc has not what it always has.
 
 use std::collections::HashMap;
 use std::fs;
@@ -18,7 +18,9 @@ use nix::unistd::Pid;
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
     at: Instant,
-    /// This process and ksoftirqd.
+    /// Whose processes count as this one's own.
+    measured: Option<Pid>,
+    /// This process, those that are measured, and ksoftirqd.
     own: Duration,
     /// Of all processors: user, nice, system, irq, softirq (not idle, iowait, steal).
     machine: Duration,
@@ -33,13 +35,16 @@ pub struct Used {
 }
 
 impl Reading {
-    pub fn now() -> Result<Self> {
+    /// With a process that is measured, and all that descend from it.
+    pub fn now(measured: Option<Pid>) -> Result<Self> {
         let process = Duration::from(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)?);
-        Ok(Self { at: Instant::now(), own: process + ksoftirqd()?, machine: machine()? })
+        let others = measured.map_or(Ok(Duration::ZERO), of_tree)?;
+        let own = process + others + ksoftirqd()?;
+        Ok(Self { at: Instant::now(), measured, own, machine: machine()? })
     }
 
     pub fn used(&self) -> Result<Used> {
-        let now = Self::now()?;
+        let now = Self::now(self.measured)?;
         Ok(Used {
             elapsed: now.at - self.at,
             own: now.own.saturating_sub(self.own),
@@ -58,7 +63,7 @@ impl Used {
 
 /// How many processors' worth the machine is busy while this process does nothing.
 pub fn idle_load(during: Duration) -> Result<f64> {
-    let before = Reading::now()?;
+    let before = Reading::now(None)?;
     std::thread::sleep(during);
     let used = before.used()?;
     Ok(used.machine.saturating_sub(used.own).as_secs_f64() / used.elapsed.as_secs_f64())

@@ -283,7 +283,7 @@ impl Bench<'_> {
 
     fn measure(&self, round: usize, what: What, way: Way) -> Result<Sample> {
         let (target, amount) = (self.target(way, what)?, self.amount(way, what));
-        let (attributed, machine) = (self.cpu_of(way)?, Reading::now()?);
+        let (attributed, machine) = (self.cpu_of(way)?, Reading::now(None)?);
         client::run(&self.site.client(), &target, amount)?;
         std::thread::sleep(AFTERMATH);
         let used = machine.used()?.machine_above(self.idle);

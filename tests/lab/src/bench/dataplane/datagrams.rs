@@ -23,6 +23,8 @@ use crate::bench::threads::join;
 const PAYLOAD: usize = 18;
 /// A system call.
 const BATCH: usize = 64;
+/// Of so many flows in turn, a batch of each.
+const FLOWS: usize = 256;
 
 /// Packets that reached the server's interface, and what that cost.
 pub struct Blasted {
@@ -45,13 +47,20 @@ pub fn blast(site: &Site, to: SocketAddr, interface: String, count: usize) -> Re
         Ok(received(&interface)? - before)
     })?;
     wait.recv().context("the server did not start")?;
-    let before = Reading::now()?;
+    let before = Reading::now(Some(site.weir))?;
     let client = site.at_client(move || {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
-        socket.connect(to)?;
+        let flow = |_| {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.connect(to)?;
+            Ok(socket)
+        };
+        let flows: Vec<UdpSocket> = (0..FLOWS).map(flow).collect::<io::Result<_>>()?;
         let mut sent = 0;
-        while sent < count {
-            sent += send(&socket)?;
+        for socket in flows.iter().cycle() {
+            if sent >= count {
+                break;
+            }
+            sent += send(socket)?;
         }
         Ok(())
     })?;

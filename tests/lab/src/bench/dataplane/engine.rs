@@ -1,147 +1,76 @@
-//! The engine that is measured: the data plane crate as the engine process uses it, without TLS.
+//! The engine that is measured: Weir's own processes, agent, engine and legacy worker under their
+//! supervisor, as they are shipped.
 //!
-//! A held flow is peeked at and judged as in the engine, then released, or taken over and relayed
-//! unread (what is left of a session when its TLS work is taken away), or, for measuring the
-//! takeover alone, taken over and dropped. One runtime a processor, settled as in the engine.
+//! For: what they did, what they cost, and what they have in memory. What they counted is asked for at the
+//! console, which knows it a second late.
 
-use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::cell::RefCell;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use weir_dataplane::{
-    Dataplane, Held, HeldFlow, HeldFlows, Options, Relayed, set_reset_on_close,
-    settle_runtime_thread,
-};
-use weir_policy::precedence::IndexedSnapshot;
-use weir_policy::snapshot::SegmentId;
-use weir_policy::{Decision, FirstBytes, Snapshot, Support, judge};
-use weir_tls::hello::{self, Peek};
+use nix::unistd::Pid;
 
-use super::site::Site;
-use crate::bench::threads::on_a_runtime;
+use super::memory;
+use crate::bench::cpu;
+use crate::bench::memory::resident;
+use crate::wire::Wire as _;
+use crate::wire::lab::Lab;
 
-/// Names of the threads whose CPU time is the engine's, as the kernel has them.
-pub const THREADS: &[&str] = &["weir-sockets", "bench-engine"];
-
-/// An open data plane, its runtimes and its heartbeat.
 pub struct Engine {
-    pub dataplane: Arc<Dataplane>,
-    pub runtimes: usize,
-    shared: Arc<Shared>,
-    heart: Option<JoinHandle<()>>,
+    lab: RefCell<Lab>,
+    engine: Pid,
 }
 
-#[derive(Default)]
-struct Shared {
-    stop: AtomicBool,
-    /// A flow taken over is dropped at once.
-    drop_taken: AtomicBool,
-    released: AtomicU64,
-    taken: AtomicU64,
+/// Flows of the segment so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decided {
+    pub released: u64,
+    pub taken: u64,
+    pub blocked: u64,
 }
 
 impl Engine {
-    pub fn start(site: &Site, id: SegmentId, snapshot: Snapshot) -> Result<Self> {
-        let runtimes = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut options = Options::new(site.names.clone(), vec![id], site.pins(id));
-        options.runtimes = runtimes;
-        let (dataplane, shares) = Dataplane::open(options).context("opening the data plane")?;
-        dataplane.apply(&snapshot).context("applying the snapshot")?;
-        dataplane.heartbeat();
-        let (dataplane, snapshot) =
-            (Arc::new(dataplane), Arc::new(IndexedSnapshot::from(snapshot)));
-        let shared = Arc::new(Shared::default());
-        for (number, held) in shares.into_iter().enumerate() {
-            let (snapshot, shared) = (Arc::clone(&snapshot), Arc::clone(&shared));
-            std::thread::Builder::new().name("bench-engine".into()).spawn(move || {
-                settle_runtime_thread(number);
-                on_a_runtime(turn(held, snapshot, shared))
-            })?;
-        }
-        let heart = std::thread::Builder::new().name("bench-heart".into()).spawn({
-            let (dataplane, shared) = (Arc::clone(&dataplane), Arc::clone(&shared));
-            move || {
-                while !shared.stop.load(Ordering::Relaxed) {
-                    dataplane.heartbeat();
-                    std::thread::sleep(Duration::from_millis(50));
-                }
-            }
-        })?;
-        Ok(Self { dataplane, runtimes, shared, heart: Some(heart) })
+    pub fn new(lab: Lab) -> Result<Self> {
+        let engine = lab.engine()?;
+        Ok(Self { lab: RefCell::new(lab), engine })
     }
 
-    /// Whether taken flows are dropped at once instead of relayed.
-    pub fn drop_taken(&self, on: bool) {
-        self.shared.drop_taken.store(on, Ordering::Relaxed);
+    pub fn decided(&self) -> Result<Decided> {
+        let shown = self.shown()?;
+        // "N held since the boot; by this engine N released, N taken over, N blocked", folded at will.
+        let words: Vec<&str> = shown.split_whitespace().collect();
+        let before = |what: &str| {
+            let is_it =
+                |pair: &[&str]| pair.get(1).is_some_and(|word| word.trim_end_matches(',') == what);
+            let found = words.windows(2).filter(|pair| is_it(pair));
+            let mut numbers = found.filter_map(|pair| pair.first()?.parse().ok());
+            numbers.next().with_context(|| format!("no number {what} in {shown}"))
+        };
+        Ok(Decided {
+            released: before("released")?,
+            taken: before("taken")?,
+            blocked: before("blocked")?,
+        })
     }
 
-    /// Flows released and taken so far.
-    pub fn decided(&self) -> [u64; 2] {
-        [self.shared.released.load(Ordering::Relaxed), self.shared.taken.load(Ordering::Relaxed)]
+    /// What the console says of the segment, every counter included.
+    pub fn shown(&self) -> Result<String> {
+        self.lab.borrow_mut().console("show segments detail")
     }
-}
 
-impl Drop for Engine {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        if let Some(heart) = self.heart.take() {
-            let _ = heart.join();
-        }
+    /// What the engine's process ran so far.
+    pub fn cpu(&self) -> Result<Duration> {
+        cpu::of_tree(self.engine)
     }
-}
 
-async fn turn(
-    mut held: HeldFlows,
-    snapshot: Arc<IndexedSnapshot>,
-    shared: Arc<Shared>,
-) -> Result<()> {
-    let surroundings = Rc::new((snapshot, shared));
-    while let Some(flow) = held.next().await {
-        tokio::task::spawn_local(serve(flow, Rc::clone(&surroundings)));
+    /// Bytes that all of Weir's processes have in memory.
+    pub fn resident(&self) -> Result<u64> {
+        let processes = cpu::tree(self.lab.borrow().supervisor())?;
+        processes.into_iter().map(|process| resident(&process.to_string())).sum()
     }
-    Ok(())
-}
 
-async fn serve(mut flow: HeldFlow, surroundings: Rc<(Arc<IndexedSnapshot>, Arc<Shared>)>) {
-    let (snapshot, shared) = &*surroundings;
-    let hello = loop {
-        match hello::peek(flow.payload()) {
-            Peek::Hello(hello) => break hello,
-            Peek::Incomplete => {
-                // As the engine waits, which takes the flow over then (SPEC D12): a client that lost both
-                // segments of its hello sends one, and the other once that is acknowledged.
-                let more = tokio::time::timeout(Duration::from_millis(20), flow.more());
-                if !matches!(more.await, Ok(Held::More)) {
-                    return; // dropped: released
-                }
-            }
-            _ => return,
-        }
-    };
-    let first = FirstBytes::ClientHello {
-        server_name: hello.server_name.as_deref(),
-        support: if hello.supported() { Support::Full } else { Support::NoSuite },
-        encrypted: hello.encrypted_client_hello,
-    };
-    match judge(&**snapshot, &flow.candidate(), &first) {
-        Decision::Release(_) | Decision::Block { .. } => {
-            if flow.release().is_ok() {
-                shared.released.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        Decision::TakeOver(_) => {
-            let Ok(mut taken) = flow.take_over().await else { return };
-            shared.taken.fetch_add(1, Ordering::Relaxed);
-            if shared.drop_taken.load(Ordering::Relaxed) {
-                return;
-            }
-            if taken.relay(&mut Relayed::default(), None).await.is_ok() {
-                let _ = set_reset_on_close(&taken.client, false);
-                let _ = set_reset_on_close(&taken.server, false);
-            }
-        }
+    /// Bytes of the maps that flows are kept in or go through.
+    pub fn flow_maps(&self) -> Result<u64> {
+        memory::of_flow_maps(self.engine)
     }
 }

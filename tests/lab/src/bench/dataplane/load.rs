@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,13 +19,77 @@ use crate::bench::threads::{PATIENCE, join, on_a_runtime, patient};
 
 /// Connections open at one time.
 const CONCURRENT: usize = 32;
+/// The same where each waits for [`PAUSE`] most of its time.
+const CONCURRENT_WITH_PAUSE: usize = 256;
+/// Longer than the engine holds a flow for the rest of its hello before it takes it over undecided
+/// (SPEC D12: 20 ms); if that then proves excepted it is relayed unread, which is what is left of a
+/// session when its TLS work is taken away.
+const PAUSE: Duration = Duration::from_millis(40);
 /// What a server answers a short connection with, in bytes.
 const ANSWER: usize = 512;
 const CHUNK: usize = 64 * 1024;
 
+/// What a client says first.
+#[derive(Clone)]
+pub enum First {
+    Hello(Arc<[u8]>),
+    /// The same, with [`PAUSE`] in its middle.
+    InTwo(Arc<[u8]>),
+    /// No more than the first half of it: [`PAUSE`], and the end.
+    Half(Arc<[u8]>),
+    Nothing,
+}
+
+impl First {
+    /// Of what is said.
+    fn length(&self) -> usize {
+        match self {
+            Self::Hello(hello) | Self::InTwo(hello) => hello.len(),
+            Self::Half(hello) => hello.len() / 2,
+            Self::Nothing => 0,
+        }
+    }
+
+    fn halves(&self) -> (&[u8], Option<&[u8]>) {
+        match self {
+            Self::Hello(hello) => (hello, None),
+            Self::InTwo(hello) => {
+                let (first, rest) = hello.split_at(hello.len() / 2);
+                (first, Some(rest))
+            }
+            Self::Half(hello) => (hello.split_at(hello.len() / 2).0, Some(&[])),
+            Self::Nothing => (&[], None),
+        }
+    }
+
+    fn concurrent(&self) -> usize {
+        if self.halves().1.is_some() { CONCURRENT_WITH_PAUSE } else { CONCURRENT }
+    }
+
+    async fn say(&self, stream: &mut tokio::net::TcpStream) -> std::io::Result<()> {
+        let (first, rest) = self.halves();
+        stream.write_all(first).await?;
+        if let Some(rest) = rest {
+            tokio::time::sleep(PAUSE).await;
+            stream.write_all(rest).await?;
+        }
+        Ok(())
+    }
+
+    fn say_at_once(&self, stream: &mut TcpStream) -> std::io::Result<()> {
+        let (first, rest) = self.halves();
+        stream.write_all(first)?;
+        if let Some(rest) = rest {
+            std::thread::sleep(PAUSE);
+            stream.write_all(rest)?;
+        }
+        Ok(())
+    }
+}
+
 /// One connection that carries `bytes` each way, one after the other, behind the hello.
-pub fn bulk(site: &Site, to: SocketAddr, hello: &Arc<[u8]>, bytes: usize) -> Result<Used> {
-    let length = hello.len();
+pub fn bulk(site: &Site, to: SocketAddr, first: &First, bytes: usize) -> Result<Used> {
+    let length = first.length();
     let (ready, wait) = channel();
     let server = site.at_server(move || {
         let listener = TcpListener::bind(to)?;
@@ -38,11 +103,12 @@ pub fn bulk(site: &Site, to: SocketAddr, hello: &Arc<[u8]>, bytes: usize) -> Res
         Ok(())
     })?;
     wait.recv().context("the server did not start")?;
-    let before = Reading::now()?;
-    let hello = Arc::clone(hello);
+    let before = Reading::now(Some(site.weir))?;
+    let first = first.clone();
     let client = site.at_client(move || {
         let mut stream = patient(TcpStream::connect_timeout(&to, PATIENCE)?)?;
-        stream.write_all(&hello)?;
+        stream.set_nodelay(true)?;
+        first.say_at_once(&mut stream)?;
         read(&mut stream, bytes)?;
         write(&mut stream, bytes)?;
         let mut end = [0];
@@ -54,9 +120,9 @@ pub fn bulk(site: &Site, to: SocketAddr, hello: &Arc<[u8]>, bytes: usize) -> Res
     before.used()
 }
 
-/// Short connections, [`CONCURRENT`] at a time: the hello, an answer, the end.
-pub fn connections(site: &Site, to: SocketAddr, hello: &Arc<[u8]>, count: usize) -> Result<Used> {
-    let length = hello.len();
+/// Short connections, many at a time: the hello, an answer, the end.
+pub fn connections(site: &Site, to: SocketAddr, first: &First, count: usize) -> Result<Used> {
+    let length = first.length();
     let (ready, wait) = channel();
     let server = site.at_server(move || {
         serve(to, count, ready, async move |mut stream: tokio::net::TcpStream| {
@@ -69,11 +135,11 @@ pub fn connections(site: &Site, to: SocketAddr, hello: &Arc<[u8]>, count: usize)
         })
     })?;
     wait.recv().context("the server did not start")?;
-    let before = Reading::now()?;
-    let hello = Arc::clone(hello);
+    let before = Reading::now(Some(site.weir))?;
+    let (first, concurrent) = (first.clone(), first.concurrent());
     let client = site.at_client(move || {
-        connect(to, count, async move |mut stream: tokio::net::TcpStream| {
-            stream.write_all(&hello).await?;
+        connect(to, count, concurrent, async move |mut stream: tokio::net::TcpStream| {
+            first.say(&mut stream).await?;
             let mut answer = [0; ANSWER];
             stream.read_exact(&mut answer).await?;
             Ok(())
@@ -84,12 +150,12 @@ pub fn connections(site: &Site, to: SocketAddr, hello: &Arc<[u8]>, count: usize)
     before.used()
 }
 
-/// Connections that send the hello (empty: nothing) and wait for whatever end the middle makes.
+/// Connections that say so much and no more, and end, with nothing said when the middle has ended them.
 pub fn until_ended(
     site: &Site,
     to: SocketAddr,
     listen_at: SocketAddr,
-    hello: &Arc<[u8]>,
+    first: &First,
     count: usize,
 ) -> Result<()> {
     let (ready, wait) = channel();
@@ -101,11 +167,14 @@ pub fn until_ended(
         })
     })?;
     wait.recv().context("the server did not start")?;
-    let hello = Arc::clone(hello);
+    let (first, concurrent) = (first.clone(), first.concurrent());
     let client = site.at_client(move || {
-        connect(to, count, async move |mut stream: tokio::net::TcpStream| {
+        connect(to, count, concurrent, async move |mut stream: tokio::net::TcpStream| {
             let mut rest = [0; 256];
-            let _ = stream.write_all(&hello).await;
+            let _ = first.say(&mut stream).await;
+            if !matches!(first, First::Nothing) {
+                stream.shutdown().await?;
+            }
             while stream.read(&mut rest).await.is_ok_and(|read| read > 0) {}
             Ok(())
         })
@@ -147,21 +216,24 @@ fn serve(
     })
 }
 
-/// Runs `each` with `count` connections, [`CONCURRENT`] at a time.
+/// Runs `each` with `count` connections, so many at a time.
 fn connect(
     to: SocketAddr,
     count: usize,
+    concurrent: usize,
     each: impl AsyncFn(tokio::net::TcpStream) -> Result<()> + Clone + 'static,
 ) -> Result<()> {
     on_a_runtime(async move {
         let mut tasks = tokio::task::JoinSet::new();
         let mut started = 0;
         loop {
-            while started < count && tasks.len() < CONCURRENT {
+            while started < count && tasks.len() < concurrent {
                 let each = each.clone();
                 tasks.spawn_local(async move {
                     tokio::time::timeout(PATIENCE, async {
-                        each(tokio::net::TcpStream::connect(to).await?).await
+                        let stream = tokio::net::TcpStream::connect(to).await?;
+                        stream.set_nodelay(true)?;
+                        each(stream).await
                     })
                     .await
                     .context("client waited")?

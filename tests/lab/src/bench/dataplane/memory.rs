@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use nix::unistd::Pid;
 
 /// Maps that flows are kept in or go through, as the kernel has their names (15 bytes).
 const FLOW_MAPS: &[&str] = &[
@@ -13,6 +14,8 @@ const FLOW_MAPS: &[&str] = &[
     "engine_tuples",
     "gre_pairs",
     "gre_aliases",
+    "taken_fragments",
+    "fragment_share",
     "client_flows",
     "syn_shares",
     "ring_shares",
@@ -20,13 +23,13 @@ const FLOW_MAPS: &[&str] = &[
 ];
 const RINGS: &str = "held_ring_";
 
-/// Bytes of the maps for flows that this process has open, each counted once.
-pub fn of_flow_maps() -> Result<u64> {
+/// Bytes of the maps for flows that a process has open, each counted once.
+pub fn of_flow_maps(process: Pid) -> Result<u64> {
     let names = flow_maps();
     let mut bytes_of = HashMap::new();
-    for descriptor in fs::read_dir("/proc/self/fd")? {
+    for descriptor in fs::read_dir(format!("/proc/{process}/fd"))? {
         let number = descriptor?.file_name();
-        let path = Path::new("/proc/self/fdinfo").join(&number);
+        let path = Path::new(&format!("/proc/{process}/fdinfo")).join(&number);
         let Ok(text) = fs::read_to_string(path) else { continue };
         let field = |name: &str| -> Option<u64> {
             text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()

@@ -33,7 +33,7 @@ pub struct Settings {
 pub fn run(settings: &Settings) -> Result<()> {
     let file = std::fs::File::open(&settings.namespace)?;
     nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)?;
-    let hello = hello(policy::RELEASED)?;
+    let hello = hello(policy::EXCEPTED)?;
     let _open =
         if settings.server { accept(settings, hello.len()) } else { connect(settings, &hello) }?;
     println!("open");

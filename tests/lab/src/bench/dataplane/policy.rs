@@ -1,24 +1,26 @@
 //! The policy under which it is measured: every table as full as the issue asks.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 
-use ipnet::{IpNet, Ipv4Net};
+use anyhow::Result;
+use ipnet::Ipv4Net;
 use serde::Serialize;
 use weir_policy::SecretBytes;
 use weir_policy::Snapshot;
-use weir_policy::precedence::Precedence;
-use weir_policy::precedence::reputation::{Reputation, Standing};
 use weir_policy::snapshot::{
-    CertifiedKey, ClientPolicy, ClientProxy, DecryptionPolicy, DomainPattern, LEARNT_BYPASS_TIME,
+    CertifiedKey, ClientPolicy, ClientProxy, DecryptionPolicy, LEARNT_BYPASS_TIME,
     MINIMUM_RSA_KEY_LENGTH, PortRange, Profile, Segment, Service, TrustStore, VirtualSegment,
 };
 
 use super::site::{CANDIDATE_PORT, LAST_PORT, LEAN, SEGMENT};
+use crate::certificates::Certificates;
+use crate::document;
+use crate::run::Run;
 
-/// Flows to this name are released, all others are taken.
-pub const RELEASED: &str = "released.example";
-pub const TAKEN: &str = "taken.example";
+/// Flows to this name are released, or relayed unread where they were taken before it was known.
+pub const EXCEPTED: &str = "excepted.example";
 
 /// The virtual segment of the bench's flows.
 const ALL: &str = "all";
@@ -32,43 +34,87 @@ pub struct Fill {
     pub virtual_segments: usize,
     pub networks: usize,
     pub reputation_entries: usize,
-    /// Whether eBPF looks packets up in them.
-    pub in_ebpf: bool,
 }
 
-/// A policy whose last virtual segment, and none before it, matches the bench's flows.
-pub fn snapshot() -> (Snapshot, Fill) {
+/// What Weir is provisioned with: a policy whose last virtual segment, and none before it, matches the
+/// bench's flows. No load makes the engine leave flows to the bridge: that of the ends is on the same
+/// processors.
+pub fn document(certificates: &Certificates, run: &Run) -> Result<(String, Fill)> {
+    let list = run.path("reputation");
+    let reputation = reputation();
+    let lines =
+        reputation.iter().fold(String::new(), |lines, address| lines + &format!("{address}\n"));
+    std::fs::write(&list, lines)?;
+    let mut text = format!(
+        r#"weir:
+  device:
+    client-inspection: true
+    max-concurrent-sessions: 10000
+    health:
+      heartbeat-timeout: 60000
+      overload-lag: 60000
+  segments:
+    - id: {segment}
+      name: bench
+      layer-2-fallback: permit-all
+  reputation:
+    - action: block
+      file: {list}
+  profiles:
+    - name: bench
+      client-policies:
+        - name: bench
+          client-proxy: bench
+          decryption-policy: bench
+          trust-store: bench
+  decryption-policies:
+    - name: bench
+      domains-not-to-decrypt: ["{EXCEPTED}"]
+  client-proxies:
+    - name: bench
+      detection-ports: ["{CANDIDATE_PORT}-{LAST_PORT}"]
+      service: other
+      signing-certificate:
+"#,
+        segment = SEGMENT.0,
+        list = list.display(),
+    );
+    document::identity(&mut text, 8, &certificates.signing_ca)?;
+    text += "  trust-stores:\n    - name: bench\n      default-ca-package: false\n      certificates:\n        - |\n";
+    document::block(&mut text, 10, &certificates.public_ca.certificate_pem()?);
+    text += "  virtual-segments:\n";
     let fillers = VIRTUAL_SEGMENTS - 1;
-    let mut virtual_segments: Vec<_> = (0..fillers)
-        .map(|number| VirtualSegment {
-            name: format!("filler {number}"),
-            segments: vec![],
+    for number in 0..fillers {
+        // By source and by destination in turn.
+        let ends = if number % 2 == 0 { "sources" } else { "destinations" };
+        let networks: Vec<_> = (number..NETWORKS).step_by(fillers).map(filler).collect();
+        writeln!(
+            text,
+            "    - name: filler {number}\n      {ends}: {networks:?}\n      profile: bench"
+        )?;
+    }
+    writeln!(text, "    - name: {ALL}\n      segments: [{}]\n      profile: bench", SEGMENT.0)?;
+    let fill = Fill {
+        virtual_segments: VIRTUAL_SEGMENTS,
+        networks: NETWORKS,
+        reputation_entries: reputation.len(),
+    };
+    Ok((text, fill))
+}
+
+/// The same candidates on another segment, without what fills the tables.
+pub fn without_tables() -> Snapshot {
+    Snapshot {
+        segments: vec![Segment::with_defaults(LEAN, "lean".into())],
+        virtual_segments: vec![VirtualSegment {
+            name: ALL.into(),
+            segments: vec![LEAN],
             from: None,
             vlans: vec![],
-            sources: (number..NETWORKS).step_by(fillers).map(filler).collect(),
+            sources: vec![],
             destinations: vec![],
             profile: 0,
-        })
-        .collect();
-    virtual_segments.push(VirtualSegment {
-        name: ALL.into(),
-        segments: vec![SEGMENT],
-        from: None,
-        vlans: vec![],
-        sources: vec![],
-        destinations: vec![],
-        profile: 0,
-    });
-    let reputation = Reputation::new(reputation());
-    let fill = Fill {
-        virtual_segments: virtual_segments.len(),
-        networks: virtual_segments.iter().map(|segment| segment.sources.len()).sum(),
-        reputation_entries: reputation.entries().len(),
-        in_ebpf: true,
-    };
-    let snapshot = Snapshot {
-        segments: vec![Segment::with_defaults(SEGMENT, "bench".into())],
-        virtual_segments,
+        }],
         profiles: vec![Profile {
             name: "bench".into(),
             server_policies: vec![],
@@ -107,10 +153,7 @@ pub fn snapshot() -> (Snapshot, Fill) {
         }],
         decryption_policies: vec![DecryptionPolicy {
             name: "bench".into(),
-            domains_not_to_decrypt: vec![DomainPattern {
-                domain: RELEASED.into(),
-                wildcard: false,
-            }],
+            domains_not_to_decrypt: vec![],
             decided_by: Default::default(),
         }],
         trust_stores: vec![TrustStore {
@@ -118,34 +161,21 @@ pub fn snapshot() -> (Snapshot, Fill) {
             authorities: vec![],
             default_ca_package: false,
         }],
-        precedence: Precedence { reputation, ..Precedence::default() },
         ..Snapshot::default()
-    };
-    (snapshot, fill)
-}
-
-/// The same candidates without what fills the tables.
-pub fn without_tables(full: &Snapshot) -> Snapshot {
-    let mut lean = full.clone();
-    lean.segments = vec![Segment::with_defaults(LEAN, "lean".into())];
-    lean.virtual_segments.retain(|segment| segment.name == ALL);
-    for segment in &mut lean.virtual_segments {
-        segment.segments = vec![LEAN];
     }
-    lean.precedence = Precedence::default();
-    lean
 }
 
-/// A network that no address of the bench is in: 100.64.0.0/10 in pieces of 16 addresses.
-fn filler(number: usize) -> IpNet {
+/// A network that no address of the bench is in: 100.64.0.0/10 in pieces of 1,024 addresses, each with a
+/// network of another length.
+fn filler(number: usize) -> String {
     let base = u32::from(Ipv4Addr::new(100, 64, 0, 0));
-    let address = base + (number as u32) * 16;
-    IpNet::V4(Ipv4Net::new_assert(address.into(), 28))
+    let address = base + (number as u32) * 1024;
+    Ipv4Net::new_assert(address.into(), 22 + (number % 11) as u8).to_string()
 }
 
 /// Addresses all over the unicast ones, half of them among the bench's own neighbours in
 /// 10.0.0.0/8, so that a lookup has far to go; none is the bench's.
-fn reputation() -> Vec<(IpNet, Standing)> {
+fn reputation() -> BTreeSet<Ipv4Addr> {
     let mut state = 1u64;
     let mut random = || {
         // Knuth's linear congruential generator: the same list in every run.
@@ -160,13 +190,10 @@ fn reputation() -> Vec<(IpNet, Standing)> {
         } else {
             value
         });
-        let ends = address.octets().starts_with(&[10, 66]) && address.octets()[3] < 3;
+        let ends = address.octets().starts_with(&[10, 66]) && address.octets()[3] < 8;
         if !ends && (1..224).contains(&address.octets()[0]) {
             addresses.insert(address);
         }
     }
     addresses
-        .into_iter()
-        .map(|address| (IpNet::from(IpAddr::V4(address)), Standing::Block))
-        .collect()
 }
