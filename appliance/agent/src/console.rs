@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use tokio::task::{spawn_blocking, spawn_local};
 use tracing::{info, warn};
 use weir_api::capture::{FromCapture, ToCapture};
-use weir_api::console::{CipherView, Greeting, Health, Request, Response, Role};
+use weir_api::console::{CipherView, Greeting, Health, MOST_RECORDS, Request, Response, Role};
 use weir_api::frame::{self, FrameError};
 use weir_api::init::{ENGINE_SERVICE, ToInit};
 use weir_api::links::ToLinks;
@@ -35,6 +35,7 @@ use crate::logging::LogLines;
 use crate::machine;
 use crate::peers::{self, AllowedPeers};
 use crate::rules;
+use crate::sessions;
 use crate::state::State;
 
 /// Consoles at one time; past it connections are closed at once.
@@ -42,9 +43,6 @@ const MOST_CONNECTIONS: usize = 16;
 
 /// Largest request: a login. A longer one closes the connection.
 const LARGEST_REQUEST: usize = 64 << 10;
-
-/// Most sessions or events in one answer.
-const MOST_RECORDS: usize = 1000;
 
 /// Captures that end with one console; of more the oldest go on to their bounds. There is one a port.
 const MOST_CAPTURES: usize = 128;
@@ -149,7 +147,7 @@ impl Console {
             }
             Request::Ciphers => Response::Ciphers(CipherView::table()),
             Request::Sessions { limit } => {
-                Response::Sessions(state.borrow().sessions.newest(limit.min(MOST_RECORDS)))
+                Response::Sessions(sessions::newest(state, limit.min(MOST_RECORDS)).await)
             }
             Request::LiveSessions { limit } => {
                 live::show_sessions(state, limit.min(MOST_LISTED)).await

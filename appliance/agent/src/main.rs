@@ -25,6 +25,7 @@ mod provision;
 mod questions;
 mod rules;
 mod run;
+mod sessions;
 mod state;
 
 use std::process::ExitCode;

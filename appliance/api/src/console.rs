@@ -18,6 +18,9 @@ use crate::init::MachineStatus;
 use crate::rules::{ExplainedPacket, Explanation, QuarantineView, ReputationView, RuleView};
 use crate::sight::{Histogram, OutcomeCount, PortTraffic, VirtualSegmentCounters};
 
+/// Most sessions or events in one answer.
+pub const MOST_RECORDS: usize = 1000;
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Request {
     /// Who may log in and what is known before a login (hostname, whether anybody can log in).

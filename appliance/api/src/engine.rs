@@ -56,7 +56,8 @@ pub enum FromEngine {
         generation: u64,
         error: String,
     },
-    /// A session ended, or was released; one each.
+    /// A session ended, or was released; one each. Those that were not decrypted and are not logged are told
+    /// only when asked for ([`Question::Sessions`]), or when the engine has a successor.
     Session(Box<SessionRecord>),
     /// A filter fired.
     Filter(Box<FilterEvent>),

@@ -1,6 +1,6 @@
 //! Questions about what precedes TLS inspection (SPEC D5, D6, I4): quarantine, the rules' counts,
-//! and what becomes of a packet and why; and about what an engine has at the moment: live sessions, and what it
-//! has learnt.
+//! and what becomes of a packet and why; and about what an engine has at the moment: live sessions, the newest
+//! that ended, and what it has learnt.
 //!
 //! For: what the agent asks an engine, which has the tables, and the views the console shows. Not
 //! for: the rules themselves, which are in the snapshot. A question that cannot be answered has an
@@ -11,6 +11,8 @@ use std::net::IpAddr;
 use crate::engine::{LearntView, LiveSessions};
 use serde::{Deserialize, Serialize};
 use weir_policy::snapshot::{SegmentId, Side};
+
+use crate::session::SessionRecord;
 
 /// Most quarantined hosts in one answer.
 pub const MOST_HOSTS: usize = 1000;
@@ -38,6 +40,8 @@ pub enum Question {
     Learnt,
     /// What was learnt of this server name, or address, is forgotten.
     ForgetLearnt(String),
+    /// The newest sessions, so many at most, that the engine tells only when asked.
+    Sessions(usize),
 }
 
 /// Engine to agent.
@@ -54,6 +58,8 @@ pub enum Answer {
     Learnt(Box<LearntView>),
     /// How many entries were forgotten.
     Forgotten(usize),
+    /// The newest first.
+    Sessions(Vec<SessionRecord>),
     Refused(String),
 }
 

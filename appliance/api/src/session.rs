@@ -15,7 +15,7 @@ use weir_policy::suites::{Protocol, Suite};
 
 /// One session, told when its outcome is known and it ended (decrypted) or was judged (released).
 /// Times are milliseconds since the Unix epoch.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SessionRecord {
     /// Unique while the engine runs; counts from 1.
     pub id: u64,

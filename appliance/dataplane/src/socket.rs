@@ -189,6 +189,8 @@ fn transparent(domain: Domain, default: &mut Option<bool>) -> io::Result<Socket>
     if *default != Some(true) {
         socket.set_tcp_congestion(wanted)?;
     }
+    // When, the namespace says (`engine_namespace`).
+    socket.set_keepalive(true)?;
     // An engine that dies resets both ends; an orderly close clears this.
     socket.set_linger(Some(Duration::ZERO))?;
     Ok(socket)

@@ -149,6 +149,13 @@ async fn serve_one_agent(link: &mut Link, started: Instant, told: &mut bool) {
             },
             Ok(()) = link.health.changed() => {
                 let told = *link.health.borrow_and_update();
+                if told.draining {
+                    // The agent asks its successor from now on.
+                    result = tell_kept_back(&mut writer, link).await;
+                    if result.is_err() {
+                        break;
+                    }
+                }
                 Some(FromEngine::Health { fallback: told.fallback, draining: told.draining })
             }
             _ = counters_due.tick() => Some(FromEngine::Counters(Box::new(counters(link, started)))),
@@ -190,6 +197,15 @@ async fn tell(
     Ok(())
 }
 
+/// What is told only when asked for, and now nobody will ask for.
+async fn tell_kept_back(writer: &mut OwnedWriteHalf, link: &Link) -> Result<(), FrameError> {
+    let mut piece = Vec::new();
+    for session in link.totals.recent.close() {
+        frame::append(&mut piece, &FromEngine::Session(Box::new(session)))?;
+    }
+    Ok(writer.write_all(&piece).await?)
+}
+
 fn apply(link: &Link, message: ToEngine) -> Option<FromEngine> {
     match message {
         ToEngine::Snapshot(snapshot) => {
@@ -228,8 +244,7 @@ fn apply(link: &Link, message: ToEngine) -> Option<FromEngine> {
         }
         ToEngine::Ask { number, question } => {
             let policy = Arc::clone(&link.publish.borrow());
-            let engine = (&*link.dataplane, &*link.totals);
-            let answer = questions::answer(question, engine, &policy, falls_back(link));
+            let answer = questions::answer(question, link, &policy);
             Some(FromEngine::Answer { number, answer })
         }
         ToEngine::Fetched { number, result } => {

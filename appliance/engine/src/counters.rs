@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::live::AllLive;
+use crate::recent::AllRecent;
 use crate::statistics::Statistics;
 use crate::tally::Tallies;
 use crate::threshold::Threshold;
@@ -11,6 +12,7 @@ use crate::threshold::Threshold;
 #[derive(Debug, Default)]
 pub struct Totals {
     pub tallies: Tallies,
+    pub recent: AllRecent,
     pub threshold: Threshold,
     pub statistics: Statistics,
     pub live: AllLive,

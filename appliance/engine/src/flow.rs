@@ -10,17 +10,17 @@ mod open_record;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
 use tracing::{debug, info, warn};
 use weir_api::engine::{End, SessionRecord};
 use weir_dataplane::{HeldFlow, TakeOverError, TakenFlow};
-use weir_policy::judge::{unsupported, virtual_segment};
+use weir_policy::judge::unsupported;
 use weir_policy::outcome::{Blocked, Bypassed, NotDecrypted, Outcome};
 use weir_policy::snapshot::OverThreshold;
-use weir_policy::{Candidate, Decision, FirstBytes, Place, Resets, Support, judge, policy_of};
+use weir_policy::{
+    Candidate, Decision, FirstBytes, Inspection, Place, Resets, Support, belongs_to, judge,
+};
 
 use self::first::{First, Known, rest_of_hello, wait_for_hello};
 pub use self::open_record::Ledger;
@@ -78,45 +78,54 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
         }
         Decision::TakeOver(inspection) => {
             let _live = live;
-            let taken = match held.take_over().await {
-                Ok(taken) => taken,
-                Err(error) => {
-                    debug!(%error, "takeover failed");
-                    let outcome = match error {
-                        TakeOverError::Lost(_) => Outcome::Blocked(Blocked::LostInTakeover),
-                        TakeOverError::Blocked(_) => Outcome::Blocked(Blocked::TakeoverFailed),
-                        // All others: the flow has been released.
-                        _ => Outcome::Bypassed(Bypassed::TakeoverFailed),
-                    };
-                    return record.finish(outcome);
-                }
-            };
-            record.taken_over();
-            increment(&surroundings.totals.taken_over);
-            keep_alive(&taken.client);
-            keep_alive(&taken.server);
-            let _listed = surroundings.live.list(&record);
-            let mut cleared = surroundings.cleared.clone();
-            cleared.mark_unchanged();
-            let proxied = async {
-                match first {
-                    First::Known(Known::Hello(hello)) => {
-                        session::run(taken, *hello, inspection, &policy, &mut record, &surroundings)
-                            .await
-                    }
-                    _ => {
-                        decide_after_takeover(taken, &policy, candidate, &mut record, &surroundings)
-                            .await
-                    }
-                }
-            };
-            let outcome = tokio::select! {
-                outcome = proxied => outcome,
-                // The streams are dropped, which resets both ends (SPEC D10).
-                Ok(()) = cleared.changed() => Outcome::Blocked(Blocked::ClearedByCommand),
-            };
+            // Apart: a flow that is released has no use for its room, which would be moved about.
+            let taken = take_over(held, first, inspection, &policy, &mut record, &surroundings);
+            let outcome = Box::pin(taken).await;
             record.finish(outcome);
         }
+    }
+}
+
+/// From the takeover to the session's end.
+async fn take_over(
+    held: HeldFlow,
+    first: First,
+    inspection: Inspection,
+    policy: &Arc<CompiledPolicy>,
+    record: &mut OpenRecord<'_>,
+    surroundings: &Rc<Surroundings>,
+) -> Outcome {
+    let candidate = held.candidate();
+    let taken = match held.take_over().await {
+        Ok(taken) => taken,
+        Err(error) => {
+            debug!(%error, "takeover failed");
+            return match error {
+                TakeOverError::Lost(_) => Outcome::Blocked(Blocked::LostInTakeover),
+                TakeOverError::Blocked(_) => Outcome::Blocked(Blocked::TakeoverFailed),
+                // All others: the flow has been released.
+                _ => Outcome::Bypassed(Bypassed::TakeoverFailed),
+            };
+        }
+    };
+    record.taken_over();
+    increment(&surroundings.totals.taken_over);
+    let _listed = surroundings.live.list(record);
+    let mut cleared = surroundings.cleared.clone();
+    cleared.mark_unchanged();
+    let proxied = async {
+        match first {
+            First::Known(Known::Hello(hello)) => {
+                let session = session::run(taken, *hello, inspection, policy, record, surroundings);
+                Box::pin(session).await
+            }
+            _ => decide_after_takeover(taken, policy, candidate, record, surroundings).await,
+        }
+    };
+    tokio::select! {
+        outcome = proxied => outcome,
+        // The streams are dropped, which resets both ends (SPEC D10).
+        Ok(()) = cleared.changed() => Outcome::Blocked(Blocked::ClearedByCommand),
     }
 }
 
@@ -148,7 +157,8 @@ async fn decide_after_takeover(
     let decision = judge(&policy.snapshot, &candidate, &known.first_bytes());
     match (answerable(policy, (&candidate, taken.guard.place()), &known, decision), known) {
         (Decision::TakeOver(inspection), Known::Hello(hello)) => {
-            session::run(taken, *hello, inspection, policy, record, surroundings).await
+            let session = session::run(taken, *hello, inspection, policy, record, surroundings);
+            Box::pin(session).await
         }
         (Decision::Block { outcome, resets }, _) => {
             reset_on_close(&taken.client, resets.client);
@@ -196,19 +206,6 @@ fn answerable(
     match flow.proxy.supports(hello) {
         Support::Full => decision,
         support => unsupported(&policy.snapshot, support, flow.proxy.resets_on_block()),
-    }
-}
-
-/// Idle sessions live as long as their ends do (SPEC D17) where no idle timeout is set: an end that vanished
-/// without a word is found after some eight minutes. One that ended in order is asked seldom
-/// ([`crate::relay`]).
-pub(crate) fn keep_alive(stream: &TcpStream) {
-    let keep_alive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(300))
-        .with_interval(Duration::from_secs(30))
-        .with_retries(6);
-    if let Err(error) = SockRef::from(stream).set_tcp_keepalive(&keep_alive) {
-        debug!(%error, "no keep-alive");
     }
 }
 
@@ -279,9 +276,11 @@ fn new_record(
     let id = surroundings.totals.next_session();
     let mut record = SessionRecord::new(id, milliseconds_now(), segment, client, server);
     record.generation = policy.snapshot.generation;
-    record.virtual_segment =
-        virtual_segment(&policy.snapshot, candidate).map(|segment| segment.name.clone());
-    if let Some(flow) = policy_of(&policy.snapshot, candidate).and_then(|found| policy.of(found)) {
+    let Some((virtual_segment, inspection)) = belongs_to(&policy.snapshot, candidate) else {
+        return record;
+    };
+    record.virtual_segment = Some(virtual_segment.name.clone());
+    if let Some(flow) = inspection.and_then(|found| policy.of(found)) {
         let (proxy, logging) = flow.proxy.name_and_logging();
         record.logging = logging;
         record.profile = Some(flow.profile.name.clone());

@@ -20,6 +20,7 @@ mod leg;
 mod legacy;
 mod live;
 mod quic;
+mod recent;
 mod record;
 mod relay;
 mod runtime;

@@ -9,15 +9,17 @@
 //! so.
 
 use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use weir_api::engine::FromEngine;
-use weir_dataplane::{HeldFlows, settle_runtime_thread};
+use weir_dataplane::{HeldFlow, HeldFlows, settle_runtime_thread};
 
 use crate::HEARTBEAT;
 use crate::authorities::Authorities;
@@ -27,8 +29,12 @@ use crate::flow::{self, Ledger};
 use crate::heartbeat::Pulse;
 use crate::legacy::Legacy;
 use crate::live::Live;
+use crate::recent::Recent;
 use crate::relay::Scratch;
 use crate::tally::Tally;
+
+/// Flows begun in a row before those that live have a turn.
+const TURN: u32 = 16;
 
 /// What a flow's task needs of its runtime.
 pub struct Surroundings {
@@ -36,9 +42,9 @@ pub struct Surroundings {
     pub totals: Arc<Totals>,
     pub legacy: Arc<Legacy>,
     pub authorities: Arc<Authorities>,
-    /// This runtime's own.
+    /// This runtime's own, all three.
     pub tally: Arc<Tally>,
-    /// Likewise.
+    pub recent: Arc<Recent>,
     pub live: Arc<Live>,
     pub scratch: RefCell<Scratch>,
     /// Changes when an operator clears the proxied sessions (SPEC D10).
@@ -54,7 +60,12 @@ impl Surroundings {
 
     /// Where a session's record is told.
     pub fn ledger(&self) -> Ledger<'_> {
-        Ledger { totals: &self.totals, tally: &self.tally, events: &self.events }
+        Ledger {
+            totals: &self.totals,
+            tally: &self.tally,
+            recent: &self.recent,
+            events: &self.events,
+        }
     }
 }
 
@@ -83,7 +94,8 @@ pub fn start(shares: Vec<HeldFlows>, shared: &Shared) -> anyhow::Result<Vec<Arc<
         let pulse = Arc::new(Pulse::default());
         pulses.push(Arc::clone(&pulse));
         let Shared { policy, cleared, totals, legacy, authorities, events } = shared.clone();
-        let (tally, live) = (totals.tallies.add(), totals.live.add());
+        let (tally, recent) = (totals.tallies.add(), totals.recent.add());
+        let live = totals.live.add();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -97,6 +109,7 @@ pub fn start(shares: Vec<HeldFlows>, shared: &Shared) -> anyhow::Result<Vec<Arc<
                 legacy,
                 authorities,
                 tally,
+                recent,
                 live,
                 scratch,
                 cleared,
@@ -119,7 +132,24 @@ async fn turn(mut held: HeldFlows, surroundings: Rc<Surroundings>, pulse: Arc<Pu
             pulse.show(asleep.elapsed().saturating_sub(HEARTBEAT));
         }
     });
+    let mut in_a_row = 0;
     while let Some(flow) = held.next().await {
-        tokio::task::spawn_local(flow::serve(flow, Rc::clone(&surroundings)));
+        begin(flow, &surroundings);
+        in_a_row += 1;
+        if in_a_row == TURN {
+            in_a_row = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Most flows are decided by the packet that they were held for, and need no task of their own.
+fn begin(flow: HeldFlow, surroundings: &Rc<Surroundings>) {
+    let mut served = Box::pin(flow::serve(flow, Rc::clone(surroundings)));
+    // Nobody is woken by this: its task looks again at once.
+    let mut context = Context::from_waker(Waker::noop());
+    let decided = catch_unwind(AssertUnwindSafe(|| served.as_mut().poll(&mut context)));
+    if let Ok(Poll::Pending) = decided {
+        tokio::task::spawn_local(served);
     }
 }

@@ -39,7 +39,6 @@ use weir_tls::{
     Alert, LegError, LegKey, LegacyBounds, ModernStack, Shares, TlsLeg, Verdict, modern_could,
 };
 
-use crate::flow::keep_alive;
 use crate::leg::{Leg, LegFault};
 use crate::legacy::{Counts, Evidence, KnownServers, Legacy, MODERN_LASTS, SessionScope};
 
@@ -123,10 +122,7 @@ impl ServerFailed {
         count.fetch_add(1, Ordering::Relaxed);
         let connected = tokio::time::timeout(CONNECTS_WITHIN, again.again(old, record)).await;
         match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(server) => {
-                keep_alive(&server);
-                Some(server)
-            }
+            Ok(server) => Some(server),
             Err(error) => {
                 debug!(session = record.id, %error, "no further connection to the server");
                 counts.not_connected_again.fetch_add(1, Ordering::Relaxed);

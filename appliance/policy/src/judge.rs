@@ -279,22 +279,20 @@ fn stopped(passage: Passage) -> Option<Blocked> {
     }
 }
 
-/// The virtual segment a flow belongs to: the first that its client's SYN matches (SPEC D3).
-pub fn virtual_segment<'a>(
+/// The virtual segment a flow belongs to, the first that its client's SYN matches (SPEC D3), and the policy
+/// that covers its addresses and port, if one does, whatever precedes it.
+pub fn belongs_to<'a>(
     rules: &'a impl Rules,
     candidate: &Candidate,
-) -> Option<&'a VirtualSegment> {
-    let place = rules.first_matches(&candidate.facts()).virtual_segment?;
-    rules.snapshot().virtual_segments.get(place)
-}
-
-/// The policy that covers a flow's addresses and port, if one does, whatever precedes it.
-pub fn policy_of(rules: &impl Rules, candidate: &Candidate) -> Option<Inspection> {
+) -> Option<(&'a VirtualSegment, Option<Inspection>)> {
     let index = rules.first_matches(&candidate.facts()).virtual_segment?;
-    let (virtual_segment, profile, policy) = owner(rules.snapshot(), index, candidate)?;
-    let answers = Answers { profile, trusted: false };
-    let policy = policy.kind();
-    Some(Inspection { virtual_segment, profile, policy, trusted: false, answers })
+    let of = rules.snapshot().virtual_segments.get(index)?;
+    let inspection = owner(rules.snapshot(), index, candidate).map(|(_, profile, policy)| {
+        let answers = Answers { profile, trusted: false };
+        let policy = policy.kind();
+        Inspection { virtual_segment: index, profile, policy, trusted: false, answers }
+    });
+    Some((of, inspection))
 }
 
 /// A hello that says nothing we could answer, on a flow whose ends are reset so where it is blocked.

@@ -27,7 +27,7 @@ pub mod suites;
 
 pub use configuration::Configuration;
 pub use error::LocatedError;
-pub use judge::{Candidate, Decision, FirstBytes, Inspection, Resets, Support, judge, policy_of};
+pub use judge::{Candidate, Decision, FirstBytes, Inspection, Resets, Support, belongs_to, judge};
 pub use layers::{Layer, Syntax};
 pub use material::Material;
 pub use outcome::Outcome;

@@ -14,10 +14,20 @@ fn sessions_events_and_counters_of_the_engine_are_shown() {
     engine.tell(&FromEngine::Counters(Box::new(counters())));
     agent.wait_for("filter 7 (");
     let mut console = agent.console();
-    let Response::Sessions(sessions) = console.ask(&Request::Sessions { limit: 2 }) else {
-        panic!()
-    };
-    assert_eq!(sessions.iter().map(|session| session.id).collect::<Vec<_>>(), [3, 2]);
+    // The engine is asked for those that it does not tell of by itself.
+    console.tell(&Request::Sessions { limit: 3 });
+    let ToEngine::Ask { number, question } = engine.hear() else { panic!() };
+    assert_eq!(question, Question::Sessions(3));
+    let mut kept_back = session(4);
+    kept_back.ended = session(2).ended;
+    let answer = Answer::Sessions(vec![kept_back]);
+    engine.tell(&FromEngine::Answer { number, answer });
+    let Response::Sessions(sessions) = console.hear() else { panic!() };
+    let mut ended: Vec<_> = sessions.iter().map(|session| (session.ended, session.id)).collect();
+    assert_eq!(ended.len(), 3);
+    assert!(ended.iter().any(|(_, id)| *id == 4), "{ended:?}");
+    ended.reverse();
+    assert!(ended.is_sorted(), "{ended:?}");
     let Response::Events(events) = console.ask(&Request::Events { limit: 10 }) else { panic!() };
     assert_eq!((events.len(), events[0].sid), (1, 7));
     // Counters come last on the socket: wait until the agent has read them.
@@ -33,6 +43,11 @@ fn sessions_events_and_counters_of_the_engine_are_shown() {
     let Response::Segments(segments) = console.ask(&Request::Segments) else { panic!() };
     assert_eq!(segments[0].state, "Layer-2 fallback (engine down)");
     assert_eq!(segments[0].counters, []);
+    // Without an engine there are those that were told.
+    let Response::Sessions(sessions) = console.ask(&Request::Sessions { limit: 2 }) else {
+        panic!()
+    };
+    assert_eq!(sessions.iter().map(|session| session.id).collect::<Vec<_>>(), [3, 2]);
 }
 
 #[test]

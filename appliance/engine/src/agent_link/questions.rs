@@ -1,7 +1,7 @@
 //! What the agent asks of the rules in force: quarantine, counts, and what becomes of a packet.
 //!
-//! For: answers from the tables that packets meet, in the words of the policy in force. And live sessions, and what
-//! was learnt. Not for: sessions that ended. What cannot be answered is refused in words.
+//! For: answers from the tables that packets meet, in the words of the policy in force. And live sessions, the
+//! newest that it was not told of, and what was learnt. What cannot be answered is refused in words.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -23,18 +23,14 @@ use weir_policy::{
 
 use weir_tls::hello::is_host_name;
 
+use super::{Link, falls_back};
 use crate::compiled::{CompiledPolicy, Excepted};
-use crate::counters::Totals;
 use crate::flow::milliseconds_now;
 
-/// `falls_back`: Layer-2 fallback is in force.
-pub fn answer(
-    question: Question,
-    (dataplane, totals): (&Dataplane, &Totals),
-    policy: &CompiledPolicy,
-    falls_back: bool,
-) -> Answer {
+pub fn answer(question: Question, link: &Link, policy: &CompiledPolicy) -> Answer {
+    let (dataplane, totals) = (&*link.dataplane, &*link.totals);
     match question {
+        Question::Sessions(limit) => Answer::Sessions(link.totals.recent.newest(limit)),
         Question::Quarantine { host, minutes } => {
             let duration =
                 minutes.map(|minutes| Duration::from_secs(u64::from(minutes).saturating_mul(60)));
@@ -51,7 +47,7 @@ pub fn answer(
         Question::RuleCounts => {
             Answer::RuleCounts(dataplane.rule_report().into_iter().map(rule_count).collect())
         }
-        Question::Explain(packet) => match explain(&packet, dataplane, policy, falls_back) {
+        Question::Explain(packet) => match explain(&packet, dataplane, policy, falls_back(link)) {
             Ok(explanation) => Answer::Explanation(Box::new(explanation)),
             Err(error) => Answer::Refused(format!("the tables do not answer: {error}")),
         },

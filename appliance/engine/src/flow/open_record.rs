@@ -1,7 +1,8 @@
 //! A session's record from its first byte until it is told.
 //!
 //! For: what is known of a flow before anything is decided, and telling what became of it: to the
-//! counters and to the agent, once, whatever becomes of the task that serves it. A task that panics drops
+//! counters and to the agent, or to those that are told when asked for ([`crate::recent`]), once, whatever
+//! becomes of the task that serves it. A task that panics drops
 //! it without an outcome: its record says so, and names an outcome of its own. Not for: what legs tell
 //! ([`crate::record`]). Cannot fail; what the agent does not take in time is lost and counted.
 
@@ -14,6 +15,7 @@ use weir_policy::outcome::{Blocked, Bypassed, Outcome};
 
 use super::milliseconds_now;
 use crate::counters::Totals;
+use crate::recent::Recent;
 use crate::runtime::tell;
 use crate::tally::Tally;
 
@@ -22,6 +24,7 @@ use crate::tally::Tally;
 pub struct Ledger<'a> {
     pub totals: &'a Totals,
     pub tally: &'a Tally,
+    pub recent: &'a Recent,
     pub events: &'a mpsc::Sender<FromEngine>,
 }
 
@@ -84,10 +87,12 @@ impl Drop for OpenRecord<'_> {
             record.bytes.get_or_insert_default();
         }
         record.ended = milliseconds_now();
-        let Ledger { totals, tally, events } = self.ledger;
+        let Ledger { totals, tally, recent, events } = self.ledger;
         totals.statistics.count(&record);
         tally.count(record.segment, record.virtual_segment.as_deref(), record.outcome);
-        tell(events, totals, FromEngine::Session(Box::new(record)));
+        if let Some(record) = recent.keep(record) {
+            tell(events, totals, FromEngine::Session(Box::new(record)));
+        }
     }
 }
 
@@ -117,10 +122,12 @@ mod tests {
         let (events, mut told) = mpsc::channel(8);
         let totals = Arc::new(Totals::default());
         let (of_task, tally) = (Arc::clone(&totals), totals.tallies.add());
+        let recent = totals.recent.add();
         let task = async move {
             let mut record = SessionRecord::new(7, 1, SegmentId(1), address, address);
             record.policy = Some("staff".to_owned());
-            let ledger = Ledger { totals: &of_task, tally: &tally, events: &events };
+            let ledger =
+                Ledger { totals: &of_task, tally: &tally, recent: &recent, events: &events };
             let mut record = OpenRecord::new(record, ledger);
             if taken {
                 record.taken_over();

@@ -1,5 +1,8 @@
 //! How long a client has for its hello, on a clock that only runs while everybody waits.
 
+use std::time::Duration;
+
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::first::{HELLO_DEADLINE, HOLD};

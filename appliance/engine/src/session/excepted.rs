@@ -21,7 +21,6 @@ use super::HANDSHAKE_DEADLINE;
 use super::judged::{Shown, completed, revocation};
 use crate::authorities::{self, Revocation, Why};
 use crate::compiled::{Excepted, FlowPolicy, Proxy, domain_asked};
-use crate::flow::keep_alive;
 use crate::leg::LegFault;
 use crate::legacy::{Evidence, SessionScope};
 use crate::record::{certificate_record, failure};
@@ -43,7 +42,6 @@ pub(super) async fn relay_excepted(
     let again = guard.connect_again(server, record.client, record.server);
     match tokio::time::timeout(HANDSHAKE_DEADLINE, again).await {
         Ok(Ok(server)) => {
-            keep_alive(&server);
             let taken = TakenFlow { client, server, received, acknowledgement, guard };
             relay::as_is(taken, idle_timeout, record).await;
             Outcome::NotDecrypted(NotDecrypted::LearntException)

@@ -26,7 +26,6 @@ use weir_tls::{Alert, Fault, LegError};
 
 use super::HANDSHAKE_DEADLINE;
 use crate::compiled::{FlowPolicy, Proxy};
-use crate::flow::keep_alive;
 use crate::leg::LegFault;
 use crate::record::failure;
 use crate::relay;
@@ -119,10 +118,7 @@ impl<'a> May<'a> {
         };
         self.learn(false);
         match timeout_at(until, guard.again(old, record)).await {
-            Ok(Ok(server)) => {
-                keep_alive(&server);
-                Ok(Asked::Otherwise(server))
-            }
+            Ok(Ok(server)) => Ok(Asked::Otherwise(server)),
             Ok(Err(error)) => Err(ServerFailed::by(LegFault::Tcp(error))),
             Err(_) => Err(ServerFailed::by(LegFault::Slow)),
         }
@@ -144,7 +140,6 @@ impl<'a> May<'a> {
         }
         let old = failed.stream.take()?;
         let server = timeout_at(until, guard.again(old, record)).await.ok()?.ok()?;
-        keep_alive(&server);
         match ask(server, self, false, until).await {
             Ok(unshared) => {
                 self.learn(true);

@@ -1,0 +1,151 @@
+//! Sessions that ended, or were released, and that nobody is told of unless they ask: those that were not
+//! decrypted, of proxies that do not log.
+//!
+//! For: `show sessions`. They are by far the most, and telling each of them to the agent costs more than
+//! judging it. The newest are kept here and told when somebody asks; with the engine's end by force they are
+//! lost. What was decrypted or blocked, is logged, or failed of an error of ours is told at once. Each runtime has a list of its own, so
+//! that nobody waits for its lock but who asks. Cannot fail.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use weir_api::console::MOST_RECORDS;
+use weir_api::engine::SessionRecord;
+use weir_policy::Outcome;
+use weir_policy::outcome::Bypassed;
+
+/// One runtime's, the newest [`MOST_RECORDS`]: more are never asked for.
+#[derive(Debug, Default)]
+pub struct Recent {
+    sessions: Mutex<VecDeque<SessionRecord>>,
+    /// Nobody can ask any more: there is a successor.
+    closed: AtomicBool,
+}
+
+impl Recent {
+    /// Takes what need not be told at once, in place of its oldest; what it does not take comes back.
+    pub fn keep(&self, session: SessionRecord) -> Option<SessionRecord> {
+        let at_once = match session.outcome {
+            Outcome::NotDecrypted(_) => false,
+            Outcome::Bypassed(reason) => reason == Bypassed::InternalError,
+            _ => true,
+        };
+        if at_once || session.is_logged() {
+            return Some(session);
+        }
+        let mut sessions = lock(&self.sessions);
+        // Under the lock, so that none is left behind.
+        if self.closed.load(Ordering::Relaxed) {
+            return Some(session);
+        }
+        if sessions.len() >= MOST_RECORDS {
+            sessions.pop_front();
+        }
+        sessions.push_back(session);
+        None
+    }
+}
+
+/// The lists of all runtimes.
+#[derive(Debug, Default)]
+pub struct AllRecent(Mutex<Vec<Arc<Recent>>>);
+
+impl AllRecent {
+    /// A new one: one runtime's own.
+    pub fn add(&self) -> Arc<Recent> {
+        let recent = Arc::new(Recent::default());
+        lock(&self.0).push(Arc::clone(&recent));
+        recent
+    }
+
+    /// The newest of all, the newest first.
+    pub fn newest(&self, limit: usize) -> Vec<SessionRecord> {
+        let limit = limit.min(MOST_RECORDS);
+        let mut all = Vec::new();
+        for recent in lock(&self.0).iter() {
+            let sessions = lock(&recent.sessions);
+            all.extend(sessions.iter().rev().take(limit).cloned());
+        }
+        all.sort_by_key(|session| std::cmp::Reverse((session.ended, session.id)));
+        all.truncate(limit);
+        all
+    }
+
+    /// All of them, the oldest of each runtime first; from now on none is kept.
+    pub fn close(&self) -> Vec<SessionRecord> {
+        let mut all = Vec::new();
+        for recent in lock(&self.0).iter() {
+            let mut sessions = lock(&recent.sessions);
+            recent.closed.store(true, Ordering::Relaxed);
+            all.extend(std::mem::take(&mut *sessions));
+        }
+        all
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_policy::outcome::Blocked;
+    use weir_policy::snapshot::SegmentId;
+
+    use super::*;
+
+    fn session(id: u64, outcome: Outcome) -> SessionRecord {
+        let end = "192.0.2.1:443".parse().unwrap();
+        let mut record = SessionRecord::new(id, id, SegmentId(1), end, end);
+        (record.outcome, record.ended) = (outcome, id);
+        record
+    }
+
+    const RELEASED: Outcome = Outcome::Bypassed(Bypassed::NotTls);
+
+    #[test]
+    fn what_was_decrypted_blocked_or_is_logged_is_not_kept_back() {
+        let all = AllRecent::default();
+        let recent = all.add();
+        assert!(recent.keep(session(1, Outcome::DecryptedAndInspected)).is_some());
+        assert!(recent.keep(session(2, Outcome::Blocked(Blocked::Reputation))).is_some());
+        let mut logged = session(3, RELEASED);
+        logged.logging = true;
+        assert!(recent.keep(logged).is_some());
+        let of_ours = Outcome::Bypassed(Bypassed::InternalError);
+        assert!(recent.keep(session(5, of_ours)).is_some());
+        assert!(recent.keep(session(4, RELEASED)).is_none());
+        let ids = |sessions: Vec<SessionRecord>| -> Vec<u64> {
+            sessions.iter().map(|session| session.id).collect()
+        };
+        assert_eq!(ids(all.newest(10)), [4]);
+    }
+
+    #[test]
+    fn the_newest_of_all_runtimes_are_told_and_the_oldest_go() {
+        let all = AllRecent::default();
+        let (one, other) = (all.add(), all.add());
+        for id in 0..2 * MOST_RECORDS as u64 {
+            let recent = if id % 2 == 0 { &one } else { &other };
+            assert!(recent.keep(session(id, RELEASED)).is_none());
+        }
+        assert!(one.keep(session(9999, RELEASED)).is_none());
+        let newest: Vec<u64> = all.newest(3).iter().map(|session| session.id).collect();
+        assert_eq!(newest, [9999, 1999, 1998]);
+        assert_eq!(all.newest(usize::MAX).len(), MOST_RECORDS);
+        assert_eq!(lock(&one.sessions).len(), MOST_RECORDS);
+    }
+
+    #[test]
+    fn a_closed_list_gives_back_all_it_has_and_keeps_nothing() {
+        let all = AllRecent::default();
+        let (one, other) = (all.add(), all.add());
+        for recent in [&one, &other] {
+            assert!(recent.keep(session(1, RELEASED)).is_none());
+        }
+        assert_eq!(all.close().len(), 2);
+        assert!(one.keep(session(2, RELEASED)).is_some());
+        assert!(all.newest(10).is_empty());
+    }
+}
