@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::cmp::Reverse;
 
 use tracing::debug;
+use weir_api::console::MOST_RECORDS;
 use weir_api::engine::SessionRecord;
 use weir_api::rules::{Answer, Question};
 
@@ -22,8 +23,31 @@ pub async fn newest(state: &RefCell<State>, limit: usize) -> Vec<SessionRecord> 
             Vec::new()
         }
     };
-    sessions.extend(state.borrow().sessions.newest(limit));
+    // So many may have been told at once, and late: an engine that gets a successor tells what it kept back.
+    let told = limit.saturating_add(MOST_RECORDS);
+    sessions.extend(state.borrow().sessions.newest(told));
     sessions.sort_by_key(|session| Reverse((session.ended, session.id)));
     sessions.truncate(limit);
     sessions
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_policy::snapshot::SegmentId;
+
+    use super::*;
+
+    /// An engine with a successor tells at its end what it had kept back.
+    #[tokio::test]
+    async fn what_was_told_late_does_not_hide_what_ended_later() {
+        let state = RefCell::new(State::default());
+        for ended in [3, 1, 2] {
+            let end = "192.0.2.1:443".parse().unwrap();
+            let mut session = SessionRecord::new(ended, 0, SegmentId(1), end, end);
+            session.ended = ended;
+            state.borrow_mut().sessions.push(session);
+        }
+        let newest = newest(&state, 2).await;
+        assert_eq!(newest.iter().map(|session| session.ended).collect::<Vec<_>>(), [3, 2]);
+    }
 }

@@ -72,7 +72,8 @@ impl AllRecent {
         all
     }
 
-    /// All of them, the oldest of each runtime first; from now on none is kept.
+    /// The newest of all, no more than are ever asked for, the oldest first: as they would have been told. From
+    /// now on none is kept.
     pub fn close(&self) -> Vec<SessionRecord> {
         let mut all = Vec::new();
         for recent in lock(&self.0).iter() {
@@ -80,7 +81,8 @@ impl AllRecent {
             recent.closed.store(true, Ordering::Relaxed);
             all.extend(std::mem::take(&mut *sessions));
         }
-        all
+        all.sort_by_key(|session| (session.ended, session.id));
+        all.split_off(all.len().saturating_sub(MOST_RECORDS))
     }
 }
 
@@ -147,5 +149,19 @@ mod tests {
         assert_eq!(all.close().len(), 2);
         assert!(one.keep(session(2, RELEASED)).is_some());
         assert!(all.newest(10).is_empty());
+    }
+
+    /// What hears it keeps the last that it is told: else one runtime's would displace all others.
+    #[test]
+    fn closed_lists_give_back_the_newest_of_all_in_the_order_of_their_ends() {
+        let all = AllRecent::default();
+        let (one, other) = (all.add(), all.add());
+        let most = MOST_RECORDS as u64;
+        for id in 0..2 * most {
+            let recent = if id % 2 == 0 { &one } else { &other };
+            assert!(recent.keep(session(id, RELEASED)).is_none());
+        }
+        let given: Vec<u64> = all.close().iter().map(|session| session.id).collect();
+        assert_eq!(given, (most..2 * most).collect::<Vec<_>>());
     }
 }
