@@ -31,8 +31,9 @@ const MOST_CONNECTIONS: usize = 5;
 
 /// Bytes asked of the kernel at one time.
 const READ: usize = 64 << 10;
-/// Largest message of an engine: counters of all segments.
-const LARGEST_MESSAGE: usize = 4 << 20;
+/// Largest message of an engine: an answer with the most sessions, whose servers' names are all as long as they
+/// may be.
+const LARGEST_MESSAGE: usize = 32 << 20;
 
 /// Accepts engines for ever.
 pub async fn serve(state: Rc<RefCell<State>>, listener: UnixListener) {
@@ -285,8 +286,45 @@ fn hear(state: &mut State, message: FromEngine) {
 #[cfg(test)]
 mod tests {
     use tokio::task::LocalSet;
+    use weir_api::console::MOST_RECORDS;
+    use weir_api::engine::{CertificateRecord, SessionRecord};
+    use weir_policy::Outcome;
+    use weir_policy::outcome::Bypassed;
+    use weir_policy::snapshot::SegmentId;
 
     use super::*;
+
+    /// One that is not ends the connection: whoever fills records with such text could do so whenever
+    /// somebody looks at them.
+    #[test]
+    fn an_answer_full_of_the_longest_records_is_read() {
+        // Six bytes each in JSON.
+        let text = || "\u{1}".repeat(CertificateRecord::NAME_LENGTH);
+        let end = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535".parse().unwrap();
+        let mut session = SessionRecord::new(u64::MAX, u64::MAX, SegmentId(u16::MAX), end, end);
+        session.outcome = Outcome::Bypassed(Bypassed::NothingShared);
+        session.server_name = Some(text());
+        for name in [
+            &mut session.virtual_segment,
+            &mut session.profile,
+            &mut session.policy,
+            &mut session.proxy,
+            &mut session.decryption_policy,
+            &mut session.verdict,
+        ] {
+            *name = Some(text());
+        }
+        session.certificate = Some(CertificateRecord {
+            subject: Some(text()),
+            issuer: Some(text()),
+            names: vec![text(); CertificateRecord::NAMES],
+            more_names: usize::MAX,
+        });
+        let answer = Answer::Sessions(vec![session; MOST_RECORDS]);
+        let message = FromEngine::Answer { number: u64::MAX, answer };
+        let length = frame::length(&message).unwrap();
+        assert!(length <= LARGEST_MESSAGE, "{length}");
+    }
 
     #[tokio::test]
     async fn a_connection_that_panics_is_counted_no_more_and_writes_no_more() {
