@@ -274,6 +274,10 @@ impl Learnt {
             for (subject, is_bypassed) in subjects {
                 let removed = table.entries.remove(&subject).is_some();
                 forgotten = forgotten.saturating_add(usize::from(removed && is_bypassed));
+                // That its client pins it is known by the name alone, too.
+                if matches!(subject.what, What::Pins(_)) {
+                    table.entries.remove(&subject.of_name());
+                }
             }
         }
         forgotten

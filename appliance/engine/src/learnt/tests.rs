@@ -193,6 +193,23 @@ fn what_was_learnt_of_one_name_or_address_is_forgotten_and_nothing_else() {
     assert!(bypass(server, Some("b.example")) && !bypass(other, None));
 }
 
+/// Else one more rejection would have it back.
+#[test]
+fn what_is_forgotten_of_an_address_is_not_half_known_still_by_its_name() {
+    let (learnt, now, (client, server)) = (Learnt::default(), Instant::now(), ends());
+    let on = proxy(OnRefusal::Block, OnRefusal::Bypass);
+    let rejected = || learnt.rejected(&on, client, server, NAME, Rejection::Told, now);
+    let bypass = || learnt.bypass(&on, client, server, NAME, now).is_some();
+    rejected();
+    rejected();
+    assert!(bypass());
+    assert_eq!(learnt.forget_of(&server.address.ip().to_string()), 1);
+    rejected();
+    assert!(!bypass());
+    rejected();
+    assert!(bypass());
+}
+
 #[test]
 fn what_is_learnt_stays_bounded() {
     let (learnt, now, (client, server)) = (Learnt::default(), Instant::now(), ends());
