@@ -104,7 +104,9 @@ impl LeafKind {
     /// certificates' keys as well (RFC 8422 section 5.1), though many do not look: one that does not name P-256
     /// is shown it only where it takes no RSA.
     pub fn for_client(hello: &ClientHello, allowed: &Allowed) -> Option<Self> {
-        let is_tls13 = hello.versions.contains(&Version::TLS13) && allowed.version(Protocol::Tls13);
+        let has_tls13 = allowed.version(Protocol::Tls13)
+            && allowed.usable().any(|suite| suite.used_in(Protocol::Tls13));
+        let is_tls13 = has_tls13 && hello.versions.contains(&Version::TLS13);
         let knows = is_tls13 || hello.groups.is_empty() || hello.groups.contains(&P256);
         let kinds = if knows { [Self::Ecdsa, Self::Rsa] } else { [Self::Rsa, Self::Ecdsa] };
         let modern = kinds.iter().find(|kind| hello.supported_with(kind.key_kind(), allowed));

@@ -97,6 +97,25 @@ fn client_of_tls_1_2_that_does_not_know_p_256_is_shown_an_rsa_leaf_where_it_take
 }
 
 #[test]
+fn client_of_tls_1_3_is_answered_as_one_of_tls_1_2_where_the_proxy_has_no_suite_of_tls_1_3() {
+    use weir_policy::suites::Allowed;
+
+    use crate::LeafKind;
+    let both = [0x1301, 0xc02b, 0xc02f];
+    let hello = ClientHello {
+        versions: vec![Version::TLS13, Version::TLS12],
+        groups: vec![Group(0x1d)],
+        cipher_suites: both.map(Suite).to_vec(),
+        ..golden("openssl-3.0-tls12.bin")
+    };
+    let leaf = |suites: &[u16]| {
+        let allowed = Allowed { suites: suites.to_vec(), ..Allowed::default() };
+        LeafKind::for_client(&hello, &allowed)
+    };
+    assert_eq!(leaf(&both[1..]), Some(LeafKind::Rsa));
+}
+
+#[test]
 fn hello_tells_the_strongest_version_that_it_offers() {
     use weir_policy::suites::Protocol;
     for (name, version) in [
