@@ -27,6 +27,8 @@ pub async fn newest(state: &RefCell<State>, limit: usize) -> Vec<SessionRecord> 
     let told = limit.saturating_add(MOST_RECORDS);
     sessions.extend(state.borrow().sessions.newest(told));
     sessions.sort_by_key(|session| Reverse((session.ended, session.id)));
+    // What an engine told between its answer and now.
+    sessions.dedup();
     sessions.truncate(limit);
     sessions
 }

@@ -50,6 +50,24 @@ fn sessions_events_and_counters_of_the_engine_are_shown() {
     assert_eq!(sessions.iter().map(|session| session.id).collect::<Vec<_>>(), [3, 2]);
 }
 
+/// An engine that gets a successor tells what it has just answered with.
+#[test]
+fn a_session_that_is_answered_and_told_is_shown_once() {
+    let agent = Agent::start(CONFIGURATION, |_| {});
+    let mut engine = agent.engine();
+    snapshot(&mut engine);
+    let mut console = agent.console();
+    console.tell(&Request::Sessions { limit: 3 });
+    let ToEngine::Ask { number, .. } = engine.hear() else { panic!() };
+    for id in 1..=2 {
+        engine.tell(&FromEngine::Session(Box::new(session(id))));
+    }
+    let answer = Answer::Sessions(vec![session(2)]);
+    engine.tell(&FromEngine::Answer { number, answer });
+    let Response::Sessions(sessions) = console.hear() else { panic!() };
+    assert_eq!(sessions.iter().map(|session| session.id).collect::<Vec<_>>(), [2, 1]);
+}
+
 #[test]
 fn forced_fallback_reaches_the_engine_and_its_successor() {
     let agent = Agent::start(CONFIGURATION, |_| {});
