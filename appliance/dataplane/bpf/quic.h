@@ -11,10 +11,11 @@
 #define MOST_DATAGRAMS 128 /* of one frame: UDP_MAX_SEGMENTS of the kernel */
 
 /* Whether a datagram of the frame could begin a connection: only a packet with a long header does, and none
- * follows upon one with a short header (RFC 9000 12.2). */
+ * follows upon one with a short header (RFC 9000 12.2). What is in fragments could: the rest, which names no
+ * port, may have the header, or lie over it; and QUIC is not fragmented (RFC 9000 14). */
 static __noinline int may_begin_connection(struct __sk_buff *skb, struct packet *p)
 {
-	if (!p)
+	if (!p || p->fragment)
 		return 1;
 	__u32 at = p->l4 + 8, each = skb->gso_size;
 	for (int i = 0; i < MOST_DATAGRAMS; i++) {

@@ -278,6 +278,27 @@ fn behind_extension_headers_a_hello_is_found() {
     }
 }
 
+/// Its first fragment need not have a byte of QUIC, and the rest names no port.
+#[test]
+fn nothing_begins_in_fragments_on_the_ports_of_an_excepted_connection() {
+    let wire = Wire::new();
+    let (engine, _held) = wire.engine(Attach::Auto);
+    wire.crosses(CLIENT, SERVER);
+    engine.dataplane.apply(&rules(QuicAction::Block)).unwrap();
+    judged(&engine);
+    wire.send_frames(&wire.client, &[four(7000, 0)]);
+    engine.wait_for("quic_excepted", 1);
+    let capture = Capture::start_all(&wire.server);
+    let whole = udp(7000, &FOUR.concat(), 0);
+    let fragments = [(0x2000, &whole[..8]), (1, &whole[8..])].map(|(place, part)| {
+        frame(CLIENT_TO_SERVER, 0x800, &ipv4(FOUR[0], FOUR[1], 17, place, part))
+    });
+    wire.send_frames(&wire.client, &fragments);
+    engine.wait_for("fragment_passed", 1);
+    assert!(!capture.stop_all().contains(&fragments[0]), "what begins a datagram crossed");
+    assert_eq!(engine.counter("quic_silently_dropped"), 1);
+}
+
 /// One that floods is not heard; others are.
 #[test]
 fn a_client_that_floods_silences_nobody_else() {
