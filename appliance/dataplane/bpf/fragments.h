@@ -73,6 +73,7 @@ static __noinline int first_of_taken(struct __sk_buff *skb, struct packet *p, st
 		return drop_congested(port->segment);
 	if ((*(volatile __u64 *)&f->word & 0xff) == STATE_TOMBSTONE)
 		f->touched = bpf_ktime_get_ns();
+	p->options = is_plain(skb, p);
 	if (!begins_packet(p, port, f, place)) {
 		count(port->segment, fragment_dropped);
 		return TC_ACT_SHOT;

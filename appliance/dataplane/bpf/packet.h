@@ -40,7 +40,7 @@ struct packet {
 	__u32 l3;	  /* offset of the innermost IP header */
 	__u32 l4;	  /* offset of what follows it and its extension headers */
 	__u32 end;	  /* offset past the packet: what follows is padding */
-	__u32 options;	  /* bytes of TCP options */
+	__u32 options;	  /* bytes of TCP options; of an IP fragment: whether it is plain (reassembly.h) */
 	__u32 flow_label; /* first word of the IPv6 header, host order: traffic class and flow label */
 	__u32 wire_tunnel_key; /* as in this packet; the key's may be the SYN's instead (tunnel.h) */
 	__u16 ether_type; /* of the innermost network header, host order */

@@ -50,9 +50,26 @@ static __always_inline __u64 place_of(struct __sk_buff *skb, struct packet *p)
 	}
 	__u32 length = p->end - begins;
 	/* What is none: as its kernel sees it (ip_frag_queue, ip6_frag_queue). */
-	if (!length || at + length > 65535 || (more && length & 7))
+	if (begins >= p->end || at + length > 65535 || (more && length & 7))
 		return 0;
 	return (__u64)at << 32 | length << 1 | more;
+}
+
+/* Whether that kernel is sure to take a fragment, as far as its headers say: it looks at the sum of IPv4's, and
+ * has its own mind of options and of extension headers. */
+static __noinline int is_plain(struct __sk_buff *skb, struct packet *p)
+{
+	__u16 words[sizeof(struct iphdr) / 2];
+	__u32 sum = 0;
+	if (!p)
+		return 0;
+	if (p->ether_type == ETH_P_IPV6)
+		return p->ack == p->l3 + sizeof(struct ipv6hdr) + 8;
+	if (p->l4 != p->l3 + sizeof(words) || bpf_skb_load_bytes(skb, p->l3, words, sizeof(words)))
+		return 0;
+	for (__u32 i = 0; i < sizeof(words) / 2; i++)
+		sum += words[i];
+	return sum % 0xffff == 0; /* RFC 1071; it is not 0, as the version is in it */
 }
 
 /* Of the ends and the way of a fragment, or of its packet, too. Who does not know the seed cannot choose two
@@ -178,6 +195,7 @@ static __noinline int take_slot(struct packet *p, struct port *port, __u32 cell,
 	__builtin_memcpy(slot->outer, p->key.outer, sizeof(slot->outer));
 	slot->cell = cell;
 	slot->named = 0;
+	slot->plain = p->options & 1;
 	slot->total = slot->came = slot->got = 0;
 	enter_piece(slot, place);
 	if (any_order)
@@ -196,14 +214,15 @@ static __always_inline int is_of(struct fragments *slot, struct packet *p, struc
 	return !differs && slot->packet == packet_of(p) && slot->way == way_of(p, port);
 }
 
-/* It is whole: its kernel keeps nothing of it, as soon as the last one got there. */
+/* It is whole: its kernel keeps nothing of it, as soon as the last one got there; where it did not take one of
+ * them it keeps the others, and these count on. */
 static __noinline int is_whole(struct fragments *slot, __u32 counted)
 {
 	if (!slot)
 		return 0;
 	__u32 cell = slot->cell;
 	struct share *share = bpf_map_lookup_elem(&fragment_shares, &cell);
-	if (share)
+	if (share && slot->plain)
 		share->amount -= share->amount > counted ? counted : share->amount;
 	*(volatile __u16 *)&slot->next = 0;
 	*(volatile __u8 *)&slot->any_order = 0;
@@ -241,12 +260,14 @@ static __noinline int rest_of_taken(struct __sk_buff *skb, struct packet *p, str
 	__u32 next = *(volatile __u16 *)&slot->next;
 	if (!fresh || !is_of(slot, p, port) || !(next || slot->any_order)) {
 		int marked = p->protocol == IPPROTO_TCP ? in_disorder(p, port) : 0;
+		p->options = is_plain(skb, p);
 		if (marked && take_slot(p, port, marked - 1, place, 1))
 			return REST_OF_EITHER;
 		came_early(p, port, 1);
 		return REST_OF_NONE;
 	}
 	if (slot->any_order) {
+		slot->plain &= is_plain(skb, p);
 		__u32 named = slot->named;
 		return !piece_of(slot, place) ? REST_OF_NONE : named ? REST_OF_TAKEN : REST_OF_EITHER;
 	}
@@ -254,6 +275,7 @@ static __noinline int rest_of_taken(struct __sk_buff *skb, struct packet *p, str
 		mark_disorder(p, port, cell);
 		return REST_OF_NONE;
 	}
+	slot->plain &= is_plain(skb, p);
 	if (place & 1) {
 		if (over_share(bpf_map_lookup_elem(&fragment_shares, &cell), FRAGMENT_WINDOW, 1, FRAGMENT_SHARE - 1))
 			return REST_OF_NONE;
@@ -277,6 +299,7 @@ static __noinline int begins_packet(struct packet *p, struct port *port, struct 
 	if (slot && (__s64)(bpf_ktime_get_ns() - *(volatile __u64 *)&slot->since) < REST_COMES && slot->any_order &&
 	    is_of(slot, p, port)) {
 		mark_disorder(p, port, cell);
+		slot->plain &= p->options;
 		return piece_of(slot, place);
 	}
 	/* This packet is lost, whatever comes of it; for those that follow. */

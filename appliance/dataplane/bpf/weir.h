@@ -223,6 +223,7 @@ struct fragments {
 	__u16 came; /* fragments */
 	__u8 any_order;
 	__u8 named; /* in any order: the first one came, which names the flow */
+	__u8 plain; /* its kernel takes all that came, as far as their headers say */
 	__u16 total; /* in any order: length of the packet; 0: its last one did not come */
 	__u32 got; /* in any order: bytes */
 	__u16 begins[PIECES]; /* in any order: of each that came */

@@ -150,6 +150,32 @@ fn one_clients_unfinished_packets_leave_room_for_anothers() {
     assert!(given <= 2 * 130 + 2, "{given}");
 }
 
+/// A fragment that the kernel does not take makes no packet whole.
+#[test]
+fn fragments_with_wrong_header_checksums_give_a_client_no_more_room() {
+    let (wire, engine) = wired();
+    let (client, _server) = taken(&wire, &engine, 4000, None, 1);
+    let begins = [tcp([4000, PORT], client.first.wrapping_add(5), ACK), vec![1; 180]].concat();
+    let mut frames = vec![];
+    for id in 1..=300 {
+        let [first, mut rest] = [(0x2000, &begins), (25, &vec![1; 100])].map(|(place, part)| {
+            with_id(CLIENT_TO_SERVER, ipv4(RAW_CLIENT, RAW_SERVER, TCP, place, part), id)
+        });
+        rest[24] ^= 1;
+        frames.extend([first, rest]);
+    }
+    wire.send_frames(&wire.client, &frames);
+    let all = || {
+        let counters = ["fragment_to_engine", "fragment_dropped", "fragment_passed"];
+        counters.map(|name| engine.counter(name))
+    };
+    while all().iter().sum::<u64>() < 600 {
+        std::thread::yield_now();
+    }
+    // As above.
+    assert!(all()[0] <= 2 * 130 + 2, "{:?}", all());
+}
+
 /// Those that become whole are no such.
 #[test]
 fn a_flow_all_of_whose_packets_are_fragmented_goes_on() {
