@@ -1,7 +1,8 @@
 //! The table of connections that pass though policy blocks QUIC, which the programs look at.
 //!
 //! For: entering one with the name that it was excepted for, and asking for that name again where the rules
-//! have changed since. Of one client [`MOST_OF_CLIENT`] are in it: the next one takes the place of its oldest.
+//! have changed since. Of one client [`MOST_OF_CLIENT`] are in it: the next one takes the place of an old one that
+//! nothing comes of.
 //! Fails with the table's error.
 
 use std::collections::{HashMap, VecDeque};
@@ -21,6 +22,9 @@ use crate::tables::{self, ApplyError};
 const TABLE: &str = "excepted_quic";
 /// A sixteenth of the table.
 const MOST_OF_CLIENT: usize = 1024;
+/// Of so many of its oldest the one that was used least recently makes room: one that goes on for long is not
+/// cut off by short ones that ended.
+const LOOKED_AT: usize = 8;
 /// Connections whose client is known here, as many as the table has room for: past it all are forgotten, which
 /// only means that some clients have more than their part for a while.
 const MOST_KNOWN: usize = 16_384;
@@ -77,8 +81,10 @@ impl ExceptedQuic {
         }
         let length = name.len().min(EXCEPTED_NAME) as u16;
         let new = self.get(&way.key).is_none();
-        if new && let Some(oldest) = self.of_clients.add(Client::of(way), way.key) {
-            self.remove(&oldest);
+        let table = &self.table;
+        let last = |key: &FlowKey| table.get(key, 0).ok().map(|entry| entry.last);
+        if new && let Some(unused) = self.of_clients.add(Client::of(way), way.key, last) {
+            self.remove(&unused);
         }
         let failed = |error| ApplyError::Table { table: TABLE, error };
         let last = monotonic_nanoseconds().map_err(|error| failed(error.into()))?;
@@ -106,8 +112,13 @@ struct OfClients {
 }
 
 impl OfClients {
-    /// Adds a new one; which of its client's has to go.
-    fn add(&mut self, client: Client, key: FlowKey) -> Option<FlowKey> {
+    /// Adds a new one; which of its client's has to go, by when each was used last, if it is in the table.
+    fn add(
+        &mut self,
+        client: Client,
+        key: FlowKey,
+        last: impl Fn(&FlowKey) -> Option<u64>,
+    ) -> Option<FlowKey> {
         if self.known >= MOST_KNOWN {
             self.keys.clear();
             self.known = 0;
@@ -119,10 +130,21 @@ impl OfClients {
         self.known -= before - own.len();
         own.push_back(key);
         self.known += 1;
-        let oldest = if own.len() > MOST_OF_CLIENT { own.pop_front() } else { None };
-        self.known -= usize::from(oldest.is_some());
-        oldest
+        let unused = if own.len() > MOST_OF_CLIENT { least_used(own, last) } else { None };
+        self.known -= usize::from(unused.is_some());
+        unused
     }
+}
+
+/// Takes it out of some at the front; the others go to the back.
+fn least_used(
+    keys: &mut VecDeque<FlowKey>,
+    last: impl Fn(&FlowKey) -> Option<u64>,
+) -> Option<FlowKey> {
+    let looked_at: Vec<_> = keys.drain(..LOOKED_AT.min(keys.len())).collect();
+    let least = looked_at.iter().copied().min_by_key(|key| last(key))?;
+    keys.extend(looked_at.into_iter().filter(|key| *key != least));
+    Some(least)
 }
 
 /// The name that an entry was made for.
@@ -140,20 +162,27 @@ mod tests {
     }
 
     #[test]
-    fn a_client_over_its_part_pushes_out_its_own_oldest() {
+    fn a_client_over_its_part_pushes_out_its_own_unused_ones() {
+        // Used in this order, and the first of all once more; one that is gone.
+        let last = |key: &FlowKey| match key.segment {
+            0 => Some(u64::MAX),
+            5 => None,
+            number => Some(number.into()),
+        };
         let mut known = OfClients::default();
         let [one, other] = [1, 2].map(Client::numbered);
-        assert_eq!(known.add(other, key(u32::MAX)), None);
+        assert_eq!(known.add(other, key(u32::MAX), last), None);
         for number in 0..MOST_OF_CLIENT as u32 {
-            assert_eq!(known.add(one, key(number)), None);
+            assert_eq!(known.add(one, key(number), last), None);
         }
+        assert_eq!(known.add(one, key(5000), last), Some(key(5)));
         // Again, as the table had lost it.
-        assert_eq!(known.add(one, key(0)), None);
-        assert_eq!(known.add(one, key(5000)), Some(key(1)));
-        assert_eq!(known.add(other, key(5000)), None);
+        assert_eq!(known.add(one, key(2), last), None);
+        assert_eq!(known.add(one, key(5001), last), Some(key(8)));
+        assert_eq!(known.add(other, key(5000), last), None);
         assert_eq!(known.known, MOST_OF_CLIENT + 2);
         for client in 3..3 + MOST_KNOWN as u64 {
-            assert_eq!(known.add(Client::numbered(client), key(1)), None);
+            assert_eq!(known.add(Client::numbered(client), key(1), last), None);
         }
         assert!(known.known <= MOST_KNOWN);
     }
