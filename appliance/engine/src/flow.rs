@@ -26,15 +26,16 @@ use self::first::{First, Known, rest_of_hello, wait_for_hello};
 pub use self::open_record::Ledger;
 use self::open_record::OpenRecord;
 use crate::compiled::{CompiledPolicy, Excepted};
-use crate::counters::increment;
+use crate::counters::{Totals, increment};
 use crate::leg::reset_on_close;
 use crate::record::failure;
 use crate::runtime::Surroundings;
-use crate::threshold::{Admission, Threshold};
+use crate::threshold::Admission;
 use crate::{relay, session};
 
-/// Serves one held flow to its end.
-pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
+/// Judges one held flow, and serves it to its end; but for what is to be taken over, which needs another room
+/// for longer.
+pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) -> Option<Box<Taking>> {
     let policy = Arc::clone(&surroundings.policy.borrow());
     let record = new_record(&policy, &held.candidate(), &surroundings);
     let mut record = OpenRecord::new(record, surroundings.ledger());
@@ -77,55 +78,61 @@ pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) {
             record.finish(outcome);
         }
         Decision::TakeOver(inspection) => {
-            let _live = live;
-            // Apart: a flow that is released has no use for its room, which would be moved about.
-            let taken = take_over(held, first, inspection, &policy, &mut record, &surroundings);
-            let outcome = Box::pin(taken).await;
-            record.finish(outcome);
+            let record = record.hand_over();
+            return Some(Box::new(Taking { held, first, inspection, policy, record, live }));
         }
     }
+    None
 }
 
-/// From the takeover to the session's end.
-async fn take_over(
+/// A flow that is to be taken over.
+pub struct Taking {
     held: HeldFlow,
     first: First,
     inspection: Inspection,
-    policy: &Arc<CompiledPolicy>,
-    record: &mut OpenRecord<'_>,
-    surroundings: &Rc<Surroundings>,
-) -> Outcome {
-    let candidate = held.candidate();
-    let taken = match held.take_over().await {
-        Ok(taken) => taken,
-        Err(error) => {
-            debug!(%error, "takeover failed");
-            return match error {
-                TakeOverError::Lost(_) => Outcome::Blocked(Blocked::LostInTakeover),
-                TakeOverError::Blocked(_) => Outcome::Blocked(Blocked::TakeoverFailed),
-                // All others: the flow has been released.
-                _ => Outcome::Bypassed(Bypassed::TakeoverFailed),
-            };
-        }
-    };
-    record.taken_over();
-    increment(&surroundings.totals.taken_over);
-    let _listed = surroundings.live.list(record);
-    let mut cleared = surroundings.cleared.clone();
-    cleared.mark_unchanged();
-    let proxied = async {
-        match first {
-            First::Known(Known::Hello(hello)) => {
-                let session = session::run(taken, *hello, inspection, policy, record, surroundings);
-                Box::pin(session).await
+    policy: Arc<CompiledPolicy>,
+    record: SessionRecord,
+    live: Option<LiveSession>,
+}
+
+impl Taking {
+    /// From the takeover to the session's end.
+    pub async fn run(self: Box<Self>, surroundings: Rc<Surroundings>) {
+        let Self { held, first, inspection, policy, record, live: _live } = *self;
+        let mut record = OpenRecord::new(record, surroundings.ledger());
+        let candidate = held.candidate();
+        let taken = match held.take_over().await {
+            Ok(taken) => taken,
+            Err(error) => {
+                debug!(%error, "takeover failed");
+                return record.finish(match error {
+                    TakeOverError::Lost(_) => Outcome::Blocked(Blocked::LostInTakeover),
+                    TakeOverError::Blocked(_) => Outcome::Blocked(Blocked::TakeoverFailed),
+                    // All others: the flow has been released.
+                    _ => Outcome::Bypassed(Bypassed::TakeoverFailed),
+                });
             }
-            _ => decide_after_takeover(taken, policy, candidate, record, surroundings).await,
-        }
-    };
-    tokio::select! {
-        outcome = proxied => outcome,
-        // The streams are dropped, which resets both ends (SPEC D10).
-        Ok(()) = cleared.changed() => Outcome::Blocked(Blocked::ClearedByCommand),
+        };
+        record.taken_over();
+        increment(&surroundings.totals.taken_over);
+        let _listed = surroundings.live.list(&record);
+        let mut cleared = surroundings.cleared.clone();
+        cleared.mark_unchanged();
+        let proxied = async {
+            let (policy, record, surroundings) = (&policy, &mut record, &surroundings);
+            match first {
+                First::Known(Known::Hello(hello)) => {
+                    session::run(taken, *hello, inspection, policy, record, surroundings).await
+                }
+                _ => decide_after_takeover(taken, policy, candidate, record, surroundings).await,
+            }
+        };
+        let outcome = tokio::select! {
+            outcome = proxied => outcome,
+            // The streams are dropped, which resets both ends (SPEC D10).
+            Ok(()) = cleared.changed() => Outcome::Blocked(Blocked::ClearedByCommand),
+        };
+        record.finish(outcome);
     }
 }
 
@@ -211,11 +218,11 @@ fn answerable(
 
 /// SPEC D9: over the threshold new sessions are bypassed or blocked, and the system log says so.
 /// A session that is let in is counted as long as it lives.
-fn admit<'a>(
+fn admit(
     policy: &CompiledPolicy,
-    surroundings: &'a Surroundings,
+    surroundings: &Surroundings,
     decision: Decision,
-) -> (Decision, Option<LiveSession<'a>>) {
+) -> (Decision, Option<LiveSession>) {
     let Decision::TakeOver(inspection) = decision else {
         return (decision, None);
     };
@@ -226,7 +233,7 @@ fn admit<'a>(
             if back_under {
                 tell_back_under();
             }
-            return (decision, Some(LiveSession(threshold)));
+            return (decision, Some(LiveSession(Arc::clone(&surroundings.totals))));
         }
         Admission::Refused { tell } => tell,
     };
@@ -299,11 +306,11 @@ pub fn milliseconds_now() -> u64 {
 }
 
 /// Counts a taken flow as long as it lives.
-struct LiveSession<'a>(&'a Threshold);
+struct LiveSession(Arc<Totals>);
 
-impl Drop for LiveSession<'_> {
+impl Drop for LiveSession {
     fn drop(&mut self) {
-        if self.0.leave() {
+        if self.0.threshold.leave() {
             tell_back_under();
         }
     }

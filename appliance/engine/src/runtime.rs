@@ -149,7 +149,21 @@ fn begin(flow: HeldFlow, surroundings: &Rc<Surroundings>) {
     // Nobody is woken by this: its task looks again at once.
     let mut context = Context::from_waker(Waker::noop());
     let decided = catch_unwind(AssertUnwindSafe(|| served.as_mut().poll(&mut context)));
-    if let Ok(Poll::Pending) = decided {
-        tokio::task::spawn_local(served);
+    let surroundings = Rc::clone(surroundings);
+    match decided {
+        // One that panicked is told as such by its record.
+        Ok(Poll::Ready(None)) | Err(_) => {}
+        Ok(Poll::Ready(Some(taking))) => {
+            tokio::task::spawn_local(taking.run(surroundings));
+        }
+        Ok(Poll::Pending) => {
+            tokio::task::spawn_local(async move {
+                // Apart, so that its room is free again while a session lives.
+                let taking = served.await;
+                if let Some(taking) = taking {
+                    taking.run(surroundings).await;
+                }
+            });
+        }
     }
 }

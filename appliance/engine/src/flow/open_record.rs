@@ -34,12 +34,13 @@ pub(super) struct OpenRecord<'a> {
     outcome: Option<Outcome>,
     /// The flow is not held any more: its end resets both ends of it.
     taken: bool,
-    ledger: Ledger<'a>,
+    /// `None`: it was handed over.
+    ledger: Option<Ledger<'a>>,
 }
 
 impl<'a> OpenRecord<'a> {
     pub(super) fn new(record: SessionRecord, ledger: Ledger<'a>) -> Self {
-        Self { record, outcome: None, taken: false, ledger }
+        Self { record, outcome: None, taken: false, ledger: Some(ledger) }
     }
 
     pub(super) fn taken_over(&mut self) {
@@ -50,6 +51,18 @@ impl<'a> OpenRecord<'a> {
     /// Counts the outcome and tells the agent.
     pub(super) fn finish(mut self, outcome: Outcome) {
         self.outcome = Some(outcome);
+    }
+
+    /// To be opened again by who goes on with the flow.
+    pub(super) fn hand_over(mut self) -> SessionRecord {
+        self.ledger = None;
+        self.taken_out()
+    }
+
+    fn taken_out(&mut self) -> SessionRecord {
+        let end = self.record.client;
+        let nothing = SessionRecord::new(0, 0, self.record.segment, end, end);
+        std::mem::replace(&mut self.record, nothing)
     }
 }
 
@@ -69,9 +82,8 @@ impl DerefMut for OpenRecord<'_> {
 
 impl Drop for OpenRecord<'_> {
     fn drop(&mut self) {
-        let end = self.record.client;
-        let nothing = SessionRecord::new(0, 0, self.record.segment, end, end);
-        let mut record = std::mem::replace(&mut self.record, nothing);
+        let Some(Ledger { totals, tally, recent, events }) = self.ledger.take() else { return };
+        let mut record = self.taken_out();
         record.outcome = self.outcome.unwrap_or_else(|| {
             let (session, client, server) = (record.id, record.client, record.server);
             error!(session, %client, %server, "a session's task failed; this is an error of Weir's");
@@ -87,7 +99,6 @@ impl Drop for OpenRecord<'_> {
             record.bytes.get_or_insert_default();
         }
         record.ended = milliseconds_now();
-        let Ledger { totals, tally, recent, events } = self.ledger;
         totals.statistics.count(&record);
         tally.count(record.segment, record.virtual_segment.as_deref(), record.outcome);
         if let Some(record) = recent.keep(record) {
