@@ -1,12 +1,13 @@
 //! The newest sessions, for the console: those that the engine told of, and those that it tells of only when
 //! asked.
 //!
-//! Not for: the log. Without an engine, or one that does not answer, there are those that were told.
+//! Not for: the log. Without an engine, or one that does not answer, which the system log says, there are
+//! those that were told.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
 
-use tracing::debug;
+use tracing::warn;
 use weir_api::console::MOST_RECORDS;
 use weir_api::engine::SessionRecord;
 use weir_api::rules::{Answer, Question};
@@ -19,7 +20,10 @@ pub async fn newest(state: &RefCell<State>, limit: usize) -> Vec<SessionRecord> 
     let mut sessions = match ask(state, Question::Sessions(limit)).await {
         Ok(Answer::Sessions(sessions)) => sessions,
         other => {
-            debug!(?other, "no engine tells of sessions");
+            if state.borrow().engine.connections > 0 {
+                let reason = other.err().unwrap_or_default();
+                warn!(reason, "sessions are shown without those that the engine keeps");
+            }
             Vec::new()
         }
     };
