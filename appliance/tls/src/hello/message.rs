@@ -60,7 +60,7 @@ pub enum HelloError {
     /// RFC 8446 section 4.2.11.
     #[error("pre_shared_key is not the last extension")]
     PreSharedKeyNotLast,
-    #[error("record of another major version than 3")]
+    #[error("record of a version from 0x1000 on")]
     RecordVersion,
     /// RFC 6066 section 3: at most one name of a type.
     #[error("more than one host name")]

@@ -85,12 +85,20 @@ enum Start {
     Undecided,
 }
 
-/// Decides by the first five bytes, as soon as fewer exclude everything.
+/// Decides by the first six bytes, as soon as fewer exclude everything.
 fn first_bytes(bytes: &[u8]) -> Start {
     match bytes {
         [] | [0x16] | [0x16, 3] => Start::Undecided,
         // Record type handshake, major version 3 (RFC 8446 section 5.1).
         [0x16, 3, ..] => Start::TlsHandshake,
+        // Of the first record some servers (Go's) take any version below 0x1000: what has all else of a
+        // hello is one.
+        [0x16, 0..=0x0f] | [0x16, 0..=0x0f, _] => Start::Undecided,
+        [0x16, 0..=0x0f, _, 0..=HIGHEST_LENGTH] => Start::Undecided,
+        [0x16, 0..=0x0f, _, 0..=HIGHEST_LENGTH, _] => Start::Undecided,
+        [0x16, 0..=0x0f, _, 0..=HIGHEST_LENGTH, _, records::CLIENT_HELLO, ..] => {
+            Start::TlsHandshake
+        }
         [0x16, ..] => Start::Neither,
         // Two-byte SSLv2 record header with its high bit set, message type 1 (client hello), then
         // the version: SSL 2.0, or SSL 3.0 and later in the old format.
@@ -102,6 +110,9 @@ fn first_bytes(bytes: &[u8]) -> Start {
         _ => Start::Neither,
     }
 }
+
+/// The high byte of the longest record's length, with what encryption may add (RFC 5246 section 6.2.3).
+const HIGHEST_LENGTH: u8 = 0x48;
 
 fn cleartext(bytes: &[u8]) -> Cleartext {
     const HTTP: [&[u8]; 10] = [

@@ -6,7 +6,7 @@ use super::{HelloError, MAX_HELLO};
 
 const RECORD_HEADER: usize = 5;
 const HANDSHAKE_HEADER: usize = 4;
-const CLIENT_HELLO: u8 = 1;
+pub(super) const CLIENT_HELLO: u8 = 1;
 /// Longest plaintext fragment of a record.
 const MAX_FRAGMENT: usize = 1 << 14;
 
@@ -25,8 +25,7 @@ pub(super) struct Message<'a> {
     pub(super) wire_length: usize,
 }
 
-/// Walks the records from the start of `bytes`. The first one's type and major version are known
-/// to be right. Empty records, which RFC 8446 forbids, are passed over: common servers do so too,
+/// Walks the records from the start of `bytes`. The first one's type is known to be right. Empty records, which RFC 8446 forbids, are passed over: common servers do so too,
 /// and a hello that hid behind one from us alone would not be inspected.
 pub(super) fn handshake_message(bytes: &[u8]) -> Result<Gathered<'_>, HelloError> {
     // Borrowed as long as one record has it all, which is the common case.
@@ -90,7 +89,8 @@ fn next_fragment(bytes: &[u8]) -> Result<Option<Fragment<'_>>, HelloError> {
     const HANDSHAKE: u8 = 22;
     match bytes {
         [kind, ..] if *kind != HANDSHAKE => return Err(HelloError::InterruptedByRecord(*kind)),
-        [_, major, ..] if *major != 3 => return Err(HelloError::RecordVersion),
+        // What some servers take (`super::first_bytes`); there is no version to hold it against yet.
+        [_, 0x10..=0xff, ..] => return Err(HelloError::RecordVersion),
         _ => {}
     }
     let Some((&[_, _, _, high, low], rest)) = bytes.split_first_chunk::<RECORD_HEADER>() else {

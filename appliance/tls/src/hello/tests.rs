@@ -218,11 +218,31 @@ fn what_cannot_become_tls_is_told_by_the_first_byte_that_excludes_it() {
     assert_eq!(peek(b""), Peek::Incomplete);
     assert_eq!(peek(b"G"), Peek::NotTls(Cleartext::Other));
     assert_eq!(peek(&[0x16]), Peek::Incomplete);
-    assert_eq!(peek(&[0x16, 0x02]), Peek::NotTls(Cleartext::Other));
+    assert_eq!(peek(&[0x16, 0x10]), Peek::NotTls(Cleartext::Other));
+    assert_eq!(peek(&[0x16, 2, 0, 0x49]), Peek::NotTls(Cleartext::Other));
+    assert_eq!(peek(&[0x16, 2, 0, 0, 9]), Peek::Incomplete);
+    assert_eq!(peek(&[0x16, 2, 0, 0, 9, 2]), Peek::NotTls(Cleartext::Other));
     assert_eq!(peek(&[0x80, 0x2e]), Peek::Incomplete);
     assert_eq!(peek(&[0x80, 0x2e, 2]), Peek::NotTls(Cleartext::Other));
     assert_eq!(peek(&[0x16, 3, 1, 0x40, 1]), Peek::Malformed(HelloError::OversizedRecord(0x4001)));
     assert_eq!(peek(&[0x16, 3, 1, 0, 5, 2]), Peek::Malformed(HelloError::NotClientHello));
+}
+
+/// Servers in Go take any below 0x1000, and of each record until they know the session's.
+#[test]
+fn record_versions_that_only_some_servers_take_do_not_hide_a_hello() {
+    let plain = seed("openssl-3.0-tls13.bin");
+    for version in [[2, 1], [0, 0], [15, 255]] {
+        let mut odd = plain.clone();
+        odd[1..3].copy_from_slice(&version);
+        assert_eq!(peek(&odd), peek(&plain), "{version:?}");
+        // The first half in a record of a usual version, the rest in one of this.
+        let (first, rest) = plain[5..].split_at(100);
+        let mut two = [&[0x16, 3, 1, 0, 100], first, &[0x16], &version].concat();
+        two.extend((rest.len() as u16).to_be_bytes());
+        two.extend(rest);
+        assert!(matches!(peek(&two), Peek::Hello(_)), "{version:?}");
+    }
 }
 
 /// Servers in use pass over them: they must not hide a hello from us.

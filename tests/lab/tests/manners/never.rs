@@ -4,10 +4,11 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Stdio;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weir_lab::ends::SERVER;
 use weir_lab::fetch::Fetch;
+use weir_lab::wire::Wire as _;
 
 use super::{OTHER, give_address, passes};
 
@@ -119,6 +120,28 @@ fn hello_that_offers_compression_and_heartbeats_gets_neither() {
             assert!(!extensions.contains(&HEARTBEAT), "{extensions:?}");
         }
         Ok(())
+    });
+}
+
+/// Servers in Go take any below 0x1000 of the first record.
+#[test]
+fn hello_in_a_record_of_a_version_that_only_some_servers_take_does_not_pass_unread() {
+    passes(|bench| {
+        let mut odd = hello([3, 3], 0xc02b);
+        odd[1..3].copy_from_slice(&[2, 1]);
+        let mut stream = bench.ends.connect_from_client(SocketAddr::from((SERVER, 443)))?;
+        stream.write_all(&odd)?;
+        // An alert or none, and the end.
+        let _ = stream.read_to_end(&mut Vec::new());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let shown = bench.wire.console("show sessions 1")?;
+            if shown.contains("TLS handshake with the client failed") {
+                return Ok(());
+            }
+            anyhow::ensure!(Instant::now() < deadline, "{shown}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     });
 }
 
