@@ -84,6 +84,20 @@ enum Entry {
     Bypassed(Instant),
 }
 
+impl Entry {
+    /// Whether what happens now happens at least the second time, within [`REJECTIONS_WITHIN`] of the first or
+    /// while what was learnt of it lasts.
+    fn happened_before(&self, now: Instant, lasts: Duration) -> bool {
+        match self {
+            Self::New => false,
+            Self::Rejected(first) => now.saturating_duration_since(*first) <= REJECTIONS_WITHIN,
+            Self::Pins(since) | Self::Bypassed(since) => {
+                now.saturating_duration_since(*since) < lasts
+            }
+        }
+    }
+}
+
 impl Default for Table {
     fn default() -> Self {
         Self { entries: ShardedCache::new(BOUND), believed: ShardedCache::new(BOUND) }
@@ -172,17 +186,11 @@ impl Learnt {
         }
         let lasts = lasts(proxy);
         let change = |entry: &mut Entry| {
-            *entry = match *entry {
-                Entry::Rejected(first)
-                    if now.saturating_duration_since(first) <= REJECTIONS_WITHIN =>
-                {
-                    Entry::Bypassed(now)
-                }
-                Entry::Bypassed(since) if now.saturating_duration_since(since) < lasts => {
-                    Entry::Bypassed(since)
-                }
-                _ => Entry::Rejected(now),
-            };
+            if !entry.happened_before(now, lasts) {
+                *entry = Entry::Rejected(now);
+            } else if matches!(entry, Entry::Rejected(_)) {
+                *entry = Entry::Bypassed(now);
+            }
         };
         let subject = Subject::of(What::Asks, server, name);
         self.table(proxy).entries.with(subject, || Entry::New, change);
@@ -233,15 +241,7 @@ impl Learnt {
             known,
             || Entry::New,
             |entry| {
-                let pins = match entry {
-                    Entry::New => false,
-                    Entry::Rejected(first) => {
-                        now.saturating_duration_since(*first) <= REJECTIONS_WITHIN
-                    }
-                    Entry::Pins(since) | Entry::Bypassed(since) => {
-                        now.saturating_duration_since(*since) < lasts
-                    }
-                };
+                let pins = entry.happened_before(now, lasts);
                 *entry = if pins { Entry::Pins(now) } else { Entry::Rejected(now) };
                 pins
             },
