@@ -2,12 +2,11 @@
 //! decrypted, of proxies that do not log.
 //!
 //! For: `show sessions`. They are by far the most, and telling each of them to the agent costs more than
-//! judging it. The newest are kept here and told when somebody asks; with the engine's end by force they are
-//! lost. What was decrypted or blocked, is logged, or failed of an error of ours is told at once. Each runtime has a list of its own, so
-//! that nobody waits for its lock but who asks. Cannot fail.
+//! judging it. The newest are kept here and told when somebody asks; with an engine that ends without a
+//! successor they are lost. What was decrypted or blocked, is logged, or failed of an error of ours is told at
+//! once. Each runtime has a list of its own, so that nobody waits for its lock but who asks. Cannot fail.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weir_api::console::MOST_RECORDS;
@@ -17,10 +16,13 @@ use weir_policy::outcome::Bypassed;
 
 /// One runtime's, the newest [`MOST_RECORDS`]: more are never asked for.
 #[derive(Debug, Default)]
-pub struct Recent {
-    sessions: Mutex<VecDeque<SessionRecord>>,
+pub struct Recent(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    sessions: VecDeque<SessionRecord>,
     /// Nobody can ask any more: there is a successor.
-    closed: AtomicBool,
+    closed: bool,
 }
 
 impl Recent {
@@ -34,15 +36,14 @@ impl Recent {
         if at_once || session.is_logged() {
             return Some(session);
         }
-        let mut sessions = lock(&self.sessions);
-        // Under the lock, so that none is left behind.
-        if self.closed.load(Ordering::Relaxed) {
+        let mut kept = lock(&self.0);
+        if kept.closed {
             return Some(session);
         }
-        if sessions.len() >= MOST_RECORDS {
-            sessions.pop_front();
+        if kept.sessions.len() >= MOST_RECORDS {
+            kept.sessions.pop_front();
         }
-        sessions.push_back(session);
+        kept.sessions.push_back(session);
         None
     }
 }
@@ -64,8 +65,7 @@ impl AllRecent {
         let limit = limit.min(MOST_RECORDS);
         let mut all = Vec::new();
         for recent in lock(&self.0).iter() {
-            let sessions = lock(&recent.sessions);
-            all.extend(sessions.iter().rev().take(limit).cloned());
+            all.extend(lock(&recent.0).sessions.iter().rev().take(limit).cloned());
         }
         all.sort_by_key(|session| std::cmp::Reverse((session.ended, session.id)));
         all.truncate(limit);
@@ -77,9 +77,8 @@ impl AllRecent {
     pub fn close(&self) -> Vec<SessionRecord> {
         let mut all = Vec::new();
         for recent in lock(&self.0).iter() {
-            let mut sessions = lock(&recent.sessions);
-            recent.closed.store(true, Ordering::Relaxed);
-            all.extend(std::mem::take(&mut *sessions));
+            let kept = Kept { closed: true, ..Kept::default() };
+            all.extend(std::mem::replace(&mut *lock(&recent.0), kept).sessions);
         }
         all.sort_by_key(|session| (session.ended, session.id));
         all.split_off(all.len().saturating_sub(MOST_RECORDS))
@@ -136,7 +135,7 @@ mod tests {
         let newest: Vec<u64> = all.newest(3).iter().map(|session| session.id).collect();
         assert_eq!(newest, [9999, 1999, 1998]);
         assert_eq!(all.newest(usize::MAX).len(), MOST_RECORDS);
-        assert_eq!(lock(&one.sessions).len(), MOST_RECORDS);
+        assert_eq!(lock(&one.0).sessions.len(), MOST_RECORDS);
     }
 
     #[test]
