@@ -20,12 +20,12 @@ use super::engine::Engine;
 use super::policy;
 use crate::bench::{Bench, threads};
 use crate::ends::{Ends, INTERFACE, SERVER};
-use crate::namespace::{Namespace, ip};
+use crate::namespace::Namespace;
 use crate::run::Run;
 use crate::wire::lab::Lab;
 
-/// Every kernel lets every namespace have it; a machine's own may be BBR, whose pacing costs more than all
-/// that is measured.
+/// Of the ends: every kernel lets every namespace have it; a machine's own may be BBR, whose pacing costs more
+/// than all that is measured. The engine's sockets have what the device says.
 const CONGESTION_CONTROL: &str = "net.ipv4.tcp_congestion_control=reno";
 
 /// With Weir's processes.
@@ -81,8 +81,6 @@ impl Site {
             end.sysctl("net.ipv4.tcp_max_tw_buckets=0")?;
             end.sysctl("net.core.somaxconn=4096")?;
         }
-        let engine_namespace = format!("{}engine-{}", run.prefix(), SEGMENT.0);
-        ip(&["netns", "exec", &engine_namespace, "sysctl", "-qw", CONGESTION_CONTROL])?;
         let site = Self { names, weir: wire.supervisor(), ends, middle, _yard: yard, run };
         Ok((site, Engine::new(wire)?, fill))
     }
