@@ -23,10 +23,14 @@ use weir_policy::snapshot::{Layer2Fallback, PortRange};
 
 const ONE_WAY: Duration = Duration::from_millis(50);
 const LOST: u64 = 500; // of ten thousand frames
-/// Of each kind; one half of them uploads, the other downloads.
-const FLOWS: usize = 12;
+/// Of each kind; one half of them uploads, the other downloads. Which packets are lost differs by flow: of a
+/// megabyte each (and some 35 losses) flows move 16 % more or less, as a standard deviation; the ratio of two
+/// kinds of so many flows differs by 2.3 %.
+const FLOWS: usize = 96;
 /// What the bridge's flows move, all together, while the others are looked at.
-const ENOUGH: u64 = 6_000_000;
+const ENOUGH: u64 = 1_000_000 * FLOWS as u64;
+/// In percent of what the bridge's flows move: four deviations under the same.
+const AS_MUCH: u64 = 90;
 /// A run that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -108,20 +112,21 @@ fn a_long_lossy_path_carries_as_much_as_on_the_bridge_alone() {
         println!("{FLOWS} flows {kind}: {bytes} bytes");
     }
     assert!(bridge >= ENOUGH, "the bridge's flows hang");
-    // The loss differs by flow; over a dozen of them it evens out to some ten percent.
-    assert!(taken * 10 >= bridge * 6, "taken over: {taken} bytes, the bridge's {bridge}");
-    assert!(released * 10 >= bridge * 6, "released: {released} bytes, the bridge's {bridge}");
+    for (kind, bytes) in KINDS.iter().zip([taken, released]) {
+        assert!(bytes * 100 >= bridge * AS_MUCH, "{kind}: {bytes} bytes, the bridge's {bridge}");
+    }
     assert_eq!(engine.counter("flow_taken_over"), FLOWS as u64);
     assert_eq!(engine.counter("flow_released"), FLOWS as u64);
 
     drop(engine);
     judge.join().unwrap();
     assert_eq!(found.sockets.load(Ordering::Relaxed), FLOWS as u64);
-    // Half of the flows upload, by the engine's sockets. What is lost is sent again, and little else.
+    // Half of the flows upload, by the engine's sockets, so that of all segments half as many are lost as of
+    // frames. What is lost is sent again, and not twice as much.
     let segments = taken / 1448;
     let retransmitted = found.retransmitted.load(Ordering::Relaxed);
     println!("{retransmitted} segments sent again, some {segments} moved");
-    assert!(retransmitted * 4 <= segments + 200, "{retransmitted} of {segments}");
+    assert!(retransmitted * 10_000 <= segments * LOST, "{retransmitted} of {segments}");
     run.succeeded();
 }
 

@@ -22,7 +22,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use crate::random::Random;
 
 /// Frames kept back at one time in a direction; more are passed at once.
-const KEPT: usize = 2048;
+const KEPT: usize = 4096;
 /// Frames taken from a side before the other has its turn.
 const TURN: usize = 64;
 /// Longest frame: a jumbo frame with two tags.
