@@ -12,8 +12,8 @@
 //! server is remembered as old only where what the legacy stack agreed on with it is beyond the modern
 //! one. Three connections at most.
 //!
-//! Names that the modern stack does not take, with a label that ends in a hyphen, are the legacy one's, on
-//! either leg; a server proxy serves only those of its own certificates.
+//! Names that the modern stack does not take, with a label that ends in a hyphen or a number as the last one, are
+//! the legacy one's, on either leg; a server proxy serves only those of its own certificates.
 //!
 //! The modern stack offers a server a key share that makes its hello longer than a segment only where the
 //! client does. The legacy stack offers none, and no version over the client's own: what stumbles over
@@ -34,7 +34,7 @@ use weir_api::legacy::{Open, Role};
 use weir_dataplane::FlowGuard;
 use weir_policy::suites::{Allowed, Protocol};
 use weir_policy::{Place, ServerAt};
-use weir_tls::hello::ClientHello;
+use weir_tls::hello::{ClientHello, address_sent};
 use weir_tls::{
     Alert, LegError, LegKey, LegacyBounds, ModernStack, Shares, TlsLeg, Verdict, modern_could,
 };
@@ -283,7 +283,7 @@ impl Stacks<'_> {
         // RFC 6066 section 3: no trailing dot, no address.
         let name = name.map(|name| name.strip_suffix('.').unwrap_or(name));
         let session = self.sessions.with_server(self.at(record), name, self.client);
-        let name = name.filter(|name| name.parse::<std::net::IpAddr>().is_err());
+        let name = name.filter(|name| address_sent(name).is_none());
         let role = Role::ToServer { server_name: name.map(str::to_owned), alpn, session };
         let bounds = LegacyBounds::for_client_up_to(self.client, self.allowed);
         self.legacy.leg(self.open(bounds, role)?).await

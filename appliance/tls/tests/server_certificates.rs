@@ -39,6 +39,10 @@ fn exact_name_then_wildcard_then_the_first() {
     }
     // The one fault of a name is a hyphen, and a wildcard serves it as any other.
     assert!(certificates.serve("shop-.example.org"));
+    // So do names that end in a number.
+    let node = leaf(&authority, &["node.10"]);
+    let certificates = ServerCertificates::new(&[default, node]).unwrap();
+    assert!(certificates.serve("NODE.10.") && !certificates.serve("other.10"));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use common::{Authority, authority, authority_with, intermediate, leaf, leaf_with
 use proptest::prelude::*;
 use rcgen::{
     BasicConstraints, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, NameConstraints,
-    PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, date_time_ymd,
+    PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SanType, date_time_ymd,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 use weir_tls::verify::Failure;
@@ -166,6 +166,36 @@ fn name_with_a_label_that_ends_in_a_hyphen_is_that_of_its_certificate() {
     }
 }
 
+/// Inside networks hosts are called so, and TLS stacks send it.
+#[test]
+fn name_that_ends_in_a_number_is_that_of_its_certificate() {
+    let root = root();
+    let server = leaf(&root, &["node.10", "*.rack.7", "*.10"]);
+    for right in ["node.10", "NODE.10.", "a.rack.7"] {
+        assert!(judge(&[&root], &server.chain, Some(right)).is_verified(), "{right}");
+    }
+    for wrong in ["node.11", "other.10", "a.b.rack.7", "rack.7", "10", "192.0.2.10"] {
+        let verdict = judge(&[&root], &server.chain, Some(wrong));
+        assert_eq!(failures(verdict), [Failure::NameMismatch], "{wrong}");
+    }
+}
+
+#[test]
+fn address_in_the_place_of_a_name_is_that_of_its_certificate_however_it_is_written() {
+    let root = root();
+    let server = leaf_with(&root, &[], &PKCS_ECDSA_P256_SHA256, |params| {
+        let addresses = ["192.0.2.1", "2001:db8::1"].map(|one| one.parse().unwrap());
+        params.subject_alt_names = addresses.map(SanType::IpAddress).into();
+    });
+    for right in ["192.0.2.1", "192.0.2.1.", "2001:db8::1", "[2001:db8::1]"] {
+        assert!(judge(&[&root], &server.chain, Some(right)).is_verified(), "{right}");
+    }
+    for wrong in ["192.0.2.2", "[2001:db8::2]", "192.0.2"] {
+        let verdict = judge(&[&root], &server.chain, Some(wrong));
+        assert_eq!(failures(verdict), [Failure::NameMismatch], "{wrong}");
+    }
+}
+
 #[test]
 fn constraints_are_kept() {
     let root = root();
@@ -197,8 +227,7 @@ fn constraints_are_kept() {
 #[test]
 fn certificate_in_the_trust_store_is_trusted_for_itself() {
     let appliance = authority_with("printer.example", &PKCS_ECDSA_P256_SHA256, |params| {
-        params.subject_alt_names =
-            vec![rcgen::SanType::DnsName("printer.example".try_into().unwrap())];
+        params.subject_alt_names = vec![SanType::DnsName("printer.example".try_into().unwrap())];
     });
     let chain = appliance.pair.chain.as_slice();
     assert!(judge(&[&appliance], chain, Some("printer.example")).is_verified());

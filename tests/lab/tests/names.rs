@@ -70,7 +70,7 @@ fn a_server_name_decides_in_whatever_form_it_is_sent() {
     let text = document::weir_section(&bench.ends.certificates).unwrap();
     let domains = "[\"bank.example\", \"*.bank.example\"]";
     assert!(text.contains(domains));
-    let more = "[\"bank.example\", \"*.bank.example\", \"bücher.example\"]";
+    let more = "[\"bank.example\", \"*.bank.example\", \"bücher.example\", \"*.rack.7\"]";
     bench.provision(&text.replace(domains, more)).unwrap();
     let mut seen = 0;
     record(&mut bench, &mut seen);
@@ -84,9 +84,14 @@ fn a_server_name_decides_in_whatever_form_it_is_sent() {
         // No host may be called so by RFC 952, and some are.
         (Some("notbank-.example"), INSPECTED, "name mismatch"),
         (Some("-notbank.example"), INSPECTED, "name mismatch"),
+        // Nor with a number at its end, and inside networks some are.
+        (Some("node.10"), INSPECTED, "name mismatch"),
+        (Some("node.rack.7"), EXCEPTED, ""),
         // No server name at all, by RFC 6066 section 3, but some send it. The certificate decides then, which
         // here is of nobody's domain.
         (Some("10.66.0.2"), INSPECTED, "name mismatch"),
+        (Some("10.66.0.2."), INSPECTED, "name mismatch"),
+        (Some("[2001:db8::1]"), INSPECTED, "name mismatch"),
         (Some("bank.example"), EXCEPTED, ""),
         (Some("BANK.Example"), EXCEPTED, ""),
         (Some("bank.example."), EXCEPTED, ""),

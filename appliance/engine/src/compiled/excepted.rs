@@ -4,12 +4,11 @@
 //! For: asking what was decided before, and learning it. Not for: deciding ([`crate::session`]), and keeping
 //! ([`crate::exceptions`]). Cannot fail.
 
-use std::net::IpAddr;
 use std::time::Instant;
 
 use weir_policy::ServerAt;
 use weir_policy::snapshot::{DecidedBy, DecryptionPolicy};
-use weir_tls::hello::ClientHello;
+use weir_tls::hello::{ClientHello, address_sent};
 
 use super::FlowPolicy;
 
@@ -52,9 +51,7 @@ impl FlowPolicy<'_> {
 /// The domain that a client asks for by this server name; `None` also where that is an address, which it
 /// should not be (RFC 6066 section 3), and which says no more than where the client connects to.
 pub fn domain_asked(server_name: Option<&str>) -> Option<&str> {
-    let name = server_name?;
-    let bare = name.strip_suffix('.').unwrap_or(name);
-    bare.parse::<IpAddr>().is_err().then_some(name)
+    server_name.filter(|name| address_sent(name).is_none())
 }
 
 /// Whether a session is not to be decrypted, by its server's certificate.

@@ -2,6 +2,8 @@
 //!
 //! For: matching a name as it came from the wire. Does not fail.
 
+use std::net::Ipv4Addr;
+
 use serde::{Deserialize, Serialize};
 
 /// SPEC P5, domains only; `*.example.org` matches any depth below, not the bare domain.
@@ -71,7 +73,8 @@ impl DomainPattern {
         !self.wildcard && own.eq_ignore_ascii_case(parent)
     }
 
-    /// `name` is matched as it came from the wire: any case, with or without a trailing dot.
+    /// `name` is matched as it came from the wire: any case, with or without a trailing dot. An address in its
+    /// place is below no domain, also where that ends in a number.
     pub fn matches(&self, name: &str) -> bool {
         let name = name.strip_suffix('.').unwrap_or(name);
         if !self.wildcard {
@@ -80,7 +83,10 @@ impl DomainPattern {
         let Some(cut) = name.len().checked_sub(self.domain.len()) else { return false };
         match (name.get(..cut), name.get(cut..)) {
             (Some(below), Some(domain)) => {
-                below.len() > 1 && below.ends_with('.') && domain.eq_ignore_ascii_case(&self.domain)
+                below.len() > 1
+                    && below.ends_with('.')
+                    && domain.eq_ignore_ascii_case(&self.domain)
+                    && name.parse::<Ipv4Addr>().is_err()
             }
             _ => false,
         }

@@ -330,6 +330,9 @@ fn wildcard_matches_any_depth_below_and_not_the_bare_domain() {
     {
         assert!(!wildcard.matches(name), "{name}");
     }
+    let numbered = DomainPattern { domain: "7".into(), wildcard: true };
+    assert!(numbered.matches("rack.7") && numbered.matches("192.0.2.256.7"));
+    assert!(!numbered.matches("192.0.2.7") && !numbered.matches("192.0.2.7."), "addresses");
     let exact = DomainPattern { domain: "bank.example".into(), wildcard: false };
     assert!(exact.matches("Bank.Example.") && exact.matches("bank.example"));
     assert!(!exact.matches("www.bank.example") && !exact.matches("bank.example.."));

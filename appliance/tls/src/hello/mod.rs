@@ -19,7 +19,7 @@ mod server_name;
 pub use answer::{Agreed, MOST_ANSWER, agreed};
 pub use legacy::LegacyBounds;
 pub use message::{ClientHello, Field, HelloError};
-pub use server_name::is_host_name;
+pub use server_name::{address_sent, is_host_name};
 
 /// Longest handshake message that is taken for a ClientHello; past it [`Peek::Oversize`].
 pub const MAX_HELLO: usize = 64 * 1024;

@@ -6,7 +6,7 @@
 //! RFC 6066 section 3 (ASCII, a DNS host name), RFC 1035 section 2.3.4 (lengths), RFC 952 and RFC 1123 section
 //! 2.1 (letters, digits, hyphens).
 
-use rustls_pki_types::ServerName;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// RFC 1035 section 2.3.4, without the root's empty label.
 const MOST_NAME: usize = 253;
@@ -36,19 +36,27 @@ impl SentName {
     }
 }
 
-/// Whether a host could be called so, or an address is. Labels that begin or end with a hyphen are none by the
-/// letter, and there are such hosts; so are underscores.
+/// The address that a client sends in the place of a name, though it should send none (RFC 6066 section 3): in
+/// dotted decimal, or of IPv6, with a URL's brackets or without. No other number is one: browsers read
+/// `192.0.2` and `0x7f.1` as addresses too, and so send neither; of who sends them they are names.
+pub fn address_sent(name: &str) -> Option<IpAddr> {
+    let bare = name.strip_suffix('.').unwrap_or(name);
+    match bare.strip_prefix('[').and_then(|open| open.strip_suffix(']')) {
+        Some(inside) => inside.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+        None => bare.parse().ok(),
+    }
+}
+
+/// Whether a host could be called so, or an address is. By the letter labels that begin or end with a hyphen are
+/// none, nor names that end in a number, and there are such hosts; so are underscores.
 pub fn is_host_name(name: &str) -> bool {
-    if ServerName::try_from(name).is_ok_and(|name| matches!(name, ServerName::IpAddress(_))) {
-        return true;
-    }
-    let labels = || name.strip_suffix('.').unwrap_or(name).split('.');
-    let length = name.strip_suffix('.').unwrap_or(name).len();
-    if length > MOST_NAME || labels().any(|label| label.is_empty() || label.len() > MOST_LABEL) {
-        return false;
-    }
-    let without: Vec<_> = labels().map(|label| label.trim_matches('-')).collect();
-    ServerName::try_from(name).is_ok() || ServerName::try_from(without.join(".")).is_ok()
+    let bare = name.strip_suffix('.').unwrap_or(name);
+    let is_label = |label: &str| {
+        (1..=MOST_LABEL).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+            && label.bytes().any(|byte| byte != b'-')
+    };
+    address_sent(name).is_some() || (bare.len() <= MOST_NAME && bare.split('.').all(is_label))
 }
 
 #[cfg(test)]
@@ -66,8 +74,15 @@ mod tests {
             "_sip.a.example",
             "a-.-b.example",
             "xn--bcher-kva.example",
+            "node.10",
+            "node.0x1f.",
+            "10",
+            "192.0.2",
+            "192.0.2.256",
             "192.0.2.1",
+            "192.0.2.1.",
             "2001:db8::1",
+            "[2001:db8::1]",
             &long_label(63),
             &long_name(253),
         ] {
@@ -81,6 +96,10 @@ mod tests {
             "a.example..",
             "-.example",
             "host:443",
+            "192.0.2.1:443",
+            "[192.0.2.1]",
+            "[2001:db8::1",
+            "[a.example]",
             "a b.example",
             "a/b",
             "*.example",
@@ -90,6 +109,21 @@ mod tests {
             &long_name(254),
         ] {
             assert!(!is_host_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_addresses_only_as_every_stack_reads_them() {
+        for (sent, address) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("192.0.2.1.", "192.0.2.1"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("[2001:DB8::1]", "2001:db8::1"),
+        ] {
+            assert_eq!(address_sent(sent), address.parse().ok(), "{sent}");
+        }
+        for name in ["node.10", "10", "192.0.2", "0xc0000201", "192.0.2.256", "[192.0.2.1]"] {
+            assert_eq!(address_sent(name), None, "{name}");
         }
     }
 

@@ -163,12 +163,15 @@ fn rustls_hello_with_post_quantum_key_share_is_read() {
 
 /// The legacy stack serves nobody who only has to say nonsense.
 #[test]
-fn only_names_whose_one_fault_is_a_hyphen_are_not_the_modern_stacks() {
+fn only_names_whose_one_fault_is_a_hyphen_or_a_number_are_not_the_modern_stacks() {
     for (name, takes) in [
         ("a.example", true),
         ("a-.example", false),
         ("a-.b--.example", false),
         ("-a.example", false),
+        ("node.10", false),
+        ("node.10.", false),
+        ("node..10", true),
         ("a..example", true),
         ("a-..example", true),
         ("-.example", true),

@@ -39,7 +39,7 @@ use self::resumption::{
 use self::support::X25519MLKEM768;
 pub use self::support::modern_could;
 use self::witness::{Observed, Presented, Witness};
-use crate::hello::ClientHello;
+use crate::hello::{ClientHello, is_host_name};
 use crate::key::LegKey;
 use crate::leg::{LegError, TlsLeg};
 use crate::verify::Verdict;
@@ -157,15 +157,11 @@ impl ModernStack {
     }
 
     /// Whether a server leg sends this name as it is, and a client leg takes it. rustls does so with no name
-    /// that no host may have by the letter, though there are such, with a label that begins or ends with a hyphen. (An
-    /// address it takes, and nobody sends: RFC 6066 section 3.)
+    /// that no host may have by the letter, though there are such, with a label that begins or ends with a
+    /// hyphen, or a number as the last one. (An address it takes, and nobody sends: RFC 6066 section 3.)
     pub fn takes_name(server_name: &str) -> bool {
-        let without = || {
-            let labels: Vec<_> = server_name.split('.').map(|l| l.trim_matches('-')).collect();
-            labels.join(".")
-        };
         // What has another fault is a name nowhere.
-        ServerName::try_from(server_name).is_ok() || ServerName::try_from(without()).is_err()
+        ServerName::try_from(server_name).is_ok() || !is_host_name(server_name)
     }
 
     /// The leg to a server, with its ClientHello waiting to be written.

@@ -48,6 +48,7 @@ pub use self::staple::{KEPT_STAPLE_BOUND, RESUMED_FOR, STAPLE_BOUND, resumed_for
 pub use self::verdict::{Action, Failure, Verdict};
 use crate::certificate::{Certificate, PublicKey};
 use crate::hashed::Hashed;
+use crate::hello::address_sent;
 
 /// Certificates of a chain that are looked at, the leaf included; what comes after is ignored.
 /// webpki itself bounds the signatures it checks (100) and the depth of a path (6).
@@ -238,6 +239,10 @@ fn is_for_name(
     server_name: Option<&str>,
 ) -> bool {
     let Some(name) = server_name else { return true };
+    if let Some(address) = address_sent(name) {
+        let address = ServerName::from(address);
+        return certificate.verify_is_valid_for_subject_name(&address).is_ok();
+    }
     let name = name.strip_suffix('.').unwrap_or(name);
     match ServerName::try_from(name) {
         Ok(name) => certificate.verify_is_valid_for_subject_name(&name).is_ok(),
@@ -246,13 +251,16 @@ fn is_for_name(
 }
 
 /// By a name that webpki does not look for, since no host may have it by the letter. Some have, with a label
-/// that ends in a hyphen: compared as browsers do (RFC 9525 section 6.3).
+/// that ends in a hyphen, or with a number as the last one: compared as browsers do (RFC 9525 section 6.3); as
+/// webpki does, no wildcard is of a whole top-level domain.
 fn is_for_odd_name(leaf: &Certificate<'_>, asked: &str) -> bool {
     let below = asked.split_once('.').filter(|(label, _)| !label.is_empty());
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     asked.bytes().all(is_name)
         && leaf.alternative_names().iter().any(|name| match (name.strip_prefix("*."), below) {
-            (Some(parent), Some((_, below))) => parent.eq_ignore_ascii_case(below),
+            (Some(parent), Some((_, below))) => {
+                parent.contains('.') && parent.eq_ignore_ascii_case(below)
+            }
             (Some(_), None) => false,
             (None, _) => name.eq_ignore_ascii_case(asked),
         })

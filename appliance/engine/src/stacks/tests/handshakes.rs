@@ -139,7 +139,7 @@ fn a_server_that_is_silent_or_dribbles_is_given_up_at_the_deadline() {
 #[test]
 fn server_is_asked_and_client_answered_under_any_name_that_the_client_gave() {
     run(async |world| {
-        for (name, on_legacy) in [("abc.example", 0), ("abc-.example", 2)] {
+        for (name, on_legacy) in [("abc.example", 0), ("abc-.example", 2), ("node.10", 2)] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let server = listener.local_addr().unwrap();
             let asked = spawn_local(async move {
