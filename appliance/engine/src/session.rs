@@ -46,7 +46,8 @@ use crate::relay::{self, Insistence, Relay};
 use crate::runtime::Surroundings;
 use crate::stacks::Stacks;
 
-/// For each of the two handshakes; past it the session ends as a failed handshake.
+/// For each of the two handshakes, with all attempts at the server's; past it the session ends as a failed
+/// handshake.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Runs one decrypted session to its end.
@@ -201,15 +202,14 @@ async fn handshakes(
         },
     };
     let was_modern = may.as_ref().is_some_and(May::is_modern);
-    let left = until.saturating_duration_since(tokio::time::Instant::now());
-    let shaken = stacks.server_handshake(server, guard, name, offered, record, left).await;
+    let shaken = stacks.server_handshake(server, guard, name, offered, record, until).await;
     let mut server = match shaken {
         Ok(server) => server,
         Err(mut failed) => {
             if let Some(server) = excepted_all_the_same(
                 &mut failed,
                 &stacks,
-                guard,
+                (guard, until),
                 hello,
                 flow,
                 record,

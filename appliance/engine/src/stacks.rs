@@ -10,7 +10,8 @@
 //! is tried once more, on a connection of its own. A server that it has spoken with is not put on the
 //! legacy stack by that at all, and by alerts only where it says so twice; it is counted then. And a
 //! server is remembered as old only where what the legacy stack agreed on with it is beyond the modern
-//! one. Three connections at most.
+//! one. Three connections at most, which have one deadline together. An attempt that had little time left says
+//! nothing of its server.
 //!
 //! Names that the modern stack does not take, with a label that ends in a hyphen or a number as the last one, are
 //! the legacy one's, on either leg; a server proxy serves only those of its own certificates.
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
+use tokio::time::timeout_at;
 use tracing::debug;
 use weir_api::engine::SessionRecord;
 use weir_api::legacy::{Open, Role};
@@ -46,7 +48,8 @@ use crate::legacy::{Counts, Evidence, KnownServers, Legacy, MODERN_LASTS, Sessio
 const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a server may leave the modern stack's hello without any answer, where the client might be
-/// answered sooner: past it the legacy stack asks, and the client still waits.
+/// answered sooner: past it the legacy stack asks, and the client still waits. Of an attempt that has less nothing
+/// is remembered, nor is anything forgotten for it.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(6);
 
 /// The stacks of one proxy.
@@ -115,12 +118,13 @@ impl ServerFailed {
         &mut self,
         again: &impl ConnectAgain,
         record: &SessionRecord,
-        counts: &Counts,
-        count: &AtomicU64,
+        (counts, count): (&Counts, &AtomicU64),
+        until: tokio::time::Instant,
     ) -> Option<TcpStream> {
         let old = self.stream.take()?;
         count.fetch_add(1, Ordering::Relaxed);
-        let connected = tokio::time::timeout(CONNECTS_WITHIN, again.again(old, record)).await;
+        let until = until.min(tokio::time::Instant::now() + CONNECTS_WITHIN);
+        let connected = timeout_at(until, again.again(old, record)).await;
         match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(server) => Some(server),
             Err(error) => {
@@ -138,7 +142,7 @@ impl Stacks<'_> {
         self.place.server(record.server)
     }
 
-    /// The handshake with the server, to its end, offering it what `alpn` says.
+    /// The handshake with the server, to its end, offering it what `alpn` says. All attempts have `until` then.
     pub async fn server_handshake(
         &self,
         server: TcpStream,
@@ -146,21 +150,25 @@ impl Stacks<'_> {
         name: Option<&str>,
         alpn: Vec<Vec<u8>>,
         record: &SessionRecord,
-        deadline: Duration,
+        until: tokio::time::Instant,
     ) -> Result<Leg, ServerFailed> {
         let servers = &self.legacy.servers;
         let now = Instant::now();
         let known = servers.knows(self.at(record), name, now);
         // A server may answer as another without its name.
         let Some(modern) = self.modern.filter(|_| name.is_none_or(ModernStack::takes_name)) else {
-            return self.on_legacy(server, name, alpn, record, deadline).await;
+            return self.on_legacy(server, name, alpn, record, until).await;
         };
         let of_old_clients = &self.legacy.servers_of_old_clients;
         let known_so = self.client_is_old() && of_old_clients.knows(self.at(record), name, now);
         let is_modern = self.modern_servers.knows(self.at(record), name, now);
         // One proxy may be bound to what another need not ask for.
         if (known || known_so) && !is_modern {
-            let shaken = self.on_legacy(server, name, alpn, record, deadline).await;
+            let whole = is_whole(until);
+            let shaken = self.on_legacy(server, name, alpn, record, until).await;
+            if !whole && matches!(&shaken, Err(failed) if matches!(failed.fault, LegFault::Slow)) {
+                return shaken;
+            }
             // It was upgraded, or it is another by now.
             if shaken.as_ref().map_or(true, is_for_modern) {
                 servers.forget(self.at(record), name);
@@ -170,7 +178,7 @@ impl Stacks<'_> {
             }
             return shaken;
         }
-        let mut failed = match self.on_modern(modern, server, name, &alpn, record, deadline).await {
+        let mut failed = match self.on_modern(modern, server, name, &alpn, record, until).await {
             Ok(leg) => return Ok(leg),
             Err(failed) => failed,
         };
@@ -178,10 +186,10 @@ impl Stacks<'_> {
         if is_modern || evidence == Evidence::Silence {
             let counts = self.legacy.counts();
             let count = &counts.opened_again_on_modern;
-            let server = failed.connect_again(again, record, counts, count).await;
+            let server = failed.connect_again(again, record, (counts, count), until).await;
             let Some(server) = server else { return Err(failed) };
             let before = evidence;
-            failed = match self.on_modern(modern, server, name, &alpn, record, deadline).await {
+            failed = match self.on_modern(modern, server, name, &alpn, record, until).await {
                 Ok(leg) => return Ok(leg),
                 Err(failed) => failed,
             };
@@ -199,10 +207,11 @@ impl Stacks<'_> {
         }
         debug!(session = record.id, fault = %failed.fault, "the server is asked again, on the legacy stack");
         let counts = self.legacy.counts();
-        let server = failed.connect_again(again, record, counts, &counts.opened_again).await;
+        let counted = (counts, &counts.opened_again);
+        let server = failed.connect_again(again, record, counted, until).await;
         let Some(server) = server else { return Err(failed) };
         // Only where it helped: a server that refuses both has no need of the second stack.
-        let leg = self.on_legacy(server, name, alpn, record, deadline).await?;
+        let leg = self.on_legacy(server, name, alpn, record, until).await?;
         if let Some((servers, lasts)) = self.needed_for(&leg, evidence) {
             servers.remember(self.at(record), name, lasts, Instant::now());
         }
@@ -238,24 +247,26 @@ impl Stacks<'_> {
         name: Option<&str>,
         alpn: &[Vec<u8>],
         record: &SessionRecord,
-        deadline: Duration,
+        until: tokio::time::Instant,
     ) -> Result<Leg, ServerFailed> {
         let tls =
             match modern.server_leg_offering(name, self.at(record), alpn.to_vec(), self.shares) {
                 Ok(tls) => tls,
                 Err(error) => return Err(not_made(error, server)),
             };
-        let (mut leg, started) = (Leg::new(server, tls), Instant::now());
-        let knows = self.modern_servers.knows(self.at(record), name, started);
+        let mut leg = Leg::new(server, tls);
+        let knows = self.modern_servers.knows(self.at(record), name, Instant::now());
         if self.client_is_old() && !knows {
-            let answered = tokio::time::timeout(ANSWERS_WITHIN.min(deadline), leg.is_answered());
-            match answered.await {
+            let whole = is_whole(until);
+            let answers = until.min(tokio::time::Instant::now() + ANSWERS_WITHIN);
+            match timeout_at(answers, leg.is_answered()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return Err(ServerFailed::of(leg, error.into())),
-                Err(_) => return Err(ServerFailed::of(leg, LegFault::Mute)),
+                Err(_) if whole => return Err(ServerFailed::of(leg, LegFault::Mute)),
+                Err(_) => return Err(ServerFailed::of(leg, LegFault::Slow)),
             }
         }
-        let leg = shake_hands(leg, deadline.saturating_sub(started.elapsed())).await?;
+        let leg = shake_hands(leg, until).await?;
         self.modern_servers.remember(self.at(record), name, MODERN_LASTS, Instant::now());
         Ok(leg)
     }
@@ -266,10 +277,10 @@ impl Stacks<'_> {
         name: Option<&str>,
         alpn: Vec<Vec<u8>>,
         record: &SessionRecord,
-        deadline: Duration,
+        until: tokio::time::Instant,
     ) -> Result<Leg, ServerFailed> {
         match self.legacy_server_leg(name, alpn, record).await {
-            Ok(tls) => shake_hands(Leg::new(server, tls), deadline).await,
+            Ok(tls) => shake_hands(Leg::new(server, tls), until).await,
             Err(error) => Err(not_made(error, server)),
         }
     }
@@ -320,8 +331,13 @@ impl Stacks<'_> {
     }
 }
 
-async fn shake_hands(mut leg: Leg, deadline: Duration) -> Result<Leg, ServerFailed> {
-    let done = tokio::time::timeout(deadline, leg.handshake(&[])).await;
+/// Whether an attempt that begins now has time enough to tell that its server does not answer.
+fn is_whole(until: tokio::time::Instant) -> bool {
+    until >= tokio::time::Instant::now() + ANSWERS_WITHIN
+}
+
+async fn shake_hands(mut leg: Leg, until: tokio::time::Instant) -> Result<Leg, ServerFailed> {
+    let done = timeout_at(until, leg.handshake(&[])).await;
     match done.unwrap_or(Err(LegFault::Slow)) {
         Ok(()) => Ok(leg),
         Err(fault) => Err(ServerFailed::of(leg, fault)),

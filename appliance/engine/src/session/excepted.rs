@@ -4,10 +4,9 @@
 //! relaying what it excepts. The client has been told nothing until then. Not for: what is learnt of
 //! servers ([`crate::exceptions`]). Where nothing can be seen the session is not excepted.
 
-use std::time::Instant;
-
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 use weir_api::engine::{End, SessionRecord};
 use weir_dataplane::{Acknowledgement, FlowGuard, TakenFlow};
 use weir_policy::ServerAt;
@@ -60,12 +59,12 @@ pub(super) async fn relay_excepted(
 
 /// A server that policy does not allow to be spoken with, or that wants a client certificate, may still
 /// be one not to decrypt, where its certificate decides so. Unless it was seen, the server is asked for
-/// it, with everything that the legacy stack has, and for nothing else. The connection on which it was
-/// seen.
+/// it, with everything that the legacy stack has, and for nothing else, within the time of all attempts. The
+/// connection on which it was seen.
 pub(super) async fn excepted_all_the_same(
     failed: &mut ServerFailed,
     stacks: &Stacks<'_>,
-    guard: &FlowGuard,
+    (guard, until): (&FlowGuard, Instant),
     hello: &ClientHello,
     flow: &FlowPolicy<'_>,
     record: &mut SessionRecord,
@@ -83,29 +82,27 @@ pub(super) async fn excepted_all_the_same(
     }
     let evidence = needs_legacy(&failed.fault)?;
     let name = hello.server_name.as_deref();
-    let is_modern = stacks.modern_servers.knows(stacks.at(record), name, Instant::now());
+    let is_modern = stacks.modern_servers.knows(stacks.at(record), name, Instant::now().into_std());
     if is_modern && evidence == Evidence::Silence {
         return None;
     }
     let old = failed.stream.take()?;
     let again = guard.connect_again(old, record.client, record.server);
-    let server = tokio::time::timeout(HANDSHAKE_DEADLINE, again).await.ok()?.ok()?;
+    let server = timeout_at(until, again).await.ok()?.ok()?;
     // What is agreed on here is never to be resumed where policy has its bounds.
     let (everything, sessions) = (Allowed::everything(), SessionScope::new().ok()?);
     let stacks = Stacks { modern: None, allowed: &everything, sessions: &sessions, ..*stacks };
     let offered = hello.alpn.clone();
-    let shaken =
-        stacks.server_handshake(server, guard, name, offered, record, HANDSHAKE_DEADLINE).await;
+    let shaken = stacks.server_handshake(server, guard, name, offered, record, until).await;
     match shaken {
         Ok(server) => {
             let chain = server.tls.peer_chain().unwrap_or_default();
             record.certificate = certificate_record(&chain);
             let until = Instant::now() + authorities::WITHIN;
-            let chain =
-                completed(chain, record.client.ip(), flow, surroundings, until.into()).await;
+            let chain = completed(chain, record.client.ip(), flow, surroundings, until).await;
             let staple = server.tls.stapled_response();
             let shown = Shown { chain: &chain, staple: staple.as_deref() };
-            let of = (stacks.at(record), until.into());
+            let of = (stacks.at(record), until);
             if is_excepted(shown, hello, flow, policy, of, surroundings).await {
                 return Some(server.stream);
             }
@@ -134,16 +131,11 @@ async fn excepted_by_chain(
 ) -> Option<TcpStream> {
     record.certificate = certificate_record(&failed.chain);
     let until = Instant::now() + authorities::WITHIN;
-    let chain = completed(
-        std::mem::take(&mut failed.chain),
-        record.client.ip(),
-        flow,
-        surroundings,
-        until.into(),
-    )
-    .await;
+    let chain =
+        completed(std::mem::take(&mut failed.chain), record.client.ip(), flow, surroundings, until)
+            .await;
     let shown = Shown { chain: &chain, staple: None };
-    let of = (server, until.into());
+    let of = (server, until);
     let excepted = is_excepted(shown, hello, flow, policy, of, surroundings).await;
     failed.stream.take().filter(|_| excepted)
 }
@@ -158,7 +150,7 @@ pub(super) async fn is_excepted(
     hello: &ClientHello,
     flow: &FlowPolicy<'_>,
     policy: &DecryptionPolicy,
-    (server, deadline): (ServerAt, tokio::time::Instant),
+    (server, deadline): (ServerAt, Instant),
     surroundings: &Surroundings,
 ) -> bool {
     let Proxy::Client { proxy, anchors, .. } = &flow.proxy else { return false };

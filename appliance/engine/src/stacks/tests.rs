@@ -30,6 +30,10 @@ const TIME: Duration = Duration::from_secs(60);
 
 const NAME: &str = "server.test";
 
+fn within(time: Duration) -> tokio::time::Instant {
+    tokio::time::Instant::now() + time
+}
+
 fn at(server: SocketAddr) -> ServerAt {
     Place::default().server(server)
 }
@@ -244,8 +248,9 @@ async fn judged(
     let record = SessionRecord::new(1, 0, SegmentId(1), peer, server);
     let stacks = world.stacks();
     let again = Reconnect(server);
-    let shaken =
-        stacks.server_handshake(towards_server, &again, Some(NAME), vec![], &record, TIME).await;
+    let shaken = stacks
+        .server_handshake(towards_server, &again, Some(NAME), vec![], &record, within(TIME))
+        .await;
     let mut to_server = shaken.unwrap_or_else(|failed| panic!("{cell}: {}", failed.fault));
 
     let mut received = Vec::new();

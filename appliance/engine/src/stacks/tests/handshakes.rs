@@ -82,7 +82,8 @@ async fn resumed(world: &Rc<World>, server: SocketAddr) -> bool {
     let stream = TcpStream::connect(server).await.unwrap();
     let record = SessionRecord::new(1, 0, SegmentId(1), stream.local_addr().unwrap(), server);
     let (stacks, again) = (world.stacks(), Reconnect(server));
-    let shaken = stacks.server_handshake(stream, &again, Some(NAME), vec![], &record, TIME).await;
+    let shaken =
+        stacks.server_handshake(stream, &again, Some(NAME), vec![], &record, within(TIME)).await;
     let mut leg = shaken.unwrap_or_else(|failed| panic!("{}", failed.fault));
     leg.send_plain(b"ping").unwrap();
     leg.flush_all().await.unwrap();
@@ -126,8 +127,14 @@ fn a_server_that_is_silent_or_dribbles_is_given_up_at_the_deadline() {
             let record = SessionRecord::new(1, 0, SegmentId(1), address, address);
             let (stacks, again) = (world.stacks(), Reconnect(address));
             let deadline = Duration::from_millis(100);
-            let shaken =
-                stacks.server_handshake(server, &again, Some(NAME), vec![], &record, deadline);
+            let shaken = stacks.server_handshake(
+                server,
+                &again,
+                Some(NAME),
+                vec![],
+                &record,
+                within(deadline),
+            );
             let fault = shaken.await.err().unwrap().fault;
             assert!(matches!(fault, LegFault::Slow), "{dribbles}: {fault}");
         }
@@ -158,8 +165,9 @@ fn server_is_asked_and_client_answered_under_any_name_that_the_client_gave() {
             let record = SessionRecord::new(1, 0, SegmentId(1), server, server);
             let (stacks, again) = (world.stacks(), Reconnect(server));
             // It goes away then.
-            let shaken =
-                stacks.server_handshake(stream, &again, Some(name), vec![], &record, TIME).await;
+            let shaken = stacks
+                .server_handshake(stream, &again, Some(name), vec![], &record, within(TIME))
+                .await;
             assert!(shaken.is_err());
             let (hello, bytes) = asked.await.unwrap();
             assert_eq!(hello.server_name.as_deref(), Some(name));

@@ -34,8 +34,9 @@ fn server_known_as_modern_is_not_put_on_the_legacy_stack_by_resets() {
         let stream = TcpStream::connect(server).await.unwrap();
         let record = SessionRecord::new(1, 0, SegmentId(1), server, server);
         let (stacks, again) = (world.stacks(), Reconnect(server));
-        let failed =
-            stacks.server_handshake(stream, &again, Some(NAME), vec![], &record, TIME).await;
+        let failed = stacks
+            .server_handshake(stream, &again, Some(NAME), vec![], &record, within(TIME))
+            .await;
         let failed = failed.map(drop).unwrap_err();
         assert_eq!(needs_legacy(&failed.fault), Some(Evidence::Silence), "{}", failed.fault);
         assert_eq!(world.legacy.counts().legs.load(Ordering::Relaxed), 0);
@@ -70,8 +71,9 @@ fn server_that_cannot_be_connected_to_again_fails_as_it_did_first_and_is_counted
         let stream = TcpStream::connect(server).await.unwrap();
         let record = SessionRecord::new(1, 0, SegmentId(1), server, server);
         let stacks = world.stacks();
-        let failed =
-            stacks.server_handshake(stream, &Never, Some(NAME), vec![], &record, TIME).await;
+        let failed = stacks
+            .server_handshake(stream, &Never, Some(NAME), vec![], &record, within(TIME))
+            .await;
         let failed = failed.map(drop).unwrap_err();
         assert_eq!(needs_legacy(&failed.fault), Some(Evidence::Protocol), "{}", failed.fault);
         let counts = world.legacy.counts();

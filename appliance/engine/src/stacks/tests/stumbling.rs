@@ -76,15 +76,21 @@ fn server_that_resets_on_newer_hellos_is_reached_by_a_client_that_sends_none() {
 fn server_that_never_answers_newer_hellos_is_reached_by_a_client_that_sends_none() {
     run(async |world| {
         let server = stumbling(Rc::clone(&world), Stumbles::Hangs).await;
-        for (client, seconds, reached) in [(Protocol::Tls10, 3, true), (Protocol::Tls13, 1, false)]
+        for (client, seconds, reached) in [(Protocol::Tls10, 60, true), (Protocol::Tls13, 1, false)]
         {
             world.client.set(client);
             let stream = TcpStream::connect(server).await.unwrap();
             let record = SessionRecord::new(1, 0, SegmentId(1), server, server);
             let (stacks, again) = (world.stacks(), Reconnect(server));
             let deadline = Duration::from_secs(seconds);
-            let shaken =
-                stacks.server_handshake(stream, &again, Some(NAME), vec![], &record, deadline);
+            let shaken = stacks.server_handshake(
+                stream,
+                &again,
+                Some(NAME),
+                vec![],
+                &record,
+                within(deadline),
+            );
             match shaken.await {
                 Ok(leg) => {
                     let version = leg.tls.negotiated().unwrap().version.0;
@@ -117,8 +123,14 @@ fn modern_server_that_never_answers_hellos_of_two_segments_is_reached_as_its_cli
             let record = SessionRecord::new(1, 0, SegmentId(1), server, server);
             let (stacks, again) = (world.stacks(), Reconnect(server));
             let deadline = Duration::from_secs(if reached { 60 } else { 1 });
-            let shaken =
-                stacks.server_handshake(stream, &again, Some(NAME), vec![], &record, deadline);
+            let shaken = stacks.server_handshake(
+                stream,
+                &again,
+                Some(NAME),
+                vec![],
+                &record,
+                within(deadline),
+            );
             match shaken.await {
                 Ok(leg) => {
                     let version = leg.tls.negotiated().unwrap().version.0;
@@ -150,4 +162,61 @@ async fn one_segment(mut outer: TcpStream, inner: SocketAddr) {
     let mut inner = TcpStream::connect(inner).await.unwrap();
     inner.write_all(&bytes).await.unwrap();
     let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
+}
+
+/// It had no time to answer: the next session asks as if there had been none.
+#[test]
+fn server_that_had_little_time_left_is_neither_taken_for_mute_nor_forgotten() {
+    run(async |world| {
+        let server = stumbling(Rc::clone(&world), Stumbles::Hangs).await;
+        world.client.set(Protocol::Tls10);
+        let old = &world.legacy.servers_of_old_clients;
+        let stacks = world.stacks();
+        let visit = async |server: SocketAddr| {
+            let stream = TcpStream::connect(server).await.unwrap();
+            let record = SessionRecord::new(1, 0, SegmentId(1), server, server);
+            let (again, until) = (Reconnect(server), within(Duration::from_millis(300)));
+            let shaken =
+                stacks.server_handshake(stream, &again, Some(NAME), vec![], &record, until);
+            let fault = shaken.await.err().unwrap().fault;
+            assert!(matches!(fault, LegFault::Slow), "{fault}");
+        };
+        visit(server).await;
+        assert_eq!(world.legacy.counts().opened_again.load(Ordering::Relaxed), 0);
+        assert!(!old.knows(at(server), Some(NAME), Instant::now()));
+
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = silent.local_addr().unwrap();
+        old.remember(at(server), Some(NAME), Evidence::Mute.lasts(), Instant::now());
+        visit(server).await;
+        assert!(old.knows(at(server), Some(NAME), Instant::now()));
+    });
+}
+
+/// Its client waits for all of them.
+#[test]
+fn all_attempts_at_a_server_have_one_deadline() {
+    run(async |world| {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = listener.local_addr().unwrap();
+        let connections = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&connections);
+        spawn_local(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                counted.set(counted.get() + 1);
+                tokio::time::sleep(Duration::from_millis(700)).await;
+                reset_on_close(&stream, true);
+            }
+        });
+        let stream = TcpStream::connect(server).await.unwrap();
+        let record = SessionRecord::new(1, 0, SegmentId(1), server, server);
+        let (stacks, again) = (world.stacks(), Reconnect(server));
+        let until = within(Duration::from_secs(1));
+        let shaken = stacks.server_handshake(stream, &again, Some(NAME), vec![], &record, until);
+        let fault = shaken.await.err().unwrap().fault;
+        assert!(matches!(fault, LegFault::Slow), "{fault}");
+        assert!(connections.get() <= 2, "and none on the legacy stack");
+        assert_eq!(world.legacy.counts().legs.load(Ordering::Relaxed), 0);
+    });
 }
