@@ -58,10 +58,17 @@ impl Run {
 
     /// Entries of the engine's table of held, taken, blocked and watched flows.
     pub fn flows(&self) -> Result<usize> {
-        let map = Map::HashMap(MapData::from_pin(self.pin_directory().join("flows"))?);
-        // As long as key and value of `bpf/weir.h` are; aya refuses any other length.
-        let flows = HashMap::<_, [u8; 60], [u8; 136]>::try_from(map)?;
-        Ok(flows.keys().count())
+        Ok(self.flow_table()?.keys().count())
+    }
+
+    /// Of the one layout that this run's engines have. As long as key and value of `bpf/weir.h` are; aya refuses
+    /// any other length.
+    fn flow_table(&self) -> Result<HashMap<MapData, [u8; 60], [u8; 136]>> {
+        let pins = self.pin_directory();
+        let layout = entries(&pins).into_iter().find(|name| name.starts_with("layout-"));
+        let layout = layout.with_context(|| format!("nothing is pinned in {}", pins.display()))?;
+        let map = Map::HashMap(MapData::from_pin(pins.join(layout).join("flows"))?);
+        Ok(HashMap::try_from(map)?)
     }
 
     /// A file of this run.
