@@ -61,6 +61,16 @@ impl Run {
         Ok(self.flow_table()?.keys().count())
     }
 
+    /// The ports of both ends of each of them, and its state: STATE_... of `bpf/weir.h`.
+    pub fn flow_states(&self) -> Result<Vec<([u16; 2], u8)>> {
+        let table = self.flow_table()?;
+        let states = table.iter().map(|entry| {
+            let ([.., a, b, c, d], [state, ..]) = entry?;
+            Ok(([[a, b], [c, d]].map(u16::from_be_bytes), state))
+        });
+        states.collect()
+    }
+
     /// Of the one layout that this run's engines have. As long as key and value of `bpf/weir.h` are; aya refuses
     /// any other length.
     fn flow_table(&self) -> Result<HashMap<MapData, [u8; 60], [u8; 136]>> {

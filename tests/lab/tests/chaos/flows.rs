@@ -1,15 +1,18 @@
 //! The flows: threads in the client's namespace, each with one connection after the other, and a
 //! server that answers them.
 
+use std::collections::BTreeSet;
+use std::fs::DirEntry;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ServerConfig};
 use weir_lab::bench::Bench;
@@ -19,8 +22,12 @@ use weir_lab::random::Random;
 use weir_lab::tls::{self, Hello};
 use weir_lab::wire::lab::Lab;
 
-/// Connections at one time.
+/// Connections at one time, but for those that begin at a kill.
 pub const CLIENTS: u64 = 36;
+/// Connections that begin when an engine is about to be killed.
+pub const BEGINNERS: u64 = 8;
+/// How long it is waited for them to be held: less than the engine may be silent (`device.heartbeat-timeout`).
+const ARE_HELD: Duration = Duration::from_millis(300);
 /// Beside nginx's addresses.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 4);
 /// No detection port of the lab's document.
@@ -61,23 +68,79 @@ pub struct Flow {
 }
 
 /// A kill of the engine: it was alive before the first and dead at the second.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Kill {
     pub before: Instant,
     pub after: Instant,
+    /// Clients' ports of the flows that the engine had, when it could not take any more.
+    pub taken: BTreeSet<u16>,
+    /// And of those that it had not judged.
+    pub held: BTreeSet<u16>,
 }
 
 impl Kill {
-    pub fn now(bench: &Bench<Lab>) -> Self {
+    /// Stops the engine first: what it has taken then, and what it never will, stands in the flow table.
+    pub fn now(bench: &Bench<Lab>, beginners: &Beginners) -> Self {
+        const HELD: u8 = 3;
+        const TAKEN: u8 = 6;
+        const TOMBSTONE: u8 = 7;
         let engine = bench.wire.engine().unwrap_or_else(|error| panic!("{error:#}"));
         let before = Instant::now();
+        stop(engine);
+        let stopped = Instant::now();
+        beginners.begin();
+        let in_state = |states: &[u8]| -> BTreeSet<u16> {
+            let table = bench.run.flow_states().unwrap_or_else(|error| panic!("{error:#}"));
+            let of = table.into_iter().filter(|(_, state)| states.contains(state));
+            of.flat_map(|(ports, _)| ports).filter(|port| *port != TLS).collect()
+        };
+        let mut held = in_state(&[HELD]);
+        while (held.len() as u64) < BEGINNERS && stopped.elapsed() < ARE_HELD {
+            std::thread::sleep(Duration::from_millis(5));
+            held = in_state(&[HELD]);
+        }
+        let taken = in_state(&[TAKEN, TOMBSTONE]);
         kill(engine, Signal::SIGKILL).unwrap();
         // The kernel closes its sockets before it is gone for its parent.
         while kill(engine, None).is_ok() && before.elapsed() < Duration::from_secs(5) {
             std::thread::sleep(Duration::from_millis(2));
         }
-        println!("chaos: killed engine {engine}");
-        Self { before, after: Instant::now() }
+        println!("chaos: killed engine {engine}: {} flows taken, {} held", taken.len(), held.len());
+        Self { before, after: Instant::now(), taken, held }
+    }
+}
+
+/// Until none of its threads does anything any more.
+fn stop(engine: Pid) {
+    kill(engine, Signal::SIGSTOP).unwrap();
+    let tasks = || std::fs::read_dir(format!("/proc/{engine}/task")).unwrap().flatten();
+    let is_stopped = |task: DirEntry| {
+        // Its name is in brackets, and may have any in it; then comes its state.
+        let text = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        text.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('T'))
+    };
+    let begun = Instant::now();
+    while !tasks().all(is_stopped) {
+        assert!(begun.elapsed() < PATIENCE, "engine {engine} does not stop");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What the clients that begin at a kill wait for.
+#[derive(Default)]
+pub struct Beginners(AtomicUsize);
+
+impl Beginners {
+    fn begin(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Until the next time, or told to stop.
+    fn wait(&self, stop: &AtomicBool) {
+        let before = self.0.load(Ordering::Relaxed);
+        while self.0.load(Ordering::Relaxed) == before && !stop.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 
@@ -122,21 +185,47 @@ impl Conditions {
 
     /// One connection after the other, until told to stop.
     pub fn client(&self, ends: &Ends, number: u64, seed: u64, stop: &AtomicBool) -> Vec<Flow> {
-        let mut random = Random::of(seed, 0x1000 + number);
+        self.flows(ends, Random::of(seed, 0x1000 + number), stop, |random| {
+            match random.between(0, 4) {
+                0 => Kind::NotCandidate,
+                1 => Kind::Released,
+                _ => Kind::Inspected,
+            }
+        })
+    }
+
+    /// One that is a candidate each time an engine is about to be killed.
+    pub fn beginner(
+        &self,
+        ends: &Ends,
+        number: u64,
+        seed: u64,
+        stop: &AtomicBool,
+        begin: &Beginners,
+    ) -> Vec<Flow> {
+        self.flows(ends, Random::of(seed, 0x2000 + number), stop, |random| {
+            begin.wait(stop);
+            if random.between(0, 2) == 0 { Kind::Released } else { Kind::Inspected }
+        })
+    }
+
+    fn flows(
+        &self,
+        ends: &Ends,
+        mut random: Random,
+        stop: &AtomicBool,
+        mut next: impl FnMut(&mut Random) -> Kind + Send,
+    ) -> Vec<Flow> {
         let mut flows = Vec::new();
         let run = || {
             while !stop.load(Ordering::Relaxed) {
+                let kind = next(&mut random);
                 let plan = Plan {
                     seed: random.number(),
                     rounds: u32::try_from(random.between(2, 30))?,
                     up: 24 << 10,
                     down: 64 << 10,
                     pause: Duration::from_millis(500),
-                };
-                let kind = match random.between(0, 4) {
-                    0 => Kind::NotCandidate,
-                    1 => Kind::Released,
-                    _ => Kind::Inspected,
                 };
                 flows.push(self.flow(kind, plan));
             }

@@ -1,5 +1,5 @@
 //! Hundreds of flows of every kind over bad cables, the engine killed again and again: no byte may
-//! be wrong, and who was not taken over must not notice.
+//! be wrong, and who was not taken over must not notice, be it held when its engine is killed.
 //!
 //! `WEIR_CHAOS_SECONDS` is how long it lasts (three minutes unless told otherwise), `WEIR_CHAOS_SEED`
 //! repeats what was done to frames in an earlier run. Captures of both ends and the processes' log
@@ -12,7 +12,7 @@ mod verdict;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use flows::{CLIENTS, Conditions, Flow, Kill};
+use flows::{BEGINNERS, Beginners, CLIENTS, Conditions, Flow, Kill};
 use weir_lab::bench::Bench;
 use weir_lab::capture::Capture;
 use weir_lab::ends::INTERFACE;
@@ -83,16 +83,20 @@ fn no_byte_is_wrong_and_only_taken_flows_die_with_their_engine() {
 
     let conditions = Conditions::new(&bench.ends).unwrap();
     let served = conditions.serve(&bench.ends).unwrap();
-    let stop = AtomicBool::new(false);
+    let (stop, beginners) = (AtomicBool::new(false), Beginners::default());
     let (flows, kills) = std::thread::scope(|scope| {
         let (bench, stop, conditions, relays) = (&bench, &stop, &conditions, &relays);
-        let clients: Vec<_> = (0..CLIENTS)
-            .map(|number| scope.spawn(move || conditions.client(&bench.ends, number, seed, stop)))
+        let (ends, beginners) = (&bench.ends, &beginners);
+        let mut clients: Vec<_> = (0..CLIENTS)
+            .map(|number| scope.spawn(move || conditions.client(ends, number, seed, stop)))
             .collect();
+        clients.extend((0..BEGINNERS).map(|number| {
+            scope.spawn(move || conditions.beginner(ends, number, seed, stop, beginners))
+        }));
         // Also where this thread panics: the others must end, or the scope waits for ever.
         let _stop = StopOnDrop(stop);
         relays.iter().for_each(|relay| relay.set_troubled(true));
-        let kills = trouble(bench, relays, seed, Duration::from_secs(seconds));
+        let kills = trouble(bench, beginners, relays, seed, Duration::from_secs(seconds));
         stop.store(true, Ordering::Relaxed);
         let flows: Vec<Flow> =
             clients.into_iter().flat_map(|client| client.join().expect("a client")).collect();
@@ -128,7 +132,13 @@ impl Drop for StopOnDrop<'_> {
 }
 
 /// Kills the engine and changes MTUs until the time is over; when the kills were.
-fn trouble(bench: &Bench<Lab>, relays: &[Relay; 2], seed: u64, time: Duration) -> Vec<Kill> {
+fn trouble(
+    bench: &Bench<Lab>,
+    beginners: &Beginners,
+    relays: &[Relay; 2],
+    seed: u64,
+    time: Duration,
+) -> Vec<Kill> {
     let began = Instant::now();
     let mut random = Random::of(seed, 0xc4a0);
     let mut kills = Vec::new();
@@ -139,7 +149,7 @@ fn trouble(bench: &Bench<Lab>, relays: &[Relay; 2], seed: u64, time: Duration) -
     while began.elapsed() < time {
         std::thread::sleep(Duration::from_millis(50));
         if began.elapsed() > kill_at && began.elapsed() + Duration::from_secs(5) < time {
-            kills.push(Kill::now(bench));
+            kills.push(Kill::now(bench, beginners));
             kill_at = began.elapsed() + KILL_EVERY + jitter();
         }
         if began.elapsed() > mtu_at {

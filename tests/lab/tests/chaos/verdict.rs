@@ -13,9 +13,11 @@ use crate::flows::{Flow, Kill, Kind};
 enum Fate {
     /// All its bytes came, right.
     Whole,
+    /// The same, though it was held when its engine was killed.
+    WholeThoughHeld,
     /// Decrypted when its engine was killed, and reset.
     DiedWithEngine,
-    /// Reset while its handshake, or a takeover, met a kill.
+    /// Reset while its handshake, or the end of its takeover, met a kill.
     DiedInHandshake,
     /// It should have gone otherwise.
     Bad,
@@ -96,6 +98,8 @@ impl Verdict {
         at_least("kills", kills, self.kills);
         let died = self.count(|_, _, fate| fate == Fate::DiedWithEngine);
         at_least("decrypted flows that died with an engine", self.kills, died);
+        let held = self.count(|_, _, fate| fate == Fate::WholeThoughHeld);
+        at_least("flows that were held at a kill and went well", self.kills, held);
         let inspected = self.count(|_, inspected, fate| inspected && fate == Fate::Whole);
         at_least("decrypted flows that went well", flows / 10, inspected);
         for kind in [Kind::NotCandidate, Kind::Released] {
@@ -136,6 +140,8 @@ fn fate(flow: &Flow, kills: &[Kill], server: Option<&Served>) -> Result<Fate, &'
         Err(died @ (Ended::Reset | Ended::Dead)) => Some(died),
     };
     let during = |kill: &&Kill| flow.began <= kill.after && kill.before <= flow.ended;
+    let taken = |kill: &&Kill| during(kill) && kill.taken.contains(&flow.port);
+    let held = |kill: &&Kill| during(kill) && kill.held.contains(&flow.port);
     let (established, inspected) = match flow.established {
         Some((at, inspected)) => (Some(at), inspected),
         None => (None, false),
@@ -151,15 +157,21 @@ fn fate(flow: &Flow, kills: &[Kill], server: Option<&Served>) -> Result<Fate, &'
             return Err("a decrypted flow outlived its engine");
         }
         let whole = server.is_some_and(|server| server.ended.is_none());
-        // FIN and close_notify of a decrypted flow may meet a kill when all bytes are there.
-        let at_end = inspected && kills.iter().any(|kill| during(&kill));
-        return if whole || at_end { Ok(Fate::Whole) } else { Err("the server's end went wrong") };
+        // FIN and close_notify of a decrypted flow may meet a kill when all bytes are there, and its client
+        // knows of no more.
+        let had = |kill: &Kill| flow.began <= kill.after && kill.taken.contains(&flow.port);
+        let at_end = inspected && kills.iter().any(had);
+        return match whole || at_end {
+            true if kills.iter().any(|kill| held(&kill)) => Ok(Fate::WholeThoughHeld),
+            true => Ok(Fate::Whole),
+            false => Err("the server's end went wrong"),
+        };
     }
     if flow.kind != Kind::Inspected {
         return Err("a flow that was not taken over died");
     }
-    if !kills.iter().any(|kill| during(&kill)) {
-        return Err("a flow died though no engine was killed");
+    if !kills.iter().any(|kill| taken(&kill)) {
+        return Err("a flow died that no engine had taken when it was killed");
     }
     if let Some(server) = server
         && !matches!(server.ended, Some(Ended::Reset | Ended::Dead))
@@ -174,13 +186,14 @@ fn fate(flow: &Flow, kills: &[Kill], server: Option<&Served>) -> Result<Fate, &'
 }
 
 /// A flow whose life met a kill, and that was reset.
-fn reset_after(established: Option<bool>) -> Result<Fate, &'static str> {
+fn reset_after(taken: bool, established: Option<bool>) -> Result<Fate, &'static str> {
+    const PORT: u16 = 40_000;
     let began = Instant::now();
     let at = |second| began + Duration::from_secs(second);
     let flow = Flow {
         kind: Kind::Inspected,
         seed: 1,
-        port: 1,
+        port: PORT,
         began,
         established: established.map(|inspected| (at(1), inspected)),
         last_round: established.map(|_| at(2)),
@@ -188,14 +201,21 @@ fn reset_after(established: Option<bool>) -> Result<Fate, &'static str> {
         ended: at(9),
         end: Err(Ended::Reset),
     };
-    let kill = Kill { before: at(3), after: at(4) };
+    let ports = |is: bool| is.then_some(PORT).into_iter().collect();
+    let kill = Kill { before: at(3), after: at(4), taken: ports(taken), held: ports(!taken) };
     fate(&flow, &[kill], None)
 }
 
 #[test]
 fn only_a_flow_that_was_decrypted_or_in_its_handshake_may_die_with_an_engine() {
-    assert_eq!(reset_after(None), Ok(Fate::DiedInHandshake));
-    assert_eq!(reset_after(Some(true)), Ok(Fate::DiedWithEngine));
-    let why = reset_after(Some(false)).unwrap_err();
+    assert_eq!(reset_after(true, None), Ok(Fate::DiedInHandshake));
+    assert_eq!(reset_after(true, Some(true)), Ok(Fate::DiedWithEngine));
+    let why = reset_after(true, Some(false)).unwrap_err();
     assert!(why.starts_with("a flow on the bridge died"), "{why}");
+}
+
+#[test]
+fn a_flow_that_was_held_when_its_engine_died_may_not_die() {
+    let why = reset_after(false, None).unwrap_err();
+    assert!(why.starts_with("a flow died that no engine had taken"), "{why}");
 }
