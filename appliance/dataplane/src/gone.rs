@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::link::set_option;
 use crate::tcp_info::acknowledged;
@@ -20,6 +20,10 @@ use crate::tcp_info::acknowledged;
 /// How long a peer that acknowledges nothing keeps what an end that is gone had said. Without us it would have
 /// been reset at once: what it has no room for was never sent to it.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a flow lives at most, decrypted or not, from when one end is gone or both have ended, whatever the
+/// other acknowledges: one that takes a byte at a time would keep both for ever. What there is for it (the
+/// kernel's buffers, of some megabytes, and little more of ours) it takes in this time at 10 KB/s.
+pub const DYING: Duration = Duration::from_secs(900);
 
 /// Until the stream's peer is gone: it has reset the connection, or answers no more. Safe to cancel.
 pub async fn gone(stream: &TcpStream) {
@@ -48,24 +52,27 @@ pub fn ask_seldom(stream: &TcpStream) {
     }
 }
 
-/// How long what an end that is gone said last still waits for its peer.
+/// How long what an end that is gone said last still waits for its peer: as long as that takes some of it, and
+/// not past [`DYING`].
 #[derive(Debug)]
 pub struct Patience {
     lasts: Duration,
+    until: Instant,
     /// How far the peer had come when the time began.
     acknowledged: u64,
     ends: Pin<Box<Sleep>>,
 }
 
 impl Patience {
-    /// With the peer of this stream, from now on.
-    pub fn with(stream: &TcpStream) -> Self {
-        Self::lasting(PATIENCE, stream)
+    /// With the peer of this stream, from now on; its other end was first seen to be gone at that time.
+    pub fn with(stream: &TcpStream, gone_since: Instant) -> Self {
+        Self::lasting(PATIENCE, stream, gone_since + DYING)
     }
 
-    /// The same for another time than what an end that is gone leaves.
-    pub fn lasting(lasts: Duration, stream: &TcpStream) -> Self {
-        Self { lasts, acknowledged: acknowledged(stream), ends: Box::pin(sleep(lasts)) }
+    /// The same for other times than what an end that is gone leaves.
+    pub fn lasting(lasts: Duration, stream: &TcpStream, until: Instant) -> Self {
+        let ends = Box::pin(sleep_until(until.min(Instant::now() + lasts)));
+        Self { lasts, until, acknowledged: acknowledged(stream), ends }
     }
 
     /// Until the peer has acknowledged nothing for as long as it may, and for less than twice that: only
@@ -73,11 +80,11 @@ impl Patience {
     pub fn poll(&mut self, stream: &TcpStream, context: &mut Context<'_>) -> Poll<()> {
         loop {
             ready!(self.ends.as_mut().poll(context));
-            let now = acknowledged(stream);
-            if std::mem::replace(&mut self.acknowledged, now) == now {
+            let (time, now) = (Instant::now(), acknowledged(stream));
+            if std::mem::replace(&mut self.acknowledged, now) == now || time >= self.until {
                 return Poll::Ready(());
             }
-            self.ends.as_mut().reset(Instant::now() + self.lasts);
+            self.ends.as_mut().reset(self.until.min(time + self.lasts));
         }
     }
 }
@@ -175,9 +182,9 @@ mod tests {
         let [stream, peer] = pair().await;
         fill(&stream);
         let started = Instant::now();
-        let mut patience = Patience::with(&stream);
+        let mut patience = Patience::with(&stream, started);
         for _ in 0..3 {
-            sleep(Duration::from_secs(4)).await;
+            tokio::time::sleep(Duration::from_secs(4)).await;
             peer.readable().await.unwrap();
             takes_some(&peer, &stream);
             let ended = poll_fn(|context| Poll::Ready(patience.poll(&stream, context))).await;

@@ -52,7 +52,7 @@ mod walk;
 pub use self::core::{FlowCounts, FlowReport};
 pub use acknowledgement::Acknowledgement;
 pub use dataplane::{Dataplane, FlowsNow, OpenError, Options, TableSizes, Times};
-pub use gone::{Patience, ask_seldom, gone, why_gone};
+pub use gone::{DYING, Patience, ask_seldom, gone, why_gone};
 pub use held::{Held, HeldFlow, HeldFlows, NotHeld, ReleaseError, TakeOverError};
 pub use histogram::HistogramReport;
 pub use own_thread::settle_runtime_thread;

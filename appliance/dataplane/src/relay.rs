@@ -5,7 +5,8 @@
 //! kernel: they go from socket to socket through a pipe (splice(2)). What one end ends in order is
 //! ended at the other; an error of either ends both ways, and the streams, dropped as they come, reset
 //! both ends. So does an end that is gone while nobody reads of it ([`crate::gone`]): at once where it had
-//! ended in order, else when its peer has acknowledged nothing more for some seconds.
+//! ended in order, else when its peer has acknowledged nothing more for some seconds, or has been at it for
+//! too long.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -23,6 +24,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
+use tokio::time::Instant;
 
 use crate::gone::{Patience, ask_seldom, gone, why_gone};
 use crate::taken::TakenFlow;
@@ -128,7 +130,7 @@ struct OneWay<'a> {
     /// The stream of `from`, watched while nobody reads of it.
     source: &'a TcpStream,
     gone: Option<Pin<Box<dyn Future<Output = ()> + Send + 'a>>>,
-    is_gone: bool,
+    gone_since: Option<Instant>,
     patience: Option<Patience>,
     to: &'a TcpStream,
     /// Received, and not yet taken by `to`.
@@ -145,9 +147,9 @@ enum Waiting {
 
 impl<'a> OneWay<'a> {
     fn new(from: ReadHalf<'a>, source: &'a TcpStream, to: &'a TcpStream) -> Self {
-        let (gone, patience, waiting) = (None, None, None);
-        let [is_gone, much, ended] = [false; 3];
-        Self { from, source, gone, is_gone, patience, to, waiting, much, ended }
+        let (gone, gone_since, patience, waiting) = (None, None, None, None);
+        let [much, ended] = [false; 2];
+        Self { from, source, gone, gone_since, patience, to, waiting, much, ended }
     }
 
     /// Until `from` has ended, and `to` has all of it and has been told so; adds to `moved` what `to`
@@ -189,13 +191,18 @@ impl<'a> OneWay<'a> {
             self.patience = None;
             return Poll::Pending;
         }
-        if !self.is_gone {
-            let source = self.source;
-            ready!(self.gone.get_or_insert_with(|| Box::pin(gone(source))).as_mut().poll(cx));
-            (self.gone, self.is_gone) = (None, true);
-        }
+        let gone_since = match self.gone_since {
+            Some(since) => since,
+            None => {
+                let source = self.source;
+                ready!(self.gone.get_or_insert_with(|| Box::pin(gone(source))).as_mut().poll(cx));
+                self.gone = None;
+                *self.gone_since.insert(Instant::now())
+            }
+        };
         if !self.ended {
-            ready!(self.patience.get_or_insert_with(|| Patience::with(self.to)).poll(self.to, cx));
+            let with = || Patience::with(self.to, gone_since);
+            ready!(self.patience.get_or_insert_with(with).poll(self.to, cx));
         }
         Poll::Ready(why_gone(self.source))
     }

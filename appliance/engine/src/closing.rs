@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use weir_api::engine::End;
-use weir_dataplane::acknowledged;
+use weir_dataplane::{DYING, acknowledged};
 use weir_tls::Alert;
 
 use crate::leg::{HIGH_WATER, Leg, reset_on_close};
@@ -22,10 +22,6 @@ use crate::leg::{HIGH_WATER, Leg, reset_on_close};
 /// bytes and the FIN. One that takes them slowly has its time: there is a bound to what there is of them
 /// (the kernel's buffer and [`crate::leg::HIGH_WATER`]).
 pub const DRAIN: Duration = Duration::from_secs(30);
-/// How long a session lives at most, from when one end is gone or both have ended, whatever the other acknowledges: one that takes
-/// a byte at a time would keep both for ever. What there is for it (the kernel's buffers, of some megabytes, and
-/// [`crate::leg::HIGH_WATER`]) it takes in this time at 10 KB/s.
-pub const DYING: Duration = Duration::from_secs(900);
 /// How long a peer that was sent the end of its session may go on sending: a reset for what it sends
 /// could take from it what it has not read yet.
 const LINGER: Duration = Duration::from_secs(5);

@@ -25,7 +25,9 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 use weir_api::engine::{Carried, End, SessionRecord};
-use weir_dataplane::{FlowGuard, RelayFault, Relayed, TakenFlow, acknowledged, idle_for, why_gone};
+use weir_dataplane::{
+    DYING, FlowGuard, Patience, RelayFault, Relayed, TakenFlow, acknowledged, idle_for, why_gone,
+};
 use weir_inspect::{Direction, Dropped, Session as InspectedSession};
 use weir_policy::Resets;
 use weir_policy::outcome::Blocked;
@@ -38,8 +40,8 @@ pub use self::renegotiation::Insistence;
 use self::renegotiation::Renegotiation;
 use self::side::Side;
 use self::timer::{Purpose, Timer};
-use self::waiting::{Dying, Event, Watched, next_event};
-use crate::closing::{DRAIN, DYING, close_in_order, last_words};
+use self::waiting::{Event, Watched, next_event};
+use crate::closing::{DRAIN, close_in_order, last_words};
 use crate::compiled::FlowPolicy;
 use crate::leg::{Leg, LegFault};
 use crate::runtime::Surroundings;
@@ -332,7 +334,7 @@ impl<'a> Relay<'a> {
             return Err(Fault::of(end, error.into()));
         }
         let since = *side.gone_since.get_or_insert_with(tokio::time::Instant::now);
-        side.patience = Some(Dying::with(&other.leg.stream, since));
+        side.patience = Some(Patience::with(&other.leg.stream, since));
         Ok(())
     }
 

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use tokio::net::TcpSocket;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::*;
+use crate::gone::DYING;
 use crate::tcp_info::acknowledged;
 
 #[test]
@@ -77,4 +78,36 @@ async fn end_that_acknowledges_a_little_at_a_time_gets_what_one_that_is_gone_sai
     // And where it takes nothing any more both are reset.
     let error = poll_fn(|cx| ended(&mut way, cx)).await;
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+/// It would hold both for as long as it likes.
+#[tokio::test(start_paused = true)]
+async fn end_that_takes_a_little_each_time_is_cut_from_one_that_is_gone_in_the_end() {
+    let ([mut source, source_peer], [to, to_peer]) = (pair().await, pair().await);
+    to.try_write(&[0; 1 << 16]).unwrap();
+    let (from, back) = source.split();
+    let mut way = OneWay::new(from, back.as_ref(), &to);
+    way.waiting = Some(Waiting::Copied { bytes: vec![0; 64 << 20], sent: 0 });
+    SockRef::from(&source_peer).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(source_peer);
+    let (mut moved, started) = (0, Instant::now());
+    let mut ended = |cx: &mut Context<'_>| {
+        assert!(way.poll(cx, &mut moved).is_pending());
+        way.poll_gone(cx)
+    };
+    while started.elapsed() < DYING {
+        takes_some(&to_peer, &to).await;
+        let time = sleep(Duration::from_secs(4));
+        let mut time = pin!(time);
+        let cut = poll_fn(|cx| match ended(cx) {
+            Poll::Ready(error) => Poll::Ready(Some(error)),
+            Poll::Pending => time.as_mut().poll(cx).map(|()| None),
+        });
+        if let Some(error) = cut.await {
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+            assert!(started.elapsed() >= DYING, "cut after {:?}", started.elapsed());
+            return;
+        }
+    }
+    panic!("it is waited for still");
 }

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use tracing::debug;
 use weir_api::engine::{BreakRecord, End, FilterAction};
+use weir_dataplane::DYING;
 use weir_inspect::Dropped;
 use weir_policy::outcome::Blocked;
 use weir_tls::LegError;
 
 use super::direction::{Input, Progress};
 use super::{Fault, Relay, sent_by};
-use crate::closing::{DRAIN, DYING, make_room, part};
+use crate::closing::{DRAIN, make_room, part};
 use crate::counters::increment;
 use crate::leg::{HIGH_WATER, LegFault, progress, reset_on_close};
 

@@ -7,9 +7,9 @@
 use std::io;
 
 use tokio::time::Instant;
+use weir_dataplane::Patience;
 use weir_tls::InProgress;
 
-use super::waiting::Dying;
 use crate::closing::{deliver, reset_unheard, shut_down, unacknowledged};
 use crate::leg::{HIGH_WATER, Leg, LegFault, UNHEARD};
 
@@ -29,7 +29,7 @@ pub(super) struct Side {
     /// It had ended in order, and a word of ours was too late for it: nothing can be said to it any more.
     pub(super) left: bool,
     /// It is gone; so long what it said last waits for the other side.
-    pub(super) patience: Option<Dying>,
+    pub(super) patience: Option<Patience>,
     /// When it was first seen to be.
     pub(super) gone_since: Option<Instant>,
 }

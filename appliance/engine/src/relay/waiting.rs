@@ -7,10 +7,8 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep_until};
 use weir_api::engine::End;
 use weir_dataplane::{Patience, gone};
 use weir_tls::TlsLeg;
@@ -18,7 +16,6 @@ use weir_tls::TlsLeg;
 use super::Fault;
 use super::side::{Side, Wanted};
 use super::timer::Timer;
-use crate::closing::DYING;
 use crate::leg::LegFault;
 
 /// What a relay waits for.
@@ -37,37 +34,13 @@ pub(super) enum Event {
     Time,
 }
 
-/// For how long what an end that is gone said last waits for the other: as long as that takes some of it, and
-/// not past [`DYING`] since it was first seen to be gone.
-pub(super) struct Dying {
-    patience: Patience,
-    ends: Pin<Box<Sleep>>,
-}
-
-impl Dying {
-    pub(super) fn with(stream: &TcpStream, gone_since: Instant) -> Self {
-        Self::of(Patience::with(stream), gone_since, DYING)
-    }
-
-    fn of(patience: Patience, gone_since: Instant, most: Duration) -> Self {
-        Self { patience, ends: Box::pin(sleep_until(gone_since + most)) }
-    }
-
-    fn poll(&mut self, stream: &TcpStream, context: &mut Context<'_>) -> Poll<()> {
-        if self.ends.as_mut().poll(context).is_ready() {
-            return Poll::Ready(());
-        }
-        self.patience.poll(stream, context)
-    }
-}
-
 /// The parts of a side that are polled, and the stream of the other, which takes what is this one's.
 pub(super) struct Watched<'a> {
     pub(super) end: End,
     pub(super) wanted: Wanted,
     pub(super) stream: &'a TcpStream,
     pub(super) tls: &'a mut Box<dyn TlsLeg>,
-    pub(super) patience: &'a mut Option<Dying>,
+    pub(super) patience: &'a mut Option<Patience>,
     /// Whether it is to be seen that it is gone.
     pub(super) watched: bool,
     pub(super) other: &'a TcpStream,

@@ -3,7 +3,8 @@ use std::pin::pin;
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
+use weir_dataplane::DYING;
 
 use super::super::side::Side;
 use super::super::testing::{Answering, side};
@@ -69,9 +70,8 @@ impl Both {
 }
 
 /// Whose time is short.
-fn impatient(other: &Side) -> Dying {
-    let patience = Patience::lasting(Duration::from_millis(100), &other.leg.stream);
-    Dying::of(patience, Instant::now(), DYING)
+fn impatient(other: &Side) -> Patience {
+    Patience::lasting(Duration::from_millis(100), &other.leg.stream, Instant::now() + DYING)
 }
 
 fn reset(peer: TcpStream) {
@@ -172,8 +172,9 @@ async fn side_that_is_gone_for_long_is_abandoned_though_the_other_takes_what_it_
     reset(client);
     assert_eq!(both.event().await, Event::Gone(End::Client));
     let [client, side] = &mut both.0;
-    let patience = Patience::lasting(Duration::from_millis(500), &side.leg.stream);
-    client.patience = Some(Dying::of(patience, Instant::now(), Duration::from_secs(1)));
+    let until = Instant::now() + Duration::from_secs(1);
+    let patience = Patience::lasting(Duration::from_millis(500), &side.leg.stream, until);
+    client.patience = Some(patience);
     let takes = async {
         loop {
             let _ = server.try_read(&mut [0; 1 << 16]);
