@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::libc::{POLLRDHUP, TIOCOUTQ, c_int};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use weir_api::engine::End;
 use weir_dataplane::{DYING, acknowledged};
 use weir_tls::Alert;
@@ -22,6 +22,22 @@ use crate::leg::{HIGH_WATER, Leg, reset_on_close};
 /// bytes and the FIN. One that takes them slowly has its time: there is a bound to what there is of them
 /// (the kernel's buffer and [`crate::leg::HIGH_WATER`]).
 pub const DRAIN: Duration = Duration::from_secs(30);
+/// Since when a session is dying, which it does for [`DYING`] at most: since the first end is gone or both have
+/// ended, whatever becomes of it then.
+#[derive(Default)]
+pub struct Dies(Option<Instant>);
+
+impl Dies {
+    /// The first time that this, or the end, is asked for.
+    pub fn since(&mut self) -> Instant {
+        *self.0.get_or_insert_with(Instant::now)
+    }
+
+    pub fn at(&mut self) -> Instant {
+        self.since() + DYING
+    }
+}
+
 /// How long a peer that was sent the end of its session may go on sending: a reset for what it sends
 /// could take from it what it has not read yet.
 const LINGER: Duration = Duration::from_secs(5);
@@ -57,13 +73,14 @@ fn goes_on(stream: &TcpStream) -> bool {
 }
 
 /// Gives one side all that waits for it, and FIN behind it where its session `ends` so, until its peer has
-/// acknowledged that. Fails where it has acknowledged nothing for as long as [`DRAIN`].
+/// acknowledged that. Fails where it has acknowledged nothing for as long as [`DRAIN`], and past [`DYING`].
 pub async fn deliver(leg: &mut Leg, ends: bool) -> io::Result<()> {
-    flush(leg, 0, DRAIN).await?;
+    let until = Instant::now() + DYING;
+    flush(leg, 0, DRAIN, until).await?;
     if ends {
         shut_down(&leg.stream)?;
     }
-    match is_acknowledged(&leg.stream, DRAIN).await {
+    match is_acknowledged(&leg.stream, DRAIN, until).await {
         true => Ok(()),
         false => Err(io::ErrorKind::TimedOut.into()),
     }
@@ -72,19 +89,20 @@ pub async fn deliver(leg: &mut Leg, ends: bool) -> io::Result<()> {
 /// Until there is room for more behind what waits for the peer. Fails where it has acknowledged nothing for
 /// as long as [`LINGER`].
 pub async fn make_room(leg: &mut Leg) -> io::Result<()> {
-    flush(leg, HIGH_WATER - 1, LINGER).await
+    flush(leg, HIGH_WATER - 1, LINGER, Instant::now() + DYING).await
 }
 
-/// Until TCP has taken all but so many bytes, or the peer has acknowledged nothing for so long.
-async fn flush(leg: &mut Leg, most: usize, patience: Duration) -> io::Result<()> {
-    let (mut taken, begun) = (acknowledged(&leg.stream), Instant::now());
+/// Until TCP has taken all but so many bytes, or the peer has acknowledged nothing for so long, or `until` then.
+async fn flush(leg: &mut Leg, most: usize, patience: Duration, until: Instant) -> io::Result<()> {
+    let mut taken = acknowledged(&leg.stream);
     loop {
         // A flush that is given up has lost nothing, and goes on where it was.
-        if let Ok(flushed) = tokio::time::timeout(patience, leg.flush_to(most)).await {
+        let turn = until.min(Instant::now() + patience);
+        if let Ok(flushed) = timeout_at(turn, leg.flush_to(most)).await {
             return flushed;
         }
         let now = acknowledged(&leg.stream);
-        if std::mem::replace(&mut taken, now) == now || begun.elapsed() >= DYING {
+        if std::mem::replace(&mut taken, now) == now || Instant::now() >= until {
             return Err(io::ErrorKind::TimedOut.into());
         }
     }
@@ -93,16 +111,23 @@ async fn flush(leg: &mut Leg, most: usize, patience: Duration) -> io::Result<()>
 /// Before both streams are reset: what the end that is still there has been sent already it may take, as
 /// long as it acknowledges something of it every [`LINGER`].
 pub async fn last_words(client: &TcpStream, server: &TcpStream) {
-    tokio::join!(is_acknowledged(client, LINGER), is_acknowledged(server, LINGER));
+    let until = Instant::now() + DYING;
+    tokio::join!(is_acknowledged(client, LINGER, until), is_acknowledged(server, LINGER, until));
 }
 
 /// Waits until both ends acknowledged everything, FIN included, then lets the streams close without
 /// a reset.
 ///
 /// # Errors
-/// With a peer that has acknowledged nothing for as long as [`DRAIN`]: it is reset, as is the other.
-pub async fn close_in_order(client: &TcpStream, server: &TcpStream) -> Result<(), End> {
-    match tokio::join!(is_acknowledged(client, DRAIN), is_acknowledged(server, DRAIN)) {
+/// With a peer that has acknowledged nothing for as long as [`DRAIN`], or not all `until` then: it is reset, as is
+/// the other.
+pub async fn close_in_order(
+    client: &TcpStream,
+    server: &TcpStream,
+    until: Instant,
+) -> Result<(), End> {
+    let taken = |stream| is_acknowledged(stream, DRAIN, until);
+    match tokio::join!(taken(client), taken(server)) {
         (false, _) => return Err(End::Client),
         (_, false) => return Err(End::Server),
         _ => {}
@@ -113,15 +138,14 @@ pub async fn close_in_order(client: &TcpStream, server: &TcpStream) -> Result<()
 }
 
 /// Until the peer has acknowledged everything, FIN included; whether it has: not where it acknowledges
-/// nothing for so long, nor past [`DYING`]. The kernel has no event for it: asked in growing pauses.
-async fn is_acknowledged(stream: &TcpStream, patience: Duration) -> bool {
+/// nothing for so long, nor past `until`. The kernel has no event for it: asked in growing pauses.
+async fn is_acknowledged(stream: &TcpStream, patience: Duration, until: Instant) -> bool {
     let mut pause = Duration::from_millis(1);
-    let (mut least, begun) = (c_int::MAX, Instant::now());
-    let mut since = begun;
+    let (mut least, mut since) = (c_int::MAX, Instant::now());
     loop {
         match outstanding(stream) {
             0 => return true,
-            _ if begun.elapsed() >= DYING => return false,
+            _ if Instant::now() >= until => return false,
             fewer if fewer < least => (least, since) = (fewer, Instant::now()),
             _ if since.elapsed() >= patience => return false,
             _ => {}
@@ -188,6 +212,11 @@ mod tests {
     use tokio::net::TcpSocket;
 
     use super::*;
+    use crate::relay::testing::Answering;
+
+    fn dies() -> Instant {
+        Instant::now() + DYING
+    }
 
     /// A stream and its peer, which has little room.
     async fn pair() -> [TcpStream; 2] {
@@ -199,11 +228,14 @@ mod tests {
         [stream, listener.accept().await.unwrap().0]
     }
 
-    /// More than the peer has room for.
-    fn fill(stream: &TcpStream) {
-        while stream.try_write(&[0; 1 << 16]).is_ok() {
+    /// More than the peer has room for: so much.
+    fn fill(stream: &TcpStream) -> u64 {
+        let mut filled = 0;
+        while let Ok(written) = stream.try_write(&[0; 1 << 16]) {
+            filled += written as u64;
             std::thread::sleep(Duration::from_millis(1));
         }
+        filled
     }
 
     /// Until it has acknowledged more than it had before.
@@ -229,9 +261,49 @@ mod tests {
             }
         };
         tokio::select! {
-            all = is_acknowledged(&stream, DRAIN) => assert!(!all),
+            all = is_acknowledged(&stream, DRAIN, dies()) => assert!(!all),
             () = slowly => panic!("it is waited for still, with {} bytes", outstanding(&stream)),
         }
+    }
+
+    /// Whatever ends it then: the other end may be gone as well, or both may end.
+    #[tokio::test(start_paused = true)]
+    async fn session_dies_in_its_time_from_the_first_end_that_is_gone() {
+        let mut session = Dies::default();
+        let dies = session.at();
+        assert_eq!(dies, Instant::now() + DYING);
+        tokio::time::sleep(DYING / 2).await;
+        assert_eq!(session.at(), dies);
+    }
+
+    /// What we hold still, and what its kernel has yet to acknowledge, have that time together.
+    #[tokio::test(start_paused = true)]
+    async fn end_that_takes_a_little_each_time_has_one_time_for_all_that_waits_for_it() {
+        let [stream, peer] = pair().await;
+        let filled = fill(&stream);
+        // The same socket.
+        let its = std::net::TcpStream::from(stream.as_fd().try_clone_to_owned().unwrap());
+        let its = TcpStream::from_std(its).unwrap();
+        let mut leg = Leg::new(stream, Box::new(Answering::default()));
+        leg.send_plain(&[0; 1 << 10]).unwrap();
+        assert!(leg.unsent() > 0);
+        let slowly = async {
+            let (begun, mut made_room) = (Instant::now(), false);
+            while begun.elapsed() < DYING + DRAIN {
+                tokio::time::sleep(DRAIN - Duration::from_secs(5)).await;
+                takes_some(&peer, &its).await;
+                // For what we hold.
+                while !made_room && begun.elapsed() > DYING / 2 {
+                    takes_some(&peer, &its).await;
+                    made_room = acknowledged(&its) > filled / 2;
+                }
+            }
+        };
+        tokio::select! {
+            all = deliver(&mut leg, true) => assert_eq!(all.unwrap_err().kind(), io::ErrorKind::TimedOut),
+            () = slowly => panic!("it is waited for still"),
+        }
+        assert_eq!(leg.unsent(), 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -246,14 +318,14 @@ mod tests {
             }
         };
         tokio::select! {
-            all = is_acknowledged(&stream, DRAIN) => panic!("{all} after {:?}", before.elapsed()),
+            all = is_acknowledged(&stream, DRAIN, dies()) => panic!("{all} after {:?}", before.elapsed()),
             () = slowly => {}
         }
-        assert!(!is_acknowledged(&stream, DRAIN).await);
+        assert!(!is_acknowledged(&stream, DRAIN, dies()).await);
         // And to its end.
         shut_down(&stream).unwrap();
         let rest = async { peer.read_to_end(&mut Vec::new()).await.unwrap() };
-        let (all, _) = tokio::join!(is_acknowledged(&stream, DRAIN), rest);
+        let (all, _) = tokio::join!(is_acknowledged(&stream, DRAIN, dies()), rest);
         assert!(all);
     }
 }

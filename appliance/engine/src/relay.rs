@@ -13,7 +13,7 @@ mod ending;
 mod renegotiation;
 mod side;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod timer;
 mod waiting;
 
@@ -41,7 +41,7 @@ use self::renegotiation::Renegotiation;
 use self::side::Side;
 use self::timer::{Purpose, Timer};
 use self::waiting::{Event, Watched, next_event};
-use crate::closing::{DRAIN, close_in_order, last_words};
+use crate::closing::{DRAIN, Dies, close_in_order, last_words};
 use crate::compiled::FlowPolicy;
 use crate::leg::{Leg, LegFault};
 use crate::runtime::Surroundings;
@@ -75,6 +75,8 @@ pub struct Relay<'a> {
     renegotiation: Renegotiation,
     /// Seconds; 0: never.
     idle_timeout: u32,
+    /// Where an end is gone, or both have ended.
+    dies: Dies,
 }
 
 /// How a relayed session ended.
@@ -134,6 +136,7 @@ impl<'a> Relay<'a> {
             rejected: false,
             renegotiation: Renegotiation::default(),
             idle_timeout: flow.idle_timeout,
+            dies: Dies::default(),
         }
     }
 
@@ -154,7 +157,7 @@ impl<'a> Relay<'a> {
             Ok(()) => {
                 let (client, server) = (&self.client.leg.stream, &self.server.leg.stream);
                 // Where its FIN alone is not acknowledged nothing was lost.
-                if let Err(silent) = close_in_order(client, server).await {
+                if let Err(silent) = close_in_order(client, server, self.dies.at()).await {
                     self.note_broken(silent, &late());
                 }
                 None
@@ -195,7 +198,6 @@ impl<'a> Relay<'a> {
         let guard = self.guard;
         let mut asked = pin!(guard.asked());
         let (mut in_a_row, mut first) = (0, End::Client);
-        let mut drains_since = None;
         loop {
             self.client.push().map_err(Fault::Client)?;
             self.server.push().map_err(Fault::Server)?;
@@ -205,6 +207,7 @@ impl<'a> Relay<'a> {
             match &timer {
                 Some(Timer { purpose: Purpose::Drain { .. }, .. }) => {}
                 _ if self.client.ended && self.server.ended => {
+                    self.dies.at();
                     timer = Some(Timer::new(self.drains(), DRAIN));
                 }
                 Some(Timer { purpose: Purpose::Tickets, .. }) if self.client_spoke => {
@@ -253,8 +256,8 @@ impl<'a> Relay<'a> {
                 Event::Time => match timer.as_mut().map(|timer| timer.purpose) {
                     Some(before @ Purpose::Drain { .. }) => {
                         let now = self.drains();
-                        let since = *drains_since.get_or_insert_with(Instant::now);
-                        if now == before || since.elapsed() + DRAIN >= DYING {
+                        let next = tokio::time::Instant::now() + DRAIN;
+                        if now == before || next >= self.dies.at() {
                             let silent = if self.client.done() { End::Server } else { End::Client };
                             return Err(Fault::Silent(silent));
                         }
@@ -321,7 +324,7 @@ impl<'a> Relay<'a> {
     /// for, and the error comes behind it.
     fn is_gone(&mut self, end: End) -> Result<(), Fault> {
         let unanswered = end == End::Client && self.nothing_said_to_client();
-        let (side, other) = self.sides(sent_by(end));
+        let (side, _) = self.sides(sent_by(end));
         if side.ended {
             let by_words_of_ours = unanswered && side.left_by_words_of_ours();
             let error = why_gone(&side.leg.stream);
@@ -333,7 +336,8 @@ impl<'a> Relay<'a> {
             }
             return Err(Fault::of(end, error.into()));
         }
-        let since = *side.gone_since.get_or_insert_with(tokio::time::Instant::now);
+        let since = self.dies.since();
+        let (side, other) = self.sides(sent_by(end));
         side.patience = Some(Patience::with(&other.leg.stream, since));
         Ok(())
     }
@@ -373,7 +377,8 @@ pub async fn as_is(mut taken: TakenFlow, idle_timeout: u32, record: &mut Session
     record.bytes = Some(Carried { to_server: relayed.to_server, to_client: relayed.to_client });
     match result {
         Ok(()) => {
-            if let Err(silent) = close_in_order(&taken.client, &taken.server).await {
+            let until = tokio::time::Instant::now() + DYING;
+            if let Err(silent) = close_in_order(&taken.client, &taken.server, until).await {
                 debug!(%silent, "relayed flow's last bytes not taken; both ends are reset");
             }
         }

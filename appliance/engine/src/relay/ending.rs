@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tracing::debug;
 use weir_api::engine::{BreakRecord, End, FilterAction};
-use weir_dataplane::DYING;
 use weir_inspect::Dropped;
 use weir_policy::outcome::Blocked;
 use weir_tls::LegError;
@@ -39,8 +38,9 @@ impl Relay<'_> {
                 _ => false,
             };
         }
+        let until = self.dies.at();
         let winding = self.wind_down(by, fault.alert_for_other_side());
-        if let Ok(blocked) = tokio::time::timeout(DYING, winding).await {
+        if let Ok(blocked) = tokio::time::timeout_at(until, winding).await {
             return blocked;
         }
         // Both are reset by the drop of their streams.

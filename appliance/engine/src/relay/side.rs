@@ -6,7 +6,6 @@
 
 use std::io;
 
-use tokio::time::Instant;
 use weir_dataplane::Patience;
 use weir_tls::InProgress;
 
@@ -30,8 +29,6 @@ pub(super) struct Side {
     pub(super) left: bool,
     /// It is gone; so long what it said last waits for the other side.
     pub(super) patience: Option<Patience>,
-    /// When it was first seen to be.
-    pub(super) gone_since: Option<Instant>,
 }
 
 /// What of a side is waited for.
@@ -53,7 +50,6 @@ impl Side {
             fin_sent: false,
             left: false,
             patience: None,
-            gone_since: None,
         }
     }
 

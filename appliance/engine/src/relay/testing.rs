@@ -10,7 +10,7 @@ use crate::leg::Leg;
 
 /// TLS that answers each byte with one, as a stack answers renegotiation hellos.
 #[derive(Default)]
-pub(super) struct Answering {
+pub(crate) struct Answering {
     answer: Vec<u8>,
     /// As a leg whose work is done elsewhere, it has come further.
     progress: bool,
