@@ -15,7 +15,7 @@ use weir_api::rules::{Answer, Question};
 use crate::rules::ask;
 use crate::state::State;
 
-/// The newest first, by their end.
+/// The newest first, by their end, whatever the clock was set to meanwhile.
 pub async fn newest(state: &RefCell<State>, limit: usize) -> Vec<SessionRecord> {
     let mut sessions = match ask(state, Question::Sessions(limit)).await {
         Ok(Answer::Sessions(sessions)) => sessions,
@@ -30,7 +30,7 @@ pub async fn newest(state: &RefCell<State>, limit: usize) -> Vec<SessionRecord> 
     // So many may have been told at once, and late: an engine that gets a successor tells what it kept back.
     let told = limit.saturating_add(MOST_RECORDS);
     sessions.extend(state.borrow().sessions.newest(told));
-    sessions.sort_by_key(|session| Reverse((session.ended, session.id)));
+    sessions.sort_by_key(|session| Reverse((session.ended_monotonic, session.id)));
     // What an engine told between its answer and now.
     sessions.dedup();
     sessions.truncate(limit);
@@ -47,13 +47,14 @@ mod tests {
     #[tokio::test]
     async fn what_was_told_late_does_not_hide_what_ended_later() {
         let state = RefCell::new(State::default());
-        for ended in [3, 1, 2] {
+        for ended in [3, 1, 2_u64] {
             let end = "192.0.2.1:443".parse().unwrap();
             let mut session = SessionRecord::new(ended, 0, SegmentId(1), end, end);
-            session.ended = ended;
+            // The clock was set back.
+            (session.ended, session.ended_monotonic) = (9 - ended, ended);
             state.borrow_mut().sessions.push(session);
         }
         let newest = newest(&state, 2).await;
-        assert_eq!(newest.iter().map(|session| session.ended).collect::<Vec<_>>(), [3, 2]);
+        assert_eq!(newest.iter().map(|session| session.id).collect::<Vec<_>>(), [3, 2]);
     }
 }

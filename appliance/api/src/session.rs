@@ -21,6 +21,13 @@ pub struct SessionRecord {
     pub id: u64,
     pub started: u64,
     pub ended: u64,
+    /// When it ended by the clock that nobody sets (CLOCK_MONOTONIC, one for all processes), in milliseconds:
+    /// sessions are in order by it, also those of an engine and its successor.
+    #[serde(default)]
+    pub ended_monotonic: u64,
+    /// How long it took, by the same clock.
+    #[serde(default)]
+    pub milliseconds: u64,
     pub segment: SegmentId,
     pub client: SocketAddr,
     pub server: SocketAddr,
@@ -367,6 +374,8 @@ impl SessionRecord {
             id,
             started,
             ended: started,
+            ended_monotonic: 0,
+            milliseconds: 0,
             segment,
             client,
             server,

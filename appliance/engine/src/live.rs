@@ -6,13 +6,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use weir_api::engine::{LegRecord, LiveSession, LiveSessions, SessionRecord};
 use weir_policy::Outcome;
 
 /// One runtime's, by their numbers. Boxed: a tree that grows at its end alone has half of its room empty.
 #[derive(Debug, Default)]
-pub struct Live(Mutex<BTreeMap<u64, Box<LiveSession>>>);
+pub struct Live(Mutex<BTreeMap<u64, Box<Lives>>>);
+
+/// A session, and since when.
+#[derive(Debug)]
+struct Lives {
+    session: LiveSession,
+    since: Instant,
+}
 
 /// In the list until it is dropped.
 pub struct Listed<'a>(&'a Live, u64);
@@ -33,14 +41,14 @@ impl Live {
             client_leg: None,
             server_leg: None,
         };
-        lock(&self.0).insert(record.id, Box::new(session));
+        lock(&self.0).insert(record.id, Box::new(Lives { session, since: Instant::now() }));
         Listed(self, record.id)
     }
 
     /// Its handshakes are done, or it is relayed: its outcome, where nothing else comes.
     pub fn settled(&self, record: &SessionRecord, outcome: Outcome) {
         let legs: [Option<LegRecord>; 2] = [record.client_leg.clone(), record.server_leg.clone()];
-        if let Some(session) = lock(&self.0).get_mut(&record.id) {
+        if let Some(Lives { session, .. }) = lock(&self.0).get_mut(&record.id).map(Box::as_mut) {
             session.outcome = Some(outcome);
             [session.client_leg, session.server_leg] = legs;
             if session.server_name.is_none() {
@@ -68,19 +76,19 @@ impl AllLive {
         live
     }
 
-    /// The newest `most`, at this time, in milliseconds since the Unix epoch.
-    pub fn newest(&self, most: usize, now: u64) -> LiveSessions {
+    /// The newest `most`, at this time.
+    pub fn newest(&self, most: usize, now: Instant) -> LiveSessions {
         let (mut sessions, mut count) = (Vec::new(), 0);
         for live in lock(&self.0).iter() {
             let live = lock(&live.0);
             count += live.len();
-            sessions.extend(live.values().rev().take(most).map(|one| (**one).clone()));
+            sessions.extend(live.values().rev().take(most).map(|one| LiveSession {
+                seconds: now.saturating_duration_since(one.since).as_secs(),
+                ..one.session.clone()
+            }));
         }
         sessions.sort_by_key(|session| std::cmp::Reverse(session.id));
         sessions.truncate(most);
-        for session in &mut sessions {
-            session.seconds = now.saturating_sub(session.started) / 1000;
-        }
         LiveSessions { sessions, count }
     }
 }
@@ -91,6 +99,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use weir_policy::outcome::Bypassed;
     use weir_policy::snapshot::SegmentId;
 
@@ -101,18 +111,26 @@ mod tests {
         let all = AllLive::default();
         let (one, other) = (all.add(), all.add());
         let end = "192.0.2.1:443".parse().unwrap();
-        let record = |id| SessionRecord::new(id, 1000 * id, SegmentId(1), end, end);
+        // A clock that was set back meanwhile.
+        let record = |id| SessionRecord::new(id, 1000 * (9 - id), SegmentId(1), end, end);
+        let begun = Instant::now();
         let listed: Vec<_> =
             (1..=4).map(|id| if id % 2 == 0 { &one } else { &other }.list(&record(id))).collect();
+        for live in [&one, &other] {
+            for (id, session) in lock(&live.0).iter_mut() {
+                session.since = begun + Duration::from_secs(*id);
+            }
+        }
         let told = |most| {
-            let LiveSessions { sessions, count } = all.newest(most, 10_000);
+            let now = begun + Duration::from_secs(10);
+            let LiveSessions { sessions, count } = all.newest(most, now);
             (sessions.iter().map(|one| (one.id, one.seconds)).collect::<Vec<_>>(), count)
         };
         assert_eq!(told(10), (vec![(4, 6), (3, 7), (2, 8), (1, 9)], 4));
         assert_eq!(told(1), (vec![(4, 6)], 4));
         let relayed = Outcome::Bypassed(Bypassed::NothingShared);
         one.settled(&SessionRecord { server_name: Some("a.example".into()), ..record(4) }, relayed);
-        let newest = all.newest(1, 0).sessions.remove(0);
+        let newest = all.newest(1, begun).sessions.remove(0);
         let name = newest.server_name.as_deref();
         assert_eq!((newest.outcome, name), (Some(relayed), Some("a.example")));
         drop(listed);

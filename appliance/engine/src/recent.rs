@@ -67,7 +67,7 @@ impl AllRecent {
         for recent in lock(&self.0).iter() {
             all.extend(lock(&recent.0).sessions.iter().rev().take(limit).cloned());
         }
-        all.sort_by_key(|session| std::cmp::Reverse((session.ended, session.id)));
+        all.sort_by_key(|session| std::cmp::Reverse((session.ended_monotonic, session.id)));
         all.truncate(limit);
         all
     }
@@ -80,7 +80,7 @@ impl AllRecent {
             let kept = Kept { closed: true, ..Kept::default() };
             all.extend(std::mem::replace(&mut *lock(&recent.0), kept).sessions);
         }
-        all.sort_by_key(|session| (session.ended, session.id));
+        all.sort_by_key(|session| (session.ended_monotonic, session.id));
         all.split_off(all.len().saturating_sub(MOST_RECORDS))
     }
 }
@@ -99,7 +99,7 @@ mod tests {
     fn session(id: u64, outcome: Outcome) -> SessionRecord {
         let end = "192.0.2.1:443".parse().unwrap();
         let mut record = SessionRecord::new(id, id, SegmentId(1), end, end);
-        (record.outcome, record.ended) = (outcome, id);
+        (record.outcome, record.ended_monotonic) = (outcome, id);
         record
     }
 

@@ -10,7 +10,7 @@ use weir_api::engine::{FilterAction, FilterEvent, LegRecord, SessionRecord};
 pub fn session(session: &SessionRecord) {
     info!(
         session = session.id,
-        milliseconds = session.ended.saturating_sub(session.started),
+        milliseconds = session.milliseconds,
         segment = session.segment.0,
         client = %session.client,
         server = %session.server,
@@ -125,7 +125,7 @@ mod tests {
             issuer: Some("An Authority".into()),
             ..CertificateRecord::default()
         });
-        (session.started, session.ended, session.generation) = (1000, 3500, 12);
+        (session.milliseconds, session.generation) = (2500, 12);
         session.encrypted_client_hello = true;
         session.virtual_segment = Some("staff".into());
         session.decryption_policy = Some("banks".into());

@@ -19,11 +19,12 @@ fn sessions_events_and_counters_of_the_engine_are_shown() {
     let ToEngine::Ask { number, question } = engine.hear() else { panic!() };
     assert_eq!(question, Question::Sessions(3));
     let mut kept_back = session(4);
-    kept_back.ended = session(2).ended;
+    kept_back.ended_monotonic = session(2).ended_monotonic;
     let answer = Answer::Sessions(vec![kept_back]);
     engine.tell(&FromEngine::Answer { number, answer });
     let Response::Sessions(sessions) = console.hear() else { panic!() };
-    let mut ended: Vec<_> = sessions.iter().map(|session| (session.ended, session.id)).collect();
+    let mut ended: Vec<_> =
+        sessions.iter().map(|session| (session.ended_monotonic, session.id)).collect();
     assert_eq!(ended.len(), 3);
     assert!(ended.iter().any(|(_, id)| *id == 4), "{ended:?}");
     ended.reverse();
@@ -219,6 +220,7 @@ fn session(id: u64) -> SessionRecord {
     let mut session = SessionRecord::new(id, 1, SegmentId(1), client, server);
     session.outcome = Outcome::Blocked(Blocked::NotTlsOnServerProxy);
     session.logging = true;
+    session.ended_monotonic = id;
     session
 }
 

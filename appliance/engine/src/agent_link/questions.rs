@@ -25,7 +25,6 @@ use weir_tls::hello::is_host_name;
 
 use super::{Link, falls_back};
 use crate::compiled::{CompiledPolicy, Excepted};
-use crate::flow::milliseconds_now;
 
 pub fn answer(question: Question, link: &Link, policy: &CompiledPolicy) -> Answer {
     let (dataplane, totals) = (&*link.dataplane, &*link.totals);
@@ -52,7 +51,7 @@ pub fn answer(question: Question, link: &Link, policy: &CompiledPolicy) -> Answe
             Err(error) => Answer::Refused(format!("the tables do not answer: {error}")),
         },
         Question::LiveSessions(most) => {
-            Answer::LiveSessions(totals.live.newest(most.min(MOST_LISTED), milliseconds_now()))
+            Answer::LiveSessions(totals.live.newest(most.min(MOST_LISTED), Instant::now()))
         }
         Question::Learnt => {
             Answer::Learnt(Box::new(policy.learnt_so_far(MOST_LISTED, Instant::now())))

@@ -7,7 +7,9 @@
 //! ([`crate::record`]). Cannot fail; what the agent does not take in time is lost and counted.
 
 use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 use tracing::error;
 use weir_api::engine::{Carried, FromEngine, SessionRecord};
@@ -31,6 +33,8 @@ pub struct Ledger<'a> {
 /// Told when it is dropped.
 pub(super) struct OpenRecord<'a> {
     record: SessionRecord,
+    /// By the clock that nobody sets.
+    opened: u64,
     outcome: Option<Outcome>,
     /// The flow is not held any more: its end resets both ends of it.
     taken: bool,
@@ -40,7 +44,8 @@ pub(super) struct OpenRecord<'a> {
 
 impl<'a> OpenRecord<'a> {
     pub(super) fn new(record: SessionRecord, ledger: Ledger<'a>) -> Self {
-        Self { record, outcome: None, taken: false, ledger: Some(ledger) }
+        let opened = monotonic_milliseconds();
+        Self { record, opened, outcome: None, taken: false, ledger: Some(ledger) }
     }
 
     pub(super) fn taken_over(&mut self) {
@@ -59,10 +64,15 @@ impl<'a> OpenRecord<'a> {
         self.taken_out()
     }
 
+    /// With the time for which it was open.
     fn taken_out(&mut self) -> SessionRecord {
         let end = self.record.client;
         let nothing = SessionRecord::new(0, 0, self.record.segment, end, end);
-        std::mem::replace(&mut self.record, nothing)
+        let mut record = std::mem::replace(&mut self.record, nothing);
+        record.ended_monotonic = monotonic_milliseconds();
+        let open = record.ended_monotonic.saturating_sub(self.opened);
+        record.milliseconds = record.milliseconds.saturating_add(open);
+        record
     }
 }
 
@@ -105,6 +115,12 @@ impl Drop for OpenRecord<'_> {
             tell(events, totals, FromEngine::Session(Box::new(record)));
         }
     }
+}
+
+fn monotonic_milliseconds() -> u64 {
+    // The kernel has this clock.
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -160,6 +176,28 @@ mod tests {
         assert!(told.recv().await.is_none(), "it is told twice");
         let seen = client.read(&mut [0; 1]).await.unwrap_err();
         (*record, totals, seen)
+    }
+
+    /// A clock that is set meanwhile changes neither.
+    #[test]
+    fn record_that_is_handed_over_tells_all_of_its_time_and_when_it_ended_since_boot() {
+        let (events, mut told) = mpsc::channel(1);
+        let totals = Totals::default();
+        let (tally, recent) = (totals.tallies.add(), totals.recent.add());
+        let ledger = Ledger { totals: &totals, tally: &tally, recent: &recent, events: &events };
+        let end = "192.0.2.1:443".parse().unwrap();
+        let mut record = SessionRecord::new(7, u64::MAX, SegmentId(1), end, end);
+        let before = monotonic_milliseconds();
+        for _ in 0..2 {
+            let open = OpenRecord::new(record, ledger);
+            std::thread::sleep(Duration::from_millis(10));
+            record = open.hand_over();
+        }
+        OpenRecord::new(record, ledger).finish(Outcome::DecryptedAndInspected);
+        let Ok(FromEngine::Session(record)) = told.try_recv() else { panic!("none is told") };
+        let after = monotonic_milliseconds();
+        assert!((before + 18..=after).contains(&record.ended_monotonic), "{record:?}");
+        assert!((18..=after - before).contains(&record.milliseconds), "{record:?}");
     }
 
     #[tokio::test]
