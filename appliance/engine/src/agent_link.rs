@@ -61,6 +61,9 @@ pub struct Link {
     pub legacy: Arc<Legacy>,
     pub authorities: Arc<Authorities>,
     pub outbox: mpsc::Receiver<FromEngine>,
+    /// Frames of what was kept back ([`crate::recent`]), until an agent has taken them whole: of that list's
+    /// bound.
+    pub kept_back: Vec<u8>,
 }
 
 /// Serves the agent for as long as the engine lives.
@@ -151,7 +154,7 @@ async fn serve_one_agent(link: &mut Link, started: Instant, told: &mut bool) {
                 let told = *link.health.borrow_and_update();
                 if told.draining {
                     // The agent asks its successor from now on.
-                    result = tell_kept_back(&mut writer, link).await;
+                    result = tell_kept_back(&mut writer, &link.totals, &mut link.kept_back).await;
                     if result.is_err() {
                         break;
                     }
@@ -197,13 +200,22 @@ async fn tell(
     Ok(())
 }
 
-/// What is told only when asked for, and now nobody will ask for.
-async fn tell_kept_back(writer: &mut OwnedWriteHalf, link: &Link) -> Result<(), FrameError> {
-    let mut piece = Vec::new();
-    for session in link.totals.recent.close() {
-        frame::append(&mut piece, &FromEngine::Session(Box::new(session)))?;
+/// What is told only when asked for, and now nobody will ask for. Where the connection breaks meanwhile the next
+/// one is told all of it.
+async fn tell_kept_back(
+    writer: &mut OwnedWriteHalf,
+    totals: &Totals,
+    kept_back: &mut Vec<u8>,
+) -> Result<(), FrameError> {
+    for session in totals.recent.close() {
+        if let Err(error) = frame::append(kept_back, &FromEngine::Session(Box::new(session))) {
+            warn!(%error, "a session that has no frame");
+            totals.events_lost.fetch_add(1, Ordering::Relaxed);
+        }
     }
-    Ok(writer.write_all(&piece).await?)
+    writer.write_all(kept_back).await?;
+    *kept_back = Vec::new();
+    Ok(())
 }
 
 fn apply(link: &Link, message: ToEngine) -> Option<FromEngine> {
@@ -363,3 +375,6 @@ fn port_traffic(port: weir_dataplane::PortTraffic) -> PortTraffic {
     };
     PortTraffic { received: direction(port.received), sent: direction(port.sent) }
 }
+
+#[cfg(test)]
+mod tests;

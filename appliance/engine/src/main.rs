@@ -174,6 +174,7 @@ fn main() -> anyhow::Result<()> {
         legacy,
         authorities,
         outbox,
+        kept_back: Vec::new(),
     })
 }
 
