@@ -330,15 +330,24 @@ impl CompiledPolicy {
 
     /// What is left alone under this policy, the newest `most` of each kind.
     pub fn learnt_so_far(&self, most: usize, now: Instant) -> LearntView {
-        let snapshot = &self.snapshot;
-        let servers = snapshot.server_proxies.iter().map(Refusals::from);
-        let clients = snapshot.client_proxies.iter().map(Refusals::from);
-        let refusals: Vec<Refusals<'_>> = clients.chain(servers).collect();
-        let unsupported = snapshot.device.evasion.unsupported_tls;
+        let unsupported = self.snapshot.device.evasion.unsupported_tls;
         LearntView {
-            bypassed: self.learnt.list(&refusals, unsupported, most, now),
-            excepted: self.exceptions.list(&snapshot.decryption_policies, most, now),
+            bypassed: self.learnt.list(&self.refusals(), unsupported, most, now),
+            excepted: self.exceptions.list(&self.snapshot.decryption_policies, most, now),
         }
+    }
+
+    /// What is known of this server name, or of servers at this address, is forgotten: how much of it had sessions
+    /// left alone.
+    pub fn forget_learnt_of(&self, what: &str, now: Instant) -> usize {
+        let unsupported = self.snapshot.device.evasion.unsupported_tls;
+        let bypassed = self.learnt.forget_of(what, &self.refusals(), unsupported, now);
+        bypassed.saturating_add(self.exceptions.forget_of(what, now))
+    }
+
+    fn refusals(&self) -> Vec<Refusals<'_>> {
+        let servers = self.snapshot.server_proxies.iter().map(Refusals::from);
+        self.snapshot.client_proxies.iter().map(Refusals::from).chain(servers).collect()
     }
 
     fn rules_of(&self, profile: usize, trusted: bool) -> Option<&Arc<RuleSet>> {

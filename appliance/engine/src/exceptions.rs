@@ -106,12 +106,15 @@ impl Exceptions {
     }
 
     /// What is known of this server name, or of servers at this address, is forgotten: how many were excepted.
-    pub fn forget_of(&self, what: &str) -> usize {
+    pub fn forget_of(&self, what: &str, now: Instant) -> usize {
         let (wanted, address) = (normalised(what), what.parse::<IpAddr>().ok());
-        let known = self.0.gather(|key, (excepted, _)| {
+        let known = self.0.gather(|key, (excepted, since)| {
             let (_, server, name) = key;
             let of_address = address.is_some_and(|ip| server.address.ip() == ip);
-            (name.as_ref() == Some(&wanted) || of_address).then(|| (key.clone(), *excepted))
+            (name.as_ref() == Some(&wanted) || of_address).then(|| {
+                let holds = now.saturating_duration_since(*since) < LASTS;
+                (key.clone(), *excepted && holds)
+            })
         });
         let removed =
             known.into_iter().filter(|(key, excepted)| self.0.remove(key).is_some() && *excepted);
@@ -148,12 +151,16 @@ mod tests {
         exceptions.learn(DECIDING, server, Some("A.example."), true, start);
         exceptions.learn(DECIDING, server, None, false, start);
         exceptions.learn(DECIDING, other, Some("b.example"), true, start);
-        assert_eq!(exceptions.forget_of("B.example"), 1);
+        assert_eq!(exceptions.forget_of("B.example", start), 1);
         assert_eq!(exceptions.known(DECIDING, other, Some("b.example"), start), None);
         assert_eq!(exceptions.known(DECIDING, server, Some("a.example"), later(3599)), Some(true));
         assert_eq!(exceptions.known(DECIDING, server, None, later(3599)), Some(false));
         assert_eq!(exceptions.known(DECIDING, other, Some("a.example"), start), None);
         assert_eq!(exceptions.known(DECIDING, elsewhere, Some("a.example"), start), None);
+        // What it was is not counted as forgotten once it has expired.
+        exceptions.learn(DECIDING, other, Some("b.example"), true, start);
+        assert_eq!(exceptions.forget_of("b.example", later(3600)), 0);
+        assert_eq!(exceptions.known(DECIDING, other, Some("b.example"), start), None);
         assert_eq!(exceptions.known(DECIDING, server, Some("a.example"), later(3600)), None);
     }
 

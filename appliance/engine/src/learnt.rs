@@ -255,25 +255,34 @@ impl Learnt {
         self.tables.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// What was learnt of this server name, or of servers at this address, is forgotten: how much that was.
-    pub fn forget_of(&self, what: &str) -> usize {
+    /// What was learnt of this server name, or of servers at this address, is forgotten: how much of it
+    /// [`Self::list`] would have told.
+    pub fn forget_of(
+        &self,
+        what: &str,
+        proxies: &[Refusals<'_>],
+        unsupported: EvasionAction,
+        now: Instant,
+    ) -> usize {
         let (name, address) = (normalised(what), what.parse::<IpAddr>().ok());
-        let is_of = |subject: &Subject| {
+        let is_of_it = |subject: &Subject| {
             subject.name.as_ref() == Some(&name)
                 || address.is_some_and(|ip| subject.server.is_some_and(|one| one.ip() == ip))
         };
         let tables: Vec<_> = {
             let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-            tables.values().map(Arc::clone).collect()
+            tables.iter().map(|(key, table)| (key.clone(), Arc::clone(table))).collect()
         };
         let mut forgotten: usize = 0;
-        for table in tables {
+        for (key, table) in tables {
+            let proxy = proxies.iter().find(|proxy| is_of(&key, proxy));
             let subjects = table.entries.gather(|subject, entry| {
-                is_of(subject).then(|| (subject.clone(), matches!(entry, Entry::Bypassed(_))))
+                let told = proxy.and_then(|proxy| told(proxy, unsupported, subject, entry, now));
+                is_of_it(subject).then(|| (subject.clone(), told.is_some()))
             });
-            for (subject, is_bypassed) in subjects {
+            for (subject, is_told) in subjects {
                 let removed = table.entries.remove(&subject).is_some();
-                forgotten = forgotten.saturating_add(usize::from(removed && is_bypassed));
+                forgotten = forgotten.saturating_add(usize::from(removed && is_told));
                 // That its client pins it is known by the name alone, too.
                 if matches!(subject.what, What::Pins(_)) {
                     table.entries.remove(&subject.of_name());
@@ -302,36 +311,8 @@ impl Learnt {
         let mut bypassed = Vec::new();
         for proxy in proxies {
             let Some(table) = tables.get(&key(proxy)) else { continue };
-            bypassed.extend(table.entries.gather(|subject, entry| {
-                let Entry::Bypassed(since) = entry else { return None };
-                let (set, reason, client) = match subject.what {
-                    What::Asks => (
-                        proxy.on_client_certificate_request == OnRefusal::Bypass,
-                        Bypassed::ClientCertificateRequested,
-                        None,
-                    ),
-                    What::Pins(client) => (
-                        proxy.on_pinned_client == OnRefusal::Bypass,
-                        Bypassed::PinnedClient,
-                        Some(client),
-                    ),
-                    What::Unshared => {
-                        (unsupported == EvasionAction::Bypass, Bypassed::NothingShared, None)
-                    }
-                };
-                let age = now.saturating_duration_since(*since);
-                let left = lasts(proxy).checked_sub(age).filter(|left| !left.is_zero())?;
-                set.then(|| LearntBypass {
-                    proxy: proxy.proxy.to_owned(),
-                    reason,
-                    place: subject.place,
-                    client,
-                    server: subject.server,
-                    server_name: subject.name.clone(),
-                    seconds: age.as_secs(),
-                    left: left.as_secs(),
-                })
-            }));
+            let told = |subject: &_, entry: &_| told(proxy, unsupported, subject, entry, now);
+            bypassed.extend(table.entries.gather(told));
         }
         bypassed.sort_by_key(|one| one.seconds);
         bypassed.truncate(most);
@@ -382,6 +363,40 @@ impl Subject {
             None => self,
         }
     }
+}
+
+/// An entry of this proxy, as it is now, where it has sessions bypassed.
+fn told(
+    proxy: &Refusals<'_>,
+    unsupported: EvasionAction,
+    subject: &Subject,
+    entry: &Entry,
+    now: Instant,
+) -> Option<LearntBypass> {
+    let Entry::Bypassed(since) = entry else { return None };
+    let (bypasses, reason, client) = match subject.what {
+        What::Asks => {
+            let reason = Bypassed::ClientCertificateRequested;
+            (proxy.on_client_certificate_request == OnRefusal::Bypass, reason, None)
+        }
+        What::Pins(client) => {
+            let bypasses = proxy.on_pinned_client == OnRefusal::Bypass;
+            (bypasses, Bypassed::PinnedClient, Some(client))
+        }
+        What::Unshared => (unsupported == EvasionAction::Bypass, Bypassed::NothingShared, None),
+    };
+    let age = now.saturating_duration_since(*since);
+    let left = lasts(proxy).checked_sub(age).filter(|left| !left.is_zero())?;
+    bypasses.then(|| LearntBypass {
+        proxy: proxy.proxy.to_owned(),
+        reason,
+        place: subject.place,
+        client,
+        server: subject.server,
+        server_name: subject.name.clone(),
+        seconds: age.as_secs(),
+        left: left.as_secs(),
+    })
 }
 
 fn lasts(proxy: &Refusals<'_>) -> Duration {

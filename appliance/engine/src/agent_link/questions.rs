@@ -57,8 +57,7 @@ pub fn answer(question: Question, link: &Link, policy: &CompiledPolicy) -> Answe
             Answer::Learnt(Box::new(policy.learnt_so_far(MOST_LISTED, Instant::now())))
         }
         Question::ForgetLearnt(what) => {
-            let bypassed = policy.learnt.forget_of(&what);
-            Answer::Forgotten(bypassed.saturating_add(policy.exceptions.forget_of(&what)))
+            Answer::Forgotten(policy.forget_learnt_of(&what, Instant::now()))
         }
     }
 }

@@ -182,15 +182,32 @@ fn what_was_learnt_of_one_name_or_address_is_forgotten_and_nothing_else() {
         learnt.rejected(&on, client, other, NAME, Rejection::Told, now);
     }
     let bypass = |server, name| learnt.bypass(&on, client, server, name, now).is_some();
-    assert_eq!(learnt.forget_of("c.example"), 0);
-    assert_eq!(learnt.forget_of("A.example."), 2);
+    let forget = |what| learnt.forget_of(what, &[(&on).into()], EvasionAction::Bypass, now);
+    assert_eq!(forget("c.example"), 0);
+    assert_eq!(forget("A.example."), 2);
     assert!(!bypass(server, NAME) && !bypass(other, NAME));
     // Nor is it half known still that the client pins it.
     learnt.rejected(&on, client, other, NAME, Rejection::Told, now);
     assert!(!bypass(other, NAME));
     assert!(bypass(server, Some("b.example")) && bypass(other, None));
-    assert_eq!(learnt.forget_of("192.0.2.2"), 1);
+    assert_eq!(forget("192.0.2.2"), 1);
     assert!(bypass(server, Some("b.example")) && !bypass(other, None));
+}
+
+/// As many as were shown before.
+#[test]
+fn what_has_expired_or_is_bypassed_no_more_is_not_counted_as_forgotten() {
+    let (start, (_, server)) = (Instant::now(), ends());
+    let on = proxy(OnRefusal::Bypass, OnRefusal::Block);
+    let off = proxy(OnRefusal::Block, OnRefusal::Block);
+    for (set, seconds, count) in [(&on, 99, 1), (&on, 100, 0), (&off, 1, 0)] {
+        let learnt = Learnt::default();
+        learnt.client_certificate_requested(&on, server, NAME, start);
+        let (proxies, now) = ([set.into()], later(start, seconds));
+        assert_eq!(learnt.list(&proxies, EvasionAction::Bypass, 10, now).len(), count);
+        assert_eq!(learnt.forget_of("a.example", &proxies, EvasionAction::Bypass, now), count);
+        assert_eq!(learnt.forget_of("a.example", &[(&on).into()], EvasionAction::Bypass, start), 0);
+    }
 }
 
 /// Else one more rejection would have it back.
@@ -203,7 +220,8 @@ fn what_is_forgotten_of_an_address_is_not_half_known_still_by_its_name() {
     rejected();
     rejected();
     assert!(bypass());
-    assert_eq!(learnt.forget_of(&server.address.ip().to_string()), 1);
+    let address = server.address.ip().to_string();
+    assert_eq!(learnt.forget_of(&address, &[(&on).into()], EvasionAction::Bypass, now), 1);
     rejected();
     assert!(!bypass());
     rejected();
