@@ -7,30 +7,25 @@ use std::net::Ipv6Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::UdpGsoSegment;
-use weir_dataplane::Attach;
 use weir_policy::snapshot::QuicAction;
 use wire::capture::Capture;
 use wire::packets::{CLIENT_TO_SERVER, checksum, frame, ipv4, ipv6};
 use wire::quic::{
-    EARLY, EXCEPTED, FOLLOWS, HALF, Judge, OTHER, SHORT, connected, datagram, judged, receives,
-    refused, rules, server,
+    BlockedQuic, EARLY, EXCEPTED, FOLLOWS, HALF, Judge, OTHER, SHORT, datagram, hears_nothing,
+    receives, refused, rules,
 };
-use wire::{CLIENT, SERVER, Wire};
+use wire::{CLIENT, SERVER};
 
 #[test]
 fn excepted_quic_crosses_with_its_first_datagrams_and_all_that_follow() {
-    let wire = Wire::new();
-    let (engine, _held) = wire.engine(Attach::Auto);
-    engine.dataplane.apply(&rules(QuicAction::Block)).unwrap();
-    judged(&engine);
+    let quic = BlockedQuic::new();
     for (number, (from, to)) in [(CLIENT, SERVER), ("fd77::1", "fd77::2")].into_iter().enumerate() {
-        wire.crosses(from, to);
-        let server = server(&wire, to);
-        let client = connected(&wire, from, to);
+        quic.wire.crosses(from, to);
+        let server = quic.server_at(to);
+        let client = quic.client_at(from, to);
         client.send(&datagram(EXCEPTED)).unwrap();
         receives(&server, &client, &datagram(EXCEPTED));
         // Whatever has a short header, and by another way what goes on with the connection.
@@ -42,9 +37,9 @@ fn excepted_quic_crosses_with_its_first_datagrams_and_all_that_follow() {
             let length = client.recv(&mut bytes).unwrap();
             assert!(&bytes[..length] == more);
         }
-        assert_eq!(engine.counter("quic_excepted"), number as u64 + 1);
+        assert_eq!(quic.engine.counter("quic_excepted"), number as u64 + 1);
         // Another port is another connection.
-        let other = connected(&wire, from, to);
+        let other = quic.client_at(from, to);
         other.send(&datagram(SHORT)).unwrap();
         refused(&other);
     }
@@ -52,52 +47,36 @@ fn excepted_quic_crosses_with_its_first_datagrams_and_all_that_follow() {
 
 #[test]
 fn a_hello_over_several_datagrams_waits_for_them_and_crosses_whole() {
-    let wire = Wire::new();
-    let (engine, _held) = wire.engine(Attach::Auto);
-    wire.crosses(CLIENT, SERVER);
-    engine.dataplane.apply(&rules(QuicAction::Block)).unwrap();
-    judged(&engine);
-    let server = server(&wire, SERVER);
-    let client = connected(&wire, CLIENT, SERVER);
+    let quic = BlockedQuic::new();
+    let (client, server) = (quic.client(), quic.server());
     client.send(&datagram(HALF)).unwrap();
-    server.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    assert!(server.recv(&mut [0; 9]).is_err(), "a half crossed");
-    server.set_read_timeout(Some(wire::PATIENCE)).unwrap();
+    hears_nothing(&server);
     client.send(&datagram(HALF)).unwrap();
     for _ in 0..2 {
         receives(&server, &client, &datagram(HALF));
     }
     // A client's kernel may be given both at once (UDP_SEGMENT).
-    let client = connected(&wire, CLIENT, SERVER);
+    let client = quic.client();
     setsockopt(&client, UdpGsoSegment, &1201).unwrap();
     client.send(&[datagram(HALF), datagram(HALF)].concat()).unwrap();
     for _ in 0..2 {
         receives(&server, &client, &datagram(HALF));
     }
-    assert_eq!(engine.counter("quic_excepted"), 2);
+    assert_eq!(quic.engine.counter("quic_excepted"), 2);
 }
 
 #[test]
 fn an_excepted_connection_stays_so_with_the_next_engine() {
-    let wire = Wire::new();
-    let (engine, held) = wire.engine(Attach::Auto);
-    wire.crosses(CLIENT, SERVER);
-    engine.dataplane.apply(&rules(QuicAction::Block)).unwrap();
-    judged(&engine);
-    let server = server(&wire, SERVER);
-    let client = connected(&wire, CLIENT, SERVER);
-    client.send(&datagram(EXCEPTED)).unwrap();
-    receives(&server, &client, &datagram(EXCEPTED));
-    drop((engine, held));
-    let (engine, _held) = wire.engine(Attach::Auto);
-    engine.dataplane.apply(&rules(QuicAction::Block)).unwrap();
-    judged(&engine);
+    let quic = BlockedQuic::new();
+    let server = quic.server();
+    let client = quic.begun(&server);
+    let quic = quic.with_the_next_engine();
     for _ in 0..2 {
         client.send(b"more").unwrap();
         receives(&server, &client, b"more");
     }
     assert_eq!(
-        engine.counter("quic_dropped"),
+        quic.engine.counter("quic_dropped"),
         2,
         "but for the name, which its policy is asked about"
     );
@@ -107,15 +86,9 @@ fn an_excepted_connection_stays_so_with_the_next_engine() {
 /// without being judged, and what is not excepted ends what was.
 #[test]
 fn another_hello_on_the_ports_of_an_excepted_one_is_judged() {
-    let wire = Wire::new();
-    let (engine, _held) = wire.engine(Attach::Auto);
-    wire.crosses(CLIENT, SERVER);
-    engine.dataplane.apply(&rules(QuicAction::Block)).unwrap();
-    judged(&engine);
-    let server = server(&wire, SERVER);
-    let client = connected(&wire, CLIENT, SERVER);
-    client.send(&datagram(EXCEPTED)).unwrap();
-    receives(&server, &client, &datagram(EXCEPTED));
+    let quic = BlockedQuic::new();
+    let server = quic.server();
+    let client = quic.begun(&server);
     client.send(&datagram(OTHER)).unwrap();
     refused(&client);
     client.send(&datagram(SHORT)).unwrap();
@@ -127,93 +100,74 @@ fn another_hello_on_the_ports_of_an_excepted_one_is_judged() {
     client.send(&[datagram(SHORT), datagram(OTHER)].concat()).unwrap();
     refused(&client);
     // In halves.
-    let client = connected(&wire, CLIENT, SERVER);
-    client.send(&datagram(EXCEPTED)).unwrap();
-    receives(&server, &client, &datagram(EXCEPTED));
+    let client = quic.begun(&server);
     client.send(&datagram(HALF)).unwrap();
     client.send(&datagram(OTHER)).unwrap();
     refused(&client);
-    server.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    assert!(server.recv(&mut [0; 9]).is_err(), "something of another connection crossed");
+    hears_nothing(&server);
 }
 
 #[test]
 fn a_changed_policy_applies_to_an_excepted_connection_that_goes_on() {
-    let wire = Wire::new();
-    let (engine, _held) = wire.engine(Attach::Auto);
-    wire.crosses(CLIENT, SERVER);
-    engine.dataplane.apply(&rules(QuicAction::Block)).unwrap();
     let changed = Arc::new(AtomicBool::new(false));
     let judge = Judge { changed: Arc::clone(&changed), ..Judge::default() };
-    engine.dataplane.judge_quic_by(Box::new(judge));
-    let server = server(&wire, SERVER);
-    let client = connected(&wire, CLIENT, SERVER);
-    client.send(&datagram(EXCEPTED)).unwrap();
-    receives(&server, &client, &datagram(EXCEPTED));
+    let quic = BlockedQuic::judged_by(judge);
+    let dataplane = &quic.engine.dataplane;
+    let server = quic.server();
+    let client = quic.begun(&server);
     // One that says the same of it, and a quarantine.
-    engine.dataplane.apply(&rules(QuicAction::Block)).unwrap();
-    engine.dataplane.quarantine("192.0.2.1".parse().unwrap(), None).unwrap();
+    dataplane.apply(&rules(QuicAction::Block)).unwrap();
+    dataplane.quarantine("192.0.2.1".parse().unwrap(), None).unwrap();
     for _ in 0..3 {
         client.send(&datagram(SHORT)).unwrap();
         receives(&server, &client, &datagram(SHORT));
     }
-    assert_eq!(engine.counter("quic_dropped"), 1, "none waits for an answer about its name");
+    assert_eq!(quic.engine.counter("quic_dropped"), 1, "none waits for an answer about its name");
     // And one that does not except it.
     changed.store(true, Ordering::Relaxed);
-    engine.dataplane.apply(&rules(QuicAction::Block)).unwrap();
+    dataplane.apply(&rules(QuicAction::Block)).unwrap();
     client.send(&datagram(SHORT)).unwrap();
     refused(&client);
     // Nor is it excepted when the first one comes back.
     changed.store(false, Ordering::Relaxed);
-    engine.dataplane.apply(&rules(QuicAction::Block)).unwrap();
+    dataplane.apply(&rules(QuicAction::Block)).unwrap();
     client.send(&datagram(SHORT)).unwrap();
     refused(&client);
-    assert_eq!(engine.counter("quic_excepted"), 1);
+    assert_eq!(quic.engine.counter("quic_excepted"), 1);
 }
 
 /// Dropped by a policy, and judged by the next, which blocks no QUIC.
 #[test]
 fn what_policy_blocks_no_more_passes_without_an_exception() {
-    let wire = Wire::new();
-    let (engine, _held) = wire.engine(Attach::Auto);
-    wire.crosses(CLIENT, SERVER);
-    engine.dataplane.apply(&rules(QuicAction::Block)).unwrap();
     let passes = Arc::new(AtomicBool::new(true));
     let judge = Judge { passes: Arc::clone(&passes), ..Judge::default() };
-    engine.dataplane.judge_quic_by(Box::new(judge));
-    let server = server(&wire, SERVER);
-    let client = connected(&wire, CLIENT, SERVER);
-    client.send(&datagram(EXCEPTED)).unwrap();
-    receives(&server, &client, &datagram(EXCEPTED));
+    let quic = BlockedQuic::judged_by(judge);
+    let server = quic.server();
+    let client = quic.begun(&server);
     passes.store(false, Ordering::Relaxed);
     client.send(&datagram(SHORT)).unwrap();
     refused(&client);
-    assert_eq!(engine.counter("quic_excepted"), 0);
+    assert_eq!(quic.engine.counter("quic_excepted"), 0);
 }
 
 /// A client that goes on before its first datagram is judged, or whose packets overtake it.
 #[test]
 fn what_comes_before_the_first_datagram_is_judged_ends_no_connection() {
-    let wire = Wire::new();
-    let (engine, _held) = wire.engine(Attach::Auto);
-    wire.crosses(CLIENT, SERVER);
-    engine.dataplane.apply(&rules(QuicAction::Block)).unwrap();
     let (asked, is_asked) = channel();
     let (tell, told) = channel();
     let judge = Judge { stops: Some((asked, Mutex::new(told))), ..Judge::default() };
-    engine.dataplane.judge_quic_by(Box::new(judge));
-    let server = server(&wire, SERVER);
-    let client = connected(&wire, CLIENT, SERVER);
+    let quic = BlockedQuic::judged_by(judge);
+    let (client, server) = (quic.client(), quic.server());
     client.send(&datagram(EXCEPTED)).unwrap();
     is_asked.recv_timeout(wire::PATIENCE).unwrap();
     client.send(&datagram(SHORT)).unwrap();
-    engine.wait_for("quic_dropped", 2);
+    quic.engine.wait_for("quic_dropped", 2);
     tell.send(()).unwrap();
     receives(&server, &client, &datagram(EXCEPTED));
     receives(&server, &client, &datagram(SHORT));
     // What is said with the hello, before it.
     drop(tell);
-    let client = connected(&wire, CLIENT, SERVER);
+    let client = quic.client();
     client.send(&datagram(EARLY)).unwrap();
     client.send(&datagram(EXCEPTED)).unwrap();
     receives(&server, &client, &datagram(EARLY));
@@ -223,12 +177,8 @@ fn what_comes_before_the_first_datagram_is_judged_ends_no_connection() {
 /// Frames as from another host: what is wrong with them is not made right.
 #[test]
 fn datagrams_with_wrong_checksums_stay_wrong() {
-    let wire = Wire::new();
-    let (engine, _held) = wire.engine(Attach::Auto);
-    wire.crosses(CLIENT, SERVER);
+    let BlockedQuic { wire, engine, .. } = &BlockedQuic::new();
     wire.crosses("fd77::1", "fd77::2");
-    engine.dataplane.apply(&rules(QuicAction::Block)).unwrap();
-    judged(&engine);
     let capture = Capture::start_all(&wire.server);
     let right = [four(7000, 0), six(7000, &[], 0)];
     let wrong = [four(7001, 1), six(7001, &[], 1)];
@@ -258,11 +208,8 @@ fn datagrams_with_wrong_checksums_stay_wrong() {
 
 #[test]
 fn behind_extension_headers_a_hello_is_found() {
-    let wire = Wire::new();
-    let (engine, _held) = wire.engine(Attach::Auto);
+    let BlockedQuic { wire, engine, .. } = &BlockedQuic::new();
     wire.crosses("fd77::1", "fd77::2");
-    engine.dataplane.apply(&rules(QuicAction::Block)).unwrap();
-    judged(&engine);
     let capture = Capture::start_all(&wire.server);
     // Hop-by-hop options, those for the destination of 16 bytes, and a fragment header of no fragment.
     let frames = [
@@ -281,11 +228,7 @@ fn behind_extension_headers_a_hello_is_found() {
 /// Its first fragment need not have a byte of QUIC, and the rest names no port.
 #[test]
 fn nothing_begins_in_fragments_on_the_ports_of_an_excepted_connection() {
-    let wire = Wire::new();
-    let (engine, _held) = wire.engine(Attach::Auto);
-    wire.crosses(CLIENT, SERVER);
-    engine.dataplane.apply(&rules(QuicAction::Block)).unwrap();
-    judged(&engine);
+    let BlockedQuic { wire, engine, .. } = &BlockedQuic::new();
     wire.send_frames(&wire.client, &[four(7000, 0)]);
     engine.wait_for("quic_excepted", 1);
     let capture = Capture::start_all(&wire.server);
@@ -302,15 +245,12 @@ fn nothing_begins_in_fragments_on_the_ports_of_an_excepted_connection() {
 /// One that floods is not heard; others are.
 #[test]
 fn a_client_that_floods_silences_nobody_else() {
-    let wire = Wire::new();
-    let (engine, _held) = wire.engine(Attach::Auto);
-    wire.crosses(CLIENT, SERVER);
+    let quic = BlockedQuic::new();
+    let BlockedQuic { wire, engine, .. } = &quic;
     let other = "10.77.0.77";
     wire.add_address(&wire.client, other);
     wire.crosses(other, SERVER);
-    engine.dataplane.apply(&rules(QuicAction::Block)).unwrap();
-    judged(&engine);
-    let server = server(&wire, SERVER);
+    let server = quic.server();
     let flood = format!(
         "import socket,time\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\ns.bind(('{CLIENT}',0))\n\
          p=bytes([{OTHER}])*1200\nend=time.time()+60\n\
@@ -325,7 +265,7 @@ fn a_client_that_floods_silences_nobody_else() {
     engine.wait_for("quic_silently_dropped", 5000);
     let answered: Vec<_> = (0..20)
         .map(|_| {
-            let client = connected(&wire, other, SERVER);
+            let client = quic.client_at(other, SERVER);
             client.send(&datagram(EXCEPTED)).unwrap();
             let mut bytes = [0; 2000];
             server.recv_from(&mut bytes).is_ok_and(|(_, from)| from == client.local_addr().unwrap())

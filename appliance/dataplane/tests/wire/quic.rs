@@ -5,14 +5,15 @@ use std::net::{IpAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use weir_dataplane::namespace::inside;
-use weir_dataplane::{QuicJudge, QuicVerdict};
+use weir_dataplane::{Attach, HeldFlows, QuicJudge, QuicVerdict};
 use weir_policy::snapshot::{Layer2Fallback, PortRange, QuicAction, Side};
 use weir_policy::{Candidate, Snapshot};
 
 use super::engine::{Engine, snapshot};
-use super::{PATIENCE, Wire};
+use super::{CLIENT, PATIENCE, SERVER, Wire};
 
 pub fn rules(quic: QuicAction) -> Snapshot {
     let mut rules = snapshot(Layer2Fallback::PermitAll);
@@ -86,8 +87,63 @@ impl QuicJudge for Judge {
     }
 }
 
-pub fn judged(engine: &Engine) {
-    engine.dataplane.judge_quic_by(Box::new(Judge::default()));
+/// A wire whose clients' QUIC is blocked, but for what a judge excepts.
+pub struct BlockedQuic {
+    // Dropped in this order.
+    pub engine: Engine,
+    _held: HeldFlows,
+    pub wire: Wire,
+}
+
+impl BlockedQuic {
+    pub fn new() -> Self {
+        Self::judged_by(Judge::default())
+    }
+
+    pub fn judged_by(judge: Judge) -> Self {
+        let quic = Self::on(Wire::new(), judge);
+        quic.wire.crosses(CLIENT, SERVER);
+        quic
+    }
+
+    /// Its engine ends, and another one begins.
+    pub fn with_the_next_engine(self) -> Self {
+        let Self { engine, _held, wire } = self;
+        drop((engine, _held));
+        Self::on(wire, Judge::default())
+    }
+
+    fn on(wire: Wire, judge: Judge) -> Self {
+        let (engine, held) = wire.engine(Attach::Auto);
+        engine.dataplane.apply(&rules(QuicAction::Block)).unwrap();
+        engine.dataplane.judge_quic_by(Box::new(judge));
+        Self { engine, _held: held, wire }
+    }
+
+    pub fn server(&self) -> UdpSocket {
+        self.server_at(SERVER)
+    }
+
+    pub fn server_at(&self, address: &str) -> UdpSocket {
+        server(&self.wire, address)
+    }
+
+    /// One that has said nothing yet.
+    pub fn client(&self) -> UdpSocket {
+        self.client_at(CLIENT, SERVER)
+    }
+
+    pub fn client_at(&self, from: &str, to: &str) -> UdpSocket {
+        connected(&self.wire, from, to)
+    }
+
+    /// One whose first datagram was excepted.
+    pub fn begun(&self, server: &UdpSocket) -> UdpSocket {
+        let client = self.client();
+        client.send(&datagram(EXCEPTED)).unwrap();
+        receives(server, &client, &datagram(EXCEPTED));
+        client
+    }
 }
 
 /// A datagram as long as QUIC's first, which differs in each place from one that is shifted.
@@ -97,7 +153,7 @@ pub fn datagram(first: u8) -> Vec<u8> {
     bytes
 }
 
-pub fn connected(wire: &Wire, from: &str, to: &str) -> UdpSocket {
+fn connected(wire: &Wire, from: &str, to: &str) -> UdpSocket {
     let socket = inside(&wire.client, || {
         let socket = UdpSocket::bind((from.parse::<IpAddr>().unwrap(), 0)).unwrap();
         socket.connect((to.parse::<IpAddr>().unwrap(), 443)).unwrap();
@@ -113,4 +169,13 @@ pub fn receives(server: &UdpSocket, from: &UdpSocket, wanted: &[u8]) {
     let (length, sender) = server.recv_from(&mut bytes).unwrap();
     assert_eq!(sender, from.local_addr().unwrap());
     assert!(&bytes[..length] == wanted, "other bytes came, {length} of {}", wanted.len());
+}
+
+/// Nothing more came to it, and nothing does for a while.
+pub fn hears_nothing(socket: &UdpSocket) {
+    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let mut bytes = [0; 4000];
+    let came = socket.recv(&mut bytes);
+    assert!(came.is_err(), "{came:?} bytes came, the first {:x}", bytes[0]);
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
 }
