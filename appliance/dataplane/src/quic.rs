@@ -3,8 +3,9 @@
 //! For: sending on a connection's first datagrams, and letting it pass from then on, where its client asks
 //! for a name that policy excepts (SPEC D14); telling all others by an ICMP error, so that they fall back to
 //! TCP at once ([`crate::refusal`]). What could begin another connection on the addresses and ports of one that
-//! was excepted is judged, too, and so is an excepted one by each policy that follows. Not for: reading QUIC,
-//! and policy; who opens the data plane does that ([`crate::Dataplane::judge_quic_by`]), and until it does
+//! was excepted is judged, too, and so is an excepted one by each policy that follows. What is judged otherwise
+//! there is dropped, and ends nothing: anybody can send it in the client's name. Not for: reading QUIC, and
+//! policy; who opens the data plane does that ([`crate::Dataplane::judge_quic_by`]), and until it does
 //! everything is refused. Fails by silence: a datagram that is not understood, or cannot be sent, is gone, and
 //! its client sends it again.
 
@@ -28,7 +29,7 @@ use crate::held::other;
 use crate::layout::rules::FilterEntry;
 use crate::refusal::unreachable_port;
 use crate::tables::{self, ApplyError};
-use datagram::{Datagram, Dropped};
+use datagram::{Datagram, Dropped, Way};
 pub use excepted::ExceptedQuic;
 use recent::Recent;
 
@@ -68,6 +69,8 @@ pub enum QuicVerdict {
     Same,
     /// They begin no connection; nor, unless a hello may still follow, do they belong to one that does.
     NoHello { may_follow: bool },
+    /// They are of more than one connection.
+    Several,
     /// Policy blocks it no more.
     Pass,
 }
@@ -154,7 +157,6 @@ impl DroppedQuic {
         let Some(links) = core.segments.get(&dropped.way.key.segment) else { return };
         let Some(Judge(judge)) = core.quic.get() else { return refuse(links, &dropped) };
         let way = dropped.way;
-        let candidate = way.candidate();
         let excepted = self.is_excepted(&dropped, judge.as_ref());
         let Some(datagrams) = dropped.datagrams() else {
             if !excepted {
@@ -170,12 +172,14 @@ impl DroppedQuic {
             return send(links, &dropped, &datagrams);
         }
         let now = Instant::now();
-        let mut all = self.waiting.take(&way, now);
-        all.extend(datagrams);
-        let begun = if excepted { self.begun.get(&way, now) } else { &[] };
-        let [begun, payloads] =
-            [begun, &all].map(|some| some.iter().map(Datagram::payload).collect::<Vec<_>>());
-        match judge.judge(&candidate, &begun, &payloads) {
+        let (verdict, all) = self.judge(judge.as_ref(), &way, excepted, datagrams, now);
+        // One that is told gives up its connection, too.
+        let refuse_others = || {
+            if !excepted {
+                refuse(links, &dropped);
+            }
+        };
+        match verdict {
             QuicVerdict::Pass | QuicVerdict::Same => send(links, &dropped, &all),
             QuicVerdict::NoHello { .. } if excepted => send(links, &dropped, &all),
             QuicVerdict::NoHello { may_follow: true } => {
@@ -186,17 +190,19 @@ impl DroppedQuic {
             QuicVerdict::Wait => {
                 let room = all.len() < MAX_DATAGRAMS && self.waiting.keep(way, all, now);
                 if !room {
-                    self.end(links, &dropped);
+                    refuse_others();
                 }
             }
-            QuicVerdict::Refuse | QuicVerdict::NoHello { .. } => self.end(links, &dropped),
+            QuicVerdict::Refuse | QuicVerdict::Several | QuicVerdict::NoHello { .. } => {
+                refuse_others();
+            }
             QuicVerdict::Except(name) => {
                 match lock(&self.excepted).insert(&way, &name, dropped.policy) {
                     Ok(true) => links.counts.add(Count::QuicExcepted),
                     Ok(false) => {}
                     Err(error) => {
                         tracing::debug!(%error, "QUIC connection not excepted");
-                        return refuse(links, &dropped);
+                        return refuse_others();
                     }
                 }
                 send(links, &dropped, &all);
@@ -215,10 +221,34 @@ impl DroppedQuic {
             .is_some_and(|entry| excepted.judge_again(key, &entry, dropped.policy, excepts))
     }
 
-    /// Of the connection nothing passes any more, whichever began it.
-    fn end(&mut self, links: &SegmentLinks, dropped: &Dropped) {
-        lock(&self.excepted).remove(&dropped.way.key);
-        refuse(links, dropped);
+    /// What becomes of datagrams that may begin a connection, and of which: with those that wait where they need
+    /// them, and are of the same connection. Else what anybody sent in the client's name would spoil its own.
+    fn judge(
+        &mut self,
+        judge: &dyn QuicJudge,
+        way: &Way,
+        excepted: bool,
+        new: Vec<Datagram>,
+        now: Instant,
+    ) -> (QuicVerdict, Vec<Datagram>) {
+        let candidate = way.candidate();
+        let begun = payloads(if excepted { self.begun.get(way, now) } else { &[] });
+        let alone = judge.judge(&candidate, &begun, &payloads(&new));
+        let waiting = match &alone {
+            QuicVerdict::NoHello { .. } if excepted => vec![],
+            QuicVerdict::Except(_) | QuicVerdict::Wait | QuicVerdict::NoHello { .. } => {
+                self.waiting.take(way, now)
+            }
+            _ => vec![],
+        };
+        if waiting.is_empty() {
+            return (alone, new);
+        }
+        let all = [waiting, new.clone()].concat();
+        match judge.judge(&candidate, &begun, &payloads(&all)) {
+            QuicVerdict::Several => (alone, new),
+            together => (together, all),
+        }
     }
 }
 
@@ -233,6 +263,10 @@ pub fn judge_all_again(core: &Core, excepted: &Mutex<ExceptedQuic>, policy: u64)
             excepted.judge_again(&key, &entry, policy, |client, name| judge.excepts(client, name));
         }
     }
+}
+
+fn payloads(datagrams: &[Datagram]) -> Vec<&[u8]> {
+    datagrams.iter().map(Datagram::payload).collect()
 }
 
 fn lock(excepted: &Mutex<ExceptedQuic>) -> MutexGuard<'_, ExceptedQuic> {

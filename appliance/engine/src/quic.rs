@@ -36,7 +36,8 @@ impl QuicJudge for ByPolicy {
             FirstPackets::Incomplete => QuicVerdict::Wait,
             FirstPackets::Early => QuicVerdict::NoHello { may_follow: true },
             FirstPackets::NotInitial => QuicVerdict::NoHello { may_follow: false },
-            FirstPackets::Several | FirstPackets::Malformed(_) => QuicVerdict::Refuse,
+            FirstPackets::Several => QuicVerdict::Several,
+            FirstPackets::Malformed(_) => QuicVerdict::Refuse,
             FirstPackets::Hello(hello) => {
                 let name = hello.server_name.filter(|name| said.passes(Some(name)));
                 debug!(client = %candidate.client, server = %candidate.server, name, "QUIC");

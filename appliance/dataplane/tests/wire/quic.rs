@@ -77,7 +77,8 @@ impl QuicJudge for Judge {
             [HALF] => QuicVerdict::Wait,
             [EARLY] => QuicVerdict::NoHello { may_follow: true },
             [FOLLOWS | SHORT] => QuicVerdict::NoHello { may_follow: false },
-            _ => QuicVerdict::Refuse,
+            [_] => QuicVerdict::Refuse,
+            _ => QuicVerdict::Several,
         }
     }
 
