@@ -119,7 +119,7 @@ impl Connection {
             info!("an engine with a successor drains");
             state.engine.connections = state.engine.connections.saturating_sub(1);
             state.engine.draining += 1;
-            state.engine.asked.remove(self.number);
+            state.engine.asked.drains(self.number);
         }
         match message {
             FromEngine::Answer { number, answer } => {

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use weir_api::rules::{Answer, Question};
 
 /// Questions that may wait for one engine; past it they are refused.
@@ -22,38 +23,59 @@ pub struct Asked {
     pub answer: oneshot::Sender<Answer>,
 }
 
-/// The engines that can be asked: those connected that do not drain.
+/// The engines that can be asked: those connected. One that drains is asked for what it has left alone.
 #[derive(Debug, Default)]
-pub struct Engines(Vec<(u64, mpsc::Sender<Asked>)>);
+pub struct Engines {
+    judging: Vec<Engine>,
+    draining: Vec<Engine>,
+}
+
+/// The number of its connection, and where its questions go.
+type Engine = (u64, mpsc::Sender<Asked>);
 
 impl Engines {
     pub fn add(&mut self, connection: u64, questions: mpsc::Sender<Asked>) {
-        self.0.push((connection, questions));
+        self.judging.push((connection, questions));
+    }
+
+    pub fn drains(&mut self, connection: u64) {
+        self.draining.extend(self.judging.extract_if(.., |(one, _)| *one == connection));
     }
 
     pub fn remove(&mut self, connection: u64) {
-        self.0.retain(|(one, _)| *one != connection);
+        for engines in [&mut self.judging, &mut self.draining] {
+            engines.retain(|(one, _)| *one != connection);
+        }
     }
 
-    /// Asks the one that connected last.
+    /// Asks the one that connected last, of those that do not drain.
     pub fn ask(&self, question: Question) -> Result<Waiting, String> {
-        let Some((_, engine)) = self.0.last() else {
+        let Some(engine) = self.judging.last() else {
             return Err("no engine is connected; try again when one is (show health)".into());
         };
-        let (answer, waiting) = oneshot::channel();
-        let asked = Asked { question, answer };
-        engine.try_send(asked).map_err(|_| "the engine is too busy to be asked".to_owned())?;
-        Ok(Waiting(waiting))
+        ask(engine, question)
+    }
+
+    /// Asks those that drain, the one that connected last first.
+    pub fn ask_draining(&self, question: &Question) -> Vec<Result<Waiting, String>> {
+        self.draining.iter().rev().map(|engine| ask(engine, question.clone())).collect()
     }
 }
 
-/// An answer to come.
-pub struct Waiting(oneshot::Receiver<Answer>);
+fn ask((_, engine): &Engine, question: Question) -> Result<Waiting, String> {
+    let (answer, waiting) = oneshot::channel();
+    let asked = Asked { question, answer };
+    engine.try_send(asked).map_err(|_| "the engine is too busy to be asked".to_owned())?;
+    Ok(Waiting(waiting, Instant::now() + PATIENCE))
+}
+
+/// An answer to come, until then.
+pub struct Waiting(oneshot::Receiver<Answer>, Instant);
 
 impl Waiting {
     /// A refusal is an error, too.
     pub async fn answer(self) -> Result<Answer, String> {
-        match tokio::time::timeout(PATIENCE, self.0).await {
+        match tokio::time::timeout_at(self.1, self.0).await {
             Ok(Ok(Answer::Refused(reason))) => Err(reason),
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err("the engine went away before it answered".into()),

@@ -97,6 +97,9 @@ pub struct LiveSession {
     pub outcome: Option<Outcome>,
     pub client_leg: Option<LegRecord>,
     pub server_leg: Option<LegRecord>,
+    /// Its engine has a successor, and ends with its last session at the latest.
+    #[serde(default)]
+    pub draining: bool,
 }
 
 /// The newest of those that live.

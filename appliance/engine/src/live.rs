@@ -40,6 +40,7 @@ impl Live {
             outcome: None,
             client_leg: None,
             server_leg: None,
+            draining: false,
         };
         lock(&self.0).insert(record.id, Box::new(Lives { session, since: Instant::now() }));
         Listed(self, record.id)

@@ -183,6 +183,62 @@ fn questions_are_the_engines_to_answer_and_orders_before_them_come_first() {
     assert_eq!(reason, "the engine went away before it answered");
 }
 
+/// They end with it, and before that somebody may look for one.
+#[test]
+fn live_sessions_of_engines_that_drain_are_shown_as_such_behind_those_of_the_successor() {
+    let agent = Agent::start(CONFIGURATION, |_| {});
+    let (mut old, mut console) = (agent.engine(), agent.console());
+    snapshot(&mut old);
+    old.tell(&FromEngine::Health { fallback: None, draining: true });
+    agent.wait_for("an engine with a successor drains");
+    let live = |id| {
+        let SessionRecord { segment, client, server, .. } = session(id);
+        LiveSession {
+            id,
+            started: 1,
+            seconds: 2,
+            segment,
+            client,
+            server,
+            server_name: None,
+            policy: None,
+            outcome: None,
+            client_leg: None,
+            server_leg: None,
+            draining: false,
+        }
+    };
+    let answer = |engine: &mut Peer, ids: &[u64], count| {
+        let ToEngine::Ask { number, question } = engine.hear() else { panic!() };
+        assert_eq!(question, Question::LiveSessions(3));
+        let sessions = ids.iter().map(|id| live(*id)).collect();
+        let answer = Answer::LiveSessions(LiveSessions { sessions, count });
+        engine.tell(&FromEngine::Answer { number, answer });
+    };
+    let shown = |response| match response {
+        Response::LiveSessions(LiveSessions { sessions, count }) => {
+            let sessions = sessions.iter().map(|one| (one.id, one.draining)).collect::<Vec<_>>();
+            (sessions, count)
+        }
+        other => panic!("{other:?}"),
+    };
+    // Also before the successor is there.
+    console.tell(&Request::LiveSessions { limit: 3 });
+    answer(&mut old, &[9, 8], 2);
+    assert_eq!(shown(console.hear()), (vec![(9, true), (8, true)], 2));
+    let mut new = agent.engine();
+    snapshot(&mut new);
+    console.tell(&Request::LiveSessions { limit: 3 });
+    answer(&mut old, &[9, 8], 2);
+    answer(&mut new, &[2, 1], 7);
+    assert_eq!(shown(console.hear()), (vec![(2, false), (1, false), (9, true)], 9));
+    // One that ends meanwhile has none any more.
+    console.tell(&Request::LiveSessions { limit: 3 });
+    answer(&mut new, &[2], 1);
+    drop(old);
+    assert_eq!(shown(console.hear()), (vec![(2, false)], 1));
+}
+
 #[test]
 fn an_engine_that_drains_is_not_asked() {
     let agent = Agent::start(CONFIGURATION, |_| {});

@@ -16,8 +16,8 @@ use support::{Agent, PATIENCE, Peer, fake_capture, fake_init, fake_links};
 use weir_api::capture::{CaptureOptions, ToCapture};
 use weir_api::console::{Request, Response, Role};
 use weir_api::engine::{
-    Counters, FallbackReason, FilterAction, FilterEvent, FromEngine, SegmentCounters,
-    SessionRecord, ToEngine,
+    Counters, FallbackReason, FilterAction, FilterEvent, FromEngine, LiveSession, LiveSessions,
+    SegmentCounters, SessionRecord, ToEngine,
 };
 use weir_api::fetch::{Fetch, FetchFailure};
 use weir_api::init::{MachineStatus, Mode, ToInit};

@@ -31,7 +31,9 @@ fn session(session: &LiveSession) -> String {
             None => format!("{outcome} so far"),
         },
     };
-    text += &fold("  ", &format!("session {}, {} s old: {so_far}", session.id, session.seconds));
+    let drains = if session.draining { ", of an engine that drains" } else { "" };
+    let LiveSession { id, seconds, .. } = session;
+    text += &fold("  ", &format!("session {id}, {seconds} s old{drains}: {so_far}"));
     text += &fold("  ", session.server_name.as_deref().unwrap_or("no server name"));
     let leg = |leg: &Option<LegRecord>| leg.as_ref().map(ToString::to_string);
     for (end, leg) in [("client", leg(&session.client_leg)), ("server", leg(&session.server_leg))] {
@@ -121,9 +123,15 @@ mod tests {
             outcome: Some(Outcome::DecryptedAndInspected),
             client_leg: Some(leg(0x1301, false)),
             server_leg: Some(leg(0x1302, false)),
+            draining: false,
         };
         let begun =
             LiveSession { outcome: None, client_leg: None, server_leg: None, ..live.clone() };
+        let old = sessions(&LiveSessions {
+            sessions: vec![LiveSession { draining: true, ..begun.clone() }],
+            count: 1,
+        });
+        assert!(old.contains("61 s old, of an engine that drains: handshakes not done\n"), "{old}");
         let shown = sessions(&LiveSessions { sessions: vec![live, begun], count: 9 });
         let expected = "\
 Live sessions: 9; the newest 2:
