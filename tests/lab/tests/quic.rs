@@ -3,12 +3,14 @@
 
 mod common;
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use common::lab;
 use weir_lab::bench::Bench;
 use weir_lab::document;
-use weir_lab::ends::SERVER;
+use weir_lab::ends::{INTERFACE, SERVER};
+use weir_lab::namespace::Namespace;
 use weir_lab::peers;
 use weir_lab::process::{Process, finish};
 use weir_lab::wire::Wire as _;
@@ -20,9 +22,13 @@ const SECONDS: &str = "20";
 const DROPPED: &str = "3";
 
 fn serve(bench: &Bench<Lab>) -> Process {
-    let mut command = peers::packaged(&bench.ends.server, "quic_peer.py").unwrap();
+    serve_at(bench, &bench.ends.server, SERVER)
+}
+
+fn serve_at(bench: &Bench<Lab>, namespace: &Namespace, address: Ipv4Addr) -> Process {
+    let mut command = peers::packaged(namespace, "quic_peer.py").unwrap();
     let bank = &bench.ends.certificates.bank;
-    command.args(["server", &SERVER.to_string(), "443"]).arg(&bank.certificate).arg(&bank.key);
+    command.args(["server", &address.to_string(), "443"]).arg(&bank.certificate).arg(&bank.key);
     let log = bench.run.path("quic-server.log");
     let mut server = Process::start("QUIC server", &mut command, &log).unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -36,11 +42,42 @@ fn serve(bench: &Bench<Lab>) -> Process {
 
 /// What the client says that came of it.
 fn visit(bench: &Bench<Lab>, name: &str, protocols: usize, seconds: &str) -> String {
+    visit_at(bench, SERVER, name, protocols, seconds, &[])
+}
+
+/// The same with decoys (see the program).
+fn visit_at(
+    bench: &Bench<Lab>,
+    address: Ipv4Addr,
+    name: &str,
+    protocols: usize,
+    seconds: &str,
+    decoys: &[&str],
+) -> String {
     let mut command = peers::packaged(&bench.ends.client, "quic_peer.py").unwrap();
-    command.args(["client", &SERVER.to_string(), "443", name]);
+    command.args(["client", &address.to_string(), "443", name]);
     command.arg(&bench.ends.certificates.client_trust);
-    let done = finish(command.arg(protocols.to_string()).arg(seconds)).unwrap();
+    let done = finish(command.arg(protocols.to_string()).arg(seconds).args(decoys)).unwrap();
     done.text().trim().to_owned() + &done.errors
+}
+
+/// A server behind a router, which takes one from a TTL.
+const BEHIND: Ipv4Addr = Ipv4Addr::new(10, 67, 0, 2);
+
+fn lay_behind(bench: &Bench<Lab>) -> Namespace {
+    let router = &bench.ends.server;
+    let behind = Namespace::create(format!("{}behind", bench.run.prefix())).unwrap();
+    let link = ["link", "add", "behind", "type", "veth", "peer", "name", INTERFACE];
+    router.ip(&[&link[..], &["netns", behind.name()]].concat()).unwrap();
+    router.ip(&["address", "add", "10.67.0.1/24", "dev", "behind"]).unwrap();
+    router.ip(&["link", "set", "behind", "up"]).unwrap();
+    router.sysctl("net.ipv4.ip_forward=1").unwrap();
+    behind.ip(&["address", "add", &format!("{BEHIND}/24"), "dev", INTERFACE]).unwrap();
+    behind.ip(&["link", "set", INTERFACE, "up"]).unwrap();
+    behind.ip(&["route", "add", "default", "via", "10.67.0.1"]).unwrap();
+    let by = SERVER.to_string();
+    bench.ends.client.ip(&["route", "add", "10.67.0.0/24", "via", &by]).unwrap();
+    behind
 }
 
 /// Counters come to the console once a second.
@@ -70,6 +107,44 @@ fn quic_to_a_domain_not_to_decrypt_crosses_end_to_end_and_other_quic_does_not() 
     let refused = visit(&bench, "public.example", 0, DROPPED);
     assert!(refused.starts_with("no answer"), "{refused}");
     counted(&mut bench, "quic excepted:", |count| count == 2);
+    bench.run.succeeded();
+}
+
+/// A hello that its server never gets, or does not take, before the one that it gets.
+#[test]
+fn decoys_of_a_domain_not_to_decrypt_open_no_way_for_another_connection() {
+    let mut bench = lab();
+    let behind = lay_behind(&bench);
+    let _server = serve_at(&bench, &behind, BEHIND);
+    let visit = |bench: &Bench<Lab>, name: &str, seconds: &str, decoys: &[&str]| {
+        visit_at(bench, BEHIND, name, 0, seconds, decoys)
+    };
+    assert_eq!(visit(&bench, "bank.example", SECONDS, &[]), "answered");
+    // How many were excepted, and how many of these the server saw.
+    for (flaw, excepted, seen) in [("small-ttl", 2, 1), ("wrong-checksum", 2, 1), ("none", 3, 2)] {
+        let decoy = ["before", "bank.example", flaw];
+        let refused = visit(&bench, "public.example", DROPPED, &decoy);
+        assert!(refused.starts_with("no answer"), "{flaw}: {refused}");
+        counted(&mut bench, "quic excepted:", |count| count == excepted);
+        let log = std::fs::read_to_string(bench.run.path("quic-server.log")).unwrap();
+        assert_eq!(log.matches("a connection begins").count(), seen, "{flaw}");
+    }
+    bench.run.succeeded();
+}
+
+/// Anybody can send them in its client's name.
+#[test]
+fn decoys_end_no_connection_to_a_domain_not_to_decrypt() {
+    let bench = lab();
+    let behind = lay_behind(&bench);
+    let _server = serve_at(&bench, &behind, BEHIND);
+    for name in ["public.example", "bank.example", "-"] {
+        for flaw in ["small-ttl", "wrong-checksum", "none"] {
+            let amid = ["amid", name, flaw];
+            let answer = visit_at(&bench, BEHIND, "bank.example", 0, SECONDS, &amid);
+            assert_eq!(answer, "answered", "{name}, {flaw}");
+        }
+    }
     bench.run.succeeded();
 }
 
