@@ -21,7 +21,8 @@ use weir_dataplane::{Acknowledgement, FlowGuard, TakenFlow};
 use weir_policy::ServerAt;
 use weir_policy::outcome::{Blocked, Bypassed, Outcome};
 use weir_policy::snapshot::EvasionAction;
-use weir_tls::hello::{Agreed, ClientHello, MOST_ANSWER, agreed};
+use weir_policy::suites::Allowed;
+use weir_tls::hello::{Agreed, ClientHello, MOST_ANSWER, agreed, without_session};
 use weir_tls::{Alert, Fault, LegError};
 
 use super::HANDSHAKE_DEADLINE;
@@ -45,6 +46,8 @@ pub(super) struct Unshared {
 enum NotUnshared {
     /// It refuses the client as well, or agrees with it on what Weir has.
     Otherwise(TcpStream),
+    /// It resumes a session of before, on a group that it does not tell.
+    Resumes(TcpStream),
     /// Nothing is known of it: it has not answered in time.
     Slow(TcpStream),
 }
@@ -111,10 +114,10 @@ impl<'a> May<'a> {
         record: &SessionRecord,
         until: tokio::time::Instant,
     ) -> Result<Asked, ServerFailed> {
-        let old = match ask(server, self, true, until).await {
+        let old = match self.asked(server, true, until).await {
             Ok(unshared) => return Ok(Asked::Unshared(unshared)),
             Err(NotUnshared::Slow(_)) => return Err(ServerFailed::by(LegFault::Slow)),
-            Err(NotUnshared::Otherwise(old)) => old,
+            Err(NotUnshared::Otherwise(old) | NotUnshared::Resumes(old)) => old,
         };
         self.learn(false);
         match timeout_at(until, guard.again(old, record)).await {
@@ -124,8 +127,8 @@ impl<'a> May<'a> {
         }
     }
 
-    /// Asks a server that has refused all hellos of ours, on one more connection; `was_modern`:
-    /// [`Self::is_modern`] before these. What it does not answer `until` then is not waited for.
+    /// Asks a server that has refused all hellos of ours, on one more connection, or on three where it resumes a
+    /// session of before; `was_modern`: [`Self::is_modern`] before these. What it does not answer `until` then is not waited for.
     pub(super) async fn asks_after(
         &self,
         failed: &mut ServerFailed,
@@ -138,18 +141,47 @@ impl<'a> May<'a> {
         if failed.asked || was_modern || !shares_nothing(&failed.fault) || !self.bypasses() {
             return None;
         }
-        let old = failed.stream.take()?;
-        let server = timeout_at(until, guard.again(old, record)).await.ok()?.ok()?;
-        match ask(server, self, false, until).await {
+        let again = async |old| timeout_at(until, guard.again(old, record)).await.ok()?.ok();
+        let server = again(failed.stream.take()?).await?;
+        let mut asked = self.asked(server, false, until).await;
+        if let Err(NotUnshared::Resumes(old)) = asked {
+            // What the two agree on where there is no such session tells of it, as of any other of theirs.
+            let hello = without_session(self.received)?;
+            let full = ask(again(old).await?, (&hello, &[]), self.allowed(), false, until).await;
+            asked = match full {
+                Ok(Unshared { server, .. }) => self.asked(again(server).await?, true, until).await,
+                not => not,
+            };
+        }
+        match asked {
             Ok(unshared) => {
                 self.learn(true);
                 Some(unshared)
             }
-            Err(NotUnshared::Otherwise(server) | NotUnshared::Slow(server)) => {
+            Err(
+                NotUnshared::Otherwise(server)
+                | NotUnshared::Resumes(server)
+                | NotUnshared::Slow(server),
+            ) => {
                 failed.stream = Some(server);
                 None
             }
         }
+    }
+
+    /// Says what the client has said.
+    async fn asked(
+        &self,
+        server: TcpStream,
+        is_known: bool,
+        until: tokio::time::Instant,
+    ) -> Result<Unshared, NotUnshared> {
+        let words = self.received.split_at(self.hello.wire_length.min(self.received.len()));
+        ask(server, words, self.allowed(), is_known, until).await
+    }
+
+    fn allowed(&self) -> &Allowed {
+        self.flow.proxy.allowed()
     }
 
     fn learn(&self, is: bool) {
@@ -178,14 +210,12 @@ fn shares_nothing(fault: &LegFault) -> bool {
 /// with Weir it is none of Weir's, or was relayed as another one of theirs would be.
 async fn ask(
     mut server: TcpStream,
-    may: &May<'_>,
+    (hello, behind): (&[u8], &[u8]),
+    allowed: &Allowed,
     is_known: bool,
     until: tokio::time::Instant,
 ) -> Result<Unshared, NotUnshared> {
-    let allowed = may.flow.proxy.allowed();
     let mut answer = Vec::new();
-    let hello = may.hello.wire_length.min(may.received.len());
-    let (hello, behind) = may.received.split_at(hello);
     let answered = async {
         server.write_all(hello).await?;
         for _ in 0..MOST_READS {
@@ -207,6 +237,7 @@ async fn ask(
     };
     match timeout_at(until, answered).await {
         Ok(Ok(Agreed::Beyond)) => Ok(Unshared { server, answer }),
+        Ok(Ok(Agreed::Resumed)) => Err(NotUnshared::Resumes(server)),
         Ok(_) => Err(NotUnshared::Otherwise(server)),
         Err(_) => Err(NotUnshared::Slow(server)),
     }

@@ -193,17 +193,17 @@ impl ClientHello {
 }
 
 /// IANA's "TLS ExtensionType Values".
-mod extension {
-    pub(super) const SERVER_NAME: u16 = 0;
-    pub(super) const SUPPORTED_GROUPS: u16 = 10;
-    pub(super) const SIGNATURE_ALGORITHMS: u16 = 13;
-    pub(super) const ALPN: u16 = 16;
-    pub(super) const ENCRYPT_THEN_MAC: u16 = 22;
-    pub(super) const SESSION_TICKET: u16 = 35;
-    pub(super) const PRE_SHARED_KEY: u16 = 41;
-    pub(super) const EARLY_DATA: u16 = 42;
-    pub(super) const SUPPORTED_VERSIONS: u16 = 43;
-    pub(super) const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
+pub(super) mod extension {
+    pub(in crate::hello) const SERVER_NAME: u16 = 0;
+    pub(in crate::hello) const SUPPORTED_GROUPS: u16 = 10;
+    pub(in crate::hello) const SIGNATURE_ALGORITHMS: u16 = 13;
+    pub(in crate::hello) const ALPN: u16 = 16;
+    pub(in crate::hello) const ENCRYPT_THEN_MAC: u16 = 22;
+    pub(in crate::hello) const SESSION_TICKET: u16 = 35;
+    pub(in crate::hello) const PRE_SHARED_KEY: u16 = 41;
+    pub(in crate::hello) const EARLY_DATA: u16 = 42;
+    pub(in crate::hello) const SUPPORTED_VERSIONS: u16 = 43;
+    pub(in crate::hello) const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
 }
 
 /// RFC 6066 section 3. Names of other types than host_name are passed over.

@@ -15,11 +15,13 @@ mod legacy;
 mod message;
 mod records;
 mod server_name;
+mod sessionless;
 
 pub use answer::{Agreed, MOST_ANSWER, agreed};
 pub use legacy::LegacyBounds;
 pub use message::{ClientHello, Field, HelloError};
 pub use server_name::{address_sent, is_host_name};
+pub use sessionless::without_session;
 
 /// Longest handshake message that is taken for a ClientHello; past it [`Peek::Oversize`].
 pub const MAX_HELLO: usize = 64 * 1024;

@@ -8,7 +8,7 @@ const RECORD_HEADER: usize = 5;
 const HANDSHAKE_HEADER: usize = 4;
 pub(super) const CLIENT_HELLO: u8 = 1;
 /// Longest plaintext fragment of a record.
-const MAX_FRAGMENT: usize = 1 << 14;
+pub(super) const MAX_FRAGMENT: usize = 1 << 14;
 
 pub(super) enum Gathered<'a> {
     Whole(Message<'a>),

@@ -421,6 +421,46 @@ proptest! {
     }
 }
 
+/// All that a server goes by, else: what it would agree on in a full handshake must not depend on it.
+#[test]
+fn hello_without_its_session_is_the_same_else() {
+    let ticket = [&[0, 35][..], &prefixed(2, &[9; 160])].concat();
+    let early_data = [0, 42, 0, 0];
+    let pre_shared_key = [&[0, 41][..], &prefixed(2, &[7; 90])].concat();
+    for (more, length) in [(0, 0), (1, 20_000)] {
+        let long = [&[0, 21][..], &prefixed(2, &vec![0; length])].concat();
+        let long = if more == 0 { Vec::new() } else { long };
+        let raw_extensions = [&ticket[..], &early_data, &long, &pre_shared_key].concat();
+        let generated = Generated {
+            server_name: Some("a.example".into()),
+            groups: vec![0x001d, 0x001a],
+            versions: Some(vec![0x0304, 0x0303]),
+            raw_extensions,
+            ..Generated::plain()
+        };
+        let wire = records(&generated.message(), &[9, 100]);
+        let Peek::Hello(hello) = peek(&wire) else { panic!("{:?}", peek(&wire)) };
+        assert!(hello.session_id && hello.session_ticket);
+        assert!(hello.pre_shared_key && hello.early_data);
+        let behind = [&wire[..], b"early data"].concat();
+        let without = without_session(&behind).unwrap();
+        let mut extensions = hello.extensions.clone();
+        extensions.retain(|kind| ![41, 42].contains(kind));
+        let expected = ClientHello {
+            session_id: false,
+            session_ticket: false,
+            pre_shared_key: false,
+            early_data: false,
+            extensions,
+            wire_length: without.len(),
+            ..hello
+        };
+        assert_eq!(peek(&without), Peek::Hello(expected));
+        assert_eq!(without_session(&without), Some(without));
+    }
+    assert_eq!(without_session(b"GET / HTTP/1.1"), None);
+}
+
 /// A hello to be encoded; the parser's mirror image, written apart from it.
 #[derive(Clone, Debug)]
 struct Generated {

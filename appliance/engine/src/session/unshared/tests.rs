@@ -21,13 +21,20 @@ const X25519: [u8; 2] = [0, 29];
 
 /// Of TLS 1.2, with these and group X25519, and brainpoolP256r1.
 fn hello_wire() -> Vec<u8> {
+    hello_with_session(&[])
+}
+
+/// The same of a client that has a session of this number.
+fn hello_with_session(session: &[u8]) -> Vec<u8> {
     let groups = [&[0, 10, 0, 6, 0, 4][..], &X25519, &BRAINPOOL].concat();
     let signatures = [0, 13, 0, 4, 0, 2, 4, 1];
     let extensions = [&groups[..], &signatures].concat();
     let body = [
         &[3, 3][..],
         &[7; 32],
-        &[0, 0, 4],
+        &[u8::try_from(session.len()).unwrap()],
+        session,
+        &[0, 4],
         &ECDHE,
         &DHE,
         &[1, 0, 0, u8::try_from(extensions.len()).unwrap()],
@@ -54,6 +61,11 @@ fn key_exchange(group: [u8; 2]) -> Vec<u8> {
     message(12, &[&[3][..], &group, &[1, 9]].concat())
 }
 
+/// On a suite that Weir has, and a group that is not told.
+fn resumed() -> Vec<u8> {
+    [&handshake(&[server_hello(ECDHE)])[..], &[20, 3, 3, 0, 1, 1]].concat()
+}
+
 const REFUSAL: [u8; 7] = [21, 3, 3, 0, 2, 2, 40];
 
 /// The rest of what a session has, its client aside.
@@ -76,6 +88,8 @@ struct Again {
 #[derive(Clone)]
 enum Answer {
     Says(Vec<u8>),
+    /// Resumes the session that it is offered; says this to a hello without one.
+    Resumes(Vec<u8>),
     Mute,
     /// A ServerHello that never ends, a byte a second.
     Trickles,
@@ -86,9 +100,15 @@ impl Again {
         let stream = TcpStream::connect(self.listener.local_addr().unwrap()).await.unwrap();
         let (mut server, answer) = (self.listener.accept().await.unwrap().0, self.answer.clone());
         tokio::spawn(async move {
-            let _ = server.read(&mut [0; 4096]).await;
+            let mut heard = Vec::with_capacity(4096);
+            let _ = server.read_buf(&mut heard).await;
             match answer {
                 Answer::Says(words) => server.write_all(&words).await.unwrap(),
+                Answer::Resumes(otherwise) => {
+                    let offers = matches!(peek(&heard), Peek::Hello(hello) if hello.session_id);
+                    let words = if offers { resumed() } else { otherwise };
+                    server.write_all(&words).await.unwrap();
+                }
                 Answer::Mute => {}
                 Answer::Trickles => {
                     for byte in
@@ -251,11 +271,10 @@ async fn where_policy_blocks_what_cannot_be_decrypted_nobody_is_asked() {
 async fn only_what_weir_does_not_have_is_relayed() {
     let within = handshake(&[server_hello(ECDHE), key_exchange(X25519)]);
     let group = handshake(&[server_hello(ECDHE), key_exchange(BRAINPOOL)]);
-    let resumed = [&handshake(&[server_hello(ECDHE)])[..], &[20, 3, 3, 0, 1, 1]].concat();
     let no_tls = b"SSH-2.0-OpenSSH\r\n".to_vec();
     for (answer, relayed) in [
         (within, false),
-        (resumed, false),
+        (resumed(), false),
         (REFUSAL.to_vec(), false),
         (no_tls, false),
         (group, true),
@@ -268,14 +287,34 @@ async fn only_what_weir_does_not_have_is_relayed() {
     }
 }
 
+/// Nobody has seen the session begin: an engine before this one had, or it is older than what was learnt.
+#[tokio::test]
+async fn session_of_before_is_resumed_with_a_server_that_shares_nothing_in_a_full_handshake() {
+    let of_group = |group| handshake(&[server_hello(ECDHE), key_exchange(group)]);
+    for (full, relayed, connections) in [
+        (of_group(BRAINPOOL), true, 3),
+        (handshake(&[server_hello(DHE)]), true, 3),
+        (of_group(X25519), false, 2),
+        (REFUSAL.to_vec(), false, 2),
+        (resumed(), false, 2),
+    ] {
+        let mut world = World::of(Answer::Resumes(full.clone())).await;
+        world.received = hello_with_session(&[1; 32]);
+        let Peek::Hello(hello) = peek(&world.received) else { panic!("no hello") };
+        world.hello = hello;
+        let fault = told(Alert::HANDSHAKE_FAILURE);
+        assert_eq!(world.after(fault, false, false).await, (relayed, true), "{full:?}");
+        assert_eq!((world.is_known(), world.again.made.get()), (relayed, connections), "{full:?}");
+    }
+}
+
 /// Asked at once where it is known; what it agrees on decides each time.
 #[tokio::test]
 async fn known_server_that_agrees_on_what_weir_has_is_known_no_more() {
-    let resumed = [&handshake(&[server_hello(ECDHE)])[..], &[20, 3, 3, 0, 1, 1]].concat();
     let answers = [
         (handshake(&[server_hello(DHE)]), true),
         // A session of the two that was relayed: its group is none of Weir's.
-        (resumed, true),
+        (resumed(), true),
         (handshake(&[server_hello(ECDHE), key_exchange(X25519)]), false),
         (REFUSAL.to_vec(), false),
     ];
