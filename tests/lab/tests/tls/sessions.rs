@@ -92,6 +92,10 @@ fn a_session_is_shown_and_its_handshakes_are_counted_while_it_lives() {
         // What nobody had is told as well.
         assert_eq!(counted["clientCipher TLS_RSA_WITH_3DES_EDE_CBC_SHA"], 0, "{counted:?}");
         assert!(!bench.wire.console("show sessions")?.contains("TLS 1.2"));
+        // Also where its engine has a successor.
+        bench.wire.restart_engine()?;
+        let shown = told(bench, "show sessions live", "s old, of an engine that drains")?;
+        assert!(shown.starts_with("Live sessions: 1; the newest 1:\n"), "{shown}");
         client.kill()?;
         client.wait()?;
         told(bench, "show sessions live", "No live sessions.\n").map(drop)
