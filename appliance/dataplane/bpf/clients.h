@@ -163,14 +163,32 @@ static __always_inline int over_share(struct share *share, __u32 window_bits, __
 	return 0;
 }
 
-/* Whether the client that sends this SYN began so many handshakes in the last second that it would
- * soon push out all others' from the table of those that are watched. */
-static __noinline int over_syn_share(struct packet *p, struct configuration *c)
+static __always_inline struct share *syn_share(struct flow_key *key, __u32 client_low)
 {
-	if (!p || !c)
+	__u32 zero = 0;
+	struct configuration *c = bpf_map_lookup_elem(&configuration, &zero);
+	if (!key || !c)
 		return 0;
-	__u32 cell = client_hash(&p->key, p->from_low, c->seed) & (CLIENT_CELLS - 1);
-	return over_share(bpf_map_lookup_elem(&syn_shares, &cell), SYN_WINDOW, 1, half_open_entries / SYN_SHARE);
+	__u32 cell = client_hash(key, client_low, c->seed) & (CLIENT_CELLS - 1);
+	return bpf_map_lookup_elem(&syn_shares, &cell);
+}
+
+/* One more entry of a client is to be in the table of handshakes that are watched: whether it has so many of
+ * the last second there that it would soon push out all others'. */
+static __noinline int over_syn_share(struct flow_key *key, __u32 client_low)
+{
+	return over_share(syn_share(key, client_low), SYN_WINDOW, 1, half_open_entries / SYN_SHARE);
+}
+
+/* One left it: whole handshakes have bounds of their own, and who completes all that it begins, as the proxy
+ * of many does, pushes out nobody's. */
+static __noinline int leave_syn_share(struct flow_key *key, __u32 client_low)
+{
+	struct share *share = syn_share(key, client_low);
+	/* What is left of the window before is nothing any more. */
+	if (share && share->amount && share->window == bpf_ktime_get_ns() >> SYN_WINDOW)
+		share->amount--;
+	return 0;
 }
 
 enum { RING_HAS_ROOM, RING_OVER_SHARE, RING_FULL };

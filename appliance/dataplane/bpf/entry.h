@@ -48,8 +48,9 @@ static __noinline int enter(struct packet *p, struct flow *f, __u64 word)
 	/* Not that of a newer SYN, which may have taken its place. Where its client's acknowledgements must not be
 	 * missed the entry stays until it is judged: a packet that did not find it in `flows` yet finds it here,
 	 * however slow its CPU is. */
-	if (!server_was_heard(moving) && bpf_map_lookup_elem(&half_open, &p->key) == f)
-		bpf_map_delete_elem(&half_open, &p->key);
+	if (!server_was_heard(moving) && bpf_map_lookup_elem(&half_open, &p->key) == f &&
+	    !bpf_map_delete_elem(&half_open, &p->key))
+		leave_syn_share(&p->key, client_low);
 	return ENTER_DONE;
 }
 
@@ -130,6 +131,7 @@ static __noinline int enter_half_open(struct packet *p, struct flow *f, __u64 wo
 		swap(f, (word & ~0xffULL) | state, STATE_ANSWERED);
 		return 1;
 	}
+	over_syn_share(&p->key, f->client_low); /* it came back, and its next ones are asked */
 	count_entry(&p->key, f->client_low, 0, -1);
 	forget_flow(&p->key, f);
 	return 1;

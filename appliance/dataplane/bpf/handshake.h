@@ -48,7 +48,7 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct packet *p, struc
 		}
 		return TC_ACT_OK;
 	}
-	if (over_syn_share(p, c)) {
+	if (over_syn_share(&p->key, p->from_low)) {
 		if (c->evasion & EVASION_CLIENT_FLOOD) {
 			count(segment, syn_flood_dropped);
 			return TC_ACT_SHOT;

@@ -295,6 +295,28 @@ fn a_syn_that_comes_again_beside_a_silent_flow_is_one_handshake() {
     engine.wait_for("flow_held", 1);
 }
 
+/// As a proxy of many clients does. The table of handshakes has room for 32 of one client in a second.
+#[test]
+fn a_client_that_completes_all_handshakes_that_it_begins_is_no_flood() {
+    let (wire, engine, held) = with(Evasion::default(), |_| {});
+    judge_all(held, 4, Does::Release);
+    let listener = wire.listen();
+    for _ in 0..200 {
+        let (mut client, mut server) = wire.pair(&listener);
+        client.write_all(b"hello").unwrap();
+        server.read_exact(&mut [0; 5]).unwrap();
+    }
+    assert_eq!(engine.counter("syn_flood_dropped"), 0);
+    assert_eq!(engine.counter("flow_released"), 200);
+    // And one that completes no more of them is.
+    let mut flood = Raw::client(&wire, 1, RAW_SERVER);
+    for port in 5000..5100 {
+        flood.local.1 = port;
+        flood.put(&flood.syn());
+    }
+    engine.wait_for("syn_flood_dropped", 1);
+}
+
 /// Its client has another connection opened in its place, has that forgotten, and its server answers.
 #[test]
 fn an_answer_that_policy_drops_ends_no_inspection_of_a_silent_flow() {
