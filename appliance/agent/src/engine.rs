@@ -285,9 +285,11 @@ fn hear(state: &mut State, message: FromEngine) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tokio::task::LocalSet;
     use weir_api::console::MOST_RECORDS;
-    use weir_api::engine::{CertificateRecord, SessionRecord};
+    use weir_api::engine::{CertificateRecord, PolicyNames, SessionRecord};
     use weir_policy::Outcome;
     use weir_policy::outcome::Bypassed;
     use weir_policy::snapshot::SegmentId;
@@ -304,16 +306,14 @@ mod tests {
         let mut session = SessionRecord::new(u64::MAX, u64::MAX, SegmentId(u16::MAX), end, end);
         session.outcome = Outcome::Bypassed(Bypassed::NothingShared);
         session.server_name = Some(text());
-        for name in [
-            &mut session.virtual_segment,
-            &mut session.profile,
-            &mut session.policy,
-            &mut session.proxy,
-            &mut session.decryption_policy,
-            &mut session.verdict,
-        ] {
-            *name = Some(text());
-        }
+        session.virtual_segment = Some(text().into());
+        session.names = Some(Arc::new(PolicyNames {
+            profile: text(),
+            policy: text(),
+            proxy: text(),
+            decryption_policy: Some(text()),
+        }));
+        session.verdict = Some(text());
         session.certificate = Some(CertificateRecord {
             subject: Some(text()),
             issuer: Some(text()),

@@ -14,7 +14,7 @@ use crate::fetch::{Bytes, Fetch, FetchFailure};
 use crate::rules::{Answer, Question};
 pub use crate::session::{
     BreakRecord, Carried, CertificateRecord, End, FailureCause, FailureRecord, LegRecord,
-    LiveSession, LiveSessions, RevocationRecord, RevocationSource, SessionRecord,
+    LiveSession, LiveSessions, PolicyNames, RevocationRecord, RevocationSource, SessionRecord,
 };
 use crate::sight::{Histogram, OutcomeCount, PortTraffic, VirtualSegmentCounters};
 

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use weir_policy::Outcome;
@@ -39,14 +40,9 @@ pub struct SessionRecord {
     /// The client offered HTTP/2, which its proxy keeps from being agreed on (SPEC T8).
     #[serde(default)]
     pub http2_downgraded: bool,
-    /// Names in the snapshot of `generation`, of what covers the flow.
-    pub virtual_segment: Option<String>,
-    pub profile: Option<String>,
-    pub policy: Option<String>,
-    #[serde(default)]
-    pub proxy: Option<String>,
-    #[serde(default)]
-    pub decryption_policy: Option<String>,
+    /// Its name in the snapshot of `generation`; sessions share it, and those of their policy.
+    pub virtual_segment: Option<Arc<str>>,
+    pub names: Option<Arc<PolicyNames>>,
     pub generation: u64,
     pub outcome: Outcome,
     /// The proxy's sessions are logged (SPEC T8).
@@ -78,6 +74,16 @@ pub struct SessionRecord {
     pub idle: Option<u32>,
     /// `None`: it was released to the bridge, where nobody counts the bytes of one session.
     pub bytes: Option<Carried>,
+}
+
+/// Names in the snapshot of a session's generation, of the policy that covers its flow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyNames {
+    pub profile: String,
+    pub policy: String,
+    pub proxy: String,
+    #[serde(default)]
+    pub decryption_policy: Option<String>,
 }
 
 /// A session that lives: what is known of it so far.
@@ -386,10 +392,7 @@ impl SessionRecord {
             encrypted_client_hello: false,
             http2_downgraded: false,
             virtual_segment: None,
-            profile: None,
-            policy: None,
-            proxy: None,
-            decryption_policy: None,
+            names: None,
             generation: 0,
             outcome: Outcome::Bypassed(Bypassed::NoPolicy),
             logging: false,

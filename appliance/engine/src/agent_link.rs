@@ -208,7 +208,7 @@ async fn tell_kept_back(
     kept_back: &mut Vec<u8>,
 ) -> Result<(), FrameError> {
     for session in totals.recent.close() {
-        if let Err(error) = frame::append(kept_back, &FromEngine::Session(Box::new(session))) {
+        if let Err(error) = frame::append(kept_back, &FromEngine::Session(session)) {
             warn!(%error, "a session that has no frame");
             totals.events_lost.fetch_add(1, Ordering::Relaxed);
         }

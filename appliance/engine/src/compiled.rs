@@ -3,6 +3,7 @@
 //! Fails with the name of the item that cannot be honoured; the running policy then stays.
 
 mod excepted;
+mod names;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,6 +24,7 @@ use weir_tls::hello::ClientHello;
 use weir_tls::verify::TrustAnchors;
 
 pub use self::excepted::{Excepted, domain_asked};
+use self::names::Names;
 use crate::exceptions::{Deciding, Exceptions};
 use crate::learnt::Learnt;
 use crate::legacy::{KnownServers, SessionScope};
@@ -32,6 +34,7 @@ use weir_tls::{Intermediates, LeafKeys, LeafKind, ModernStack, ServerCertificate
 #[derive(Default)]
 pub struct CompiledPolicy {
     pub snapshot: IndexedSnapshot,
+    pub names: Names,
     /// As the snapshot's `server_proxies`.
     server_proxies: Vec<(ServerCertificates, Stack)>,
     /// As the snapshot's `client_proxies`.
@@ -129,14 +132,6 @@ impl Proxy<'_> {
     pub fn policy(&self) -> &str {
         match self {
             Self::Server { name, .. } | Self::Client { name, .. } => name,
-        }
-    }
-
-    /// The proxy's own name, and whether its sessions are logged.
-    pub fn name_and_logging(&self) -> (&str, bool) {
-        match self {
-            Self::Server { proxy, .. } => (&proxy.name, proxy.logging),
-            Self::Client { proxy, .. } => (&proxy.name, proxy.logging),
         }
     }
 
@@ -289,6 +284,7 @@ impl CompiledPolicy {
         let proxies = proxies.chain(snapshot.client_proxies.iter().map(Refusals::from));
         learnt.keep_only(&proxies.collect::<Vec<_>>());
         Ok(Self {
+            names: Names::of(&snapshot),
             snapshot: snapshot.into(),
             server_proxies,
             client_proxies,

@@ -17,9 +17,11 @@ use weir_api::engine::{End, SessionRecord};
 use weir_dataplane::{HeldFlow, TakeOverError, TakenFlow};
 use weir_policy::judge::unsupported;
 use weir_policy::outcome::{Blocked, Bypassed, NotDecrypted, Outcome};
+use weir_policy::precedence::BothWays;
 use weir_policy::snapshot::OverThreshold;
 use weir_policy::{
-    Candidate, Decision, FirstBytes, Inspection, Place, Resets, Support, belongs_to, judge,
+    Candidate, Decision, FirstBytes, Inspection, Place, Resets, Support, covering_policy, judge,
+    judge_classified,
 };
 
 use self::first::{First, Known, rest_of_hello, wait_for_hello};
@@ -37,30 +39,28 @@ use crate::{relay, session};
 /// for longer.
 pub async fn serve(mut held: HeldFlow, surroundings: Rc<Surroundings>) -> Option<Box<Taking>> {
     let policy = Arc::clone(&surroundings.policy.borrow());
-    let record = new_record(&policy, &held.candidate(), &surroundings);
+    let (candidate, place) = (held.candidate(), held.place());
+    let classified = candidate.classify(&policy.snapshot);
+    let record = new_record(&policy, &candidate, &classified, &surroundings);
     let mut record = OpenRecord::new(record, surroundings.ledger());
     if let Some(name) = &record.virtual_segment
         && let Some(counts) = surroundings.tally.flows_of(name)
     {
         held.count_for(counts);
     }
-    let (candidate, place) = (held.candidate(), held.place());
+    let judge =
+        |first: &FirstBytes<'_>| judge_classified(&policy.snapshot, &candidate, &classified, first);
 
     let first = wait_for_hello(&mut held).await;
     let decision = match &first {
         First::Known(peek) => {
             note_hello(&mut record, peek, &surroundings);
-            answerable(
-                &policy,
-                (&candidate, place),
-                peek,
-                judge(&policy.snapshot, &candidate, &peek.first_bytes()),
-            )
+            answerable(&policy, (&candidate, place), peek, judge(&peek.first_bytes()))
         }
-        First::ServerSpoke => judge(&policy.snapshot, &candidate, &FirstBytes::ServerSpokeFirst),
-        First::Ended => judge(&policy.snapshot, &candidate, &FirstBytes::Ended),
+        First::ServerSpoke => judge(&FirstBytes::ServerSpokeFirst),
+        First::Ended => judge(&FirstBytes::Ended),
         // Whether anything can come of it at all: exceptions by address are known already.
-        First::StillIncomplete => judge(&policy.snapshot, &candidate, &PROMISING),
+        First::StillIncomplete => judge(&PROMISING),
     };
     let (decision, live) = admit(&policy, &surroundings, decision);
 
@@ -91,7 +91,7 @@ pub struct Taking {
     first: First,
     inspection: Inspection,
     policy: Arc<CompiledPolicy>,
-    record: SessionRecord,
+    record: Box<SessionRecord>,
     live: Option<LiveSession>,
 }
 
@@ -277,23 +277,22 @@ fn note_hello(record: &mut SessionRecord, known: &Known, surroundings: &Surround
 fn new_record(
     policy: &CompiledPolicy,
     candidate: &Candidate,
+    classified: &BothWays,
     surroundings: &Surroundings,
-) -> SessionRecord {
+) -> Box<SessionRecord> {
     let Candidate { segment, client, server, .. } = *candidate;
     let id = surroundings.totals.next_session();
-    let mut record = SessionRecord::new(id, milliseconds_now(), segment, client, server);
+    let now = milliseconds_now();
+    let mut record = Box::new(SessionRecord::new(id, now, segment, client, server));
     record.generation = policy.snapshot.generation;
-    let Some((virtual_segment, inspection)) = belongs_to(&policy.snapshot, candidate) else {
-        return record;
-    };
-    record.virtual_segment = Some(virtual_segment.name.clone());
-    if let Some(flow) = inspection.and_then(|found| policy.of(found)) {
-        let (proxy, logging) = flow.proxy.name_and_logging();
-        record.logging = logging;
-        record.profile = Some(flow.profile.name.clone());
-        record.policy = Some(flow.proxy.policy().to_owned());
-        record.proxy = Some(proxy.to_owned());
-        record.decryption_policy = flow.decryption.map(|policy| policy.name.clone());
+    let Some(virtual_segment) = classified.client.virtual_segment else { return record };
+    record.virtual_segment = policy.names.virtual_segments.get(virtual_segment).cloned();
+    let covering = covering_policy(&policy.snapshot, candidate, classified);
+    if let Some(covering) =
+        covering.and_then(|(profile, kind)| policy.names.of_policy(profile, kind))
+    {
+        record.logging = covering.logging;
+        record.names = Some(Arc::clone(&covering.names));
     }
     record
 }

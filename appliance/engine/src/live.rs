@@ -36,7 +36,7 @@ impl Live {
             client: record.client,
             server: record.server,
             server_name: record.server_name.clone(),
-            policy: record.policy.clone(),
+            policy: record.names.as_ref().map(|names| names.policy.clone()),
             outcome: None,
             client_leg: None,
             server_leg: None,

@@ -20,14 +20,14 @@ pub struct Recent(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    sessions: VecDeque<SessionRecord>,
+    sessions: VecDeque<Box<SessionRecord>>,
     /// Nobody can ask any more: there is a successor.
     closed: bool,
 }
 
 impl Recent {
     /// Takes what need not be told at once, in place of its oldest; what it does not take comes back.
-    pub fn keep(&self, session: SessionRecord) -> Option<SessionRecord> {
+    pub fn keep(&self, session: Box<SessionRecord>) -> Option<Box<SessionRecord>> {
         let at_once = match session.outcome {
             Outcome::NotDecrypted(_) => false,
             Outcome::Bypassed(reason) => reason == Bypassed::InternalError,
@@ -65,7 +65,8 @@ impl AllRecent {
         let limit = limit.min(MOST_RECORDS);
         let mut all = Vec::new();
         for recent in lock(&self.0).iter() {
-            all.extend(lock(&recent.0).sessions.iter().rev().take(limit).cloned());
+            let kept = lock(&recent.0);
+            all.extend(kept.sessions.iter().rev().take(limit).map(|session| (**session).clone()));
         }
         all.sort_by_key(|session| std::cmp::Reverse((session.ended_monotonic, session.id)));
         all.truncate(limit);
@@ -74,7 +75,7 @@ impl AllRecent {
 
     /// The newest of all, no more than are ever asked for, the oldest first: as they would have been told. From
     /// now on none is kept.
-    pub fn close(&self) -> Vec<SessionRecord> {
+    pub fn close(&self) -> Vec<Box<SessionRecord>> {
         let mut all = Vec::new();
         for recent in lock(&self.0).iter() {
             let kept = Kept { closed: true, ..Kept::default() };
@@ -96,11 +97,11 @@ mod tests {
 
     use super::*;
 
-    fn session(id: u64, outcome: Outcome) -> SessionRecord {
+    fn session(id: u64, outcome: Outcome) -> Box<SessionRecord> {
         let end = "192.0.2.1:443".parse().unwrap();
         let mut record = SessionRecord::new(id, id, SegmentId(1), end, end);
         (record.outcome, record.ended_monotonic) = (outcome, id);
-        record
+        Box::new(record)
     }
 
     const RELEASED: Outcome = Outcome::Bypassed(Bypassed::NotTls);

@@ -54,7 +54,7 @@ const OUTCOMES: [&str; 5] = [
 
 impl Statistics {
     pub fn count(&self, record: &SessionRecord) {
-        if record.policy.is_none() {
+        if record.names.is_none() {
             return;
         }
         increment(&self.connections);
@@ -216,7 +216,7 @@ mod tests {
     fn record(outcome: Outcome) -> SessionRecord {
         let end = "192.0.2.1:443".parse().unwrap();
         let mut record = SessionRecord::new(1, 0, SegmentId(1), end, end);
-        record.policy = Some("p".into());
+        record.names = Some(std::sync::Arc::default());
         record.outcome = outcome;
         record
     }
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!((value(&lines, "connectionsProxied"), value(&lines, "connections")), (1, 0));
         statistics.count(&session);
         // Of no policy: not TLS inspection's.
-        session.policy = None;
+        session.names = None;
         statistics.count(&session);
 
         let lines = statistics.inspection(3);

@@ -25,7 +25,7 @@ pub struct Tally {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Line {
     segment: SegmentId,
-    virtual_segment: Option<String>,
+    virtual_segment: Option<Arc<str>>,
     outcome: Outcome,
 }
 
@@ -37,10 +37,9 @@ const MAX_LINES: usize = 16_384;
 const MAX_VIRTUAL_SEGMENTS: usize = 2048;
 
 impl Tally {
-    pub fn count(&self, segment: SegmentId, virtual_segment: Option<&str>, outcome: Outcome) {
+    pub fn count(&self, segment: SegmentId, virtual_segment: Option<&Arc<str>>, outcome: Outcome) {
         let mut lines = lock(&self.outcomes);
-        let mut line =
-            Line { segment, virtual_segment: virtual_segment.map(ToOwned::to_owned), outcome };
+        let mut line = Line { segment, virtual_segment: virtual_segment.cloned(), outcome };
         if lines.len() >= MAX_LINES && !lines.contains_key(&line) {
             line = Line { segment, virtual_segment: None, outcome: without_number(outcome) };
         }
@@ -93,8 +92,9 @@ impl Tallies {
     /// What is counted of each virtual segment: its flows by outcome, filters together, its holds and
     /// takeovers, and what eBPF dropped of its packets.
     pub fn by_virtual_segment(&self, drops: &[DropReport]) -> Vec<VirtualSegmentCounters> {
-        let mut outcomes = self
-            .grouped(|line| Some((line.virtual_segment.clone()?, without_number(line.outcome))));
+        let mut outcomes = self.grouped(|line| {
+            Some((line.virtual_segment.as_deref()?.to_owned(), without_number(line.outcome)))
+        });
         let mut flows: BTreeMap<String, Vec<FlowReport>> =
             outcomes.keys().map(|name| (name.clone(), Vec::new())).collect();
         for tally in lock(&self.0).iter() {
@@ -190,6 +190,10 @@ mod tests {
 
     use super::*;
 
+    fn dmz() -> Arc<str> {
+        "dmz".into()
+    }
+
     const NOT_TLS: Outcome = Outcome::Bypassed(Bypassed::NotTls);
 
     #[test]
@@ -197,9 +201,9 @@ mod tests {
         let tallies = Tallies::default();
         let tally = tallies.add();
         for sid in 1..20_000 {
-            tally.count(SegmentId(1), Some("dmz"), Outcome::Blocked(Blocked::Filter(sid)));
+            tally.count(SegmentId(1), Some(&dmz()), Outcome::Blocked(Blocked::Filter(sid)));
         }
-        tally.count(SegmentId(1), Some("dmz"), Outcome::DecryptedAndInspected);
+        tally.count(SegmentId(1), Some(&dmz()), Outcome::DecryptedAndInspected);
         let lines = tallies.outcomes();
         assert!(lines.len() <= MAX_LINES + 2, "{}", lines.len());
         assert_eq!(lines.iter().map(|(_, _, count)| count).sum::<u64>(), 20_000);
@@ -221,11 +225,11 @@ mod tests {
     fn flows_of_all_runtimes_are_grouped_by_segment_and_virtual_segment() {
         let tallies = Tallies::default();
         let (one, other) = (tallies.add(), tallies.add());
-        one.count(SegmentId(1), Some("dmz"), NOT_TLS);
-        other.count(SegmentId(1), Some("dmz"), NOT_TLS);
+        one.count(SegmentId(1), Some(&dmz()), NOT_TLS);
+        other.count(SegmentId(1), Some(&dmz()), NOT_TLS);
         other.count(SegmentId(2), None, NOT_TLS);
-        other.count(SegmentId(1), Some("dmz"), Outcome::Blocked(Blocked::Filter(7)));
-        one.count(SegmentId(1), Some("dmz"), Outcome::Blocked(Blocked::Filter(8)));
+        other.count(SegmentId(1), Some(&dmz()), Outcome::Blocked(Blocked::Filter(7)));
+        one.count(SegmentId(1), Some(&dmz()), Outcome::Blocked(Blocked::Filter(8)));
 
         let expected = |flows| OutcomeCount {
             outcome: "bypassed".into(),

@@ -8,10 +8,12 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 
 use crate::outcome::{Blocked, Bypassed, NotDecrypted, Outcome};
-use crate::precedence::{BlockedBy, PacketFacts, Passage, Rules, TCP, evaluate};
+use crate::precedence::{
+    BlockedBy, BothWays, PacketFacts, Passage, Rules, TCP, evaluate_both_ways,
+};
 use crate::snapshot::{
     ClientPolicy, ClientProxy, DecidedBy, EvasionAction, OnEncryptedClientHello, PortRange,
-    Profile, SegmentId, ServerPolicy, ServerProxy, Side, Snapshot, VirtualSegment,
+    Profile, SegmentId, ServerPolicy, ServerProxy, Side, Snapshot,
 };
 
 /// A held flow, as far as policy looks at it.
@@ -149,13 +151,20 @@ pub enum PolicyKind {
 /// 8. no version and suite that we decrypt: bypassed, or blocked where policy says so (SPEC D15);
 /// 9. take over.
 pub fn judge(rules: &impl Rules, candidate: &Candidate, first: &FirstBytes<'_>) -> Decision {
-    let snapshot = rules.snapshot();
-    // Quarantine comes and goes: the data plane asks it of every packet, of taken flows as well.
-    let packets = evaluate(rules, &candidate.facts(), |_| false);
+    judge_classified(rules.snapshot(), candidate, &candidate.classify(rules), first)
+}
+
+/// As [`judge`], where 1. is known already.
+pub fn judge_classified(
+    snapshot: &Snapshot,
+    candidate: &Candidate,
+    classified: &BothWays,
+    first: &FirstBytes<'_>,
+) -> Decision {
+    let BothWays { client: packets, server: answers } = classified;
     if let Passage::Bypassed(_) = packets.passage {
         return bypass(Bypassed::InspectionBypassRule);
     }
-    let answers = evaluate(rules, &candidate.answer_facts(), |_| false);
     if let Some(blocked) = stopped(packets.passage).or_else(|| stopped(answers.passage)) {
         // In silence, as the data plane drops a packet of such a flow.
         return Decision::Block { outcome: Outcome::Blocked(blocked), resets: Resets::NONE };
@@ -279,20 +288,15 @@ fn stopped(passage: Passage) -> Option<Blocked> {
     }
 }
 
-/// The virtual segment a flow belongs to, the first that its client's SYN matches (SPEC D3), and the policy
-/// that covers its addresses and port, if one does, whatever precedes it.
-pub fn belongs_to<'a>(
-    rules: &'a impl Rules,
+/// The profile of a flow's virtual segment, and which of its policies covers the flow's addresses and port, if
+/// one does, whatever precedes it.
+pub fn covering_policy(
+    snapshot: &Snapshot,
     candidate: &Candidate,
-) -> Option<(&'a VirtualSegment, Option<Inspection>)> {
-    let index = rules.first_matches(&candidate.facts()).virtual_segment?;
-    let of = rules.snapshot().virtual_segments.get(index)?;
-    let inspection = owner(rules.snapshot(), index, candidate).map(|(_, profile, policy)| {
-        let answers = Answers { profile, trusted: false };
-        let policy = policy.kind();
-        Inspection { virtual_segment: index, profile, policy, trusted: false, answers }
-    });
-    Some((of, inspection))
+    classified: &BothWays,
+) -> Option<(usize, PolicyKind)> {
+    let (_, profile, policy) = owner(snapshot, classified.client.virtual_segment?, candidate)?;
+    Some((profile, policy.kind()))
 }
 
 /// A hello that says nothing we could answer, on a flow whose ends are reset so where it is blocked.
@@ -391,6 +395,11 @@ pub(crate) fn covering<'a>(
 }
 
 impl Candidate {
+    /// What precedes TLS inspection, of its packets.
+    pub fn classify(&self, rules: &impl Rules) -> BothWays {
+        evaluate_both_ways(rules, &self.facts(), &self.answer_facts())
+    }
+
     /// Of the packets of its client.
     pub fn facts(&self) -> PacketFacts {
         let (client, server) = (self.client.ip().to_canonical(), self.server.ip().to_canonical());

@@ -27,7 +27,10 @@ pub mod suites;
 
 pub use configuration::Configuration;
 pub use error::LocatedError;
-pub use judge::{Candidate, Decision, FirstBytes, Inspection, Resets, Support, belongs_to, judge};
+pub use judge::{
+    Candidate, Decision, FirstBytes, Inspection, Resets, Support, covering_policy, judge,
+    judge_classified,
+};
 pub use layers::{Layer, Syntax};
 pub use material::Material;
 pub use outcome::Outcome;

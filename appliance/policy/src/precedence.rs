@@ -11,6 +11,7 @@ pub mod reputation;
 pub mod tables;
 pub mod words;
 
+use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -134,6 +135,42 @@ pub fn evaluate(
     facts: &PacketFacts,
     quarantined: impl Fn(IpAddr) -> bool,
 ) -> Classified {
+    evaluate_with(rules, facts, |ends| bad_reputation(rules.snapshot(), ends), quarantined)
+}
+
+/// What the rules say of a flow's packets: those of its client, and those of its server. Without quarantine, which
+/// comes and goes: the data plane asks it of every packet, of taken flows as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BothWays {
+    pub client: Classified,
+    pub server: Classified,
+}
+
+/// As [`evaluate`]; what is the same of either direction is asked once.
+pub fn evaluate_both_ways(
+    rules: &impl Rules,
+    client: &PacketFacts,
+    server: &PacketFacts,
+) -> BothWays {
+    let bad = OnceCell::new();
+    let bad = |ends| *bad.get_or_init(|| bad_reputation(rules.snapshot(), ends));
+    BothWays {
+        client: evaluate_with(rules, client, bad, |_| false),
+        server: evaluate_with(rules, server, bad, |_| false),
+    }
+}
+
+fn bad_reputation(snapshot: &Snapshot, ends: [IpAddr; 2]) -> bool {
+    let reputation = &snapshot.precedence.reputation;
+    ends.iter().any(|end| reputation.of(*end) == Some(Standing::Block))
+}
+
+fn evaluate_with(
+    rules: &impl Rules,
+    facts: &PacketFacts,
+    bad_reputation: impl Fn([IpAddr; 2]) -> bool,
+    quarantined: impl Fn(IpAddr) -> bool,
+) -> Classified {
     let facts = &facts.canonical();
     let FirstMatches { virtual_segment, bypass_rule, traffic_filter: filter } =
         rules.first_matches(facts);
@@ -158,7 +195,7 @@ pub fn evaluate(
     }
     if let Some((source, destination)) = facts.addresses {
         let ends = [source, destination];
-        if ends.iter().any(|end| rules.reputation.of(*end) == Some(Standing::Block)) {
+        if bad_reputation(ends) {
             return blocked(BlockedBy::Reputation);
         }
         if ends.iter().any(|end| quarantined(*end)) {

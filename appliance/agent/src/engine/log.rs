@@ -18,10 +18,11 @@ pub fn session(session: &SessionRecord) {
         encrypted_hello = session.encrypted_client_hello.then_some(true),
         http2_downgraded = session.http2_downgraded.then_some(true),
         virtual_segment = session.virtual_segment.as_deref(),
-        profile = session.profile.as_deref(),
-        policy = session.policy.as_deref(),
-        proxy = session.proxy.as_deref(),
-        decryption_policy = session.decryption_policy.as_deref(),
+        profile = session.names.as_ref().map(|names| names.profile.as_str()),
+        policy = session.names.as_ref().map(|names| names.policy.as_str()),
+        proxy = session.names.as_ref().map(|names| names.proxy.as_str()),
+        decryption_policy =
+            session.names.as_ref().and_then(|names| names.decryption_policy.as_deref()),
         generation = session.generation,
         client_tls = session.client_leg.as_ref().map(ToString::to_string).as_deref(),
         server_tls = session.server_leg.as_ref().map(ToString::to_string).as_deref(),
@@ -77,7 +78,7 @@ pub fn event(event: &FilterEvent) {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use weir_api::engine::{BreakRecord, CertificateRecord, End};
+    use weir_api::engine::{BreakRecord, CertificateRecord, End, PolicyNames};
     use weir_policy::snapshot::SegmentId;
     use weir_policy::suites::Protocol;
 
@@ -128,7 +129,12 @@ mod tests {
         (session.milliseconds, session.generation) = (2500, 12);
         session.encrypted_client_hello = true;
         session.virtual_segment = Some("staff".into());
-        session.decryption_policy = Some("banks".into());
+        session.names = Some(Arc::new(PolicyNames {
+            profile: "strict".into(),
+            policy: "staff out".into(),
+            proxy: "outbound".into(),
+            decryption_policy: Some("banks".into()),
+        }));
         session.broken =
             Some(BreakRecord { by: End::Server, words: "alert access_denied".to_owned() });
         let kept = Kept::default();

@@ -92,11 +92,12 @@ fn detail(session: &SessionRecord) -> String {
     if session.http2_downgraded {
         text += &field("HTTP/2", "offered by the client, downgraded to HTTP/1 by the proxy");
     }
-    text += &field("Virtual segment", &optional(&session.virtual_segment));
-    text += &field("Profile", &optional(&session.profile));
-    text += &field("Policy", &optional(&session.policy));
-    text += &field("Proxy", &optional(&session.proxy));
-    if let Some(policy) = &session.decryption_policy {
+    let names = session.names.as_deref();
+    text += &field("Virtual segment", session.virtual_segment.as_deref().unwrap_or("-"));
+    text += &field("Profile", names.map_or("-", |names| &names.profile));
+    text += &field("Policy", names.map_or("-", |names| &names.policy));
+    text += &field("Proxy", names.map_or("-", |names| &names.proxy));
+    if let Some(policy) = names.and_then(|names| names.decryption_policy.as_ref()) {
         text += &field("Decryption policy", policy);
     }
     text += &field("Policy generation", &session.generation.to_string());
@@ -152,12 +153,16 @@ fn detail(session: &SessionRecord) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use weir_policy::Outcome;
     use weir_policy::outcome::Blocked;
     use weir_policy::snapshot::SegmentId;
     use weir_policy::suites::Protocol;
 
-    use weir_api::engine::{BreakRecord, CertificateRecord, End, FailureCause, FailureRecord};
+    use weir_api::engine::{
+        BreakRecord, CertificateRecord, End, FailureCause, FailureRecord, PolicyNames,
+    };
 
     use super::*;
     use crate::text::WIDTH;
@@ -181,11 +186,13 @@ mod tests {
             encrypted_client_hello: true,
             http2_downgraded: true,
             renegotiation_refused: true,
-            virtual_segment: text.clone(),
-            profile: text.clone(),
-            policy: text.clone(),
-            proxy: text.clone(),
-            decryption_policy: text.clone(),
+            virtual_segment: Some(words.as_str().into()),
+            names: Some(Arc::new(PolicyNames {
+                profile: words.clone(),
+                policy: words.clone(),
+                proxy: words.clone(),
+                decryption_policy: text.clone(),
+            })),
             generation: 3,
             outcome: Outcome::Blocked(Blocked::Filter(1000)),
             client_leg: Some(leg.clone()),

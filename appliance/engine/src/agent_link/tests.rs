@@ -11,7 +11,7 @@ async fn what_was_kept_back_is_told_to_the_next_agent_where_the_first_leaves_mea
         let end = "192.0.2.1:443".parse().unwrap();
         let mut session = SessionRecord::new(id, 0, SegmentId(1), end, end);
         session.outcome = Outcome::Bypassed(Bypassed::NotTls);
-        assert!(recent.keep(session).is_none());
+        assert!(recent.keep(Box::new(session)).is_none());
     }
     let (ours, its) = UnixStream::pair().unwrap();
     drop(its);

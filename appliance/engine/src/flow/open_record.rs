@@ -32,7 +32,7 @@ pub struct Ledger<'a> {
 
 /// Told when it is dropped.
 pub(super) struct OpenRecord<'a> {
-    record: SessionRecord,
+    record: Box<SessionRecord>,
     /// By the clock that nobody sets.
     opened: u64,
     outcome: Option<Outcome>,
@@ -43,7 +43,7 @@ pub(super) struct OpenRecord<'a> {
 }
 
 impl<'a> OpenRecord<'a> {
-    pub(super) fn new(record: SessionRecord, ledger: Ledger<'a>) -> Self {
+    pub(super) fn new(record: Box<SessionRecord>, ledger: Ledger<'a>) -> Self {
         let opened = monotonic_milliseconds();
         Self { record, opened, outcome: None, taken: false, ledger: Some(ledger) }
     }
@@ -59,16 +59,16 @@ impl<'a> OpenRecord<'a> {
     }
 
     /// To be opened again by who goes on with the flow.
-    pub(super) fn hand_over(mut self) -> SessionRecord {
+    pub(super) fn hand_over(mut self) -> Box<SessionRecord> {
         self.ledger = None;
         self.taken_out()
     }
 
     /// With the time for which it was open.
-    fn taken_out(&mut self) -> SessionRecord {
+    fn taken_out(&mut self) -> Box<SessionRecord> {
         let end = self.record.client;
         let nothing = SessionRecord::new(0, 0, self.record.segment, end, end);
-        let mut record = std::mem::replace(&mut self.record, nothing);
+        let mut record = std::mem::replace(&mut self.record, Box::new(nothing));
         record.ended_monotonic = monotonic_milliseconds();
         let open = record.ended_monotonic.saturating_sub(self.opened);
         record.milliseconds = record.milliseconds.saturating_add(open);
@@ -110,9 +110,9 @@ impl Drop for OpenRecord<'_> {
         }
         record.ended = milliseconds_now();
         totals.statistics.count(&record);
-        tally.count(record.segment, record.virtual_segment.as_deref(), record.outcome);
+        tally.count(record.segment, record.virtual_segment.as_ref(), record.outcome);
         if let Some(record) = recent.keep(record) {
-            tell(events, totals, FromEngine::Session(Box::new(record)));
+            tell(events, totals, FromEngine::Session(record));
         }
     }
 }
@@ -151,8 +151,8 @@ mod tests {
         let (of_task, tally) = (Arc::clone(&totals), totals.tallies.add());
         let recent = totals.recent.add();
         let task = async move {
-            let mut record = SessionRecord::new(7, 1, SegmentId(1), address, address);
-            record.policy = Some("staff".to_owned());
+            let mut record = Box::new(SessionRecord::new(7, 1, SegmentId(1), address, address));
+            record.names = Some(Arc::default());
             let ledger =
                 Ledger { totals: &of_task, tally: &tally, recent: &recent, events: &events };
             let mut record = OpenRecord::new(record, ledger);
@@ -186,7 +186,7 @@ mod tests {
         let (tally, recent) = (totals.tallies.add(), totals.recent.add());
         let ledger = Ledger { totals: &totals, tally: &tally, recent: &recent, events: &events };
         let end = "192.0.2.1:443".parse().unwrap();
-        let mut record = SessionRecord::new(7, u64::MAX, SegmentId(1), end, end);
+        let mut record = Box::new(SessionRecord::new(7, u64::MAX, SegmentId(1), end, end));
         let before = monotonic_milliseconds();
         for _ in 0..2 {
             let open = OpenRecord::new(record, ledger);

@@ -189,7 +189,7 @@ impl Relay<'_> {
             client: self.record.client,
             server: self.record.server,
             server_name: self.record.server_name.clone(),
-            profile: self.record.profile.clone(),
+            profile: self.record.names.as_ref().map(|names| names.profile.clone()),
             sid: alert.sid,
             rev: alert.rev,
             message: alert.message.to_string(),
