@@ -27,6 +27,7 @@ use crate::core::{
 use crate::encapsulation::Encapsulation;
 use crate::frame::{ACK, Frame, RST};
 use crate::layout::{END_TIMESTAMPS, End, Flow, FlowKey, Held as HeldRecord, RESET_BY_SERVER};
+use crate::loads::Load;
 use crate::place::place;
 use crate::ring::{RingReader, monotonic_nanoseconds};
 use crate::segment_of_ours::Segment;
@@ -149,7 +150,7 @@ impl HeldFlow {
         runtime: usize,
     ) -> Self {
         core.held_now.fetch_add(1, Ordering::Relaxed);
-        core.loads.add(runtime);
+        core.loads.add(runtime, Load::Held);
         if let Some(links) = core.segments.get(&record.key.segment) {
             links.held_now.fetch_add(1, Ordering::Relaxed);
         }
@@ -289,7 +290,7 @@ impl HeldFlow {
         if !self.decided {
             self.decided = true;
             self.core.held_now.fetch_sub(1, Ordering::Relaxed);
-            self.core.loads.subtract(self.runtime);
+            self.core.loads.subtract(self.runtime, Load::Held);
             if let Some(links) = self.links() {
                 links.held_now.fetch_sub(1, Ordering::Relaxed);
             }

@@ -20,6 +20,7 @@ use crate::core::{Core, Count, Disposition, Finished, Shared};
 use crate::frame::{ACK, FIN};
 use crate::held::{HeldFlow, NotHeld, TakeOverError, other};
 use crate::layout::{END_TIMESTAMPS, END_WINDOW_SCALE, EVASION_TABLE_FULL, FlowKey, State};
+use crate::loads::Load;
 use crate::segment_of_ours::Segment;
 use crate::socket::{Position, ask, bind_beside_others, place, speak, timestamp_after};
 use crate::state::Swap;
@@ -64,7 +65,7 @@ pub struct FlowGuard {
 impl FlowGuard {
     fn new(core: &Arc<Core>, shared: &Arc<Shared>, key: FlowKey, id: u64, runtime: usize) -> Self {
         core.taken_now.fetch_add(1, Ordering::Relaxed);
-        core.loads.add(runtime);
+        core.loads.add(runtime, Load::Taken);
         Self {
             core: Arc::clone(core),
             shared: Arc::clone(shared),
@@ -175,7 +176,7 @@ impl FlowGuard {
 impl Drop for FlowGuard {
     fn drop(&mut self) {
         self.core.taken_now.fetch_sub(1, Ordering::Relaxed);
-        self.core.loads.subtract(self.runtime);
+        self.core.loads.subtract(self.runtime, Load::Taken);
         let swap = self.core.state.swap(&self.key, self.id, State::Taken, State::Tombstone);
         if let Err(error) = &swap {
             tracing::warn!(%error, "flow's entry stays as taken for now");
