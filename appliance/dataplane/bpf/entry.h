@@ -13,6 +13,22 @@ static __always_inline int server_was_heard(struct flow *f)
 	return f->reset == SERVER_SPOKE || f->reset == RESET_BY_SERVER;
 }
 
+/* Where moves of entries with such ends are counted. */
+static __always_inline __u32 *moves_of(const struct flow_key *key)
+{
+	const __u32 *address = (const __u32 *)key->address;
+	__u32 mixed = key->port[0] * 0x9e3779b1U ^ key->port[1] * 0x85ebca6bU ^ (address[3] + address[7]) * 0xc2b2ae35U;
+	__u32 slot = mixed >> 16 & (MOVE_SLOTS - 1);
+	return bpf_map_lookup_elem(&moves, &slot);
+}
+
+/* So many moves. */
+static __noinline int moves_so_far(struct packet *p)
+{
+	__u32 *counted = p ? moves_of(&p->key) : 0;
+	return counted ? *(volatile __u32 *)counted : 0;
+}
+
 /* From half_open to `flows`. `f` must not be used afterwards. */
 static __noinline int enter(struct packet *p, struct flow *f, __u64 word)
 {
@@ -45,6 +61,10 @@ static __noinline int enter(struct packet *p, struct flow *f, __u64 word)
 		swap(f, answered, STATE_HALF_OPEN);
 		return error == -17 /* EEXIST */ ? ENTER_RACE : ENTER_FULL;
 	}
+	/* Between its coming there and its going here. */
+	__u32 *counted = moves_of(&p->key);
+	if (counted)
+		__sync_fetch_and_add(counted, 1);
 	/* Not that of a newer SYN, which may have taken its place. Where its client's acknowledgements must not be
 	 * missed the entry stays until it is judged: a packet that did not find it in `flows` yet finds it here,
 	 * however slow its CPU is. */
@@ -103,7 +123,9 @@ static long move_is_over(__u32 look, struct move *move)
 }
 
 /* The entry in `flows` of a packet that was not found there and then not in half_open either, or as one
- * that is on its way (`watched`): another CPU moves it, or moved it in between. */
+ * that is on its way (`watched`): another CPU moves it, or moved it in between (which `moves` says: one that
+ * was in neither when it was looked for came to `flows` after the first look, and left half_open before the
+ * second). */
 static __noinline struct flow *moved(struct packet *p, struct flow *watched)
 {
 	struct move move = { p, watched };

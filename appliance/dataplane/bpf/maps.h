@@ -53,6 +53,17 @@ struct {
 	PINNED;
 } flows SEC(".maps");
 
+/* Moves from half_open to `flows` so far, by a hash of the flow's ends. Pinned: while programs are replaced
+ * those of two engines see packets. */
+#define MOVE_SLOTS 1024
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MOVE_SLOTS);
+	__type(key, __u32);
+	__type(value, __u32);
+	PINNED;
+} moves SEC(".maps");
+
 /* Which flow the engine's sockets of a tuple belong to. Past its size a flow is not taken. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -78,6 +78,7 @@ static __always_inline int on_packet(struct __sk_buff *skb, struct said *said)
 
 	__u64 word;
 	int action;
+	int moves_before = moves_so_far(&p);
 	struct flow *answered = 0, *succeeded = 0, *f = bpf_map_lookup_elem(&flows, &p.key);
 	if (!f && is_gre(p.key.tunnel) && pair_gre_key(&p))
 		f = bpf_map_lookup_elem(&flows, &p.key);
@@ -88,9 +89,10 @@ static __always_inline int on_packet(struct __sk_buff *skb, struct said *said)
 		if (is_first_syn(&p) && !said->candidate)
 			goto syn;
 		struct flow *watched = watched_in_half_open(&p);
-		word = watched ? *(volatile __u64 *)&watched->word : STATE_ANSWERED;
+		word = watched ? *(volatile __u64 *)&watched->word : 0;
 		/* Looked for in the order of the way that it goes, no entry is missed. */
-		if ((word & 0xff) == STATE_ANSWERED && settings && settings->rules && !crosses_a_move(&p, watched))
+		int moving = watched ? (word & 0xff) == STATE_ANSWERED : moves_so_far(&p) != moves_before;
+		if (moving && settings && settings->rules && !crosses_a_move(&p, watched))
 			f = moved(&p, watched);
 		if (!f) {
 			if (is_first_syn(&p))
