@@ -13,6 +13,18 @@ static __always_inline int server_was_heard(struct flow *f)
 	return f->reset == SERVER_SPOKE || f->reset == RESET_BY_SERVER;
 }
 
+/* Whether a packet's flow may be in any table: whichever end is its server, a policy covers that port, or did. Most
+ * packets that nobody asks for are of others, and looking for each of them costs more than all the rules. */
+static __noinline int may_be_known(struct packet *p)
+{
+	__u32 zero = 0;
+	struct port_set *covered = bpf_map_lookup_elem(&covered_ports, &zero);
+	if (!p || !covered)
+		return 1;
+	__u16 low = p->key.port[0], high = p->key.port[1];
+	return ((covered->bits[low >> 3] >> (low & 7)) | (covered->bits[high >> 3] >> (high & 7))) & 1;
+}
+
 /* Where moves of entries with such ends are counted. */
 static __always_inline __u32 *moves_of(const struct flow_key *key)
 {

@@ -44,6 +44,16 @@ struct {
 	PINNED;
 } traffic_filters SEC(".maps");
 
+/* Server ports of which there may be flows in any table: those that a policy covers, or one before it did. Bits
+ * are set before the policy is in force, and stay: an entry outlives its policy. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct port_set);
+	PINNED;
+} covered_ports SEC(".maps");
+
 /* 1: blocked, 2: permitted. More entries are refused by apply(); memory is used as they come. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);

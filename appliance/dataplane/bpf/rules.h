@@ -123,6 +123,11 @@ _Static_assert(sizeof(struct remembered) == 64, "a cache line");
 /* Most packets remembered by a CPU, a power of two; another one takes the place. */
 #define REMEMBERED 8192
 
+/* TCP ports, a bit each, by their number as it is in the packet. */
+struct port_set {
+	__u8 bits[65536 / 8];
+};
+
 /* Why packets of a virtual segment were dropped. */
 struct virtual_drop {
 	__u32 virtual_segment; /* number from 0, of a half: half * VIRTUAL_SEGMENTS more */

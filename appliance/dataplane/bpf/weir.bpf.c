@@ -76,6 +76,8 @@ static __always_inline int on_packet(struct __sk_buff *skb, struct said *said)
 		return is_icmp_error(&p) && !p.stacked ? on_icmp_error(skb, &p, port) : TC_ACT_OK;
 	}
 
+	if (!said->candidate && !may_be_known(&p))
+		return TC_ACT_OK;
 	__u64 word;
 	int action;
 	int moves_before = moves_so_far(&p);

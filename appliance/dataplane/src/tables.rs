@@ -7,6 +7,7 @@
 //! changed entry by entry, may then be in part the new one until the next snapshot is applied.
 
 mod counts;
+mod covered;
 mod drops;
 mod in_force;
 mod quarantine;
@@ -35,6 +36,7 @@ use crate::programs::{ProgramError, chain};
 use crate::ring::monotonic_nanoseconds;
 use counts::RuleCounts;
 pub use counts::{RuleKind, RuleReport};
+use covered::CoveredPorts;
 pub use drops::DropReport;
 use drops::VirtualDrops;
 pub use in_force::InForce;
@@ -75,6 +77,7 @@ pub struct Tables {
     filters: Array<MapData, FilterEntry>,
     reputation: ReputationTable,
     quarantine: QuarantineTable,
+    covered: CoveredPorts,
     counts: RuleCounts,
     drops: VirtualDrops,
     own: Vec<SegmentId>,
@@ -118,6 +121,7 @@ impl Tables {
             filters: map(ebpf, "traffic_filters")?,
             reputation: ReputationTable::new(ebpf)?,
             quarantine: QuarantineTable::new(ebpf)?,
+            covered: CoveredPorts::new(ebpf)?,
             counts: RuleCounts::new(ebpf)?,
             drops: VirtualDrops::new(ebpf)?,
             own,
@@ -132,6 +136,7 @@ impl Tables {
         let compiled = Half::compile(snapshot)?;
         let half = u32::from(self.in_force.generation()? & 1 == 0);
         self.fill(&compiled, half)?;
+        self.covered.add(&compiled.covered_ports)?;
         self.counts.prepare(snapshot, half)?;
         self.drops.prepare(half)?;
         self.quarantine.apply(&snapshot.precedence.quarantine)?;

@@ -5,7 +5,7 @@
 mod wire;
 
 use std::io::{Read, Write};
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use weir_dataplane::namespace::inside;
 use weir_policy::Snapshot;
 use weir_policy::precedence::{Match, TrafficAction, TrafficFilter, UDP};
 use weir_policy::snapshot::{Layer2Fallback, PortRange, Profile, VirtualSegment};
-use wire::engine::{Does, judge_all, snapshot};
+use wire::engine::{Does, PORT, judge_all, snapshot};
 use wire::{CLIENT, PATIENCE, SERVER, Wire};
 
 const CHANGES: usize = 150;
@@ -153,4 +153,35 @@ fn no_packet_is_lost_or_misjudged_while_virtual_segments_change() {
     blocked.set_nonblocking(true).unwrap();
     assert!(blocked.recv(&mut [0; 8]).is_err(), "a blocked datagram crossed");
     drop(judge);
+}
+
+#[test]
+fn a_flow_outlives_the_policy_that_covered_its_port() {
+    let wire = Wire::new();
+    let (engine, held) = wire.engine(Attach::Auto);
+    judge_all(held, 5, Does::TakeOver);
+    let listener = wire.listen();
+    let mut lasting = wire.pair(&listener);
+    wire::says(&mut lasting.0, &mut lasting.1);
+    assert_eq!(engine.counter("flow_taken_over"), 1);
+
+    let mut elsewhere = snapshot(Layer2Fallback::PermitAll);
+    elsewhere.client_proxies[0].detection_ports =
+        vec![PortRange { first: PORT + 1, last: PORT + 1 }];
+    engine.dataplane.apply(&elsewhere).unwrap();
+    // The bridge alone would leave the mark that the byte is urgent, and the byte out of the stream.
+    socket2::SockRef::from(&lasting.0).send_out_of_band(b"!").unwrap();
+    lasting.1.read_exact(&mut [0; 1]).unwrap();
+    assert_eq!(engine.counter("urgent_cleared"), 1);
+    lasting.1.write_all(b"and back").unwrap();
+    lasting.0.read_exact(&mut [0; 8]).unwrap();
+
+    // What begins now on the old port is nobody's, and on the new one it is held.
+    let mut passed = wire.pair(&listener);
+    wire::says(&mut passed.0, &mut passed.1);
+    assert_eq!(engine.counter("flow_held"), 1);
+    let other = inside(&wire.server, || TcpListener::bind((SERVER, PORT + 1)).unwrap()).unwrap();
+    let mut covered = wire.pair(&other);
+    wire::says(&mut covered.0, &mut covered.1);
+    assert_eq!(engine.counter("flow_taken_over"), 2);
 }

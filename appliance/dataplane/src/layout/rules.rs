@@ -71,6 +71,11 @@ pub struct RuleCount {
     pub bytes: u64,
 }
 
+/// TCP ports, a bit each, by their number in network order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortSet(pub [u8; 65536 / 8]);
+
 /// Key of the table of drops.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,3 +102,5 @@ unsafe impl aya::Pod for FilterEntry {}
 unsafe impl aya::Pod for RuleCount {}
 // SAFETY: as above.
 unsafe impl aya::Pod for VirtualDrop {}
+// SAFETY: as above.
+unsafe impl aya::Pod for PortSet {}

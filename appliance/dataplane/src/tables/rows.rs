@@ -10,10 +10,11 @@ use weir_policy::precedence::{TrafficAction, TrafficFilter};
 use weir_policy::snapshot::SegmentId;
 
 use super::ApplyError;
+use super::covered::ports_of;
 use crate::layout::mapped;
 use crate::layout::rules::{
     Classes, FILTER_ALLOW, FILTER_BLOCK, FILTER_RATE_LIMIT, FILTER_TRUST, FilterEntry, PolicySet,
-    Row,
+    PortSet, Row,
 };
 
 /// The least a rate limit lets pass at once: what `RATE_WINDOW` carries, and the largest frame.
@@ -28,6 +29,7 @@ pub struct Half {
     pub networks: Vec<(bool, u32, [u8; 16], u32)>,
     pub segment_policies: Vec<PolicySet>,
     pub filters: Vec<FilterEntry>,
+    pub covered_ports: PortSet,
     /// Segments in which any rule could match; `None`: in all.
     pub segments: Option<Vec<SegmentId>>,
 }
@@ -53,6 +55,7 @@ impl Half {
                 .map(|set| PolicySet(set.0))
                 .collect(),
             filters: precedence.traffic_filters.iter().map(filter_entry).collect(),
+            covered_ports: ports_of(&compiled),
             segments: compiled.segments,
         })
     }
