@@ -343,6 +343,40 @@ proptest! {
         prop_assert_eq!(Reputation::new(entries).of(address), best.map(|(_, standing)| standing));
     }
 
+    /// What is asked once for both ways is what each way by itself would be told.
+    #[test]
+    fn a_flow_is_classified_as_its_packets_are(
+        filters in prop::collection::vec((matching(), 0usize..3), 0..8),
+        bypass in prop::collection::vec(matching(), 0..2),
+        reputation in prop::collection::vec((network(), any::<bool>()), 0..6),
+        (client, server) in (network(), network()),
+        ports in (0u16..4, 0u16..4),
+    ) {
+        let mut snapshot = Snapshot::default();
+        let actions = [TrafficAction::Allow, TrafficAction::Trust, TrafficAction::Block];
+        let filter = |(matching, action): (Match, usize)| TrafficFilter {
+            name: String::new(),
+            matching,
+            action: actions[action],
+        };
+        snapshot.precedence.traffic_filters = filters.into_iter().map(filter).collect();
+        let rule = |matching| BypassRule { name: String::new(), matching };
+        snapshot.precedence.inspection_bypass = bypass.into_iter().map(rule).collect();
+        let standing = |permit| if permit { Standing::Permit } else { Standing::Block };
+        let entries = reputation.into_iter().map(|(one, permit)| (one, standing(permit)));
+        snapshot.precedence.reputation = Reputation::new(entries.collect());
+        let flow = Candidate {
+            segment: SegmentId(1),
+            from: Side::A,
+            vlan: None,
+            client: (client.addr(), ports.0).into(),
+            server: (server.addr(), ports.1).into(),
+        };
+        let both = flow.classify(&snapshot);
+        prop_assert_eq!(both.client, evaluate(&snapshot, &flow.facts(), |_| false));
+        prop_assert_eq!(both.server, evaluate(&snapshot, &flow.answer_facts(), |_| false));
+    }
+
     /// What no rule matches is inspected, as an empty configuration has it.
     #[test]
     fn without_rules_everything_is_inspected(protocol: u8, port: u16, from: u32, to: u32) {
