@@ -75,14 +75,14 @@ impl AllRecent {
 
     /// The newest of all, no more than are ever asked for, the oldest first: as they would have been told. From
     /// now on none is kept.
-    pub fn close(&self) -> Vec<Box<SessionRecord>> {
+    pub fn close(&self) -> impl Iterator<Item = Box<SessionRecord>> {
         let mut all = Vec::new();
         for recent in lock(&self.0).iter() {
             let kept = Kept { closed: true, ..Kept::default() };
             all.extend(std::mem::replace(&mut *lock(&recent.0), kept).sessions);
         }
         all.sort_by_key(|session| (session.ended_monotonic, session.id));
-        all.split_off(all.len().saturating_sub(MOST_RECORDS))
+        all.split_off(all.len().saturating_sub(MOST_RECORDS)).into_iter()
     }
 }
 
@@ -146,7 +146,7 @@ mod tests {
         for recent in [&one, &other] {
             assert!(recent.keep(session(1, RELEASED)).is_none());
         }
-        assert_eq!(all.close().len(), 2);
+        assert_eq!(all.close().count(), 2);
         assert!(one.keep(session(2, RELEASED)).is_some());
         assert!(all.newest(10).is_empty());
     }
@@ -161,7 +161,7 @@ mod tests {
             let recent = if id % 2 == 0 { &one } else { &other };
             assert!(recent.keep(session(id, RELEASED)).is_none());
         }
-        let given: Vec<u64> = all.close().iter().map(|session| session.id).collect();
+        let given: Vec<u64> = all.close().map(|session| session.id).collect();
         assert_eq!(given, (most..2 * most).collect::<Vec<_>>());
     }
 }
