@@ -18,9 +18,9 @@ use crate::state::State;
 pub async fn show_sessions(state: &RefCell<State>, limit: usize) -> Response {
     let question = Question::LiveSessions(limit);
     // All at one time.
-    let (judging, draining) = {
+    let (judge, judging, draining) = {
         let engines = &state.borrow().engine.asked;
-        (engines.ask(question.clone()), engines.ask_draining(&question))
+        (engines.judge(), engines.ask(question.clone()), engines.ask_draining(&question))
     };
     let judging = match judging {
         Ok(waiting) => waiting.answer().await,
@@ -28,7 +28,8 @@ pub async fn show_sessions(state: &RefCell<State>, limit: usize) -> Response {
     };
     let mut all = match judging {
         Ok(Answer::LiveSessions(sessions)) => sessions,
-        Err(_) if !draining.is_empty() => LiveSessions::default(),
+        // Its successor is not there yet. One that is, and does not answer, has most of them.
+        Err(_) if !judge && !draining.is_empty() => LiveSessions::default(),
         other => return refused(other),
     };
     for one in draining {

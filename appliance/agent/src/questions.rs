@@ -48,6 +48,11 @@ impl Engines {
         }
     }
 
+    /// Whether there is one that judges new flows.
+    pub fn judge(&self) -> bool {
+        !self.judging.is_empty()
+    }
+
     /// Asks the one that connected last, of those that do not drain.
     pub fn ask(&self, question: Question) -> Result<Waiting, String> {
         let Some(engine) = self.judging.last() else {

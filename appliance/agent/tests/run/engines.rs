@@ -239,6 +239,26 @@ fn live_sessions_of_engines_that_drain_are_shown_as_such_behind_those_of_the_suc
     assert_eq!(shown(console.hear()), (vec![(2, false)], 1));
 }
 
+/// Those that drain have the fewest: they must not pass for all.
+#[test]
+fn live_sessions_are_not_shown_without_those_of_the_engine_that_judges() {
+    let agent = Agent::start(CONFIGURATION, |_| {});
+    let (mut old, mut console) = (agent.engine(), agent.console());
+    snapshot(&mut old);
+    old.tell(&FromEngine::Health { fallback: None, draining: true });
+    agent.wait_for("an engine with a successor drains");
+    let mut new = agent.engine();
+    snapshot(&mut new);
+    console.tell(&Request::LiveSessions { limit: 3 });
+    let ToEngine::Ask { number, .. } = old.hear() else { panic!() };
+    let answer = Answer::LiveSessions(LiveSessions::default());
+    old.tell(&FromEngine::Answer { number, answer });
+    assert!(matches!(new.hear(), ToEngine::Ask { .. }));
+    drop(new);
+    let Response::Refused(reason) = console.hear() else { panic!() };
+    assert_eq!(reason, "the engine went away before it answered");
+}
+
 #[test]
 fn an_engine_that_drains_is_not_asked() {
     let agent = Agent::start(CONFIGURATION, |_| {});
