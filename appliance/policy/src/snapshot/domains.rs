@@ -2,7 +2,7 @@
 //!
 //! For: matching a name as it came from the wire. Does not fail.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -86,7 +86,7 @@ impl DomainPattern {
                 below.len() > 1
                     && below.ends_with('.')
                     && domain.eq_ignore_ascii_case(&self.domain)
-                    && name.parse::<Ipv4Addr>().is_err()
+                    && name.parse::<IpAddr>().is_err()
             }
             _ => false,
         }

@@ -332,7 +332,9 @@ fn wildcard_matches_any_depth_below_and_not_the_bare_domain() {
     }
     let numbered = DomainPattern { domain: "7".into(), wildcard: true };
     assert!(numbered.matches("rack.7") && numbered.matches("192.0.2.256.7"));
-    assert!(!numbered.matches("192.0.2.7") && !numbered.matches("192.0.2.7."), "addresses");
+    for address in ["192.0.2.7", "192.0.2.7.", "::ffff:192.0.2.7"] {
+        assert!(!numbered.matches(address), "{address}");
+    }
     let exact = DomainPattern { domain: "bank.example".into(), wildcard: false };
     assert!(exact.matches("Bank.Example.") && exact.matches("bank.example"));
     assert!(!exact.matches("www.bank.example") && !exact.matches("bank.example.."));
