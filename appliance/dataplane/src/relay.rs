@@ -54,6 +54,9 @@ thread_local! {
 pub struct Relayed {
     pub to_server: u64,
     pub to_client: u64,
+    /// Since when an end is gone whose last bytes waited for the other: what of them is left has the rest of
+    /// [`crate::DYING`].
+    pub gone_since: Option<Instant>,
 }
 
 /// Why a relay stopped before its ends had ended.
@@ -97,7 +100,7 @@ impl TakenFlow {
         let mut asked = pin!(self.guard.asked());
         let mut acknowledged = pin!(self.acknowledgement.in_time());
         let mut idle = pin!(until_idle([client, server], idle));
-        poll_fn(|cx| {
+        let ended = poll_fn(|cx| {
             let Poll::Pending = acknowledged.as_mut().poll(cx);
             while let Poll::Ready(ends) = asked.as_mut().poll(cx) {
                 // Who ended in order may be gone, and would answer with a reset.
@@ -120,7 +123,10 @@ impl TakenFlow {
             }
             idle.as_mut().poll(cx).map(|()| Err(RelayFault::Idle))
         })
-        .await
+        .await;
+        relayed.gone_since =
+            [&to_server, &to_client].into_iter().filter_map(|way| way.gone_since).min();
+        ended
     }
 }
 

@@ -109,9 +109,8 @@ async fn flush(leg: &mut Leg, most: usize, patience: Duration, until: Instant) -
 }
 
 /// Before both streams are reset: what the end that is still there has been sent already it may take, as
-/// long as it acknowledges something of it every [`LINGER`].
-pub async fn last_words(client: &TcpStream, server: &TcpStream) {
-    let until = Instant::now() + DYING;
+/// long as it acknowledges something of it every [`LINGER`], and `until` then.
+pub async fn last_words(client: &TcpStream, server: &TcpStream, until: Instant) {
     tokio::join!(is_acknowledged(client, LINGER, until), is_acknowledged(server, LINGER, until));
 }
 
@@ -304,6 +303,25 @@ mod tests {
             () = slowly => panic!("it is waited for still"),
         }
         assert_eq!(leg.unsent(), 0);
+    }
+
+    /// It had the rest of its time before.
+    #[tokio::test(start_paused = true)]
+    async fn end_that_takes_a_little_each_time_of_last_words_has_no_other_time_for_them() {
+        let ([stream, peer], [other, _its_peer]) = (pair().await, pair().await);
+        fill(&stream);
+        let until = Instant::now() + 4 * LINGER;
+        let slowly = async {
+            while Instant::now() < until + LINGER {
+                tokio::time::sleep(LINGER - Duration::from_secs(1)).await;
+                takes_some(&peer, &stream).await;
+            }
+        };
+        tokio::select! {
+            () = last_words(&stream, &other, until) => {}
+            () = slowly => panic!("they are waited for still"),
+        }
+        assert!(outstanding(&stream) > 0 && Instant::now() >= until);
     }
 
     #[tokio::test(start_paused = true)]

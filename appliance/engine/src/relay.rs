@@ -375,17 +375,17 @@ pub async fn as_is(mut taken: TakenFlow, idle_timeout: u32, record: &mut Session
     let idle = (idle_timeout > 0).then(|| Duration::from_secs(idle_timeout.into()));
     let result = taken.relay(&mut relayed, idle).await;
     record.bytes = Some(Carried { to_server: relayed.to_server, to_client: relayed.to_client });
+    let dies = relayed.gone_since.unwrap_or_else(tokio::time::Instant::now) + DYING;
     match result {
         Ok(()) => {
-            let until = tokio::time::Instant::now() + DYING;
-            if let Err(silent) = close_in_order(&taken.client, &taken.server, until).await {
+            if let Err(silent) = close_in_order(&taken.client, &taken.server, dies).await {
                 debug!(%silent, "relayed flow's last bytes not taken; both ends are reset");
             }
         }
         Err(RelayFault::Idle) => record.idle = Some(idle_timeout),
         Err(error @ RelayFault::Tcp(_)) => {
             debug!(%error, "relayed flow broke; both ends are reset");
-            last_words(&taken.client, &taken.server).await;
+            last_words(&taken.client, &taken.server, dies).await;
         }
     }
 }
