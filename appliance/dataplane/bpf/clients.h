@@ -163,6 +163,9 @@ static __always_inline int over_share(struct share *share, __u32 window_bits, __
 	return 0;
 }
 
+/* What a client has of the table of handshakes that are watched. What it has over its share, of those that came
+ * back there unasked, it has of the windows that follow. Of several CPUs, so that it is changed atomically; it may
+ * be below 0, by races: it is nothing then. */
 static __always_inline struct share *syn_share(struct flow_key *key, __u32 client_low)
 {
 	__u32 zero = 0;
@@ -170,14 +173,41 @@ static __always_inline struct share *syn_share(struct flow_key *key, __u32 clien
 	if (!key || !c)
 		return 0;
 	__u32 cell = client_hash(key, client_low, c->seed) & (CLIENT_CELLS - 1);
-	return bpf_map_lookup_elem(&syn_shares, &cell);
+	struct share *share = bpf_map_lookup_elem(&syn_shares, &cell);
+	if (!share)
+		return 0;
+	__u64 window = *(volatile __u64 *)&share->window;
+	__s64 passed = (bpf_ktime_get_ns() >> SYN_WINDOW) - window;
+	/* By one CPU; another one's clock may be in the window before. */
+	if (passed > 0 && __sync_val_compare_and_swap(&share->window, window, window + passed) == window) {
+		__s64 amount = *(volatile __u64 *)&share->amount, most = passed * (half_open_entries / SYN_SHARE);
+		__sync_fetch_and_add(&share->amount, amount > most ? -most : -amount);
+	}
+	return share;
 }
 
-/* One more entry of a client is to be in the table of handshakes that are watched: whether it has so many of
- * the last second there that it would soon push out all others'. */
+/* One more entry of a client is to be there: whether it has so many of the last second that it would soon push
+ * out all others'. */
 static __noinline int over_syn_share(struct flow_key *key, __u32 client_low)
 {
-	return over_share(syn_share(key, client_low), SYN_WINDOW, 1, half_open_entries / SYN_SHARE);
+	struct share *share = syn_share(key, client_low);
+	if (!share)
+		return 0;
+	if ((__s64)*(volatile __u64 *)&share->amount > (__s64)(half_open_entries / SYN_SHARE))
+		return 1;
+	__sync_fetch_and_add(&share->amount, 1);
+	return 0;
+}
+
+/* One came back there, which nobody was asked about: the client's next ones are. For how long has a bound: more
+ * than both tables have room for is not counted. */
+static __noinline int return_to_syn_share(struct flow_key *key, __u32 client_low)
+{
+	struct share *share = syn_share(key, client_low);
+	__s64 most = (__s64)half_open_entries + flow_entries;
+	if (share && (__s64)*(volatile __u64 *)&share->amount < most)
+		__sync_fetch_and_add(&share->amount, 1);
+	return 0;
 }
 
 /* One left it: whole handshakes have bounds of their own, and who completes all that it begins, as the proxy
@@ -185,9 +215,8 @@ static __noinline int over_syn_share(struct flow_key *key, __u32 client_low)
 static __noinline int leave_syn_share(struct flow_key *key, __u32 client_low)
 {
 	struct share *share = syn_share(key, client_low);
-	/* What is left of the window before is nothing any more. */
-	if (share && share->amount && share->window == bpf_ktime_get_ns() >> SYN_WINDOW)
-		share->amount--;
+	if (share && (__s64)*(volatile __u64 *)&share->amount > 0)
+		__sync_fetch_and_add(&share->amount, -1);
 	return 0;
 }
 

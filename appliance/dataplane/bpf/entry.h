@@ -161,11 +161,12 @@ static __noinline int enter_half_open(struct packet *p, struct flow *f, __u64 wo
 	if (state == STATE_HALF_OPEN)
 		note_word(p, f);
 	/* A newer handshake of the same ends stays what it is. */
-	if (bpf_map_update_elem(&half_open, &p->key, f, BPF_NOEXIST) && state == STATE_HALF_OPEN) {
+	if (!bpf_map_update_elem(&half_open, &p->key, f, BPF_NOEXIST)) {
+		return_to_syn_share(&p->key, f->client_low);
+	} else if (state == STATE_HALF_OPEN) {
 		swap(f, (word & ~0xffULL) | state, STATE_ANSWERED);
 		return 1;
 	}
-	over_syn_share(&p->key, f->client_low); /* it came back, and its next ones are asked */
 	count_entry(&p->key, f->client_low, 0, -1);
 	forget_flow(&p->key, f);
 	return 1;

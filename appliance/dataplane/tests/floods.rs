@@ -317,6 +317,39 @@ fn a_client_that_completes_all_handshakes_that_it_begins_is_no_flood() {
     engine.wait_for("syn_flood_dropped", 1);
 }
 
+/// All at once, where their server says its first word: more than a client may begin in ten seconds.
+#[test]
+fn handshakes_that_come_back_are_of_the_share_that_their_client_has_in_the_seconds_that_follow() {
+    let (wire, engine, _held) = with(Evasion::default(), |options| {
+        options.tables = TableSizes { flows: 4096, ..SMALL };
+    });
+    let (mut client, mut server) = Raw::ends(&wire, 1);
+    let connections = 4000..4400;
+    for port in connections.clone() {
+        (client.local.1, server.remote.1) = (port, port);
+        Raw::shake(&mut client, &mut server);
+    }
+    assert_eq!(engine.counter("syn_flood_dropped"), 0);
+    for port in connections {
+        server.remote.1 = port;
+        server.send(0, b"220 ready");
+    }
+    engine.wait_for("server_spoke_first", 400);
+    // What one second's share is counted by has passed.
+    std::thread::sleep(Duration::from_millis(2200));
+    assert_eq!(engine.counter("syn_flood_dropped"), 0);
+    client.local.1 = 5000;
+    client.put(&client.syn());
+    engine.wait_for("syn_flood_dropped", 1);
+    // Another client is asked for its own share.
+    let mut other = Raw::client(&wire, 5000, RAW_SERVER);
+    other.local.0 = [10, 77, 0, 13];
+    let (seen, dropped) = (engine.counter("candidate_syn"), engine.counter("syn_flood_dropped"));
+    other.put(&other.syn());
+    engine.wait_for("candidate_syn", seen + 1);
+    assert_eq!(engine.counter("syn_flood_dropped"), dropped);
+}
+
 /// Its client has another connection opened in its place, has that forgotten, and its server answers.
 #[test]
 fn an_answer_that_policy_drops_ends_no_inspection_of_a_silent_flow() {
