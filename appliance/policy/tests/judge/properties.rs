@@ -89,7 +89,7 @@ fn address() -> impl Strategy<Value = SocketAddr> {
 proptest! {
     #[test]
     fn judge_is_total_even_over_broken_snapshots(
-        snapshot in broken_snapshot(), candidate in any_flow(), first in 0usize..7,
+        snapshot in broken_snapshot(), candidate in any_flow(), first in 0usize..10,
     ) {
         let decision = judge(&snapshot, &candidate, &every_first_bytes()[first]);
         // Whatever is taken over refers to things that exist.
@@ -112,7 +112,7 @@ proptest! {
     }
 
     #[test]
-    fn only_whole_hellos_are_taken_over(candidate in any_flow(), first in 0usize..7) {
+    fn only_whole_hellos_are_taken_over(candidate in any_flow(), first in 0usize..10) {
         let first = every_first_bytes()[first];
         if let Decision::TakeOver(_) = judge(&whole(), &candidate, &first) {
             let supported = matches!(first, FirstBytes::ClientHello { support: Support::Full, .. });
