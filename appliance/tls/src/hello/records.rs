@@ -25,8 +25,9 @@ pub(super) struct Message<'a> {
     pub(super) wire_length: usize,
 }
 
-/// Walks the records from the start of `bytes`. The first one's type is known to be right. Empty records, which RFC 8446 forbids, are passed over: common servers do so too,
-/// and a hello that hid behind one from us alone would not be inspected.
+/// Walks the records from the start of `bytes`. The first one's type is known to be right. Empty records, which
+/// RFC 8446 forbids, are passed over: common servers do so too, and a hello that hid behind one from us alone
+/// would not be inspected.
 pub(super) fn handshake_message(bytes: &[u8]) -> Result<Gathered<'_>, HelloError> {
     // Borrowed as long as one record has it all, which is the common case.
     let mut gathered: Cow<'_, [u8]> = Cow::Borrowed(&[]);
