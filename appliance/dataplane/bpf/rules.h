@@ -127,6 +127,7 @@ _Static_assert(sizeof(struct remembered) == 64, "a cache line");
 struct port_set {
 	__u8 bits[65536 / 8];
 };
+_Static_assert(sizeof(struct port_set) == 8192, "src/layout/rules.rs has the same type");
 
 /* Why packets of a virtual segment were dropped. */
 struct virtual_drop {

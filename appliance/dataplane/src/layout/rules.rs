@@ -75,6 +75,7 @@ pub struct RuleCount {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortSet(pub [u8; 65536 / 8]);
+const _: () = assert!(size_of::<PortSet>() == 8192);
 
 /// Key of the table of drops.
 #[repr(C)]

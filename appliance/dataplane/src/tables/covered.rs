@@ -10,6 +10,9 @@ use weir_policy::precedence::tables::{Compiled, POLICY_AT};
 use super::{ApplyError, in_table, map};
 use crate::layout::rules::PortSet;
 
+/// Policies have words of a row to themselves.
+const _: () = assert!(POLICY_AT.is_multiple_of(64));
+
 pub struct CoveredPorts(Array<MapData, PortSet>);
 
 impl CoveredPorts {
